@@ -1,0 +1,57 @@
+# Two commands are all that a fresh clone needs: `make demo` and `make test`.
+# Each uses the virtual environment that is active, or makes its own in .venv.
+
+PYTHON ?= python3
+ifdef VIRTUAL_ENV
+ENV := $(VIRTUAL_ENV)
+else
+ENV := .venv
+endif
+RUN := $(ENV)/bin/python
+STAMP := $(ENV)/.weft-installed
+
+.PHONY: demo test check setup parity fuzz kill scaling bench clean
+.DEFAULT_GOAL := test
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(RUN) || $(PYTHON) -m venv $(ENV)
+	$(RUN) -m pip install -q -c constraints.txt torch==2.13.0
+	$(RUN) -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	$(RUN) -m demo
+
+test: setup
+	$(RUN) -m pytest -n auto --dist loadscope
+
+check: setup
+	$(RUN) -m ruff check src tests benchmarks demo
+	$(RUN) -m ruff format --check src tests benchmarks demo
+	$(RUN) -m pyright --pythonpath $(RUN)
+
+parity: setup .parity/.installed
+	$(RUN) -m tests.parity --mergekit-python .parity/bin/python
+
+.parity/.installed:
+	$(PYTHON) -m venv .parity
+	.parity/bin/pip install -q torch==2.13.0
+	.parity/bin/pip install -q mergekit==0.1.5
+	@touch $@
+
+fuzz: setup
+	$(RUN) -m tests.fuzz --count 100000 --seed 0
+
+kill: setup
+	$(RUN) benchmarks/kill.py --kills 200
+
+scaling: setup
+	$(RUN) benchmarks/scaling.py --write docs/scaling.md
+
+bench: setup .parity/.installed
+	$(RUN) benchmarks/speed.py --mergekit-python .parity/bin/python
+
+clean:
+	rm -rf .venv .parity demo/models demo/merged

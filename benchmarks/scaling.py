@@ -1,0 +1,313 @@
+"""Time and memory against the number of parameters, of models and of tensors.
+
+    python benchmarks/scaling.py [--method ties] [--largest 0.4] [--write docs/scaling.md]
+
+Every point is a process of its own: `weft merge` to a folder on the disk, or `weft plan`, which writes nothing. Processor time
+is the process's user and system time, start-up included; peak memory is the largest resident set that the system saw, and
+the planned memory is what `weft plan` foretells. Models are sparse files of zeros, which take no room, so that a model of
+405 billion parameters can be planned on any machine: reading them costs memory bandwidth but no disk, and the outputs are
+written and synced in full. Only the shape of the curves means anything on a shared machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+SHARD = 5_000_000_000
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def llama_config(**changes: object) -> dict[str, object]:
+    """The config of Llama 3.1 405B, or of one that differs in what `changes` names."""
+    return {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 128256, "hidden_size": 16384,
+        "intermediate_size": 53248, "num_hidden_layers": 126, "num_attention_heads": 128, "num_key_value_heads": 8,
+        "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": False,
+        "dtype": "bfloat16", **changes,
+    }  # fmt: skip
+
+
+def llama_shapes(config: Mapping[str, object]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a Llama's tensors."""
+    keys = ("hidden_size", "intermediate_size", "vocab_size", "num_attention_heads", "num_key_value_heads")
+    hidden, inner, words, heads, groups = (int(str(config[key])) for key in keys)
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (words, hidden)}
+    for layer in range(int(str(config["num_hidden_layers"]))):
+        stem = f"model.layers.{layer}"
+        for letter, rows in zip("qkv", (hidden, hidden * groups // heads, hidden * groups // heads), strict=True):
+            shapes[f"{stem}.self_attn.{letter}_proj.weight"] = (rows, hidden)
+        shapes[f"{stem}.self_attn.o_proj.weight"] = (hidden, hidden)
+        shapes[f"{stem}.mlp.gate_proj.weight"] = (inner, hidden)
+        shapes[f"{stem}.mlp.up_proj.weight"] = (inner, hidden)
+        shapes[f"{stem}.mlp.down_proj.weight"] = (hidden, inner)
+        shapes[f"{stem}.input_layernorm.weight"] = (hidden,)
+        shapes[f"{stem}.post_attention_layernorm.weight"] = (hidden,)
+    return {**shapes, "model.norm.weight": (hidden,), "lm_head.weight": (words, hidden)}
+
+
+def experts_shapes(layers: int, experts: int, hidden: int = 8, inner: int = 8) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a mixture of experts whose experts are stored one by one: 3 tensors each."""
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (64, hidden)}
+    for layer in range(layers):
+        stem = f"model.layers.{layer}"
+        for letter in "qkvo":
+            shapes[f"{stem}.self_attn.{letter}_proj.weight"] = (hidden, hidden)
+        shapes[f"{stem}.mlp.gate.weight"] = (experts, hidden)
+        for expert in range(experts):
+            shapes[f"{stem}.mlp.experts.{expert}.gate_proj.weight"] = (inner, hidden)
+            shapes[f"{stem}.mlp.experts.{expert}.up_proj.weight"] = (inner, hidden)
+            shapes[f"{stem}.mlp.experts.{expert}.down_proj.weight"] = (hidden, inner)
+        shapes[f"{stem}.input_layernorm.weight"] = (hidden,)
+        shapes[f"{stem}.post_attention_layernorm.weight"] = (hidden,)
+    return {**shapes, "model.norm.weight": (hidden,), "lm_head.weight": (64, hidden)}
+
+
+def sparse(folder: Path, shapes: Shapes, config: Mapping[str, object], shard: int = SHARD) -> Path:
+    """A bfloat16 model folder of zeros that takes no room on the disk: headers, and files of the right size."""
+    folder.mkdir(parents=True)
+    groups: list[dict[str, dict[str, object]]] = [{}]
+    ends = [0]
+    for name, shape in shapes.items():
+        nbytes = 2
+        for side in shape:
+            nbytes *= side
+        if groups[-1] and ends[-1] + nbytes > shard:
+            groups.append({})
+            ends.append(0)
+        groups[-1][name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [ends[-1], ends[-1] + nbytes]}
+        ends[-1] += nbytes
+    weight_map: dict[str, str] = {}
+    for number, (entries, end) in enumerate(zip(groups, ends, strict=True), start=1):
+        file = "model.safetensors" if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+        header = json.dumps({"__metadata__": {"format": "pt"}, **entries}).encode()
+        header += b" " * (-len(header) % 8)
+        with open(folder / file, "wb") as opened:
+            opened.write(len(header).to_bytes(8, "little") + header)
+            opened.truncate(8 + len(header) + end)
+        weight_map |= dict.fromkeys(entries, file)
+    if len(groups) > 1:
+        index = {"metadata": {"total_size": sum(ends)}, "weight_map": weight_map}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+# --- measuring ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Point:
+    """One process: what was measured, at which size."""
+
+    size: float  # what the curve runs over
+    label: str
+    wall: float  # seconds, start-up included
+    processor: float  # seconds
+    peak: float  # MB
+    planned: float = float("nan")  # MB, of a merge
+
+
+def run(arguments: list[str]) -> tuple[float, float, float, str]:
+    """Wall seconds, processor seconds and peak MB of a process, and what it printed."""
+    started = time.perf_counter()
+    with tempfile.TemporaryFile("w+") as out:
+        process = subprocess.Popen([sys.executable, "-m", "weft", *arguments], stdout=out)
+        _, status, usage = os.wait4(process.pid, 0)
+        wall = time.perf_counter() - started
+        if os.waitstatus_to_exitcode(status):
+            raise SystemExit(f"weft {' '.join(arguments)} failed")
+        out.seek(0)
+        return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, out.read()
+
+
+def write_recipe(scratch: Path, models: list[Path], method: str) -> Path:
+    """A recipe over a base and its fine-tunes."""
+    path = scratch / "recipe.yaml"
+    names = {f"model-{number}": str(model) for number, model in enumerate(models)}
+    path.write_text(json.dumps({"models": names, "merge": {"method": method, "base": "model-0"}}))
+    return path
+
+
+def plan_point(recipe: Path, size: float, label: str) -> Point:
+    wall, processor, peak, _ = run(["plan", str(recipe), "--json"])
+    return Point(size, label, wall, processor, peak)
+
+
+def merge_point(recipe: Path, size: float, label: str) -> Point:
+    facts = json.loads(run(["plan", str(recipe), "--json"])[3])
+    out = recipe.parent / "out"
+    wall, processor, peak, _ = run(["merge", str(recipe), str(out), "--quiet"])
+    shutil.rmtree(out)
+    return Point(size, label, wall, processor, peak, facts["peak_memory"] / 2**20)
+
+
+def family(scratch: Path, shapes: Shapes, config: Mapping[str, object], count: int) -> list[Path]:
+    """A base and its fine-tunes, in place of the last ones."""
+    shutil.rmtree(scratch / "models", ignore_errors=True)
+    return [sparse(scratch / "models" / str(number), shapes, config) for number in range(count)]
+
+
+def count_parameters(shapes: Shapes) -> int:
+    total = 0
+    for shape in shapes.values():
+        size = 1
+        for side in shape:
+            size *= side
+        total += size
+    return total
+
+
+def measure(scratch: Path, method: str, largest: float, most_models: int) -> dict[str, list[Point]]:
+    """All curves."""
+    curves: dict[str, list[Point]] = {"parameters": [], "models": [], "tensors": [], "plans": [], "planned tensors": []}
+
+    def add(curve: str, point: Point) -> None:
+        curves[curve].append(point)
+        print(f"{curve}: {row(point)}", flush=True)
+
+    share = largest / 16
+    while share <= largest:
+        hidden = max(64, int((share * 1e9 / 8 / 14.5) ** 0.5) // 64 * 64)
+        config = llama_config(
+            hidden_size=hidden, intermediate_size=4 * hidden, num_hidden_layers=8, vocab_size=4 * hidden,
+            num_attention_heads=hidden // 64, num_key_value_heads=hidden // 64,
+        )  # fmt: skip
+        shapes = llama_shapes(config)
+        recipe = write_recipe(scratch, family(scratch, shapes, config, 4), method)
+        size = count_parameters(shapes)
+        add("parameters", merge_point(recipe, size, f"{size / 1e6:.0f} million"))
+        share *= 2
+    config = llama_config(
+        hidden_size=256, intermediate_size=1024, num_hidden_layers=2, vocab_size=4096, num_attention_heads=4,
+        num_key_value_heads=4,
+    )  # fmt: skip
+    models = family(scratch, llama_shapes(config), config, most_models + 1)
+    for count in sorted({2, 5, 10, most_models // 4, most_models // 2, most_models}):
+        add("models", merge_point(write_recipe(scratch, models[: count + 1], method), count, f"{count}"))
+    for layers, experts in ((2, 160), (4, 400), (10, 500)):
+        config = {"model_type": "qwen3_moe", "num_hidden_layers": layers}
+        shapes = experts_shapes(layers, experts)
+        recipe = write_recipe(scratch, family(scratch, shapes, config, 4), method)
+        add("tensors", merge_point(recipe, len(shapes), f"{len(shapes)}"))
+    for layers, experts in ((10, 330), (32, 312), (64, 520)):
+        config = {"model_type": "qwen3_moe", "num_hidden_layers": layers}
+        shapes = experts_shapes(layers, experts)
+        recipe = write_recipe(scratch, family(scratch, shapes, config, 4), method)
+        add("planned tensors", plan_point(recipe, len(shapes), f"{len(shapes)}"))
+    for changes in (
+        {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32},
+        {"hidden_size": 8192, "intermediate_size": 28672, "num_hidden_layers": 80, "num_attention_heads": 64},
+        {},
+    ):
+        config = llama_config(**changes)
+        shapes = llama_shapes(config)
+        recipe = write_recipe(scratch, family(scratch, shapes, config, 4), method)
+        size = count_parameters(shapes)
+        add("plans", plan_point(recipe, size, f"{size / 1e9:.0f} billion"))
+    return curves
+
+
+# --- telling ------------------------------------------------------------------------------------------------------------
+
+TITLES = {
+    "parameters": ("Merging: number of parameters", "parameters of each of 4 models"),
+    "models": ("Merging: number of models", "fine-tunes of 4.7 million parameters and their base"),
+    "tensors": ("Merging: number of tensors", "tensors of each of 4 models, 8 by 8 for the most part"),
+    "plans": ("Planning: number of parameters", "parameters of each of 4 models"),
+    "planned tensors": ("Planning: number of tensors", "tensors of each of 4 models"),
+}
+
+
+def row(point: Point) -> str:
+    """A point as a row of a Markdown table."""
+    planned = "" if point.planned != point.planned else f" {point.planned:.0f} |"
+    return f"| {point.label} | {point.wall:.1f} | {point.processor:.1f} | {point.peak:.0f} |{planned}"
+
+
+def tables(curves: Mapping[str, list[Point]]) -> str:
+    """The figures as Markdown."""
+    lines: list[str] = []
+    for curve, points in curves.items():
+        title, runs = TITLES[curve]
+        lines += [f"## {title}", ""]
+        columns = [runs, "wall, s", "processor, s", "peak memory, MiB"]
+        columns += ["planned memory, MiB"] if points[0].planned == points[0].planned else []
+        lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns), *map(row, points), ""]
+    return "\n".join(lines)
+
+
+def draw(curves: Mapping[str, list[Point]], path: Path) -> None:
+    """Time above, memory below, one column for each thing that grows."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(2, 3, figsize=(11, 5.6), layout="constrained")
+    pairs = (
+        ("parameters of each model", "parameters", "plans"), ("fine-tunes", "models", None),
+        ("tensors of each model", "tensors", "planned tensors"),
+    )  # fmt: skip
+    for column, (runs, merges, plans) in enumerate(pairs):
+        time_axis, memory_axis = axes[0, column], axes[1, column]
+        points = curves[merges]
+        sizes = [point.size for point in points]
+        time_axis.plot(sizes, [point.processor for point in points], "o-", color="#0b6e99", label="merge")
+        memory_axis.plot(sizes, [point.peak for point in points], "o-", color="#0b6e99", label="merge")
+        memory_axis.plot(sizes, [point.planned for point in points], "--", color="#0b6e99", label="merge, as planned")
+        if plans:
+            sizes = [point.size for point in curves[plans]]
+            time_axis.plot(sizes, [point.processor for point in curves[plans]], "s-", color="#d9730d", label="plan")
+            memory_axis.plot(sizes, [point.peak for point in curves[plans]], "s-", color="#d9730d", label="plan")
+        time_axis.set_yscale("log")
+        time_axis.yaxis.set_minor_formatter("")
+        for axis in (time_axis, memory_axis):
+            axis.set(xscale="log", xlabel=runs)
+            axis.set_ylim(0.1 if axis is time_axis else 0, axis.dataLim.y1 * (2 if axis is time_axis else 1.1))
+            axis.grid(alpha=0.3)
+            axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("processor time, s")
+    axes[1, 0].set_ylabel("peak memory, MiB")
+    axes[0, 0].legend(frameon=False)
+    axes[1, 0].legend(frameon=False)
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    """Measure and print; write the page and its picture where asked."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--method", default="ties")
+    parser.add_argument("--largest", type=float, default=0.4, help="parameters of the largest merge, in billions")
+    parser.add_argument("--models", type=int, default=100, help="fine-tunes that are merged at once")
+    parser.add_argument("--scratch", type=Path, help="a folder for models and outputs")
+    parser.add_argument("--write", type=Path, help="the page; its picture stands beside it")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+        curves = measure(Path(scratch), options.method, options.largest, options.models)
+    cores = len(os.sched_getaffinity(0))
+    machine = f"{options.method}; {cores} cores, {platform.machine()}, Python {platform.python_version()}.\n"
+    text = tables(curves) + "\n" + machine
+    print(text)
+    if options.write:
+        picture = options.write.with_suffix(".png")
+        draw(curves, picture)
+        about = (__doc__ or "").split("\n\n", 2)[2].strip()
+        options.write.write_text(
+            "# Scaling\n\nWritten by `python benchmarks/scaling.py --write docs/scaling.md`; do not edit.\n\n"
+            f"{about}\n\n![Time and peak memory of merges and plans]({picture.name})\n\n{text}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Weft, mergekit and the limit on the same models, in one run, in alternating order.
+
+    python benchmarks/speed.py [--mergekit-python .parity/bin/python] [--repeats 5] [--write docs/performance.md]
+
+The limit is `benchmarks/limit.py`: reading every input once, and writing and syncing the output once. All tools get
+the same mergekit file. Wall time is of the whole process; engine time is what Weft itself reports, from the first byte
+that it reads to the output's final rename; start-up is the time from the start of the process to the first
+byte of the result. Figures are medians; only ratios within a run mean anything on a shared machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from models import CACHE, build
+
+HERE = Path(__file__).parent
+METHODS = {  # parameters of the merge, parameters of each model, how many experts
+    "linear": ({}, {"weight": 0.3}, 3),
+    "slerp": ({"t": 0.4}, {}, 1),
+    "task_arithmetic": ({}, {"weight": 0.4}, 3),
+    "ties": ({"normalize": True}, {"weight": 0.5, "density": 0.3}, 3),
+    "dare_ties": ({}, {"weight": 0.5, "density": 0.3}, 3),
+}
+
+
+@dataclass
+class Figures:
+    """What was measured of one tool and one method."""
+
+    wall: list[float] = field(default_factory=list)
+    engine: list[float] = field(default_factory=list)
+    startup: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)  # MB
+
+    def median(self, name: str) -> float:
+        values = getattr(self, name)
+        return statistics.median(values) if values else float("nan")
+
+
+def config(method: str, models: list[Path]) -> str:
+    """A mergekit file."""
+    shared, own, count = METHODS[method]
+    base, experts = models[0], models[1 : count + 1]
+    merged = [base, *experts] if method == "slerp" else experts
+    lines = [f"merge_method: {method}", "dtype: bfloat16"]
+    if method != "linear":
+        lines.append(f"base_model: {base}")
+    lines.append("models:")
+    for path in merged:
+        lines.append(f"  - model: {path}")
+        if own:
+            lines.append(f"    parameters: {json.dumps(own)}")
+    if shared:
+        lines.append(f"parameters: {json.dumps(shared)}")
+    return "\n".join(lines) + "\n"
+
+
+def inputs(method: str, models: list[Path]) -> list[Path]:
+    """The weight files that a method reads."""
+    used = models[1:4] if method == "linear" else models[: METHODS[method][2] + 1]
+    return [path / "model.safetensors" for path in used]
+
+
+def run(command: list[str], figures: Figures) -> None:
+    """Run a process to its end; measure wall time, peak memory and, where it prints events, engine and start-up."""
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    first = None
+    for line in process.stdout:
+        if line.startswith("{"):
+            event = json.loads(line)
+            if event["event"] == "progress" and first is None:
+                first = time.perf_counter() - started
+                figures.startup.append(first)
+            if event["event"] == "done":
+                figures.engine.append(event["seconds"])
+    errors = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    figures.wall.append(time.perf_counter() - started)
+    figures.memory.append(usage.ru_maxrss / 1024)
+    if os.waitstatus_to_exitcode(status) != 0:
+        raise SystemExit(f"{' '.join(command)} failed:\n{errors[-2000:]}")
+
+
+def clear(folder: Path) -> None:
+    """Remove an output and let the disk come to rest."""
+    shutil.rmtree(folder, ignore_errors=True)
+    os.sync()
+
+
+def measure(method: str, models: list[Path], repeats: int, mergekit: Path | None, mergekit_repeats: int, scratch: Path):
+    """Alternate limit, Weft and mergekit."""
+    recipe = scratch / f"{method}.yml"
+    recipe.write_text(config(method, models))
+    found = {"limit": Figures(), "weft": Figures(), "mergekit": Figures()}
+    out = scratch / "out"
+    clear(out)
+    run(
+        [sys.executable, "-m", "weft", "merge", str(recipe), str(out), "--json"], Figures()
+    )  # compiles, warms the cache
+    for turn in range(repeats):
+        order = ["limit", "weft"] if turn % 2 == 0 else ["weft", "limit"]
+        for tool in order:
+            clear(out)
+            if tool == "weft":
+                run([sys.executable, "-m", "weft", "merge", str(recipe), str(out), "--json"], found["weft"])
+            else:
+                file = scratch / "limit.bin"
+                file.unlink(missing_ok=True)
+                command = [sys.executable, str(HERE / "limit.py"), str(file), *map(str, inputs(method, models))]
+                found["limit"].engine.append(
+                    float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+                )
+                file.unlink()
+        if mergekit and turn < mergekit_repeats:
+            clear(out)
+            script = mergekit.parent / "mergekit-yaml"
+            run([str(script), str(recipe), str(out), "--quiet"], found["mergekit"])
+    clear(out)
+    return found
+
+
+def torch_memory() -> float:
+    """MB of an interpreter that has loaded torch."""
+    code = "import torch, resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+
+
+COLUMNS = (
+    "method", "limit, s", "Weft engine, s", "engine / limit", "start-up, s", "Weft wall, s", "mergekit wall, s",
+    "mergekit / Weft", "Weft memory, MB", "mergekit memory, MB",
+)  # fmt: skip
+
+
+def table(results: dict[str, dict[str, Figures]], size: str) -> str:
+    """The figures as Markdown."""
+    lines = [
+        f"Models of {size} parameters in bfloat16; linear merges three fine-tunes, slerp the base and one, "
+        "the others three on their base.",
+        "",
+        "| " + " | ".join(COLUMNS) + " |",
+        "|" + "---|" * len(COLUMNS),
+    ]
+    for method, found in results.items():
+        limit, weft, other = (found[tool] for tool in ("limit", "weft", "mergekit"))
+        cells = [
+            method,
+            f"{limit.median('engine'):.2f}",
+            f"{weft.median('engine'):.2f}",
+            f"**{weft.median('engine') / limit.median('engine'):.2f}**",
+            f"{weft.median('startup'):.2f}",
+            f"{weft.median('wall'):.2f}",
+            f"{other.median('wall'):.1f}",
+            f"**{other.median('wall') / weft.median('wall'):.1f}**",
+            f"{weft.median('memory'):.0f}",
+            f"{other.median('memory'):.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure and print; write the page where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--mergekit-python", type=Path)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--mergekit-repeats", type=int, default=1)
+    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--size", default="0.4B")
+    parser.add_argument("--larger", default=None, help="also measure Weft's memory on models of this size")
+    parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--write", type=Path)
+    options = parser.parse_args()
+    models = build(options.size, cache=options.cache)
+    scratch = options.cache / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    results = {}
+    for method in options.methods:
+        results[method] = measure(
+            method, models, options.repeats, options.mergekit_python, options.mergekit_repeats, scratch
+        )
+        print(table({method: results[method]}, options.size).splitlines()[-1], flush=True)
+    text = table(results, options.size)
+    text += f"\nAn interpreter with torch loaded takes {torch_memory():.0f} MB.\n"
+    if options.larger:
+        larger = build(options.larger, cache=options.cache)
+        for method in options.methods:
+            found = measure(method, larger, 1, None, 0, scratch)
+            text += f"\n{method} on {options.larger} parameters: {found['weft'].median('memory'):.0f} MB."
+        text += "\n"
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    cores, machine = len(os.sched_getaffinity(0)), names[0] if names else platform.machine()
+    text += f"\n{cores} cores ({machine}), Python {platform.python_version()}.\n"
+    print(text)
+    if options.write:
+        options.write.write_text(_page(text))
+
+
+def _page(text: str) -> str:
+    return (
+        "# Performance\n\nWritten by `python benchmarks/speed.py --write docs/performance.md`; do not edit.\n\n"
+        + (__doc__ or "").split("\n\n", 2)[2].strip()
+        + "\n\n"
+        + text
+    )
+
+
+if __name__ == "__main__":
+    main()

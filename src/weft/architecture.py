@@ -1,0 +1,226 @@
+"""Roles and layers from tensor names and config; there is no file for each architecture.
+
+Knowledge refines a merge (gradients, filters, stacks); its absence never loses a weight: a name that nothing here
+understands has the role `other` and no layer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from weft.checkpoints.base import TensorInfo
+from weft.errors import PlanError
+
+_NUMBER = re.compile(r"\.(\d{1,6})\.")
+_NUMBERS = re.compile(r"(?<![^.])\d+(?=\.)")
+
+# Module words, tried in order on the part of the name behind the layer number (or the whole name outside the stack).
+_ROLES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (role, re.compile(pattern))
+    for role, pattern in (
+        (
+            "router",
+            r"(^|\.)(router|gate)(\.|$)(weight|bias|wg|e_score)|block_sparse_moe\.gate|correction_bias|shared_expert_gate",
+        ),
+        ("attention.norm", r"(attn|attention|mixer).*\b(q|k|query|key)_?(layer)?_?norm"),
+        ("norm", r"norm|(^|\.)ln_?\w*(\.|$)|(^|\.)ln\d|layer_?norm"),
+        ("attention.qkv", r"qkv|query_key_value|c_attn|Wqkv|in_proj_weight"),
+        ("attention.q", r"(^|\.)(q_proj|query|wq|q_lin|q_a_proj|q_b_proj|q)\b"),
+        ("attention.k", r"(^|\.)(k_proj|key|wk|k_lin|k)\b"),
+        ("attention.v", r"(^|\.)(v_proj|value|wv|v_lin|v)\b"),
+        ("attention.o", r"(attn|attention|mixer).*\b(o_proj|out_proj|c_proj|dense|wo|out_lin|output\.dense|o)\b"),
+        ("mlp.gate_up", r"gate_up_proj|dense_h_to_4h_swiglu"),
+        ("mlp.gate", r"gate_proj|(^|\.)w1\b|c_fc_0|wi_0"),
+        (
+            "mlp.up",
+            r"up_proj|(^|\.)w3\b|c_fc_1|wi_1|(^|\.)fc1\b|c_fc|fc_in|dense_h_to_4h|lin1|wi\b|intermediate\.dense",
+        ),
+        ("mlp.down", r"down_proj|(^|\.)w2\b|(^|\.)fc2\b|mlp\.c_proj|fc_out|dense_4h_to_h|lin2|wo\b|output\.dense"),
+        ("attention", r"attn|attention"),
+        ("mlp", r"mlp|ffn|feed_forward|block_sparse_moe"),
+    )
+)
+_EXPERT = re.compile(r"experts?\.|shared_expert|experts$")
+_EMBED = re.compile(
+    r"(^|\.)(embed_tokens|wte|wpe|tok_embeddings|word_embeddings|embed_in|embeddings?|embed_positions|shared|position_embeddings|token_type_embeddings)(\.|$)"
+)
+_HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output|score|classifier|cls|qa_outputs|head)(\.|$)")
+
+MOST_LAYERS = 100_000
+DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_blocks")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a tensor's name says: its layer in the main stack, its roles, and whether it stands behind the stack."""
+
+    layer: int | None
+    roles: tuple[str, ...]
+    after: bool
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The parsed names of one checkpoint."""
+
+    family: str | None  # config's model_type
+    stack: str | None  # prefix of the main layer stack, such as "model.layers"
+    depth: int
+    parts: Mapping[str, Part]
+
+    def rename(self, name: str, layer: int) -> str:
+        """The same tensor of another layer."""
+        assert self.stack is not None
+        rest = name[len(self.stack) + 1 :].split(".", 1)
+        return f"{self.stack}.{layer}.{rest[1]}"
+
+
+def text_config(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The part of a config that describes the language model: a multimodal model's own section, else the whole."""
+    config = config or {}
+    for key in ("text_config", "llm_config", "language_config"):
+        if isinstance(config.get(key), dict):
+            return config[key]
+    return config
+
+
+def config_depth(config: Mapping[str, Any] | None) -> int | None:
+    """The number of layers that the config states."""
+    section = text_config(config)
+    for key in DEPTH_KEYS:
+        if isinstance(section.get(key), int):
+            return section[key]
+    return None
+
+
+def read_architecture(tensors: Iterable[TensorInfo], config: Mapping[str, Any] | None) -> Architecture:
+    """Parse every name once."""
+    tensors = list(tensors)
+    weight: dict[str, int] = {}
+    layers: dict[str, int] = {}
+    numbered: dict[str, tuple[str, int]] = {}
+    for info in tensors:
+        match = _NUMBER.search(info.name)
+        if match:
+            prefix, number = info.name[: match.start()], int(match[1])
+            numbered[info.name] = (prefix, number)
+            weight[prefix] = weight.get(prefix, 0) + info.nbytes
+            layers[prefix] = max(layers.get(prefix, 0), number + 1)
+    stack = _main_stack(weight, layers, config_depth(config))
+    parts: dict[str, Part] = {}
+    skip = len(stack) + 1 if stack else 0
+    known: dict[tuple[int | None, str], Part] = {}  # layers and experts repeat what stands between their numbers
+    for info in tensors:
+        prefix, number = numbered.get(info.name, (None, -1))
+        inside = prefix is not None and prefix == stack
+        rest = _NUMBERS.sub("0", info.name[skip:] if inside else info.name)
+        layer = number if inside else None
+        part = known.get((layer, rest))
+        if part is None:
+            lead = 0 if inside else None
+            if (lead, rest) not in known:
+                known[lead, rest] = _part(rest, lead)
+            part = known[layer, rest] = replace(known[lead, rest], layer=layer)
+        parts[info.name] = part
+    family = (config or {}).get("model_type")
+    return Architecture(family, stack, layers[stack] if stack else 0, parts)
+
+
+def _main_stack(weight: Mapping[str, int], layers: Mapping[str, int], depth: int | None) -> str | None:
+    if not weight:
+        return None
+    agreeing = [prefix for prefix in weight if layers[prefix] == depth] or list(weight)
+    text = [prefix for prefix in agreeing if not re.search(r"vision|visual|audio|image|encoder\.", prefix)] or agreeing
+    return max(text, key=lambda prefix: weight[prefix])
+
+
+def _part(rest: str, layer: int | None) -> Part:
+    """What a name says. `rest` is what stands behind the prefix of the stack, or all of it outside."""
+    roles: list[str] = []
+    if layer is None:
+        if _EMBED.search(rest):
+            roles.append("norm" if re.search(r"norm|LayerNorm", rest) else "embed")
+        elif _HEAD.search(rest) and not re.search(r"\.\d+\.", rest):
+            roles.append("head")
+    if not roles:
+        if _EXPERT.search(rest):
+            roles.append("expert")
+        role = next((role for role, pattern in _ROLES if pattern.search(rest)), None)
+        if role:
+            roles.append(role)
+    if rest.endswith("bias"):
+        roles.append("bias")
+    after = layer is None and (roles[:1] == ["head"] or ("norm" in roles and not _EMBED.search(rest)))
+    return Part(layer, tuple(roles) or ("other",), after)
+
+
+# --- depth in configs ---------------------------------------------------------------------------------------------
+
+_LISTS = {  # one entry for each layer
+    "layer_types", "mlp_layer_types", "layers_block_type", "block_types", "attention_layers", "no_rope_layers",
+    "layers_types", "hybrid_layer_types", "sliding_window_pattern_list", "moe_layer_freq", "num_key_value_heads_per_layer",
+    "layer_type_list", "rope_layers", "attn_types",
+}  # fmt: skip
+_INDICES = {  # numbers of layers
+    "mlp_only_layers", "cross_attention_layers", "full_attention_idxs", "attn_layer_indices", "full_attention_layers",
+    "attn_layer_idx", "moe_layers", "dense_layers", "global_attn_layers",
+}  # fmt: skip
+
+
+def restack_config(config: dict[str, Any], source_layers: list[int], depth: int) -> tuple[dict[str, Any], list[str]]:
+    """The config of a model whose layer i was layer `source_layers[i]` of a model with `depth` layers.
+
+    Returns the new config and warnings about entries that may depend on depth in a way that is not known.
+    """
+    import copy
+
+    result = copy.deepcopy(config)
+    section = text_config(result)
+    assert isinstance(section, dict)
+    warnings: list[str] = []
+    for key in DEPTH_KEYS:
+        if isinstance(section.get(key), int):
+            section[key] = len(source_layers)
+    for key, value in section.items():
+        if key == "attention_types" and isinstance(value, list):
+            section[key] = _restack_attention_types(value, source_layers)
+        elif key in _INDICES and isinstance(value, list) and all(isinstance(item, int) for item in value):
+            section[key] = [new for new, old in enumerate(source_layers) if old in value]
+        elif isinstance(value, list) and _one_for_each_layer(key, value, depth):
+            section[key] = [value[old] for old in source_layers]
+    dense = section.get("first_k_dense_replace")
+    if isinstance(dense, int) and depth:
+        flags = [old < dense for old in source_layers]
+        section["first_k_dense_replace"] = flags.index(False) if False in flags else len(flags)
+        if any(flags[section["first_k_dense_replace"] :]):
+            warnings.append("dense layers stand behind sparse ones: first_k_dense_replace cannot say so")
+    window = section.get("max_window_layers")
+    if isinstance(window, int) and window >= depth:
+        section["max_window_layers"] = len(source_layers)
+    return result, warnings
+
+
+def _one_for_each_layer(key: str, value: list[Any], depth: int) -> bool:
+    """Whether a config's list has an entry for each layer; some models write more than they have layers."""
+    if key in _LISTS:
+        return len(value) >= depth > 0
+    return "layer" in key and len(value) == depth
+
+
+def _restack_attention_types(value: list[Any], source_layers: list[int]) -> list[Any]:
+    """GPT-Neo writes [[["global", "local"], 12]]: a pattern and its count."""
+    flat: list[Any] = []
+    for entry in value:
+        match entry:
+            case [list(pattern), int(times)] if 0 <= len(pattern) * times <= MOST_LAYERS:
+                flat += pattern * times
+            case _:
+                raise PlanError(
+                    f"config.json has attention_types of {entry!r}", why="it should be a pattern and its count"
+                )
+    if max(source_layers) >= len(flat):
+        raise PlanError(f"config.json gives the attention of {len(flat)} layers, but there are more")
+    return [[[flat[old]], 1] for old in source_layers]

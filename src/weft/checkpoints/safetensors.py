@@ -1,0 +1,177 @@
+"""Safetensors files: eight bytes of header length, a JSON header, then the tensors' bytes without gaps.
+
+The format is documented at https://huggingface.co/docs/safetensors. Everything that it promises is checked
+from the header and the file's size alone, so a broken file is refused before any value is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import reprlib
+from typing import Any, NoReturn
+
+from weft.checkpoints.base import TensorInfo
+from weft.checkpoints.jsonfile import is_text
+from weft.checkpoints.source import Source, recognise
+from weft.checkpoints.weights import WeightFile
+from weft.dtypes import DTYPES
+from weft.errors import CheckpointError, Where, did_you_mean
+
+HEADER_LIMIT = 100_000_000
+DAMAGED = "download or save the file again"
+DIMENSIONS_LIMIT = 64
+_KEYS = {"dtype", "shape", "data_offsets"}
+_INT = {int}
+
+
+class SafetensorsFile(WeightFile):
+    """One safetensors file. `tensors` are in the order of their offsets; `metadata` is the file's own."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        header = _header_bytes(source)
+        self.header_sha256 = hashlib.sha256(header).hexdigest()
+        entries = _parse(header, source.name)
+        self.metadata = _metadata(entries.pop("__metadata__", {}), source.name)
+        self._data = 8 + len(header)
+        self._begins: dict[str, int] = {}
+        self.tensors = {}
+        spans = sorted(_check_entry(name, entry, source.name) for name, entry in entries.items())
+        end = 0
+        for place, (begin, stop, _, info) in enumerate(spans):
+            if begin != end:
+                raise _misplaced(source.name, spans[place - 1][3].name if place else "", info.name, begin - end)
+            end = stop
+            self._begins[info.name] = self._data + begin
+            self.tensors[info.name] = info
+        _check_size(source, self._data, end)
+
+    def read_range(self, info: TensorInfo, start: int, stop: int, into: memoryview) -> None:
+        self.source.read_into(self._begins[info.name] + start * info.dtype.bits // 8, into)
+
+
+def _refuse(file: str, what: str, why: str = "", hint: str = DAMAGED) -> NoReturn:
+    raise CheckpointError(what, where=Where(file), why=why, hint=hint)
+
+
+def _header_bytes(source: Source) -> bytes:
+    if source.size < 8:
+        why = f"it has {source.size} bytes; a safetensors file begins with its header's length in 8 bytes"
+        _refuse(source.name, "this is no safetensors file", why)
+    length = int.from_bytes(source.read_at(0, 8), "little")
+    if 2 <= length <= min(HEADER_LIMIT, source.size - 8):
+        return source.read_at(8, length)
+    first = source.read_at(0, min(64, source.size))
+    known = "" if first[8:9] == b"{" else recognise(first)
+    if known or length < 2:
+        _refuse(source.name, "this is no safetensors file", f"its header length reads {length}", known or DAMAGED)
+    if length > HEADER_LIMIT:
+        why = f"its header length reads {length} bytes; the format allows {HEADER_LIMIT}"
+        _refuse(source.name, "this is no safetensors file", why)
+    why = f"the header alone takes {length} bytes, the file has {source.size}"
+    _refuse(source.name, "the file is truncated within its header", why)
+
+
+def _parse(header: bytes, file: str) -> dict[str, Any]:
+    if not header.startswith(b"{"):
+        _refuse(file, "the header is not a JSON object", f"it begins with {header[:1]!r}")
+    try:
+        return json.loads(header.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        _refuse(file, "the header is not valid UTF-8", f"byte {error.start} of the header: {error.reason}")
+    except _DuplicateError as error:
+        why = "which of the two holds the weights cannot be known"
+        _refuse(file, f"the header names {error.args[0]!r} twice", why, "save the model again with unique names")
+    except json.JSONDecodeError as error:
+        _refuse(file, "the header is not valid JSON", f"{error.msg} at byte {error.pos} of the header")
+    except (ValueError, RecursionError) as error:
+        _refuse(file, "the header is not valid JSON", str(error))
+
+
+class _DuplicateError(Exception):
+    pass
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    known = dict(pairs)
+    if len(known) != len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise _DuplicateError(name)
+            seen.add(name)
+    return known
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _metadata(entry: Any, file: str) -> dict[str, str]:
+    if not isinstance(entry, dict) or any(not isinstance(value, str) for value in entry.values()):
+        _refuse(file, "the header's `__metadata__` is not a map from text to text", hint="save the file again")
+    return entry
+
+
+def _check_entry(name: str, entry: Any, file: str) -> tuple[int, int, str, TensorInfo]:
+    """Begin and end of the tensor's bytes in the data, its name (which breaks ties), and its header."""
+    if type(entry) is not dict or entry.keys() != _KEYS:
+        why = "an entry holds `dtype`, `shape` and `data_offsets`, and nothing else"
+        _refuse(file, f"tensor {name!r}: its header entry is malformed", why)
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    dtype = DTYPES.get(entry["dtype"]) if type(entry["dtype"]) is str else None
+    if dtype is None:
+        said = reprlib.repr(entry["dtype"])
+        _refuse(file, f"tensor {name!r}: unknown dtype {said}", hint=did_you_mean(said.strip("'"), DTYPES))
+    if not _are_counts(shape):
+        said = reprlib.repr(shape)
+        _refuse(file, f"tensor {name!r}: shape {said} is not a list of non-negative whole numbers")
+    if not _are_counts(offsets) or len(offsets) != 2:
+        said = reprlib.repr(offsets)
+        _refuse(file, f"tensor {name!r}: data_offsets {said} are not two non-negative whole numbers")
+    if not is_text(name):
+        _refuse(file, f"the name {name!r} of a tensor is not valid Unicode")
+    begin, end = offsets
+    bits = math.prod(shape) * dtype.bits
+    if bits % 8:
+        _refuse(file, f"tensor {name!r}: shape {shape} of {dtype.bits}-bit elements does not fill whole bytes")
+    if end - begin != bits // 8:
+        why = f"{dtype.name} of shape {shape} takes {bits // 8} bytes, {begin} to {end} are {end - begin}"
+        _refuse(file, f"tensor {name!r}: its offsets do not match its shape", why)
+    return begin, end, name, TensorInfo(name, tuple(shape), dtype)
+
+
+def _are_counts(value: Any) -> bool:
+    """Whether this is a short list of non-negative whole numbers of 63 bits; JSON's true and 1.0 are none."""
+    if type(value) is not list or len(value) > DIMENSIONS_LIMIT or not _INT.issuperset(map(type, value)):
+        return False
+    return min(value, default=0) >= 0 and max(value, default=0) < 1 << 63
+
+
+def _misplaced(file: str, before: str, name: str, distance: int) -> CheckpointError:
+    if distance < 0:
+        what = f"tensors {before!r} and {name!r} overlap by {-distance} bytes"
+        why = "the format gives every tensor its own bytes"
+    else:
+        place = f"between {before!r} and {name!r}" if before else f"before the first tensor, {name!r}"
+        what = f"{distance} bytes {place} belong to no tensor"
+        why = "the format allows no gaps"
+    return CheckpointError(what, where=Where(file), why=why, hint=DAMAGED)
+
+
+def _check_size(source: Source, data: int, end: int) -> None:
+    expected = data + end
+    if source.size < expected:
+        missing = expected - source.size
+        why = f"its header describes {expected} bytes, it has {source.size}: {missing} are missing"
+        _refuse(
+            source.name,
+            "the file is truncated",
+            why,
+            "download the file again; the last download was cut short",
+        )
+    if source.size > expected:
+        why = f"its header describes {expected} bytes, it has {source.size}"
+        _refuse(source.name, f"{source.size - expected} bytes follow the last tensor", why)

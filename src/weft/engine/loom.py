@@ -1,0 +1,40 @@
+"""One worker's memory, and what all workers share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+CHUNK = 1 << 18  # elements of a window
+STAGE = 96 << 20  # bytes of a worker's window of a stage's results, which are read several times
+
+
+@dataclass
+class Context:
+    """What all workers share: the seed, sizes, and statistics of whole models by (merge, ask)."""
+
+    seed: int = 0
+    statistics: dict[tuple[int, str], list[float]] = field(default_factory=dict)
+    chunk: int = CHUNK
+    stage: int = STAGE
+
+
+class Loom:
+    """One worker's buffers, kept from tensor to tensor."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[int, str], np.ndarray] = {}
+
+    def rows(self, level: int, purpose: str, count: int, nbytes: int) -> np.ndarray:
+        """uint8 (count, at least nbytes), contiguous; contents are undefined. One for each level and purpose."""
+        nbytes = -(-nbytes // 64) * 64
+        have = self._rows.get((level, purpose))
+        if have is None or have.size < count * nbytes:
+            have = np.empty(count * nbytes, dtype=np.uint8)
+            self._rows[level, purpose] = have
+        return have[: count * nbytes].reshape(count, nbytes)
+
+    def row(self, level: int, purpose: str, nbytes: int) -> np.ndarray:
+        """uint8 (nbytes,)."""
+        return self.rows(level, purpose, 1, nbytes)[0, :nbytes]

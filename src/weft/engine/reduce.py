@@ -1,0 +1,143 @@
+"""Streaming reductions over one tensor: inner products, order statistics, norms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from weft.dtypes import F32
+from weft.engine.order import largest
+from weft.engine.reader import Reader
+from weft.graph import Weave
+from weft.kernels import BLOCK, kernels
+from weft.method import Ask, Largest
+
+SORTED_UP_TO = 1 << 14  # elements: smaller tensors are sorted, which costs less than counting
+
+
+def gram(reader: Reader) -> np.ndarray:
+    """Inner products of the models, or of their deltas: float64 (k, k)."""
+    partials = [np.zeros((0, reader.k, reader.k))]
+    for start, stop in reader.windows():
+        raw = reader.load(start, stop)
+        blocks = np.zeros((-(-(stop - start) // BLOCK), reader.k, reader.k))
+        reader.check(kernels().gram(raw, reader.codes, stop - start, reader.deltas, blocks), F32)
+        partials.append(blocks)
+    stacked = np.concatenate(partials)
+    return np.array([[math.fsum(stacked[:, i, j]) for j in range(reader.k)] for i in range(reader.k)])
+
+
+def masses(reader: Reader, keys: np.ndarray, thinning: tuple[Any, ...]) -> tuple[list[float], list[float]]:
+    """L1 norms of the deltas before and after thinning."""
+    partials = [np.zeros((0, reader.k, 2))]
+    for start, stop in reader.windows():
+        raw = reader.load(start, stop)
+        blocks = np.zeros((-(-(stop - start) // BLOCK), reader.k, 2))
+        reader.check(kernels().masses(raw, reader.codes, stop - start, start, keys, *thinning, blocks), F32)
+        partials.append(blocks)
+    stacked = np.concatenate(partials)
+    before, after = ([math.fsum(stacked[:, model, side]) for model in range(reader.k)] for side in (0, 1))
+    return before, after
+
+
+def block_sums(values: np.ndarray, grain: int) -> np.ndarray:
+    """Float64 sums of consecutive runs of `grain` elements; the last may be shorter."""
+    whole = values.size // grain * grain
+    inside = values[:whole].reshape(-1, grain).sum(axis=1, dtype=np.float64)
+    return np.append(inside, values[whole:].sum(dtype=np.float64)) if whole < values.size else inside
+
+
+# --- order statistics of |delta| ------------------------------------------------------------------------------------
+
+
+def thresholds(reader: Reader, asks: list[tuple[str, Largest]], known: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Exact order statistics of each model's |delta| over the tensor, by the name of the ask."""
+    ranks = ranks_of(reader.weave, asks, reader.n, known)
+    if 0 < reader.n <= SORTED_UP_TO:
+        values = _sorted_out(reader, ranks)
+    else:
+        values = largest(
+            ranks,
+            reader.n,
+            lambda counts: count_high(reader, counts),
+            lambda first, counts, above: count_low(reader, first, counts, above),
+            lambda counts: count_sample(reader, counts),
+        )
+    return {name: values[:, column].tolist() for column, (name, _) in enumerate(asks)}
+
+
+def ranks_of(weave: Weave, asks: list[tuple[str, Largest]], n: int, known: Mapping[str, Any]) -> np.ndarray:
+    """The rank that each ask means for each model: int64 (k, asks)."""
+    ranks = np.zeros((len(weave.models), len(asks)), dtype=np.int64)
+    for model in range(len(weave.models)):
+        settings = {
+            name: value[model] if weave.method.settings[name].per_model else value
+            for name, value in weave.settings.items()
+        }
+        ranks[model] = [rank_of(ask, n, {**settings, **known}) for _, ask in asks]
+    return ranks
+
+
+def rank_of(ask: Ask, n: int, settings: Mapping[str, Any]) -> int:
+    """The rank, counted from the largest; 0 means none, above n means all."""
+    assert isinstance(ask, Largest)
+    if isinstance(ask.rank, str):
+        fraction = float(settings[ask.rank])
+        return max(1, int(fraction * n)) if fraction > 0.0 else 0
+    return int(ask.rank(n, settings))
+
+
+def count_high(reader: Reader, counts: np.ndarray) -> int:
+    """Add the histogram of the whole tensor's magnitudes. Returns how many there are."""
+    for start, stop in reader.windows():
+        raw = reader.load(start, stop)
+        reader.check(kernels().count_high(raw, reader.codes, stop - start, reader.deltas, counts), F32)
+    return reader.n
+
+
+def count_low(reader: Reader, first: np.ndarray, counts: np.ndarray, above: np.ndarray) -> None:
+    """Add the whole tensor's magnitudes within windows of bit patterns, and above them."""
+    for start, stop in reader.windows():
+        raw = reader.load(start, stop)
+        reader.check(kernels().count_low(raw, reader.codes, stop - start, reader.deltas, first, counts, above), F32)
+
+
+def count_sample(reader: Reader, counts: np.ndarray) -> int:
+    """Add the histogram of a sample; of a small tensor, of all of it. Returns how many magnitudes it counted."""
+    sample = reader.sample()
+    if sample is None:
+        return count_high(reader, counts)
+    raw, count = sample
+    kernels().count_high(raw, reader.codes, count, reader.deltas, counts)
+    return count
+
+
+def largest_of(pieces: Callable[[], Iterator[np.ndarray]], ranks: list[int], n: int) -> list[float]:
+    """Exact order statistics of a derived tensor, which `pieces` makes anew for each pass: float32 arrays."""
+    codes = np.array([F32.code], dtype=np.int64)
+
+    def high(counts: np.ndarray) -> int:
+        for values in pieces():
+            kernels().count_high(values.view(np.uint8)[None], codes, values.size, 0, counts)
+        return n
+
+    def low(first: np.ndarray, counts: np.ndarray, above: np.ndarray) -> None:
+        for values in pieces():
+            kernels().count_low(values.view(np.uint8)[None], codes, values.size, 0, first, counts, above)
+
+    return largest(np.array([ranks], dtype=np.int64), n, high, low)[0].tolist()
+
+
+def _sorted_out(reader: Reader, ranks: np.ndarray) -> np.ndarray:
+    """The values with the given ranks, by sorting."""
+    rows = [reader.floats(row) for row in range(len(reader.rows))]
+    vectors = [values - rows[0] for values in rows[1:]] if reader.deltas else rows
+    values = np.where(ranks <= 0, np.float32(np.inf), np.float32(0))
+    for model, vector in enumerate(vectors):
+        ordered = np.sort(np.abs(vector))[::-1]
+        inside = (ranks[model] > 0) & (ranks[model] <= reader.n)
+        values[model, inside] = ordered[ranks[model, inside] - 1]
+    return values

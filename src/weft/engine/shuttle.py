@@ -1,0 +1,193 @@
+"""One node of a plan on one worker's loom: reduce, then map."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from weft.dtypes import DType
+from weft.engine import reduce, tensors
+from weft.engine.loom import Context, Loom
+from weft.engine.reader import Inner, Reader
+from weft.graph import Weave
+from weft.kernels import BLOCK, kernels
+from weft.kernels import random as keyed
+from weft.method import Ask, Base, Consensus, Largest, Random, Sum
+
+
+class Shuttle:
+    """Evaluates one weave; the weaves below it are shuttles of their own, on deeper levels of the loom."""
+
+    def __init__(self, weave: Weave, context: Context, loom: Loom, level: int = 0) -> None:
+        self.weave, self.context = weave, context
+        self.method, self.settings = weave.method, weave.settings
+        self.inner: list[Shuttle | None] = []
+        for node in weave.rows:
+            below = level + 1 + sum(inner.levels for inner in self.inner if inner is not None)
+            self.inner.append(Shuttle(node, context, loom, below) if isinstance(node, Weave) else None)
+        self.levels: int = 1 + sum(inner.levels for inner in self.inner if inner is not None)
+        below_: list[Inner | None] = list(self.inner)
+        self.reader = Reader(weave, below_, context, loom, level)
+        self.keys = np.array([keyed.key(context.seed, weave.name, model) for model in weave.models], dtype=np.uint64)
+        self.asked: dict[str, Any] = {}
+        self.result: Any = None
+        self.ready = False
+
+    @property
+    def grain(self) -> int:
+        return self.reader.grain
+
+    @property
+    def reduces(self) -> bool:
+        """Whether the inputs are read more than once."""
+        own = self.method.takes == "gram" or any(not isinstance(ask, (Base, Random)) for _, ask in self.method.asks)
+        rescales = self.settings.get("rescale") == "l1"
+        return own or rescales or any(inner.reduces for inner in self.inner if inner is not None)
+
+    def outputs(self) -> Iterator[tuple[int, int]]:
+        """The windows in which the result is made: small ones, to stay in the cache, where nothing is read twice."""
+        reader = self.reader
+        yield from reader.windows() if self.reduces else reader.pieces(0, reader.n)
+
+    # --- reduce -------------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Run every reduction that the method asks for, in the order of its signature; then call it, if that is all."""
+        if self.ready:
+            return
+        for inner in self.inner:
+            if inner is not None:
+                inner.prepare()
+        for kind, asks in grouped(self.method.asks, self.settings):
+            if kind is None:
+                self.asked |= {name: None for name, _ in asks}
+            elif kind is Sum:
+                self.asked |= {name: self._sum(ask) for name, ask in asks}
+            else:
+                self.asked |= self._order([(name, ask) for name, ask in asks if isinstance(ask, Largest)])
+        if self.method.gives != "tensor" and self.reader.scope == "tensor":
+            first = reduce.gram(self.reader) if self.method.takes == "gram" else self.reader.k
+            result = self.method.function(first, **self.asked, **self.settings)
+            if self.method.gives == "coefficients":
+                self.result = np.ascontiguousarray(result, dtype=np.float32)[None]
+            else:
+                self.result = self._agreement(result)
+        self.ready = True
+
+    def _derived(self, of: Any) -> Iterator[Any]:
+        """What an ask's `of` gives, piece by piece: a tensor, or a list with one for each model."""
+        reader = self.reader
+        known = {**self.settings, **self.asked}
+        for start, stop in reader.pieces(0, reader.n):
+            reader.load(start, stop)
+            yield tensors.call(reader, of, known, self.keys, start, start, stop)
+
+    def _order(self, asks: list[tuple[str, Largest]]) -> dict[str, Any]:
+        """Order statistics of one thing: the models' deltas, or a tensor derived from them."""
+        of = asks[0][1].of
+        if of is None and self.settings.get("scope") == "model":
+            return {name: self.context.statistics[self.weave.merge, name] for name, _ in asks}
+        if of is None:
+            return reduce.thresholds(self.reader, asks, self.asked)
+
+        def pieces() -> Iterator[np.ndarray]:
+            for values in self._derived(of):
+                yield np.ascontiguousarray(values.reshape(-1).numpy(), dtype=np.float32)
+
+        ranks = [reduce.rank_of(ask, self.reader.n, {**self.settings, **self.asked}) for _, ask in asks]
+        values = reduce.largest_of(pieces, ranks, self.reader.n)
+        return {name: value for (name, _), value in zip(asks, values, strict=True)}
+
+    def _sum(self, ask: Any) -> float | list[float]:
+        grain = self.reader.columns if self.reader.by_row else BLOCK
+        partials: list[list[np.ndarray]] = []
+        single = False
+        for values in self._derived(ask.of):
+            single = not isinstance(values, (list, tuple))
+            items = [values] if single else values
+            partials.append([reduce.block_sums(item.reshape(-1).numpy(), grain) for item in items])
+        totals = [math.fsum(np.concatenate(column)) for column in zip(*partials, strict=True)]
+        return totals[0] if single else totals
+
+    def _agreement(self, rule: Consensus) -> tuple[Any, ...]:
+        """A consensus rule as the kernels take it."""
+        k = self.reader.k
+
+        def each(values: Any, default: float) -> np.ndarray:
+            return np.full(k, default, np.float32) if values is None else np.array(values, np.float32)
+
+        least, most = each(rule.least, 0.0), each(rule.most, float("inf"))
+        chance, drawn = each(rule.probability, 1.0), int(rule.probability is not None)
+        gain, weight = each(rule.gain, 1.0), each(rule.weight, 1.0)
+        if rule.preserve_l1:
+            before, after = reduce.masses(self.reader, self.keys, (least, most, chance, drawn))
+            for model in range(k):
+                gain[model] *= before[model] / after[model] if after[model] > 0.0 else 1.0
+        exact = np.asarray(rule.weight, dtype=np.float64)
+        total = float(exact.sum())
+        divisor = total if abs(total) > 1e-12 * float(np.abs(exact).sum()) else 1.0
+        return (
+            weight,
+            least,
+            most,
+            chance,
+            gain,
+            drawn,
+            int(rule.elect),
+            int(rule.normalize),
+            divisor,
+            float(rule.scale),
+        )
+
+    # --- map ----------------------------------------------------------------------------------------------------------
+
+    def compute(self, start: int, stop: int, out: np.ndarray, dtype: DType) -> None:
+        """Elements [start, stop), whole grains, of the result, rounded once to `dtype`, as bytes at the start of `out`."""
+        self.prepare()
+        reader, kernel = self.reader, kernels()
+        raw = reader.load(start, stop)
+        size = stop - start
+        if self.method.gives == "tensor" or reader.scope != "tensor":
+            self._map_tensors(start, stop, out, dtype)
+        elif self.method.gives == "consensus":
+            status = kernel.agree(raw, reader.codes, size, start, self.keys, *self.result, out, dtype.code)
+            reader.check(status, dtype)
+        else:
+            reader.check(kernel.mix(raw, reader.codes, size, reader.deltas, self.result, out, dtype.code), dtype)
+
+    def _map_tensors(self, window: int, end: int, out: np.ndarray, dtype: DType) -> None:
+        known = {**self.settings, **self.asked}
+        for start, stop in self.reader.pieces(window, end):
+            if self.reader.scope == "tensor":
+                function = self.method.function
+                result = tensors.call(self.reader, function, known, self.keys, window, start, stop)
+            else:
+                result = tensors.mix_vectors(self.reader, self._coefficients, window, start, stop)
+            first, last = (start - window) * dtype.itemsize, (stop - window) * dtype.itemsize
+            tensors.store(self.reader, result, out[first:last], dtype)
+
+    def _coefficients(self, gram: np.ndarray) -> np.ndarray:
+        return self.method.function(gram, **self.asked, **self.settings)
+
+
+def grouped(
+    asks: tuple[tuple[str, Ask], ...], settings: Mapping[str, Any]
+) -> Iterator[tuple[type[Sum] | type[Largest] | None, list[tuple[str, Ask]]]]:
+    """Asks in the order of the signature; neighbours that want order statistics of the same thing, together.
+
+    The kind is None for asks that the settings make needless.
+    """
+
+    def kind(item: tuple[str, Ask]) -> tuple[Any, Any]:
+        name, ask = item
+        if ask.when is not None and not ask.when(settings):
+            return None, None
+        return type(ask), ask.of if isinstance(ask, Largest) else name
+
+    streamed = [item for item in asks if isinstance(item[1], (Largest, Sum))]
+    for (which, _), group in itertools.groupby(streamed, kind):
+        yield which, list(group)

@@ -1,0 +1,122 @@
+"""Calling methods, and what their asks derive, on float32 torch tensors of one piece."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from weft.dtypes import F32, DType
+from weft.engine.reader import Reader
+from weft.kernels import LAST_ROW
+from weft.kernels import random as keyed
+from weft.method import Base, Random
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OUTPUT_STATUS = 1 << 62
+
+
+class Draw:
+    """Keyed randomness for one piece of one tensor."""
+
+    def __init__(self, keys: np.ndarray, start: int, stop: int, shape: tuple[int, ...]) -> None:
+        self.keys, self.start, self.stop, self.shape = keys, start, stop, shape
+
+    def uniform(self, model: int) -> Tensor:
+        """float32 in [0, 1), one for each element of the piece."""
+        return keyed.uniform(int(self.keys[model]), self.start, self.stop).reshape(self.shape)
+
+
+def piece_shape(reader: Reader, size: int) -> tuple[int, ...]:
+    """How a method sees a piece: flat, as a matrix of whole rows, or whole in the tensor's own shape."""
+    if reader.weave.method.unit == "tensor":
+        return reader.weave.shape
+    if reader.by_row or reader.scope == "column":
+        return (size // reader.columns, reader.columns)
+    return (size,)
+
+
+def decode(reader: Reader, window: int, start: int, stop: int) -> list[Tensor]:
+    """Elements [start, stop) of every row as float32, from the buffers, whose window begins at `window`."""
+    import torch
+
+    shape = piece_shape(reader, stop - start)
+    tensors = []
+    for row, node in enumerate(reader.rows):
+        size = node.dtype.itemsize
+        stored = torch.from_numpy(reader.raw[row, (start - window) * size : (stop - window) * size])
+        tensor = stored.view(getattr(torch, node.dtype.torch)).to(torch.float32, copy=True).reshape(shape)
+        if not tensor.isfinite().all():
+            reader.check(1 << min(row, LAST_ROW), F32)
+        tensors.append(tensor)
+    return tensors
+
+
+def call(
+    reader: Reader,
+    function: Callable[..., Any],
+    known: Mapping[str, Any],
+    keys: np.ndarray,
+    window: int,
+    start: int,
+    stop: int,
+) -> Any:
+    """Call a method, or an ask's `of`, on one piece, with what its parameters name."""
+    method = reader.weave.method
+    tensors = decode(reader, window, start, stop)
+    base = tensors[0] if reader.weave.base is not None else None
+    models = tensors if base is None else tensors[1:]
+    if method.takes == "deltas":
+        assert base is not None
+        models = [model - base for model in models]
+    given: dict[str, Any] = dict(known)
+    for name, ask in method.asks:
+        if isinstance(ask, Base):
+            given[name] = base
+        elif isinstance(ask, Random):
+            given[name] = Draw(keys, start, stop, piece_shape(reader, stop - start))
+    given[next(iter(inspect.signature(method.function).parameters))] = models
+    wanted = inspect.signature(function).parameters
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    result = function(
+        *(given[name] for name, parameter in wanted.items() if parameter.kind is not keyword),
+        **{name: given[name] for name, parameter in wanted.items() if parameter.kind is keyword},
+    )
+    return base + result if function is method.function and method.takes == "deltas" else result
+
+
+def mix_vectors(
+    reader: Reader, coefficients: Callable[[np.ndarray], np.ndarray], window: int, start: int, stop: int
+) -> Tensor:
+    """A Gram method whose vectors are the rows or the columns of a piece: one set of coefficients for each."""
+    import torch
+
+    tensors = decode(reader, window, start, stop)
+    base = tensors[0] if reader.weave.base is not None else None
+    models = tensors if base is None else tensors[1:]
+    vectors = torch.stack([model - base for model in models] if reader.deltas and base is not None else models)
+    if reader.scope == "column":
+        vectors = vectors.transpose(1, 2)
+    wide = vectors.to(torch.float64)
+    share = coefficients(torch.einsum("irc,jrc->rij", wide, wide).numpy())
+    factors = torch.from_numpy(np.ascontiguousarray(share, dtype=np.float32))
+    result = torch.zeros_like(vectors[0])
+    for model in range(reader.k):
+        result += factors[:, model, None] * vectors[model]
+    if reader.scope == "column":
+        result = result.T
+    return base + result if reader.deltas and base is not None else result
+
+
+def store(reader: Reader, result: Tensor, out: np.ndarray, dtype: DType) -> None:
+    """Write a result, rounded once, as bytes."""
+    import torch
+
+    stored = result.detach().reshape(-1).to(getattr(torch, dtype.torch)).contiguous()
+    if not stored.isfinite().all():
+        reader.check(OUTPUT_STATUS, dtype)
+    out[:] = stored.view(torch.uint8).numpy()

@@ -1,0 +1,187 @@
+"""What a plan says to its reader, as plain data: sources, what each part of the model gets, bytes, memory, time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from weft.dtypes import DType
+from weft.engine import Context, Loom, Shuttle
+from weft.engine.order import BUCKETS, NARROW
+from weft.engine.reader import RUN, SAMPLED_RUNS, SAMPLED_SHARE
+from weft.graph import Leaf, Node, Weave, leaves
+from weft.kernels.ranks import HALF
+from weft.method import Largest
+from weft.planning import Plan
+from weft.run import Options, needs_torch
+
+# Rough rates of an ordinary machine, bytes a second: an estimate's purpose is to tell minutes from hours.
+READ_RATE = 2.0e9
+WRITE_RATE = 0.6e9
+KERNEL_RATE = 1.5e9  # of inputs, a worker
+TORCH_RATE = 0.15e9
+
+INTERPRETER = 45 << 20  # bytes, with numpy and Weft loaded
+KERNELS = 160 << 20  # bytes, with the compiled kernels loaded as well
+TORCH = 190 << 20  # bytes that torch adds
+HEADER = 800  # bytes that a plan holds for each tensor of each model
+TEMPORARIES = 4  # float32 intermediates for each row that methods on tensors hold at once
+
+
+def explain(plan: Plan, options: Options = Options()) -> dict[str, Any]:
+    """All that `weft plan` shows, ready for JSON."""
+    return {
+        "models": {
+            name: {"location": str(c.location), **_stamp(c.fingerprint()), "tensors": len(c.tensors)}
+            for name, c in plan.checkpoints.items()
+        },
+        "parts": parts(plan),
+        "output": {
+            "tensors": len(plan.steps),
+            "dtype": plan.dtype.torch,
+            "shards": [{"file": shard.name, "bytes": shard.size} for shard in plan.layout.shards],
+            "config": plan.recipe.donor,
+            "tokenizer": plan.tokenizer.label,
+            "layers": plan.view.architecture.depth,
+        },
+        "dropped": dict(plan.dropped),
+        "bytes_in": plan.bytes_in,
+        "bytes_out": plan.bytes_out,
+        "peak_memory": peak_memory(plan, options),
+        "seconds": round(seconds(plan, options), 1),
+        "warnings": list(plan.warnings),
+        "digest": plan.digest,
+    }
+
+
+def _stamp(mark: dict[str, Any]) -> dict[str, Any]:
+    return {"revision": mark["commit"]} if "commit" in mark else {}
+
+
+def parts(plan: Plan) -> list[dict[str, Any]]:
+    """Tensors that get the same treatment, together: how many, which roles, which method with which settings."""
+    groups: dict[str, dict[str, Any]] = {}
+    described: dict[Any, str] = {}
+    for step in plan.steps:
+        key = treatment_key(step.node)
+        if key not in described:
+            described[key] = describe(step.node)
+        treatment = described[key]
+        group = groups.setdefault(
+            treatment, {"what": treatment, "tensors": 0, "bytes": 0, "roles": Counter(), "layers": set()}
+        )
+        group["tensors"] += 1
+        group["bytes"] += step.slot.info.nbytes
+        part = plan.view.architecture.parts.get(step.name)
+        if part is not None:
+            group["roles"][part.roles[0].split(".")[0]] += 1
+            if part.layer is not None:
+                group["layers"].add(part.layer)
+    return [
+        {
+            **group,
+            "roles": [role for role, _ in group["roles"].most_common()],
+            "layers": spans(sorted(group["layers"])),
+        }
+        for group in groups.values()
+    ]
+
+
+def treatment_key(node: Node) -> Any:
+    """Equal for nodes that `describe` puts in the same words."""
+    if isinstance(node, Leaf):
+        return node.model
+    return id(node.settings), node.merge, node.base is None, *map(treatment_key, node.rows)
+
+
+def describe(node: Node) -> str:
+    """One node in words: `ties of math, code on base (density 0.2, ...)`, or `copy of base`."""
+    if isinstance(node, Leaf):
+        return f"copy of {node.model}"
+    names = ", ".join(
+        name if isinstance(row, Leaf) else f"[{describe(row)}]"
+        for name, row in zip(node.models, node.inputs, strict=True)
+    )
+    base = ""
+    if node.base is not None:
+        base = " on " + (node.base.model if isinstance(node.base, Leaf) else f"[{describe(node.base)}]")
+    settings = ", ".join(f"{name} {_number(value)}" for name, value in node.settings.items())
+    return f"{node.method.name} of {names}{base}" + (f" ({settings})" if settings else "")
+
+
+def _number(value: Any) -> str:
+    if isinstance(value, (np.ndarray, list, tuple)):
+        items = [_number(item) for item in value]
+        return items[0] if len(set(items)) == 1 else "[" + ", ".join(items) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def spans(numbers: list[int]) -> str:
+    """`0-3, 7` for consecutive numbers."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
+def peak_memory(plan: Plan, options: Options = Options()) -> int:
+    """Bytes of resident memory that the run is expected to reach, the interpreter included."""
+    context = Context(chunk=options.chunk, stage=options.stage)
+    worst = 2 * options.chunk * 8
+    seen: set[Any] = set()
+    tables: dict[int, int] = {}  # of statistics over whole models, in which the workers' own come together
+    woven = False
+    shared = HEADER * sum(len(checkpoint.tensors) for checkpoint in plan.checkpoints.values())
+    for step in plan.steps:
+        node = step.node
+        if isinstance(node, Leaf):
+            continue
+        woven = True
+        key = (node.merge, node.shape, tuple(row.dtype for row in node.rows), node.settings.get("scope"))
+        if key not in seen:
+            seen.add(key)
+            worst = max(worst, loom_bytes(node, step.slot.info.dtype, context))
+            if node.settings.get("scope") == "model" and any(isinstance(ask, Largest) for _, ask in node.method.asks):
+                tables[node.merge] = len(node.inputs) * (NARROW * HALF + BUCKETS) * 8
+    torch = TORCH if needs_torch(list(plan.steps)) else 0
+    return (
+        (KERNELS if woven else INTERPRETER) + torch + shared + max(tables.values(), default=0) + options.workers * worst
+    )
+
+
+def loom_bytes(node: Weave, dtype: DType, context: Context) -> int:
+    """What one worker's buffers hold while it makes one tensor."""
+    shuttle = Shuttle(node, context, Loom())
+    reader = shuttle.reader
+    if not reader.n:
+        return 0
+    start, stop = next(reader.windows() if shuttle.reduces else reader.pieces(0, reader.n))
+    total = (stop - start) * (reader.itemsize * len(reader.rows) + dtype.itemsize)
+    if any(isinstance(ask, Largest) for _, ask in node.method.asks):
+        sample = min(reader.n, max(SAMPLED_RUNS * RUN, reader.n // SAMPLED_SHARE))
+        total += reader.k * NARROW * HALF * 8 + sample * reader.itemsize * len(reader.rows)
+    if node.method.gives == "tensor" or reader.scope != "tensor":
+        start, stop = next(reader.pieces(0, reader.n))
+        total += (stop - start) * 4 * TEMPORARIES * len(reader.rows)
+    below = (loom_bytes(row, row.dtype, context) for row in reader.rows if isinstance(row, Weave))
+    return total + sum(below)
+
+
+def seconds(plan: Plan, options: Options = Options()) -> float:
+    """A rough estimate of the run's time on an ordinary machine."""
+    work = 0.0
+    for step in plan.steps:
+        if isinstance(step.node, Leaf):
+            continue
+        nbytes = sum(leaf.info.nbytes for leaf in leaves(step.node))
+        passes = 3 if step.node.method.gives == "consensus" else 2 if step.node.method.takes == "gram" else 1
+        work += nbytes * (passes / KERNEL_RATE if step.node.method.gives != "tensor" else 3 / TORCH_RATE)
+    moving = plan.bytes_in / READ_RATE + plan.bytes_out / WRITE_RATE
+    return 0.3 + max(moving, work / options.workers)

@@ -1,0 +1,11 @@
+"""The kernels, compiled by numba. Same functions and same bytes as `weft.kernels.readable`.
+
+Work goes by steps of 2048 elements, small enough for the first-level cache: each input is decoded to float32,
+and everything else happens on those buffers, in loops that the compiler vectorises.
+"""
+
+from weft.kernels.compiled.counts import count_high, count_low
+from weft.kernels.compiled.maps import agree, convert, mix
+from weft.kernels.compiled.sums import gram, masses
+
+__all__ = ["agree", "convert", "count_high", "count_low", "gram", "masses", "mix"]

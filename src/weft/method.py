@@ -1,0 +1,411 @@
+"""What a merging method is: a plain function whose signature says what it needs.
+
+A parameter of the function is one of three things, told by its annotation:
+
+* **what is merged** (the first parameter): `Count`, `Gram`, `Models` or `Deltas`;
+* **what it asks the engine for**: `Annotated[..., ask]` with an `Ask` such as `Base()`, `Random()`, `Largest("density")`
+  or `Sum(of)`;
+* **a setting** (keyword-only): `bool`, `int`, `float`, `Fraction`, a `Literal`, or `PerModel[...]` of those.
+
+The module imports neither torch nor numpy: a method's settings are known to the planner, the command line and the
+docs without loading either.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import re
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
+
+from weft.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+else:
+
+    class Tensor:
+        """Stands for `torch.Tensor` in annotations, so that reading a signature does not load torch."""
+
+
+T = TypeVar("T")
+
+# --- what is merged ---------------------------------------------------------------------------------------------
+
+
+class Count(int):
+    """The number of vectors in the span. The method returns one coefficient for each (`Coefficients`)."""
+
+
+if TYPE_CHECKING:
+    Gram = np.ndarray
+    Models = list[Tensor]
+    Deltas = list[Tensor]
+else:
+
+    class Gram:
+        """Inner products of the vectors that span the merge: float64 `(..., k, k)`; the method returns `(..., k)`.
+
+        Leading dimensions are present where the engine works per row or per column (setting `scope`).
+        """
+
+    class Models:
+        """A list of k float32 tensors of one shape: the same part of each model."""
+
+    class Deltas:
+        """A list of k float32 tensors of one shape: each model minus the base. The method returns the merged delta."""
+
+
+if TYPE_CHECKING:
+    Coefficients = np.ndarray
+else:
+
+    class Coefficients:
+        """What a method returns that mixes its vectors: float64 `(..., k)`, one coefficient for each."""
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """What a method returns that thins, weighs and sums task vectors, element by element.
+
+    Of each delta d_i an entry is kept where least_i <= |d_i| <= most_i and, with `probability`, a keyed coin that
+    falls on its side with that probability says so. Kept entries are multiplied by gain_i (with `preserve_l1`, by
+    the ratio of the tensor's L1 norms before and after thinning) and by weight_i. With `elect`, the sign of the
+    sum wins (zero counts as positive) and entries of the other sign are dropped. With `normalize`, the sum is divided by
+    the weights that took part. The result is multiplied by `scale` and added to the base.
+    """
+
+    weight: np.ndarray
+    least: Sequence[float] | np.ndarray | None = None
+    most: Sequence[float] | np.ndarray | None = None
+    probability: Sequence[float] | np.ndarray | None = None
+    gain: Sequence[float] | np.ndarray | None = None
+    preserve_l1: bool = False
+    elect: bool = False
+    normalize: bool = False
+    scale: float = 1.0
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+Fraction = Annotated[float, "fraction"]
+"""A number in [0, 1]."""
+
+
+if TYPE_CHECKING:
+
+    class PerModel(np.ndarray, Generic[T]):
+        """A setting with one value for each merged model; the method receives a float64 array (k,)."""
+else:
+
+    class PerModel(Generic[T]):
+        """A setting with one value for each merged model; the method receives a float64 array (k,)."""
+
+
+def each(value: Any) -> Any:
+    """The default of a `PerModel` setting: the same value for each model."""
+    return value
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a method: its type, its default and whether each model has its own."""
+
+    name: str
+    kind: Literal["bool", "int", "float", "fraction", "choice"]
+    default: Any
+    per_model: bool = False
+    choices: tuple[str, ...] = ()
+    optional: bool = False  # None is a legal value
+    doc: str = ""
+
+    @property
+    def required(self) -> bool:
+        return self.default is inspect.Parameter.empty
+
+    def describe(self) -> str:
+        """The type in the words of the documentation."""
+        words = {
+            "bool": "true or false",
+            "int": "a whole number",
+            "float": "a number",
+            "fraction": "a number in [0, 1]",
+        }
+        text = words.get(self.kind) or "one of " + ", ".join(self.choices)
+        return text + (" or null" if self.optional else "")
+
+    def check(self, value: Any, what: str = "") -> Any:
+        """Return `value` in the setting's type. Raises RecipeError saying what is wrong."""
+        what = what or self.name
+        if value is None and self.optional:
+            return None
+        if self.kind == "bool" and isinstance(value, bool):
+            return value
+        if self.kind == "int" and isinstance(value, int) and not isinstance(value, bool):
+            return value
+        if self.kind == "choice" and value in self.choices:
+            return value
+        if self.kind in ("float", "fraction") and isinstance(value, (int, float)) and not isinstance(value, bool):
+            number = float(value)
+            if number != number or number in (float("inf"), float("-inf")):
+                raise RecipeError(f"{what} is {value}", why=f"{self.name} must be a finite number")
+            if self.kind == "fraction" and not 0.0 <= number <= 1.0:
+                raise RecipeError(f"{what} is {value}", why=f"{self.name} must lie in [0, 1]")
+            return number
+        hint = did_you_mean(str(value), self.choices) if self.kind == "choice" else ""
+        raise RecipeError(f"{what} is {value!r}", why=f"{self.name} must be {self.describe()}", hint=hint)
+
+
+# --- asks ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Something that the engine computes before the method is called.
+
+    `when(settings)` says whether it is needed at all; where it is not, the method receives None.
+    """
+
+    when: Callable[[Mapping[str, Any]], bool] | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Base(Ask):
+    """The base's own values, a float32 tensor of the same shape as the models'."""
+
+
+@dataclass(frozen=True)
+class Random(Ask):
+    """Keyed randomness: `random.uniform(i)` is a float32 tensor in [0, 1) for model i, of the shape of the chunk.
+
+    Element e of tensor t of model m always receives the same number for one seed, whatever the chunk or the thread.
+    """
+
+
+@dataclass(frozen=True)
+class Largest(Ask):
+    """An exact order statistic: the value of the element with a given rank, counted from the largest (rank 1).
+
+    `rank` is the name of a `Fraction` setting (rank = max(1, floor(fraction * n)); 0 where the fraction is 0), or a
+    function of `(n, settings)` with the model's own settings. Rank 0 gives infinity: nothing is that large.
+    Ranks above n give 0. By default the statistic is of each model's |delta|, and the method receives a list
+    of k floats. With `of`, a function of the method's first parameter and settings giving one non-negative tensor,
+    it is of that tensor and the method receives one float. The setting called `scope`, where the method has one,
+    says whether n counts the elements of the tensor or of the whole model (`tensor`, `model`).
+    """
+
+    rank: str | Callable[[int, Mapping[str, Any]], int] = ""
+    of: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True)
+class Sum(Ask):
+    """A float64 sum over the whole tensor of `of(...)`, which takes the method's parameters by name (those before this
+    one, and settings) and returns a tensor, or a list of k tensors. The method receives a float or a list of k floats.
+    """
+
+    of: Callable[..., Any] | None = None
+
+
+# --- the method ---------------------------------------------------------------------------------------------------
+
+Takes = Literal["count", "gram", "models", "deltas"]
+Gives = Literal["coefficients", "consensus", "tensor"]
+Unit = Literal["element", "row", "tensor"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A merging method: a plain function and all that its signature declares."""
+
+    name: str
+    function: Callable[..., Any]
+    takes: Takes
+    span: Literal["models", "deltas", "either"]
+    unit: Unit
+    asks: tuple[tuple[str, Ask], ...]
+    settings: Mapping[str, Setting]
+    paper: str
+    models: tuple[int, int | None]
+    symmetric: bool
+    gives: Gives
+    check: Callable[[Mapping[str, Any]], None] | None = None
+
+    @property
+    def base(self) -> Literal["required", "optional", "unused"]:
+        """Whether the method wants a base. An unused base may still be named: it donates config and tokenizer."""
+        if self.span == "either":
+            return "optional"
+        wants = self.span == "deltas" or any(isinstance(ask, Base) for _, ask in self.asks)
+        return "required" if wants else "unused"
+
+    @property
+    def summary(self) -> str:
+        """The first line of the function's docstring."""
+        return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+
+    @property
+    def doc(self) -> str:
+        """The whole docstring."""
+        return inspect.getdoc(self.function) or ""
+
+    @property
+    def about(self) -> str:
+        """The docstring without its first line and without its block of settings."""
+        return re.sub(r"\n{3,}", "\n\n", _BLOCK.sub("", self.doc.partition("\n")[2])).strip("\n")
+
+    def __call__(
+        self, models: Sequence[Tensor], base: Tensor | None = None, *, seed: int = 0, **settings: Any
+    ) -> Tensor:
+        """Merge plain tensors of one shape, exactly as the engine would merge one tensor of a checkpoint.
+
+        `settings` are the method's own; a per-model setting takes one value or a sequence with one for each model.
+        Returns a tensor of the first model's dtype. Raises RecipeError for settings or shapes that do not fit.
+        """
+        from weft.inmemory import merge_tensors
+
+        return merge_tensors(self, models, base, seed=seed, settings=settings)
+
+
+def method(
+    *,
+    paper: str = "",
+    span: Literal["models", "deltas", "either"] | None = None,
+    unit: Unit = "element",
+    models: tuple[int, int | None] = (1, None),
+    symmetric: bool = True,
+    check: Callable[[Mapping[str, Any]], None] | None = None,
+) -> Callable[[Callable[..., Any]], Method]:
+    """Make a function a merging method. Its name is the function's name.
+
+    paper:     arXiv id or citation key of the source.
+    span:      for `Count` and `Gram` methods: whether the vectors are the models, the deltas, or the deltas where a
+               base is named (`either`). Told by the first parameter for the others.
+    unit:      the smallest piece on which the function may be called: any chunk (flattened), whole rows (2-D, rows are
+               output neurons; a vector is one row), or the whole tensor in its own shape.
+    models:    how many models it merges, at least and at most, not counting the base.
+    symmetric: whether the order of the models is immaterial (equal settings).
+    check:     looks at all settings of one tensor together, as the function would receive them (per-model settings are
+               float64 arrays), and raises RecipeError where they do not fit each other.
+    """
+
+    def declare(function: Callable[..., Any]) -> Method:
+        takes, gives, asks, settings = _read_signature(function)
+        resolved = span or ("deltas" if takes == "deltas" or gives == "consensus" else "models")
+        return Method(
+            name=function.__name__,
+            function=function,
+            takes=takes,
+            span=resolved,
+            unit=unit,
+            asks=tuple(asks),
+            settings=settings,
+            paper=paper,
+            models=models,
+            symmetric=symmetric,
+            gives=gives,
+            check=check,
+        )
+
+    return declare
+
+
+_BLOCK = re.compile(r"^Settings:\n((?:[ ]+.*\n?|\n(?=[ ]))*)", re.M)
+
+
+def _setting_docs(function: Callable[..., Any]) -> dict[str, str]:
+    """What the docstring's `Settings:` block says of each setting."""
+    match = _BLOCK.search(inspect.getdoc(function) or "")
+    texts: dict[str, str] = {}
+    for line in match[1].splitlines() if match else ():
+        name, colon, text = line.strip().partition(": ")
+        if colon and len(line) - len(line.lstrip()) == 4 and name.isidentifier():
+            texts[name] = text
+        elif texts:
+            texts[next(reversed(texts))] += " " + line.strip()
+    return texts
+
+
+_FIRST: dict[Any, Takes] = {Count: "count", Gram: "gram", Models: "models", Deltas: "deltas"}
+_LAST: dict[Any, Gives] = {Coefficients: "coefficients", Consensus: "consensus", Tensor: "tensor"}
+
+
+def _read_signature(
+    function: Callable[..., Any],
+) -> tuple[Takes, Gives, list[tuple[str, Ask]], dict[str, Setting]]:
+    names = {**globals(), **function.__globals__}
+    hints = typing.get_type_hints(function, globalns=names, include_extras=True)
+    parameters = list(inspect.signature(function).parameters.values())
+    takes = _FIRST[hints[parameters[0].name]]
+    asks: list[tuple[str, Ask]] = []
+    settings: dict[str, Setting] = {}
+    docs = _setting_docs(function)
+    for parameter in parameters[1:]:
+        hint = hints[parameter.name]
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            settings[parameter.name] = _read_setting(
+                parameter.name, hint, parameter.default, docs.get(parameter.name, "")
+            )
+            continue
+        ask = next(item for item in typing.get_args(hint)[1:] if isinstance(item, Ask))
+        asks.append((parameter.name, ask))
+    return takes, _LAST[hints["return"]], asks, settings
+
+
+def _read_setting(name: str, hint: Any, default: Any, doc: str) -> Setting:
+    per_model = typing.get_origin(hint) is PerModel
+    if per_model:
+        (hint,) = typing.get_args(hint)
+    optional = False
+    if type(None) in typing.get_args(hint):
+        optional = True
+        (hint,) = (arg for arg in typing.get_args(hint) if arg is not type(None))
+    if typing.get_origin(hint) is Annotated:
+        hint, *extras = typing.get_args(hint)
+        if "fraction" in extras:
+            return Setting(name, "fraction", default, per_model, optional=optional, doc=doc)
+    if typing.get_origin(hint) is Literal:
+        return Setting(name, "choice", default, per_model, typing.get_args(hint), optional, doc)
+    kinds: dict[Any, Literal["bool", "int", "float"]] = {bool: "bool", int: "int", float: "float"}
+    return Setting(name, kinds[hint], default, per_model, optional=optional, doc=doc)
+
+
+# --- the registry -------------------------------------------------------------------------------------------------
+
+_registry: dict[str, Method] = {}
+
+
+def register(new: Method) -> Method:
+    """Add a method to the registry, under its name."""
+    _registry[new.name] = new
+    return new
+
+
+def methods() -> Mapping[str, Method]:
+    """All methods by name: one file each in `weft.methods`, and third parties' through the entry point group
+    `weft.methods` (an entry's value is a `Method`)."""
+    if not _registry:
+        import weft.methods as package
+
+        for module in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
+            for value in vars(importlib.import_module(f"weft.methods.{module}")).values():
+                if isinstance(value, Method):
+                    register(value)
+                    setattr(package, value.name, value)  # rather than the module of that name
+        for entry in entry_points(group="weft.methods"):
+            register(entry.load())
+    return dict(sorted(_registry.items()))
+
+
+def find(name: str) -> Method:
+    """The method called `name`. Raises RecipeError with the nearest name."""
+    known = methods()
+    if name not in known:
+        raise RecipeError(f"unknown method {name!r}", hint=did_you_mean(name, known))
+    return known[name]

@@ -1,0 +1,18 @@
+"""Merging methods, one readable file each.
+
+`weft.methods.ties` is the method itself, to be called on plain tensors: `ties([math, code], base=base, density=0.2)`.
+`weft.method.methods()` lists them all.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    from weft.method import methods
+
+    known = methods()
+    if name not in known:
+        raise AttributeError(f"there is no merging method {name!r}")
+    return known[name]

@@ -1,0 +1,74 @@
+"""SLERP: spherical linear interpolation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from weft.errors import RecipeError
+from weft.method import Coefficients, Fraction, Gram, PerModel, each, method
+from weft.methods._weights import vanishes
+
+
+def check_t(settings: Mapping[str, Any]) -> None:
+    if settings["t"] is not None and len(settings["weight"]) > 2:
+        raise RecipeError(
+            f"t is {settings['t']:g}, but there are {len(settings['weight'])} models",
+            why="t is the way between two models",
+            hint="leave t out and give each model a weight",
+        )
+
+
+@method(paper="shoemake1985", models=(2, None), symmetric=False, check=check_t)
+def slerp(
+    gram: Gram,
+    *,
+    t: float | None = None,
+    weight: PerModel[float] = each(1.0),
+    scope: Literal["tensor", "row", "column"] = "tensor",
+    lerp_above: Fraction = 1.0,
+) -> Coefficients:
+    """Interpolate along the great circle between two models, or from model to model.
+
+        out = (sin((1 - t) a) x_1 + sin(t a) x_2) / sin(a),   cos(a) = x_1 . x_2 / (|x_1| |x_2|)
+
+    The shares apply to the vectors with their own lengths. They tend to 1 - t and t, exactly, as the angle a
+    goes to zero. Where a vector is zero, and where the two are opposite (to within 0.0025 degrees), there is
+    no arc, and the interpolation is linear.
+
+    More than two models are folded from the left in the order of the recipe: each next model i joins what is
+    merged so far at t_i = w_i / (w_1 + ... + w_i). The result depends on that order.
+
+    Settings:
+        t: the way from the first model (0) to the second (1), for two models; beyond that range it goes on
+            along the circle. Without t, the weights say it.
+        weight: relative share of each model, where t is not given; equal weights by default. t_i is 0.5 where
+            weights cancel.
+        scope: what is one vector: the whole tensor, each row (an output neuron's weights) or each column.
+        lerp_above: interpolate linearly where |cos(a)| exceeds this. 1 never does; 0.9995 is a common
+            guard in single precision, which makes the merge of close fine-tunes linear.
+
+    Source: Shoemake 1985, Animating rotation with quaternion curves (SIGGRAPH).
+
+    Use it for two models whose weights point in clearly different directions. Fine-tunes of one base lie
+    within a few degrees of each other, where it differs little from the linear average.
+    """
+    import numpy as np
+
+    from weft.methods._sphere import arc, inner
+
+    k = gram.shape[-1]
+    step = np.eye(k)
+    merged = np.broadcast_to(step[0], gram.shape[:-1])
+    for model in range(1, k):
+        new = np.broadcast_to(step[model], merged.shape)
+        way = fraction(weight[: model + 1]) if t is None else t
+        products = inner(gram, merged, merged), inner(gram, merged, new), inner(gram, new, new)
+        old_share, new_share = arc(*products, way, lerp_above)
+        merged = old_share[..., None] * merged + new_share[..., None] * new
+    return merged
+
+
+def fraction(weight: Any) -> float:
+    """The way to the last of some models, as their weights say it; 0.5 where they cancel."""
+    return 0.5 if vanishes(weight) else float(weight[-1] / weight.sum())

@@ -1,0 +1,159 @@
+"""The recipe: a strict, serialisable statement of sources, method, settings and output.
+
+    models:                      # a name for each source
+      base: ./llama
+      math: {path: org/math, revision: v1}
+      blend: {method: slerp, models: [math, code], t: 0.5}     # a merge can be a model of another
+    merge:
+      method: ties
+      base: base
+      models: [math, blend]      # default: every model but the base
+      density: 0.2               # settings of the method: a scalar, a gradient, filtered, or by model
+      weight: {math: 0.6, blend: [0.2, 0.8]}
+    output: {dtype: bfloat16, shard_size: 5GB}
+    seed: 0
+
+`weft.reading` reads one from a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from weft.errors import Where
+from weft.values import Value
+
+DEFAULT_SHARD = 5_000_000_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model is: a folder, a file, a hub id, or an object in memory."""
+
+    path: Any
+    revision: str | None = None
+    place: Where | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Consecutive output layers, made from one range of layers of each of its models."""
+
+    models: tuple[tuple[str, tuple[int, int]], ...]  # inclusive ranges of input layers
+    base: str | None = None
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    place: Where | None = field(default=None, compare=False)
+
+    @property
+    def depth(self) -> int:
+        low, high = self.models[0][1]
+        return high - low + 1
+
+
+@dataclass(frozen=True)
+class Merge:
+    """One method over named models; `stack` makes a model of another depth."""
+
+    method: str
+    models: tuple[str, ...]
+    base: str | None = None
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    stack: tuple[Slice, ...] = ()
+    dtype: str | None = None  # of a stage: round its result to this dtype before it is used
+    place: Where | None = field(default=None, compare=False)
+    places: Mapping[str, Where] = field(default_factory=dict, compare=False)  # of its settings
+
+    def names(self) -> tuple[str, ...]:
+        """All models it refers to, base first, without repetition."""
+        names = [self.base] if self.base else []
+        names += self.models
+        for part in self.stack:
+            names += [part.base] if part.base else []
+            names += [name for name, _ in part.models]
+        return tuple(dict.fromkeys(names))
+
+    def plain_stage(self) -> dict[str, Any]:
+        """The merge as plain data."""
+        return _plain_merge(self)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written: dtype (None keeps the donor's), shard size in bytes, donors of config and tokenizer."""
+
+    dtype: str | None = None
+    shard_size: int = DEFAULT_SHARD
+    config: str | None = None
+    tokenizer: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that determines a merge. `folder` is what relative paths start from."""
+
+    models: Mapping[str, Source | Merge]
+    merge: Merge
+    output: Output = Output()
+    seed: int = 0
+    drop: tuple[str, ...] = ()  # patterns of tensor names that are left out on purpose
+    folder: Path = Path()
+    file: str = field(default="recipe", compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)  # what an importer wants the user to know
+
+    @property
+    def donor(self) -> str:
+        """The model whose names, config and side files the output takes."""
+        return self.output.config or self.merge.base or self.merge.names()[0]
+
+    def plain(self) -> dict[str, Any]:
+        """The recipe as plain data: what `weft import` prints and the digest is made of."""
+        result: dict[str, Any] = {
+            "models": {name: _plain_model(model) for name, model in self.models.items()},
+            "merge": _plain_merge(self.merge),
+        }
+        output: dict[str, Any] = {}
+        if self.output.dtype:
+            output["dtype"] = self.output.dtype
+        if self.output.shard_size != DEFAULT_SHARD:
+            output["shard_size"] = self.output.shard_size
+        for name in ("config", "tokenizer"):
+            if getattr(self.output, name):
+                output[name] = getattr(self.output, name)
+        if output:
+            result["output"] = output
+        if self.seed:
+            result["seed"] = self.seed
+        if self.drop:
+            result["drop"] = list(self.drop)
+        return result
+
+
+def _plain_model(model: Source | Merge) -> Any:
+    if isinstance(model, Merge):
+        return _plain_merge(model)
+    path = model.path if isinstance(model.path, str) else f"<{type(model.path).__name__} in memory>"
+    return {"path": path, "revision": model.revision} if model.revision else path
+
+
+def _plain_merge(merge: Merge) -> dict[str, Any]:
+    result: dict[str, Any] = {"method": merge.method}
+    if merge.base:
+        result["base"] = merge.base
+    if not merge.stack:
+        result["models"] = list(merge.models)
+    result.update((name, value.plain()) for name, value in merge.settings.items())
+    if merge.dtype:
+        result["dtype"] = merge.dtype
+    if merge.stack:
+        result["stack"] = [
+            {
+                "models": {name: f"{low}-{high}" for name, (low, high) in part.models},
+                **({"base": part.base} if part.base else {}),
+                **{name: value.plain() for name, value in part.settings.items()},
+            }
+            for part in merge.stack
+        ]
+    return result

@@ -1,0 +1,1 @@
+"""What a merge writes about itself: the model card and the lock."""

@@ -1,0 +1,61 @@
+"""The model card: what was merged, how, and whom to cite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weft.document import write_yaml
+from weft.graph import Weave
+from weft.method import find
+from weft.planning import Plan
+from weft.recipe import Merge, Source
+
+
+def make_card(plan: Plan) -> str:
+    """`README.md` of a merged model: front matter that the hub understands, lineage, recipe, citations."""
+    recipe = plan.recipe
+    hub = [str(m.path) for m in recipe.models.values() if isinstance(m, Source) and _is_hub_id(m.path)]
+    front: dict[str, Any] = {"library_name": "transformers", "tags": ["merge", "weft"]}
+    if hub:
+        front["base_model"] = hub
+    merges = [m for m in recipe.models.values() if isinstance(m, Merge)] + [recipe.merge]
+    methods = list(dict.fromkeys(merge.method for merge in merges))
+    lines = ["---", write_yaml(front).strip(), "---", "", "# A merged model", ""]
+    lines += [f"Made by merging {_count(recipe)} with Weft: {', '.join(methods)}.", "", "## Lineage", ""]
+    lines += ["| name | source | revision or fingerprint |", "|---|---|---|"]
+    for name, checkpoint in plan.checkpoints.items():
+        mark = checkpoint.fingerprint()
+        stamp = mark.get("commit") or mark.get("sha256") or next(iter(_digests(mark)), "")
+        lines.append(f"| {name} | `{checkpoint.location}` | `{str(stamp)[:16]}` |")
+    lines += [
+        "",
+        f"Config and tensor names come from `{recipe.donor}`; the tokenizer from `{plan.tokenizer.label}`.",
+        "",
+    ]
+    woven = sum(isinstance(step.node, Weave) for step in plan.steps)
+    lines += [f"{woven} tensors were merged and {len(plan.steps) - woven} copied; all are {plan.dtype}.", ""]
+    if plan.dropped:
+        lines += ["Left out:", "", *(f"- `{name}`: {why}" for name, why in plan.dropped.items()), ""]
+    lines += ["## Recipe", "", "```yaml", write_yaml(recipe.plain()).strip(), "```", ""]
+    papers = [(name, find(name)) for name in methods]
+    if any(method.paper for _, method in papers):
+        lines += ["## Citation", ""]
+        lines += [f"- {name}: {method.summary} arXiv:{method.paper}" for name, method in papers if method.paper]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _is_hub_id(path: Any) -> bool:
+    return isinstance(path, str) and path.count("/") == 1 and not path.startswith((".", "/", "~"))
+
+
+def _count(recipe: Any) -> str:
+    sources = sum(isinstance(model, Source) for model in recipe.models.values())
+    return f"{sources} model{'s' if sources != 1 else ''}"
+
+
+def _digests(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value] if len(value) == 64 else []
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [digest for item in items for digest in _digests(item)]

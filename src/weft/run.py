@@ -1,0 +1,300 @@
+"""Plan to bytes: workers take tensors, largest first, and make each on their own loom."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from blake3 import blake3
+
+from weft.dtypes import F32, DType
+from weft.engine import CHUNK, STAGE, Context, Loom, Shuttle, reduce
+from weft.engine.order import largest
+from weft.errors import DataError
+from weft.graph import Leaf, Weave, collect
+from weft.kernels import kernels
+from weft.layout import Slot
+from weft.method import Largest, Sum
+from weft.planning import Plan, Step
+
+BATCH = 4 << 20  # bytes of small tensors that a worker takes at once
+BATCH_TENSORS = 256
+Event = dict[str, Any]
+
+
+class Sink(Protocol):
+    """Where bytes go. `done` has the BLAKE3 digest of each tensor that need not be made again."""
+
+    @property
+    def done(self) -> Mapping[str, str]: ...
+
+    def write(self, slot: Slot, start: int, data: np.ndarray) -> None: ...
+
+    def finished(self, steps: list[Step], digests: Mapping[str, str]) -> None: ...
+
+
+class Interrupted(Exception):
+    """Another worker has failed, or the user has had enough."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, none of which can change a byte of the result."""
+
+    threads: int = 0  # 0: as many as the machine has cores
+    chunk: int = CHUNK  # elements
+    stage: int = STAGE  # bytes of a worker's window that is read several times
+
+    @property
+    def workers(self) -> int:
+        return self.threads or len(os.sched_getaffinity(0))
+
+
+class Run:
+    """One execution of a plan."""
+
+    def __init__(
+        self, plan: Plan, sink: Sink, options: Options = Options(), on_event: Callable[[Event], None] | None = None
+    ) -> None:
+        self.plan, self.sink, self.options = plan, sink, options
+        self.on_event = on_event or (lambda event: None)
+        self.context = Context(plan.recipe.seed, {}, options.chunk, options.stage)
+        self.looms = threading.local()
+        self.stop = threading.Event()
+        self.lock = threading.Lock()
+        self.written = 0
+        self.reported = 0.0
+        self.started = time.perf_counter()
+
+    def execute(self) -> None:
+        """Make every tensor that is not done yet. Raises the first error; what is finished stays finished."""
+        todo = [step for step in self.plan.steps if step.name not in self.sink.done]
+        self.written = sum(step.slot.info.nbytes for step in self.plan.steps) - sum(s.slot.info.nbytes for s in todo)
+        with quiet_torch(load=needs_torch(todo)):
+            if any(isinstance(step.node, Weave) for step in todo):
+                wake_kernels()
+            self.started = time.perf_counter()
+            self.on_event(
+                {"event": "start", "tensors": len(self.plan.steps), "resumed": len(self.plan.steps) - len(todo)}
+            )
+            with ThreadPoolExecutor(self.options.workers, thread_name_prefix="weft") as pool:
+                self.statistics(pool, todo)
+                self.weave(pool, todo)
+        self.report(force=True)
+
+    def weave(self, pool: ThreadPoolExecutor, todo: list[Step]) -> None:
+        """Let every worker of the pool take batches until none is left."""
+        queue = deque(batches(todo))
+        futures = [pool.submit(self.work, queue) for _ in range(self.options.workers)]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            self.stop.set()
+            raise
+
+    def work(self, queue: deque[list[Step]]) -> None:
+        try:
+            while not self.stop.is_set():
+                try:
+                    batch = queue.popleft()
+                except IndexError:
+                    return
+                digests: dict[str, str] = {}
+                for step in batch:
+                    if self.stop.is_set():
+                        return
+                    digests[step.name] = self.make(step)
+                self.sink.finished(batch, digests)
+        except Interrupted:
+            return
+        except BaseException:
+            self.stop.set()
+            raise
+
+    @property
+    def loom(self) -> Loom:
+        if not hasattr(self.looms, "loom"):
+            self.looms.loom = Loom()
+        return self.looms.loom
+
+    def make(self, step: Step) -> str:
+        """Make one tensor. Returns the BLAKE3 digest of its bytes."""
+        info = step.slot.info
+        size = info.dtype.itemsize
+        hasher = blake3()
+        if isinstance(step.node, Leaf):
+            for start, stop in windows(info.elements, self.options.chunk):
+                hasher.update(self.copy(step.node, start, stop, step.slot, info.dtype).data)
+            return hasher.hexdigest()
+        shuttle = Shuttle(step.node, self.context, self.loom)
+        shuttle.prepare()
+        for start, stop in shuttle.outputs():
+            if self.stop.is_set():
+                raise Interrupted
+            out = self.loom.row(-1, "out", (stop - start) * size)
+            shuttle.compute(start, stop, out, info.dtype)
+            hasher.update(out.data)
+            self.sink.write(step.slot, start * size, out)
+            self.advance(out.size)
+        return hasher.hexdigest()
+
+    def copy(self, leaf: Leaf, start: int, stop: int, slot: Slot, dtype: DType) -> np.ndarray:
+        """Copy a stored tensor, converting it where the output has another dtype. Returns the written bytes."""
+        raw = self.loom.row(-2, "copy", (stop - start) * leaf.dtype.itemsize)
+        leaf.checkpoint.read(leaf.info.name, start, stop, raw)
+        if dtype == leaf.dtype:
+            out = raw
+        else:
+            out = self.loom.row(-1, "out", (stop - start) * dtype.itemsize)
+            status = kernels().convert(raw, leaf.dtype.code, stop - start, out, dtype.code)
+            if status:
+                fault = "holds NaN or infinity" if status & 1 else f"does not fit into {dtype}"
+                raise DataError(f"tensor {leaf.info.name!r} of model {leaf.model!r} {fault}")
+        self.sink.write(slot, start * dtype.itemsize, out)
+        self.advance(out.size)
+        return out
+
+    # --- model-wide statistics ------------------------------------------------------------------------------------------
+
+    def statistics(self, pool: ThreadPoolExecutor, todo: list[Step]) -> None:
+        """Order statistics over whole models, for merges whose scope is the model: two passes over all their tensors."""
+        if not todo:
+            return
+        remembered = getattr(getattr(self.sink, "journal", None), "facts", {})
+        for merge, weaves in collect([step.node for step in self.plan.steps]).items():
+            asks = [(name, ask) for name, ask in weaves[0].method.asks if isinstance(ask, Largest) and ask.of is None]
+            if not asks or weaves[0].settings.get("scope") != "model":
+                continue
+            fact = f"statistics of merge {merge}"
+            if fact not in remembered:
+                values = self.model_wide(pool, weaves, asks)
+                remembered = {**remembered, fact: values}
+                journal = getattr(self.sink, "journal", None)
+                if journal is not None:
+                    journal.remember(**{fact: values})
+            for name, values in remembered[fact].items():
+                self.context.statistics[merge, name] = values
+
+    def model_wide(
+        self, pool: ThreadPoolExecutor, weaves: list[Weave], asks: list[tuple[str, Largest]]
+    ) -> dict[str, list[float]]:
+        total = sum(weave.elements for weave in weaves)
+        ranks = reduce.ranks_of(weaves[0], asks, total, {})
+        self.on_event({"event": "statistics", "tensors": len(weaves), "passes": 2})
+
+        def scan(visit: Callable[..., Any], *counted: np.ndarray) -> list[Any]:
+            """Let every worker count tensors into arrays of its own, and add those up."""
+            queue = deque(sorted(weaves, key=lambda weave: -weave.elements))
+
+            def worker() -> tuple[list[Any], list[np.ndarray]]:
+                own = [np.zeros_like(array) for array in counted]
+                results = []
+                while not self.stop.is_set():
+                    try:
+                        weave = queue.popleft()
+                    except IndexError:
+                        break
+                    results.append(visit(Shuttle(weave, self.context, self.loom).reader, *own))
+                return results, own
+
+            results: list[Any] = []
+            for future in [pool.submit(worker) for _ in range(self.options.workers)]:
+                found, own = future.result()
+                results += found
+                for array, part in zip(counted, own, strict=True):
+                    array += part
+            return results
+
+        def high(counts: np.ndarray) -> int:
+            return sum(scan(reduce.count_high, counts))
+
+        def low(first: np.ndarray, counts: np.ndarray, above: np.ndarray) -> None:
+            scan(lambda reader, *own: reduce.count_low(reader, first, *own), counts, above)
+
+        def sample(counts: np.ndarray) -> int:
+            return sum(scan(reduce.count_sample, counts))
+
+        values = largest(ranks, total, high, low, sample)
+        return {name: values[:, column].tolist() for column, (name, _) in enumerate(asks)}
+
+    # --- events ---------------------------------------------------------------------------------------------------------
+
+    def advance(self, nbytes: int) -> None:
+        with self.lock:
+            self.written += nbytes
+        self.report()
+
+    def report(self, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if force or now - self.reported > 0.1:
+            self.reported = now
+            self.on_event({"event": "progress", "bytes": self.written, "total": sum_bytes(self.plan)})
+
+
+def wake_kernels() -> None:
+    """Load the kernels before the workers want them; the first call of a compiled one takes a third of a second."""
+    word = np.zeros(8, dtype=np.uint8)
+    kernels().convert(word, F32.code, 1, word.copy(), F32.code)
+
+
+def sum_bytes(plan: Plan) -> int:
+    return plan.layout.nbytes - sum(len(shard.header) for shard in plan.layout.shards)
+
+
+def windows(n: int, size: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, n, size):
+        yield start, min(n, start + size)
+
+
+def batches(steps: list[Step], limit: int = BATCH) -> Iterator[list[Step]]:
+    """Steps for workers: largest first, small ones in batches of about `limit` bytes."""
+    ordered = sorted(steps, key=lambda step: -step.slot.info.nbytes)
+    batch: list[Step] = []
+    size = 0
+    for step in ordered:
+        batch.append(step)
+        size += step.slot.info.nbytes
+        if size >= limit or len(batch) >= BATCH_TENSORS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def needs_torch(steps: list[Step]) -> bool:
+    """Whether any tensor is made by torch rather than by a kernel."""
+    weaves = (weave for found in collect([step.node for step in steps]).values() for weave in found)
+    return any(
+        weave.method.gives == "tensor"
+        or weave.settings.get("scope") in ("row", "column")
+        or any(isinstance(ask, (Sum, Largest)) and ask.of is not None for _, ask in weave.method.asks)
+        for weave in weaves
+    )
+
+
+@contextmanager
+def quiet_torch(*, load: bool) -> Iterator[None]:
+    """The workers are our threads: torch, where it is loaded, keeps to one in each."""
+    if load:
+        importlib.import_module("torch")
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

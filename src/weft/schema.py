@@ -1,0 +1,136 @@
+"""The JSON schema of recipes, made from the methods' own signatures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from weft.dtypes import OUTPUT_DTYPES
+from weft.method import Method, Setting, methods
+from weft.values import ROLES
+
+_RANGE = {"oneOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\s*\d+\s*(-\s*\d+\s*)?$"}]}
+
+
+def recipe_schema() -> dict[str, Any]:
+    """JSON schema, draft 2020-12."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Weft recipe",
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["models", "merge"],
+        "properties": {
+            "models": {
+                "description": "A name for each source: a path, a hub id, or a merge of others.",
+                "type": "object",
+                "minProperties": 1,
+                "additionalProperties": {
+                    "oneOf": [
+                        {"type": "string", "minLength": 1},
+                        {
+                            "type": "object",
+                            "required": ["path"],
+                            "additionalProperties": False,
+                            "properties": {"path": {"type": "string"}, "revision": {"type": "string"}},
+                        },
+                        {"$ref": "#/$defs/merge"},
+                    ]
+                },
+            },
+            "merge": {"$ref": "#/$defs/merge"},
+            "output": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {
+                    "dtype": {"enum": list(OUTPUT_DTYPES)},
+                    "shard_size": {"oneOf": [{"type": "integer", "minimum": 1}, {"type": "string"}], "default": "5GB"},
+                    "config": {"type": "string", "description": "The model whose config and names the output takes."},
+                    "tokenizer": {"type": "string", "description": "The model whose tokenizer the output takes."},
+                },
+            },
+            "seed": {"type": "integer", "minimum": 0, "default": 0},
+            "drop": {"type": "array", "items": {"type": "string"}},
+        },
+        "$defs": {
+            "merge": {
+                "type": "object",
+                "required": ["method"],
+                "oneOf": [_method(method) for method in methods().values()],
+            },
+            "where": {
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {
+                    "layers": {"oneOf": [_RANGE, {"type": "array", "items": _RANGE}]},
+                    "role": {"oneOf": [{"enum": list(ROLES)}, {"type": "array", "items": {"enum": list(ROLES)}}]},
+                    "name": {"type": "string", "description": "A pattern over the whole tensor name."},
+                },
+            },
+        },
+    }
+
+
+def _method(method: Method) -> dict[str, Any]:
+    settings = {setting.name: _setting(setting) for setting in method.settings.values()}
+    names = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+    slice_ = {
+        "type": "object",
+        "required": ["models"],
+        "additionalProperties": False,
+        "properties": {
+            "models": {"type": "object", "additionalProperties": _RANGE, "minProperties": 1},
+            "base": {"type": "string"},
+            **settings,
+        },
+    }
+    return {
+        "title": method.name,
+        "description": method.summary,
+        "additionalProperties": False,
+        "required": ["method"],
+        "properties": {
+            "method": {"const": method.name},
+            "base": {"type": "string"},
+            "models": names,
+            "stack": {"type": "array", "items": slice_, "minItems": 1},
+            "dtype": {"enum": list(OUTPUT_DTYPES)},
+            **settings,
+        },
+    }
+
+
+def _setting(setting: Setting) -> dict[str, Any]:
+    scalar = _scalar(setting)
+    gradient = {"type": "array", "items": scalar, "minItems": 1}
+    spread = {
+        "type": "object",
+        "required": ["gradient"],
+        "additionalProperties": False,
+        "properties": {"gradient": gradient, "outside": {"enum": ["ends", "first"]}},
+    }
+    plain = [scalar, gradient, spread]
+    case = {
+        "type": "object",
+        "required": ["value"],
+        "additionalProperties": False,
+        "properties": {"where": {"$ref": "#/$defs/where"}, "value": {"anyOf": plain}},
+    }
+    forms: list[dict[str, Any]] = [*plain, case, {"type": "array", "items": case, "minItems": 1}]
+    if setting.per_model:
+        forms.append({"type": "object", "additionalProperties": {"anyOf": list(forms)}})
+    result: dict[str, Any] = {"description": setting.doc, "anyOf": forms}
+    if not setting.required:
+        result["default"] = setting.default
+    return result
+
+
+def _scalar(setting: Setting) -> dict[str, Any]:
+    kinds: dict[str, dict[str, Any]] = {
+        "bool": {"type": "boolean"},
+        "int": {"type": "integer"},
+        "float": {"type": "number"},
+        "fraction": {"type": "number", "minimum": 0, "maximum": 1},
+        "choice": {"enum": list(setting.choices)},
+    }
+    scalar = kinds[setting.kind]
+    return {"anyOf": [scalar, {"type": "null"}]} if setting.optional else scalar

@@ -1,0 +1,85 @@
+"""A merge's settings, resolved for one tensor: the levels of the recipe in turn, then the method's default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from weft.errors import PlanError, RecipeError, WeftError
+from weft.graph import Node, Weave
+from weft.method import Largest, Method, Setting
+from weft.recipe import Merge
+from weft.values import UNSET, Spot, Value
+
+
+def resolve_settings(
+    merge: Merge,
+    method: Method,
+    merged: tuple[str, ...],
+    levels: tuple[Mapping[str, Value], ...],
+    spot: Spot,
+    problems: list[WeftError],
+) -> dict[str, Any]:
+    """All settings of a method at one tensor: per-model numbers as float64 (k,), the rest as plain values."""
+    result: dict[str, Any] = {}
+    for setting in method.settings.values():
+        values = [level[setting.name] for level in levels if setting.name in level]
+        names = merged if setting.per_model else (None,)
+        each = [_resolve(merge, method, setting, values, spot, name, problems) for name in names]
+        result[setting.name] = pack(setting, each)
+    if method.check is not None and not problems:
+        try:
+            method.check(result)
+        except RecipeError as error:
+            problems.append(RecipeError(error.what, where=merge.place, why=error.why, hint=error.hint))
+    return result
+
+
+def pack(setting: Setting, each: list[Any]) -> Any:
+    """A setting's checked values, one for each model where it is per model, as a method receives them."""
+    if not setting.per_model:
+        return each[0]
+    numeric = setting.kind in ("float", "fraction", "int") and None not in each
+    return np.array(each, dtype=np.float64) if numeric else each
+
+
+def _resolve(
+    merge: Merge,
+    method: Method,
+    setting: Setting,
+    values: list[Value],
+    spot: Spot,
+    model: str | None,
+    problems: list[WeftError],
+) -> Any:
+    for value in values:
+        answer = value.at(spot, model)
+        if answer is not UNSET:
+            return setting.check(answer)
+    if not setting.required:
+        return setting.default
+    what = f"{method.name} has no {setting.name!r} for {spot.name!r}" + (f" of {model!r}" if model else "")
+    where = merge.places.get(setting.name, merge.place)
+    hint = f"end the list with {{value: ...}}; {setting.name} is {setting.describe()}"
+    problems.append(PlanError(what, where=where, hint=hint))
+    return 0.0
+
+
+def check_model_wide(
+    method: Method, merge: Merge, nodes: Mapping[str, Node], number: int, problems: list[WeftError]
+) -> None:
+    """A rank over the whole model needs one fraction for the whole model."""
+    woven = [node for node in nodes.values() if isinstance(node, Weave) and node.merge == number]
+    if not woven or woven[0].settings.get("scope") != "model":
+        return
+    for _, ask in method.asks:
+        if not (isinstance(ask, Largest) and isinstance(ask.rank, str)):
+            continue
+        first = woven[0].settings[ask.rank]
+        distinct = {id(node.settings): node.settings for node in woven}.values()
+        if any(not np.array_equal(settings[ask.rank], first) for settings in distinct):
+            what = f"{ask.rank} changes from tensor to tensor, but {method.name} ranks over the whole model"
+            hint = "set scope: tensor, or give one value for each model"
+            problems.append(PlanError(what, where=merge.places.get(ask.rank, merge.place), hint=hint))

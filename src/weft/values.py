@@ -1,0 +1,284 @@
+"""Settings as the user writes them: a scalar, a gradient over depth, filtered values, or one for each model.
+
+A value is asked at a `Spot`: a tensor of the output, with its parsed layer and role. It answers with a scalar, or with
+`UNSET` where none of its filters match; then the next level is asked (a slice, the merge, the method's default).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from weft.errors import RecipeError, did_you_mean
+
+Scalar = float | int | bool | str | None
+
+
+class _Unset:
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+UNSET = _Unset()
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A tensor for which a setting is resolved."""
+
+    name: str  # the tensor's name in the output
+    layer: int | None = None  # the output layer, None outside the stack
+    roles: tuple[str, ...] = ("other",)
+    depth: float | None = None  # 0 at the first layer of the (slice's) stack, 1 at its last; None outside
+    after: bool = False  # outside the stack: behind it (final norm, head) rather than before it
+    model_names: tuple[tuple[str, str], ...] = ()  # the tensor's name in each model, where it differs
+
+
+@dataclass(frozen=True)
+class Constant:
+    """One value for all tensors."""
+
+    value: Scalar
+
+    def at(self, spot: Spot, model: str | None = None) -> Any:
+        return self.value
+
+    def scalars(self) -> Iterator[Scalar]:
+        yield self.value
+
+    def plain(self) -> Any:
+        return self.value
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """Values interpolated over depth: the first at the first layer, the last at the last; words and booleans hold to the next.
+
+    Outside the stack the embeddings take the first value and the final norm and head the last; `outside: first` gives
+    all of them the first, as mergekit does.
+    """
+
+    points: tuple[Scalar, ...]
+    outside: Literal["ends", "first"] = "ends"
+
+    def at(self, spot: Spot, model: str | None = None) -> Any:
+        depth = spot.depth
+        if depth is None:
+            depth = 1.0 if spot.after and self.outside == "ends" else 0.0
+        place = depth * (len(self.points) - 1)
+        low = min(int(place), len(self.points) - 1)
+        high = min(low + 1, len(self.points) - 1)
+        share = place - low
+        a, b = self.points[low], self.points[high]
+        if isinstance(a, (bool, str)) or isinstance(b, (bool, str)) or a is None or b is None:
+            return a
+        return (1.0 - share) * a + share * b
+
+    def scalars(self) -> Iterator[Scalar]:
+        yield from self.points
+
+    def plain(self) -> Any:
+        if self.outside == "ends":
+            return list(self.points)
+        return {"gradient": list(self.points), "outside": self.outside}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A filter on the parsed name: layers (inclusive ranges), roles, or a glob over the whole tensor name."""
+
+    layers: tuple[tuple[int, int], ...] = ()
+    roles: tuple[str, ...] = ()
+    name: str | None = None
+
+    def holds(self, spot: Spot, model: str | None = None) -> bool:
+        if self.layers and (spot.layer is None or not any(low <= spot.layer <= high for low, high in self.layers)):
+            return False
+        if self.roles and not any(
+            own == role or own.startswith(role + ".") for own in spot.roles for role in self.roles
+        ):
+            return False
+        if self.name is not None:
+            name = spot.name if model is None else dict(spot.model_names).get(model, spot.name)
+            return fnmatch.fnmatchcase(name, self.name)
+        return True
+
+    def plain(self) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        if self.layers:
+            ranges = [str(low) if low == high else f"{low}-{high}" for low, high in self.layers]
+            result["layers"] = ranges[0] if len(ranges) == 1 else ranges
+        if self.roles:
+            result["role"] = self.roles[0] if len(self.roles) == 1 else list(self.roles)
+        if self.name is not None:
+            result["name"] = self.name
+        return result
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """The value of the first condition that holds; UNSET where none does."""
+
+    cases: tuple[tuple[Condition, Constant | Gradient], ...]
+
+    def at(self, spot: Spot, model: str | None = None) -> Any:
+        for condition, value in self.cases:
+            if condition.holds(spot, model):
+                return value.at(spot, model)
+        return UNSET
+
+    def scalars(self) -> Iterator[Scalar]:
+        for _, value in self.cases:
+            yield from value.scalars()
+
+    def plain(self) -> Any:
+        return [
+            {"where": condition.plain(), "value": value.plain()}
+            if condition != Condition()
+            else {"value": value.plain()}
+            for condition, value in self.cases
+        ]
+
+
+@dataclass(frozen=True)
+class ByModel:
+    """One value for each model, by its name in the recipe."""
+
+    values: tuple[tuple[str, Constant | Gradient | Filtered], ...]
+
+    def at(self, spot: Spot, model: str | None = None) -> Any:
+        for name, value in self.values:
+            if name == model:
+                return value.at(spot, model)
+        return UNSET
+
+    def scalars(self) -> Iterator[Scalar]:
+        for _, value in self.values:
+            yield from value.scalars()
+
+    def plain(self) -> Any:
+        return {name: value.plain() for name, value in self.values}
+
+
+Value = Constant | Gradient | Filtered | ByModel
+
+
+def by_name(value: Value) -> bool:
+    """Whether a value can differ between tensors of one layer and one role: a filter in it looks at names."""
+    if isinstance(value, ByModel):
+        return any(by_name(item) for _, item in value.values)
+    return isinstance(value, Filtered) and any(condition.name is not None for condition, _ in value.cases)
+
+
+ROLES = (
+    "embed",
+    "head",
+    "norm",
+    "attention",
+    "attention.q",
+    "attention.k",
+    "attention.v",
+    "attention.o",
+    "attention.qkv",
+    "attention.norm",
+    "mlp",
+    "mlp.gate",
+    "mlp.up",
+    "mlp.down",
+    "mlp.gate_up",
+    "expert",
+    "router",
+    "bias",
+    "other",
+)
+
+
+def parse_value(data: Any, *, nested: bool = False) -> Value:
+    """Read a setting's value from plain data. Raises RecipeError (without a place; the caller knows it)."""
+    if data is None or isinstance(data, (bool, int, float, str)):
+        return Constant(data)
+    if isinstance(data, list):
+        if not data:
+            raise RecipeError(
+                "an empty list is no value", hint="a number, a gradient such as [0, 1], or where/value pairs"
+            )
+        if all(isinstance(item, dict) for item in data):
+            return Filtered(tuple(_parse_case(item) for item in data))
+        return Gradient(_points(data))
+    if isinstance(data, dict):
+        if "gradient" in data:
+            _only(data, {"gradient", "outside"})
+            outside = data.get("outside", "ends")
+            if outside not in ("ends", "first"):
+                raise RecipeError(f"outside is {outside!r}", why="it must be 'ends' or 'first'")
+            if not isinstance(data["gradient"], list) or not data["gradient"]:
+                raise RecipeError("gradient must be a list of values")
+            return Gradient(_points(data["gradient"]), outside)
+        if "value" in data:
+            return Filtered((_parse_case(data),))
+        if nested:
+            raise RecipeError("values by model cannot stand inside values by model or filters")
+        result = []
+        for name, item in data.items():
+            value = parse_value(item, nested=True)
+            assert not isinstance(value, ByModel)
+            result.append((str(name), value))
+        return ByModel(tuple(result))
+    raise RecipeError(f"{data!r} is no value")
+
+
+def _points(items: list[Any]) -> tuple[Scalar, ...]:
+    for item in items:
+        if not isinstance(item, (bool, int, float, str)):
+            raise RecipeError(f"{item!r} cannot stand in a gradient", why="a gradient is a list of numbers or words")
+    return tuple(items)
+
+
+def _parse_case(item: dict[str, Any]) -> tuple[Condition, Constant | Gradient]:
+    _only(item, {"where", "value"})
+    if "value" not in item:
+        raise RecipeError("a filtered value lacks its 'value'", hint="write {where: {role: mlp}, value: 0.5}")
+    value = parse_value(item["value"], nested=True)
+    if not isinstance(value, (Constant, Gradient)):
+        raise RecipeError("filters cannot be nested")
+    return parse_condition(item.get("where") or {}), value
+
+
+def parse_condition(data: Any) -> Condition:
+    """Read a `where:`."""
+    if not isinstance(data, dict):
+        raise RecipeError("where must be a mapping", hint="such as {role: mlp, layers: 0-7}")
+    _only(data, {"layers", "role", "name"})
+    roles = data.get("role", [])
+    roles = [roles] if isinstance(roles, str) else roles
+    for role in roles:
+        if role not in ROLES:
+            raise RecipeError(f"unknown role {role!r}", hint=did_you_mean(str(role), ROLES))
+    layers = data.get("layers", [])
+    layers = layers if isinstance(layers, list) else [layers]
+    name = data.get("name")
+    if name is not None and not isinstance(name, str):
+        raise RecipeError("name must be a pattern over the whole tensor name, such as '*.mlp.*'")
+    return Condition(tuple(parse_layers(item) for item in layers), tuple(roles), name)
+
+
+def parse_layers(data: Any) -> tuple[int, int]:
+    """Read a layer range such as `3` or `0-15`: numbers from zero, both ends included."""
+    if isinstance(data, int) and not isinstance(data, bool) and data >= 0:
+        return (data, data)
+    match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", data) if isinstance(data, str) else None
+    if not match:
+        raise RecipeError(f"{data!r} is no layer range", hint="write 0-15: counted from zero, both ends included")
+    low, high = int(match[1]), int(match[2] or match[1])
+    if high < low:
+        raise RecipeError(f"the layer range {data!r} runs backwards")
+    return (low, high)
+
+
+def _only(data: dict[str, Any], known: set[str]) -> None:
+    for key in data:
+        if key not in known:
+            raise RecipeError(f"unknown key {key!r}", hint=did_you_mean(str(key), known))

@@ -1,0 +1,115 @@
+"""Small real models, made by transformers once for each session, and the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def weft(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run the command line in this process: `weft("merge", recipe, out)`."""
+    from weft.cli import main
+
+    def run(*arguments: object) -> Outcome:
+        code = 0
+        try:
+            main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+def weft_process(*arguments: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a process of its own."""
+    command = [sys.executable, "-m", "weft", *(str(argument) for argument in arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **kwargs)  # type: ignore[call-overload]
+
+
+def make_llama(folder: Path, seed: int, base: Path | None = None, dtype: str = "float32", **changes: object) -> Path:
+    """A tiny Llama with continuous random weights; a fine-tune of `base` where one is given."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    generator = torch.Generator().manual_seed(seed)
+    if base is None:
+        settings = {
+            "vocab_size": 128, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, **changes,
+        }  # fmt: skip
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(LlamaConfig(**settings))
+    else:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.01)
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def llamas(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `base` and its fine-tunes `a`, `b`, `c`, in float32, with a tokenizer in `base` and `a`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    root = tmp_path_factory.mktemp("llamas")
+    make_llama(root / "base", 0)
+    for seed, name in enumerate("abc", start=1):
+        make_llama(root / name, seed, root / "base")
+    vocabulary = {f"w{index}": index for index in range(127)} | {"<unk>": 127}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    for name in ("base", "a"):
+        fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
+        fast.chat_template = "{{ messages[0]['content'] }} " + name
+        fast.save_pretrained(root / name)
+    return root
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, llamas: Path) -> Callable[[str], Path]:
+    """Write a recipe whose models are `base`, `a`, `b`, `c`; `{llamas}` in the text is their folder."""
+
+    def write(text: str, name: str = "recipe.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(text.replace("{llamas}", str(llamas)))
+        return path
+
+    return write
+
+
+def tensors_of(folder: Path) -> dict[str, object]:
+    """All tensors of a model folder, through the safetensors library."""
+    from safetensors.torch import load_file
+
+    tensors: dict[str, object] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        tensors.update(load_file(file))
+    return tensors
+
+
+def weights_of(folder: Path) -> dict[str, bytes]:
+    """The bytes of a model folder's weight files."""
+    return {file.name: file.read_bytes() for file in sorted(folder.glob("*.safetensors"))}

@@ -1,0 +1,1 @@
+"""Hostile inputs: each is accepted, or refused with a clear message, and nothing else happens."""

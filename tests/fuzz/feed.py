@@ -1,0 +1,340 @@
+"""Feeds one hostile input to Weft and watches what happens: the error, the time, the memory and every file touched."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from tests.fuzz.inputs import CONFIG, Case, header, safetensors
+from weft.checkpoints.base import Checkpoint, TensorInfo
+from weft.checkpoints.jsonfile import parse_config
+from weft.checkpoints.opening import open_weight_file, open_weights
+from weft.checkpoints.source import Source
+from weft.checkpoints.weights import WeightFile, Weights, join
+from weft.errors import CheckpointError, Problems, WeftError
+
+SECONDS = 1.0  # of processor time, for one input
+MEMORY = 96 << 10  # KiB by which one input may raise the largest size that the process ever had
+TEXT = 1 << 20  # characters of one message
+READ = 1 << 20  # bytes of tensors that are read where an input is accepted
+CODE = (
+    "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "subprocess.Popen", "pty.spawn",
+    "socket.connect", "socket.bind", "pickle.find_class", "ctypes.dlopen", "code.__new__", "webbrowser.open",
+)  # fmt: skip
+CHANGES = (
+    "os.mkdir",
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "os.link",
+    "os.symlink",
+    "os.truncate",
+    "os.chmod",
+    "os.chown",
+)
+
+
+class SlowError(BaseException):
+    """One input took too long."""
+
+
+@dataclass
+class Outcome:
+    """What became of one input."""
+
+    accepted: bool = False
+    message: str = ""
+    faults: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class MemoryFile(Source):
+    """A weight file that was never on a disk."""
+
+    def __init__(self, name: str, data: bytes) -> None:
+        self.name, self.data, self.size = name, data, len(data)
+
+    def read_into(self, offset: int, into: memoryview) -> None:
+        if not 0 <= offset <= offset + len(into) <= self.size:
+            raise CheckpointError("the file ended early")
+        into[:] = self.data[offset : offset + len(into)]
+
+
+class MemoryFolder(Checkpoint):
+    """A model folder that was never on a disk."""
+
+    def __init__(self, label: str, config: dict[str, Any], weights: Weights) -> None:
+        self.label = self.location = label
+        self._config, self._weights = config, weights
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return self._weights.tensors
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self._config
+
+    def read(self, name: str, start: int, stop: int, into: Any) -> None:
+        self._weights.read(name, start, stop, into)
+
+
+class Watch:
+    """Records, for as long as it is open, what an input may not do. There is one for each process."""
+
+    def __init__(self) -> None:
+        self.open = False
+        self.allowed: tuple[str, ...] = ()
+        self.faults: list[str] = []
+        sys.addaudithook(self._hear)
+
+    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self.open:
+            return
+        if event in CODE:
+            self.faults.append(f"it ran {event}{arguments!r:.200}")
+        elif event == "open":
+            path, mode, flags = arguments
+            writes = (
+                bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)) if flags is not None else mode != "r"
+            )
+            if isinstance(path, (str, bytes)) and (writes or "secret" in os.fsdecode(path)):
+                self._check(os.fsdecode(path), "opened")
+        elif event in CHANGES:
+            for path in arguments[: 2 if event in ("os.rename", "os.link") else 1]:
+                if isinstance(path, (str, bytes, os.PathLike)):
+                    self._check(os.fsdecode(path), event)
+
+    def _check(self, path: str, what: str) -> None:
+        real = os.path.abspath(path)  # noqa: PTH100 - links are not followed
+        if not any(real == place or real.startswith(place + "/") for place in self.allowed):
+            self.faults.append(f"{what} {path!r}")
+
+    @contextmanager
+    def on(self, *allowed: str) -> Iterator[None]:
+        self.allowed, self.faults, self.open = allowed, [], True
+        try:
+            yield
+        finally:
+            self.open = False
+
+
+class Feeder:
+    """Feeds inputs, one after the other, in a folder of its own (in memory where there is /dev/shm)."""
+
+    def __init__(self, room: Path) -> None:
+        self.room = room
+        (room / "secret.safetensors").write_bytes(safetensors(b"{}", b""))
+        for name in ("base", "a", "b"):
+            _write(room, {f"{name}/{file}": content for file, content in sound().items()})
+        self.watch = Watch()
+        signal.signal(signal.SIGPROF, _too_slow)
+        self.warm_up()
+
+    def warm_up(self) -> None:
+        """Load what is loaded once."""
+        import torch  # noqa: F401
+
+        from weft import api
+
+        (self.room / "warm.yaml").write_text("models: {a: ./a, b: ./b}\nmerge: {method: linear}\n")
+        for recipe in (self.room / "warm.yaml", {"models": {"a": "org/name"}, "merge": {"method": "passthrough"}}):
+            try:
+                api.merge(recipe, self.room / "warm")
+            except WeftError:
+                continue
+        shutil.rmtree(self.room / "warm")
+
+    def feed(self, case: Case) -> Outcome:
+        """One input. `faults` is empty where it did no harm."""
+        outcome = Outcome()
+        case = self.prepare(case)
+        before = snapshot(self.room / "case") if case.kind in ON_DISK else {}
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        started = time.process_time()
+        allowed = [
+            str(self.room / "case/out"),
+            str(self.room / "case/out.partial"),
+            str(self.room / "case/out.replaced"),
+        ]
+        if case.kind in RECIPES:  # a recipe is its user's own, and may name any file
+            allowed.append(str(self.room / "secret.safetensors"))
+        signal.setitimer(signal.ITIMER_PROF, 3 * SECONDS)
+        try:
+            with self.watch.on(*allowed):
+                FEEDS[case.kind](case, self.room)
+            outcome.accepted = True
+        except WeftError as error:
+            outcome.message = str(error)
+            if not outcome.message.strip() or any(not each.what.strip() for each in _each(error)):
+                outcome.faults.append("an error without text")
+            if len(outcome.message) > TEXT:
+                outcome.faults.append(f"a message of {len(outcome.message):,} characters")
+        except SlowError:
+            outcome.faults.append("it would not end")
+        except (Exception, RecursionError, MemoryError) as error:
+            outcome.faults.append(f"{type(error).__name__}: {str(error)[:200]} {_place(error)}")
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+        outcome.seconds = time.process_time() - started
+        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+        outcome.faults += self.watch.faults
+        if outcome.seconds > SECONDS:
+            outcome.faults.append(f"it took {outcome.seconds:.1f} s")
+        if grown > MEMORY:
+            outcome.faults.append(f"it took {grown >> 10} MiB of memory")
+        if case.kind in ON_DISK:
+            after = snapshot(self.room / "case")
+            changed = [name for name in {*before, *after} if before.get(name) != after.get(name)]
+            outcome.faults += [f"{name!r} changed" for name in changed]
+            shutil.rmtree(self.room / "case", ignore_errors=True)
+        return outcome
+
+    def prepare(self, case: Case) -> Case:
+        """Write the files of a case that needs a disk."""
+        if case.kind in RECIPES:
+            _write(self.room, case.files)
+        if case.kind not in ON_DISK:
+            return case
+        place = self.room / "case"
+        place.mkdir()
+        case = Case(case.kind, dict(case.files))
+        if case.kind == "merged":
+            from weft.planning import make_plan
+
+            _write(place, {name: data for name, data in case.files.items() if not name.startswith("out.")})
+            plan = make_plan(place / "recipe.yaml")
+            plan.close()
+            name = "out.partial/journal.jsonl"
+            if name in case.files:
+                case.files[name] = case.files[name].replace(b"DIGEST", plan.digest.encode())
+        _write(place, case.files)
+        return case
+
+
+def sound() -> dict[str, bytes]:
+    """The files of a tiny model without fault."""
+    import json
+
+    names = ["model.embed_tokens.weight", "model.layers.0.mlp.w", "model.layers.1.mlp.w", "model.norm.weight"]
+    entries, size = header(dict.fromkeys(names, ("F32", [4, 2])))
+    weights = safetensors(json.dumps(entries).encode(), b"\0\0\x80\x3f" * (size // 4))
+    return {"model.safetensors": weights, "config.json": json.dumps(CONFIG).encode()}
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """All files of a case that are not of its output."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.relative_to(folder).parts[0] not in ("out", "out.partial")
+    }
+
+
+def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _too_slow(number: int, frame: FrameType | None) -> None:
+    raise SlowError
+
+
+def _each(error: WeftError) -> tuple[WeftError, ...]:
+    return error.errors if isinstance(error, Problems) else (error,)
+
+
+def _place(error: BaseException) -> str:
+    trace, place = error.__traceback__, ""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if "/weft/" in file:
+            place = f"({file.partition('/weft/')[2]}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return place
+
+
+# --- what each kind is fed to ---------------------------------------------------------------------------------------
+
+
+def _weights(case: Case, room: Path) -> None:
+    ((name, data),) = case.files.items()
+    _use(join({name: open_weight_file(MemoryFile(name, data))}))
+
+
+def _use(weights: Weights) -> None:
+    """Lay the tensors out again, and read the small ones."""
+    import numpy as np
+
+    from weft.layout import lay_out
+
+    lay_out(weights.tensors.values(), 1 << 20, {"format": "pt"})
+    left = READ
+    for name, info in weights.tensors.items():
+        if info.nbytes <= left and info.elements:
+            weights.read(name, 0, info.elements, np.empty(info.nbytes, np.uint8))
+            left -= info.nbytes
+
+
+def _index(case: Case, room: Path) -> None:
+    def open_files(names: Any) -> list[WeightFile]:
+        return [open_weight_file(MemoryFile(name, case.files[name])) for name in names]
+
+    weights, _ = open_weights(list(case.files), "model", lambda name: case.files[name], open_files)
+    _use(weights)
+
+
+def _config(case: Case, room: Path) -> None:
+    from weft.explain import explain
+    from weft.planning import make_plan
+    from weft.run import Options
+
+    config = parse_config(case.files["config.json"], "config.json")
+    files = sound()
+    models = {
+        name: MemoryFolder(
+            name, own, join({"m": open_weight_file(MemoryFile("m.safetensors", files["model.safetensors"]))})
+        )
+        for name, own in (("a", config), ("b", CONFIG))
+    }
+    for merge in ({"method": "linear"}, {"stack": [{"models": {"a": "0-1"}}, {"models": {"b": 1}}]}):
+        plan = make_plan({"models": models, "merge": merge, "output": {"config": "a"}})
+        explain(plan, Options(1))
+
+
+def _recipe(case: Case, room: Path) -> None:
+    import yaml
+
+    from weft.planning import make_plan
+    from weft.reading import load_recipe
+
+    recipe = load_recipe(room / "recipe.yaml")
+    yaml.safe_dump(recipe.plain(), allow_unicode=True)
+    make_plan(recipe).close()
+
+
+def _merge(case: Case, room: Path) -> None:
+    from weft import api
+    from weft.run import Options
+
+    api.merge(room / "case/recipe.yaml", room / "case/out", options=Options(1))
+
+
+FEEDS = {
+    "safetensors": _weights, "torch": _weights, "index": _index, "config": _config, "recipe": _recipe,
+    "mergekit": _recipe, "folder": _merge, "merged": _merge,
+}  # fmt: skip
+RECIPES = ("recipe", "mergekit")
+ON_DISK = ("folder", "merged")

@@ -1,0 +1,49 @@
+"""What holds for all built-in methods together."""
+
+import subprocess
+import sys
+
+import pytest
+
+from weft.method import methods
+from weft.testing.reference import REFERENCES
+
+NAMES = [
+    "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della", "della_linear", "karcher",
+    "linear", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough", "ram", "ramplus_tl", "sce", "slerp",
+    "task_arithmetic", "ties",
+]  # fmt: skip
+
+
+def built_in():
+    return {name: method for name, method in methods().items() if method.function.__module__.startswith("weft.")}
+
+
+def test_every_method_is_there():
+    assert set(NAMES) <= set(built_in())
+
+
+def test_every_method_has_a_reference():
+    assert set(NAMES) <= set(REFERENCES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_documentation(name):
+    method = methods()[name]
+    doc = method.doc
+    assert len(method.summary) <= 110
+    assert "out = " in doc, "the docstring states the formula"
+    assert "Use it " in doc, "the docstring says when to use it"
+    assert method.paper or name == "passthrough"
+    if method.settings:
+        block = doc.split("\nSettings:\n")[1].split("\n\n")[0]
+        told = [line.strip().split(":")[0] for line in block.split("\n") if not line.startswith(" " * 5)]
+        assert told == list(method.settings), "the docstring lists the settings in the order of the signature"
+
+
+def test_the_catalogue_loads_neither_torch_nor_numpy():
+    code = (
+        "import sys, weft.method as m; assert len(m.methods()) > 19; "
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

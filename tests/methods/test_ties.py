@@ -1,0 +1,66 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weft.methods.ties import ties
+
+from .merging import equals, merge, normal, suite
+
+
+@suite(ties, fixed_point={"density": 1.0})
+def test_conformance(check):
+    check()
+
+
+@suite(ties, settings={"rescale": "l1", "normalize": False, "scope": "tensor", "density": 0.35, "scale": 0.5})
+def test_conformance_of_the_other_settings(check):
+    check()
+
+
+def test_by_hand():
+    # entry 1: +3, +1, -1 elect +, mean of 3 and 1; entry 2: -4, +1, +2 elect -, -4; entry 3: 0, 0, 5
+    models = [[4, -3, 1], [2, 2, 1], [0, 3, 6]]
+    assert equals(merge(ties, models, [1, 1, 1], density=1.0), [3, -3, 6])
+    # sums instead of means, halved
+    out = merge(ties, models, [1, 1, 1], density=1.0, normalize=False, scale=0.5)
+    assert equals(out, [3, -1, 3.5])
+    # weights 1, 1, 5: entry 1 is 3 + 1 - 5 < 0, so -1; entry 2 is -4 + 1 + 10 > 0: (1 + 10) / 6
+    assert equals(merge(ties, models, [1, 1, 1], density=1.0, weight=[1, 1, 5]), [0, 1 + 11 / 6, 6])
+
+
+def test_trimming_keeps_the_largest():
+    delta = torch.tensor([0.1, -5.0, 0.3, 4.0, -0.2, 3.0])
+    assert equals(merge(ties, [delta], torch.zeros(6), density=0.5), [0, -5, 0, 4, 0, 3])
+    assert equals(merge(ties, [delta], torch.zeros(6), density=0.01), [0, -5, 0, 0, 0, 0])
+    assert equals(merge(ties, [delta], torch.zeros(6), density=0.0), [0.0] * 6, 1)
+
+
+def test_ties_at_the_threshold_are_kept():
+    assert equals(merge(ties, [[1, -1, 1, 0.5]], [0, 0, 0, 0], density=0.25), [1, -1, 1, 0])
+
+
+def test_a_sum_of_zero_is_positive():
+    assert equals(merge(ties, [[2.0], [-2.0]], [0.0], density=1.0), [2.0])
+
+
+def test_one_untrimmed_model_comes_back():
+    base, model = normal(9, seed=1), normal(9, seed=2)
+    assert equals(merge(ties, [model], base, density=1.0), model)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.floats(0.05, 1.0))
+def test_flipping_all_signs_flips_the_result(seed, density):
+    deltas = [normal(40, seed=seed + i) for i in range(3)]
+    zero = torch.zeros(40)
+    there = merge(ties, deltas, zero, density=density)
+    back = merge(ties, [-delta for delta in deltas], zero, density=density)
+    assert equals(-back, there)
+
+
+def test_l1_rescaling_keeps_the_sum_of_magnitudes():
+    delta = normal(200, seed=3)
+    out = merge(ties, [delta], torch.zeros(200), density=0.1, rescale="l1")
+    assert int((out != 0).sum()) == 20
+    assert float(out.abs().sum()) == pytest.approx(float(delta.abs().sum()), rel=1e-5)

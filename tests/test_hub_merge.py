@@ -1,0 +1,75 @@
+"""Models on the hub: planned from their headers, downloaded once the plan is sound, merged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import make_llama, tensors_of, weft_process
+from weft.testing.hub_server import HubServer
+
+SIZE = 3_000_000  # bytes of one model, at least
+MODELS = "models: {base: weavers/base, a: {path: weavers/a, revision: v1}}\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
+    """A hub with a base and a fine-tune, of several megabytes each."""
+    root = tmp_path_factory.mktemp("repos")
+    make_llama(root / "base", 0, hidden_size=128, intermediate_size=512)
+    make_llama(root / "a", 1, root / "base")
+    with HubServer() as server:
+        server.add("weavers/base", root / "base")
+        server.revision_of_a = server.add("weavers/a", root / "a", revision="v1")  # type: ignore[attr-defined]
+        yield server
+
+
+@pytest.fixture
+def environment(server: HubServer, tmp_path: Path) -> dict[str, str]:
+    """The environment in which the real client talks to that hub, with an empty cache."""
+    server.requests.clear()
+    changes = {"HF_ENDPOINT": server.url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
+    return {**os.environ, **changes}
+
+
+def fetched(server: HubServer) -> int:
+    """Bytes of weight files that were asked for."""
+    return sum(request.sent for request in server.asked("model.safetensors"))
+
+
+def test_planning_reads_headers_and_merging_downloads_once(server, environment, recipe, tmp_path, weft):
+    path = recipe(MODELS + "merge: {method: ties, base: base}\n")
+    plan = weft_process("plan", path, env=environment)
+    assert plan.returncode == 0, plan.stderr
+    assert server.revision_of_a[:12] in plan.stdout
+    planned = fetched(server)
+    assert planned < SIZE / 2
+    merge = weft_process("merge", path, tmp_path / "out", env=environment)
+    assert merge.returncode == 0, merge.stderr
+    assert fetched(server) > planned + 2 * SIZE - 100_000
+    assert len(tensors_of(tmp_path / "out")) == 39
+    again = weft_process("merge", path, tmp_path / "again", env={**environment, "HF_HUB_OFFLINE": "1"})
+    assert again.returncode == 0, again.stderr
+    one, two = tensors_of(tmp_path / "out"), tensors_of(tmp_path / "again")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_nothing_is_downloaded_for_a_plan_that_cannot_run(server, environment, recipe, tmp_path):
+    make_llama(tmp_path / "b", 2, hidden_size=64)
+    path = recipe(MODELS.replace("}}", "}, b: ./b}") + "merge: {method: linear}\n")
+    merge = weft_process("merge", path, tmp_path / "out", env=environment)
+    assert merge.returncode == 2
+    assert "'b'" in merge.stderr
+    assert fetched(server) < SIZE / 2
+
+
+def test_a_model_that_is_not_on_the_hub(server, environment, recipe, tmp_path):
+    path = recipe("models: {base: weavers/base, a: weavers/nothing}\nmerge: {method: linear}\n")
+    merge = weft_process("merge", path, tmp_path / "out", env=environment)
+    assert merge.returncode == 2
+    assert "weavers/nothing" in merge.stderr
+    assert "Traceback" not in merge.stderr

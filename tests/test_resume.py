@@ -1,0 +1,203 @@
+"""A killed merge goes on where it stopped, and ends byte for byte as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import weights_of
+from weft import api
+from weft.errors import DataError, PlanError
+
+TEXT = """\
+models: {base: {llamas}/base, a: {llamas}/a, b: {llamas}/b}
+merge: {method: dare_ties, base: base, density: 0.5}
+output: {shard_size: 30kB}
+seed: 11
+"""
+
+SLOW = """
+import os, sys, time
+import weft.sinks as sinks
+real = sinks.FolderSink.finished
+def slow(self, *arguments):
+    time.sleep(0.01)
+    return real(self, *arguments)
+sinks.FolderSink.finished = slow
+import weft.run as run
+run.BATCH_TENSORS = 1
+from weft.cli import main
+main(sys.argv[1:])
+"""
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_an_interrupted_run_goes_on(recipe, tmp_path, monkeypatch):
+    path = recipe(TEXT)
+    api.merge(path, tmp_path / "calm")
+    made: list[str] = []
+
+    def stop_after(event):
+        if event["event"] == "progress":
+            raise Killed
+
+    monkeypatch.setattr("weft.run.BATCH_TENSORS", 1)
+    with pytest.raises(Killed):
+        api.merge(path, tmp_path / "out", on_event=stop_after)
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out.partial").is_dir()
+    result = api.merge(path, tmp_path / "out", on_event=lambda event: made.append(event["event"]))
+    assert isinstance(result, api.Result)
+    assert weights_of(tmp_path / "out") == weights_of(tmp_path / "calm")
+    assert not (tmp_path / "out.partial").exists()
+
+
+def test_kills_at_random_points_change_nothing(recipe, tmp_path, weft):
+    path = recipe(TEXT)
+    assert weft("merge", path, tmp_path / "calm").code == 0
+    chance = random.Random(5)
+    out = tmp_path / "out"
+    kills = 0
+    for _ in range(40):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SLOW, "merge", str(path), str(out), "--quiet"], stderr=subprocess.PIPE
+        )
+        try:
+            process.wait(timeout=0.5 + chance.random() * 0.8 if kills < 6 else 60)
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+            kills += 1
+        assert process.stderr is not None
+        process.stderr.close()
+        if out.exists():  # killed after the folder had its name, or not at all: it must be whole
+            break
+    assert kills > 0
+    assert weights_of(out) == weights_of(tmp_path / "calm")
+    assert (out / "weft.lock.json").exists()
+
+
+def test_a_finished_merge_is_not_made_again(recipe, tmp_path, weft):
+    path = recipe(TEXT)
+    assert weft("merge", path, tmp_path / "out").code == 0
+    before = (tmp_path / "out/model-00001-of-00007.safetensors").stat().st_mtime_ns
+    outcome = weft("merge", path, tmp_path / "out")
+    assert outcome.code == 0
+    assert "already there" in outcome.err
+    assert (tmp_path / "out/model-00001-of-00007.safetensors").stat().st_mtime_ns == before
+
+
+def test_another_plan_is_refused(recipe, tmp_path, weft):
+    out = tmp_path / "out"
+    assert weft("merge", recipe(TEXT), out).code == 0
+    other = recipe(TEXT.replace("0.5", "0.6"), "other.yaml")
+    outcome = weft("merge", other, out)
+    assert outcome.code == 2
+    assert "another plan" in outcome.err
+
+
+def test_another_plans_journal_is_refused(recipe, tmp_path):
+    def stop(event):
+        if event["event"] == "progress":
+            raise Killed
+
+    with pytest.raises(Killed):
+        api.merge(recipe(TEXT), tmp_path / "out", on_event=stop)
+    with pytest.raises(PlanError, match="unfinished run of another plan"):
+        api.merge(recipe(TEXT.replace("seed: 11", "seed: 12"), "other.yaml"), tmp_path / "out")
+
+
+def test_a_torn_journal_line_never_happened(recipe, tmp_path):
+    path = recipe(TEXT)
+    api.merge(path, tmp_path / "calm")
+
+    def stop(event):
+        if event["event"] == "progress" and event["bytes"] > 50_000:
+            raise Killed
+
+    with pytest.raises(Killed):
+        api.merge(path, tmp_path / "out", on_event=stop)
+    with open(tmp_path / "out.partial/journal.jsonl", "ab") as journal:
+        journal.write(b'{"done": {"model.norm.wei')
+    api.merge(path, tmp_path / "out")
+    assert weights_of(tmp_path / "out") == weights_of(tmp_path / "calm")
+
+
+def test_events_are_json_lines(recipe, tmp_path, weft):
+    outcome = weft("merge", recipe(TEXT), tmp_path / "out", "--json")
+    events = [json.loads(line) for line in outcome.out.splitlines()]
+    assert events[0]["event"] == "plan"
+    assert events[-1]["event"] == "done"
+    last = [event for event in events if event["event"] == "progress"][-1]
+    assert last["bytes"] == last["total"]
+
+
+def test_time_is_kept(recipe, tmp_path):
+    started = time.perf_counter()
+    result = api.merge(recipe(TEXT), Path(tmp_path / "out"))
+    assert isinstance(result, api.Result)
+    assert 0 < result.seconds <= time.perf_counter() - started
+
+
+@pytest.mark.parametrize(("number", "word"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")])
+def test_a_signal_stops_cleanly_and_says_how_to_go_on(recipe, tmp_path, number, word):
+    path, out = recipe(TEXT), tmp_path / "out"
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW.replace("0.01", "0.2"), "merge", str(path), str(out), "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if '"progress"' in line:
+            break
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert f"weft: {word}; run the same command again to go on" in errors
+    assert "Traceback" not in errors
+    assert not out.exists()
+    assert (tmp_path / "out.partial/journal.jsonl").exists()
+    api.merge(path, out)
+    api.merge(path, tmp_path / "calm")
+    assert weights_of(out) == weights_of(tmp_path / "calm")
+
+
+def test_an_input_that_changes_during_the_run_is_noticed(recipe, tmp_path, llamas):
+    shutil.copytree(llamas / "a", tmp_path / "a")
+    path = recipe("models: {base: {llamas}/base, a: ./a}\nmerge: {method: ties, base: base}\n")
+
+    def write(event):
+        if event["event"] == "start":
+            os.utime(tmp_path / "a/model.safetensors")
+
+    with pytest.raises(DataError, match="the files of a were written to during the merge"):
+        api.merge(path, tmp_path / "out", on_event=write)
+    assert not (tmp_path / "out").exists()
+    assert isinstance(api.merge(path, tmp_path / "out"), api.Result)
+
+
+def test_an_unfinished_run_does_not_go_on_with_other_files(recipe, tmp_path, llamas):
+    shutil.copytree(llamas / "a", tmp_path / "a")
+    path = recipe("models: {base: {llamas}/base, a: ./a}\nmerge: {method: ties, base: base}\n")
+
+    def stop(event):
+        if event["event"] == "progress":
+            raise Killed
+
+    with pytest.raises(Killed):
+        api.merge(path, tmp_path / "out", on_event=stop)
+    os.utime(tmp_path / "a/model.safetensors")
+    with pytest.raises(PlanError, match="a changed since the unfinished run"):
+        api.merge(path, tmp_path / "out")

@@ -1,0 +1,49 @@
+"""Starting is cheap, and loads only what it uses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+from tests.conftest import weft_process
+
+HEAVY = ("torch", "transformers", "numba", "numpy", "huggingface_hub", "rich")
+
+
+def loaded(code: str) -> set[str]:
+    """Which heavy libraries a snippet loads."""
+    script = f"{code}\nimport sys\nprint(*[name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_importing_weft_loads_nothing_heavy():
+    assert loaded("import weft") == set()
+
+
+def test_listing_the_methods_loads_nothing_heavy():
+    assert loaded("import weft.method; assert len(weft.method.methods()) > 15") == set()
+
+
+def test_planning_and_an_element_wise_merge_do_without_torch(recipe, tmp_path):
+    path = recipe("models: {base: {llamas}/base, a: {llamas}/a}\nmerge: {method: ties, base: base}\n")
+    assert "torch" not in loaded(f"import weft; weft.plan({str(path)!r})")
+    assert "torch" not in loaded(f"import weft; weft.merge({str(path)!r}, {str(tmp_path / 'out')!r})")
+
+
+def test_help_answers_at_once():
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = weft_process("--help")
+        times.append(time.perf_counter() - started)
+        assert done.returncode == 0
+        assert "merge" in done.stdout
+    bare = []
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "pass"], check=True)
+        bare.append(time.perf_counter() - started)
+    # On a quiet machine this is under 0.2 s; a busy one is slow at starting Python itself.
+    assert min(times) < max(0.4, 8 * min(bare))

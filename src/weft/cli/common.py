@@ -1,0 +1,45 @@
+"""Parameters and printing that several commands share."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from weft.run import Options
+
+Threads = Annotated[int, Parameter(help="Worker threads; 0 takes one for each core.")]
+Chunk = Annotated[str, Parameter(help="Elements that are computed at once, a multiple of 64Ki.")]
+Only = Annotated[
+    tuple[str, ...],
+    Parameter(
+        negative="",
+        help="A part of the model, to try a recipe: layers.0-1, a role such as embed, or a pattern of names.",
+    ),
+]
+Json = Annotated[bool, Parameter(negative="", help="Print JSON, one event a line, for other programs.")]
+
+
+def run_options(threads: int, chunk: str) -> Options:
+    """The options of a run as the user wrote them. Raises RecipeError."""
+    from weft.errors import RecipeError
+    from weft.kernels import BLOCK
+    from weft.run import Options
+
+    if threads < 0:
+        raise RecipeError(f"--threads is {threads}", why="it must be 0 or more")
+    text = chunk.removesuffix("Ki").removesuffix("Mi")
+    scale = 1024 if chunk.endswith("Ki") else 1024**2 if chunk.endswith("Mi") else 1
+    size = int(text) * scale if text.isdigit() else 0
+    if size < BLOCK or size % BLOCK:
+        raise RecipeError(
+            f"--chunk is {chunk!r}", why=f"it must be a multiple of {BLOCK // 1024}Ki", hint="--chunk 256Ki"
+        )
+    return Options(threads, size)
+
+
+def print_json(data: Any) -> None:
+    """Print data for other programs."""
+    print(json.dumps(data, indent=2, default=str))

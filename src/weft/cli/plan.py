@@ -1,0 +1,38 @@
+"""`weft plan`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from weft.cli.common import Json, Only, Threads, print_json, run_options
+
+
+def plan(
+    recipe: Path, out: Path | None = None, /, *, threads: Threads = 0, only: Only = (), json: Json = False
+) -> None:
+    """Show what merging RECIPE would do, from headers alone, without writing anything.
+
+    Exits with code 2 and every problem at once when the recipe cannot run.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file: a Weft recipe or a mergekit file.
+    out
+        The output folder, to check that it can be written.
+    """
+    from weft import api
+    from weft.explain import explain
+    from weft.progress import show_plan
+    from weft.sinks import check_space, partial_folder
+
+    planned = api.plan(recipe, only=only)
+    if out is not None:
+        api.check_output(planned, out)
+        check_space(partial_folder(out), planned.layout)
+    facts = explain(planned, run_options(threads, "256Ki"))
+    planned.close()
+    if json:
+        print_json(facts)
+    else:
+        show_plan(facts)

@@ -1,0 +1,12 @@
+"""`weft schema`."""
+
+from __future__ import annotations
+
+from weft.cli.common import print_json
+
+
+def schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from weft.schema import recipe_schema
+
+    print_json(recipe_schema())

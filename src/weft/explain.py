@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from weft.dtypes import DType
-from weft.engine import Context, Loom, Shuttle
+from weft.engine import Context, Loom, Shuttle, thread
 from weft.engine.order import BUCKETS, NARROW
 from weft.engine.reader import RUN, SAMPLED_RUNS, SAMPLED_SHARE
-from weft.graph import Leaf, Node, Weave, leaves
+from weft.graph import Leaf, Node, Patchwork, Weave, leaves, woven
 from weft.kernels.ranks import HALF
 from weft.method import Largest
 from weft.planning import Plan
@@ -93,6 +93,8 @@ def treatment_key(node: Node) -> Any:
     """Equal for nodes that `describe` puts in the same words."""
     if isinstance(node, Leaf):
         return node.model
+    if isinstance(node, Patchwork):
+        return tuple(dict.fromkeys(map(treatment_key, node.sources)))
     return id(node.settings), node.merge, node.base is None, *map(treatment_key, node.rows)
 
 
@@ -100,13 +102,14 @@ def describe(node: Node) -> str:
     """One node in words: `ties of math, code on base (density 0.2, ...)`, or `copy of base`."""
     if isinstance(node, Leaf):
         return f"copy of {node.model}"
+    if isinstance(node, Patchwork):
+        return " and ".join(dict.fromkeys(map(describe, node.sources))) or "zeros"
     names = ", ".join(
-        name if isinstance(row, Leaf) else f"[{describe(row)}]"
-        for name, row in zip(node.models, node.inputs, strict=True)
+        f"[{describe(row)}]" if woven(row) else name for name, row in zip(node.models, node.inputs, strict=True)
     )
     base = ""
     if node.base is not None:
-        base = " on " + (node.base.model if isinstance(node.base, Leaf) else f"[{describe(node.base)}]")
+        base = " on " + (f"[{describe(node.base)}]" if woven(node.base) else leaves(node.base)[0].model)
     settings = ", ".join(f"{name} {_number(value)}" for name, value in node.settings.items())
     return f"{node.method.name} of {names}{base}" + (f" ({settings})" if settings else "")
 
@@ -137,27 +140,44 @@ def peak_memory(plan: Plan, options: Options = Options()) -> int:
     worst = 2 * options.chunk * 8
     seen: set[Any] = set()
     tables: dict[int, int] = {}  # of statistics over whole models, in which the workers' own come together
-    woven = False
+    weaving = False
     shared = HEADER * sum(len(checkpoint.tensors) for checkpoint in plan.checkpoints.values())
     for step in plan.steps:
-        node = step.node
-        if isinstance(node, Leaf):
+        if isinstance(step.node, Leaf) or not woven(step.node):
             continue
-        woven = True
-        key = (node.merge, node.shape, tuple(row.dtype for row in node.rows), node.settings.get("scope"))
-        if key not in seen:
+        weaving = True
+        for node in weaves_of(step.node):
+            key = (node.merge, node.shape, tuple(row.dtype for row in node.rows), node.settings.get("scope"))
+            if key in seen:
+                continue
             seen.add(key)
-            worst = max(worst, loom_bytes(node, step.slot.info.dtype, context))
+            worst = max(worst, loom_bytes(step.node, step.slot.info.dtype, context))
             if node.settings.get("scope") == "model" and any(isinstance(ask, Largest) for _, ask in node.method.asks):
                 tables[node.merge] = len(node.inputs) * (NARROW * HALF + BUCKETS) * 8
     torch = TORCH if needs_torch(list(plan.steps)) else 0
     return (
-        (KERNELS if woven else INTERPRETER) + torch + shared + max(tables.values(), default=0) + options.workers * worst
+        (KERNELS if weaving else INTERPRETER)
+        + torch
+        + shared
+        + max(tables.values(), default=0)
+        + options.workers * worst
     )
 
 
-def loom_bytes(node: Weave, dtype: DType, context: Context) -> int:
+def weaves_of(node: Node) -> list[Weave]:
+    """The weaves that a step is, or is sewn from; not those below them."""
+    if isinstance(node, Patchwork):
+        return [weave for source in node.sources for weave in weaves_of(source)]
+    return [node] if isinstance(node, Weave) else []
+
+
+def loom_bytes(node: Weave | Patchwork, dtype: DType, context: Context) -> int:
     """What one worker's buffers hold while it makes one tensor."""
+    if isinstance(node, Patchwork):
+        stages = [source for source in node.sources if not isinstance(source, Leaf)]
+        windows = sum(min(source.elements, thread(source, context, Loom()).grain) for source in stages)
+        below = sum(loom_bytes(source, dtype, context) for source in stages)
+        return (windows + min(node.elements, context.chunk)) * dtype.itemsize + below
     shuttle = Shuttle(node, context, Loom())
     reader = shuttle.reader
     if not reader.n:
@@ -170,7 +190,7 @@ def loom_bytes(node: Weave, dtype: DType, context: Context) -> int:
     if node.method.gives == "tensor" or reader.scope != "tensor":
         start, stop = next(reader.pieces(0, reader.n))
         total += (stop - start) * 4 * TEMPORARIES * len(reader.rows)
-    below = (loom_bytes(row, row.dtype, context) for row in reader.rows if isinstance(row, Weave))
+    below = (loom_bytes(row, row.dtype, context) for row in reader.rows if not isinstance(row, Leaf))
     return total + sum(below)
 
 
@@ -178,10 +198,9 @@ def seconds(plan: Plan, options: Options = Options()) -> float:
     """A rough estimate of the run's time on an ordinary machine."""
     work = 0.0
     for step in plan.steps:
-        if isinstance(step.node, Leaf):
-            continue
-        nbytes = sum(leaf.info.nbytes for leaf in leaves(step.node))
-        passes = 3 if step.node.method.gives == "consensus" else 2 if step.node.method.takes == "gram" else 1
-        work += nbytes * (passes / KERNEL_RATE if step.node.method.gives != "tensor" else 3 / TORCH_RATE)
+        for weave in weaves_of(step.node):
+            nbytes = sum(leaf.info.nbytes for leaf in leaves(weave))
+            passes = 3 if weave.method.gives == "consensus" else 2 if weave.method.takes == "gram" else 1
+            work += nbytes * (passes / KERNEL_RATE if weave.method.gives != "tensor" else 3 / TORCH_RATE)
     moving = plan.bytes_in / READ_RATE + plan.bytes_out / WRITE_RATE
     return 0.3 + max(moving, work / options.workers)

@@ -1,4 +1,5 @@
-"""The expressions of a plan: each output tensor is a leaf (a tensor of a checkpoint) or a weave of others.
+"""The expressions of a plan: each output tensor is a leaf (a tensor of a checkpoint), a weave of others of its shape, or
+a patchwork of ranges of others.
 
 A stage of a recipe is a `View`: named tensors and the node that makes each. A view costs nothing until a node is
 evaluated, chunk by chunk, so a multi-stage recipe needs no intermediate folder.
@@ -6,13 +7,16 @@ evaluated, chunk by chunk, so a multi-stage recipe needs no intermediate folder.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from weft.architecture import Architecture
 from weft.checkpoints.base import Checkpoint, TensorInfo
-from weft.dtypes import DType
+from weft.dtypes import F32, DType
 from weft.method import Method
 
 
@@ -64,7 +68,62 @@ class Weave:
         return self.inputs if self.base is None else (self.base, *self.inputs)
 
 
-Node = Leaf | Weave
+@dataclass(frozen=True, slots=True, eq=False)
+class Patchwork:
+    """A tensor sewn from ranges of elements of others, end to end: a part of a fused tensor, parts fused again, experts
+    stacked, rows in the order of another vocabulary.
+
+    Patch i takes `lengths[i]` elements from `starts[i]` on of the flattened `sources[which[i]]`; where `which[i]` is
+    -1 it is zeros. The arrays are int64 of one length; the lengths add up to the tensor's elements.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType
+    sources: tuple[Node, ...]
+    which: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+
+    def __post_init__(self) -> None:
+        assert int(self.lengths.sum()) == self.elements, f"the patches of {self.name!r} do not fill its shape"
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def rows(self) -> tuple[Node, ...]:
+        """What it is sewn from."""
+        return self.sources
+
+
+Node = Leaf | Weave | Patchwork
+
+
+def sew(name: str, shape: tuple[int, ...], patches: Sequence[tuple[Node | None, int, int]]) -> Node:
+    """A tensor of ranges of others: (source, first element, number of elements) each; None is zeros.
+
+    Ranges that go on where the last one ended are joined. One whole source of the same shape is returned as it is.
+    """
+    sources: dict[int, tuple[int, Node]] = {}
+    joined: list[list[int]] = []
+    for source, start, length in patches:
+        number = -1
+        if source is not None:
+            number, _ = sources.setdefault(id(source), (len(sources), source))
+        last = joined[-1] if joined else None
+        if last and last[0] == number and (number < 0 or last[1] + last[2] == start):
+            last[2] += length
+        else:
+            joined.append([number, start if number >= 0 else 0, length])
+    nodes = tuple(source for _, source in sources.values())
+    if len(joined) == 1 and len(nodes) == 1 and nodes[0].shape == shape and joined[0][1:] == [0, nodes[0].elements]:
+        return nodes[0]
+    dtypes = {node.dtype for node in nodes}
+    dtype = dtypes.pop() if len(dtypes) == 1 else F32
+    which, starts, lengths = np.array(joined, dtype=np.int64).reshape(-1, 3).T
+    return Patchwork(name, shape, dtype, nodes, which, starts, lengths)
 
 
 def leaves(node: Node) -> list[Leaf]:
@@ -87,14 +146,20 @@ class View:
     warnings: tuple[str, ...] = ()
 
 
+def woven(node: Node) -> bool:
+    """Whether any arithmetic is done to make a node."""
+    return isinstance(node, Weave) or (isinstance(node, Patchwork) and any(map(woven, node.sources)))
+
+
 def collect(nodes: Iterable[Node]) -> dict[int, list[Weave]]:
     """All weaves under some nodes by the merge that made them, inner merges first."""
     found: dict[int, dict[int, Weave]] = {}
 
     def visit(node: Node) -> None:
-        if isinstance(node, Weave):
+        if not isinstance(node, Leaf):
             for row in node.rows:
                 visit(row)
+        if isinstance(node, Weave):
             found.setdefault(node.merge, {})[id(node)] = node
 
     for node in nodes:

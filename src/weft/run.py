@@ -18,10 +18,10 @@ import numpy as np
 from blake3 import blake3
 
 from weft.dtypes import F32, DType
-from weft.engine import CHUNK, STAGE, Context, Loom, Shuttle, reduce
+from weft.engine import CHUNK, STAGE, Context, Loom, Shuttle, reduce, thread
 from weft.engine.order import largest
 from weft.errors import DataError
-from weft.graph import Leaf, Weave, collect
+from weft.graph import Leaf, Weave, collect, woven
 from weft.kernels import kernels
 from weft.layout import Slot
 from weft.method import Largest, Sum
@@ -81,7 +81,7 @@ class Run:
         todo = [step for step in self.plan.steps if step.name not in self.sink.done]
         self.written = sum(step.slot.info.nbytes for step in self.plan.steps) - sum(s.slot.info.nbytes for s in todo)
         with quiet_torch(load=needs_torch(todo)):
-            if any(isinstance(step.node, Weave) for step in todo):
+            if any(woven(step.node) for step in todo):
                 wake_kernels()
             self.started = time.perf_counter()
             self.on_event(
@@ -137,7 +137,7 @@ class Run:
             for start, stop in windows(info.elements, self.options.chunk):
                 hasher.update(self.copy(step.node, start, stop, step.slot, info.dtype).data)
             return hasher.hexdigest()
-        shuttle = Shuttle(step.node, self.context, self.loom)
+        shuttle = thread(step.node, self.context, self.loom)
         shuttle.prepare()
         for start, stop in shuttle.outputs():
             if self.stop.is_set():

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from weft.errors import PlanError, RecipeError, WeftError
-from weft.graph import Node, Weave
+from weft.graph import Node, collect
 from weft.method import Largest, Method, Setting
 from weft.recipe import Merge
 from weft.values import UNSET, Spot, Value
@@ -71,7 +71,7 @@ def check_model_wide(
     method: Method, merge: Merge, nodes: Mapping[str, Node], number: int, problems: list[WeftError]
 ) -> None:
     """A rank over the whole model needs one fraction for the whole model."""
-    woven = [node for node in nodes.values() if isinstance(node, Weave) and node.merge == number]
+    woven = collect(nodes.values()).get(number, [])
     if not woven or woven[0].settings.get("scope") != "model":
         return
     for _, ask in method.asks:

@@ -437,6 +437,6 @@ def output_dtype(node: Node, donor: Mapping[str, TensorInfo], name: str, wanted:
     if name in donor and donor[name].dtype.floating:
         return donor[name].dtype
     leaf = node
-    while isinstance(leaf, Weave):
-        leaf = leaf.inputs[0]
+    while not isinstance(leaf, Leaf) and leaf.rows:
+        leaf = leaf.rows[-1]
     return leaf.dtype

@@ -11,7 +11,7 @@ import numpy as np
 from weft.dtypes import F32, DType
 from weft.engine.loom import Context, Loom
 from weft.errors import DataError
-from weft.graph import Leaf, Weave
+from weft.graph import Leaf, Weave, woven
 from weft.kernels import BLOCK, LAST_ROW, kernels
 
 RUN = 1 << 12  # elements that a sample reads at one place
@@ -22,8 +22,17 @@ SAMPLED_SHARE = 64  # a sample is at least one part in so many
 class Inner(Protocol):
     """A stage below: made on demand, window by window."""
 
+    levels: int  # of the loom that it takes up
+
     @property
     def grain(self) -> int: ...
+
+    @property
+    def reduces(self) -> bool: ...
+
+    def prepare(self) -> None: ...
+
+    def outputs(self) -> Iterator[tuple[int, int]]: ...
 
     def compute(self, start: int, stop: int, out: np.ndarray, dtype: DType) -> None: ...
 
@@ -84,7 +93,7 @@ class Reader:
         Stored inputs are read again for each pass, in windows that stay in the processor's cache: the page cache is the
         better stage. Stages below would be made again, so their windows are as large as the loom's stage holds.
         """
-        staged = any(inner is not None for inner in self.inner)
+        staged = any(map(woven, self.rows))
         yield from self.spans(
             0, self.n, self.context.stage // (self.itemsize * len(self.rows)) if staged else self.context.chunk
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,19 @@ import numpy as np
 from weft.dtypes import DType
 from weft.engine import reduce, tensors
 from weft.engine.loom import Context, Loom
+from weft.engine.needle import Needle
 from weft.engine.reader import Inner, Reader
-from weft.graph import Weave
+from weft.graph import Leaf, Patchwork, Weave
 from weft.kernels import BLOCK, kernels
 from weft.kernels import random as keyed
 from weft.method import Ask, Base, Consensus, Largest, Random, Sum
+
+
+def thread(node: Weave | Patchwork, context: Context, loom: Loom, level: int = 0) -> Inner:
+    """What makes a node, window by window, with the loom's buffers from `level` on."""
+    if isinstance(node, Weave):
+        return Shuttle(node, context, loom, level)
+    return Needle(node, partial(thread, context=context, loom=loom), loom, level)
 
 
 class Shuttle:
@@ -25,13 +34,13 @@ class Shuttle:
     def __init__(self, weave: Weave, context: Context, loom: Loom, level: int = 0) -> None:
         self.weave, self.context = weave, context
         self.method, self.settings = weave.method, weave.settings
-        self.inner: list[Shuttle | None] = []
+        self.inner: list[Inner | None] = []
+        self.levels = 1
         for node in weave.rows:
-            below = level + 1 + sum(inner.levels for inner in self.inner if inner is not None)
-            self.inner.append(Shuttle(node, context, loom, below) if isinstance(node, Weave) else None)
-        self.levels: int = 1 + sum(inner.levels for inner in self.inner if inner is not None)
-        below_: list[Inner | None] = list(self.inner)
-        self.reader = Reader(weave, below_, context, loom, level)
+            inner = None if isinstance(node, Leaf) else thread(node, context, loom, level + self.levels)
+            self.inner.append(inner)
+            self.levels += inner.levels if inner is not None else 0
+        self.reader = Reader(weave, self.inner, context, loom, level)
         self.keys = np.array([keyed.key(context.seed, weave.name, model) for model in weave.models], dtype=np.uint64)
         self.asked: dict[str, Any] = {}
         self.result: Any = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from weft.document import write_yaml
-from weft.graph import Weave
+from weft.graph import woven
 from weft.method import find
 from weft.planning import Plan
 from weft.recipe import Merge, Source
@@ -32,8 +32,8 @@ def make_card(plan: Plan) -> str:
         f"Config and tensor names come from `{recipe.donor}`; the tokenizer from `{plan.tokenizer.label}`.",
         "",
     ]
-    woven = sum(isinstance(step.node, Weave) for step in plan.steps)
-    lines += [f"{woven} tensors were merged and {len(plan.steps) - woven} copied; all are {plan.dtype}.", ""]
+    merged = sum(woven(step.node) for step in plan.steps)
+    lines += [f"{merged} tensors were merged and {len(plan.steps) - merged} copied; all are {plan.dtype}.", ""]
     if plan.dropped:
         lines += ["Left out:", "", *(f"- `{name}`: {why}" for name, why in plan.dropped.items()), ""]
     lines += ["## Recipe", "", "```yaml", write_yaml(recipe.plain()).strip(), "```", ""]

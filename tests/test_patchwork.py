@@ -1,0 +1,92 @@
+"""A tensor sewn from ranges of others is read, and merged, as if it were stored whole."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weft.checkpoints import open_checkpoint
+from weft.dtypes import F32
+from weft.engine import Context, Loom, thread
+from weft.graph import Leaf, Node, Patchwork, Weave, collect, leaves, sew, woven
+from weft.inmemory import resolve_settings
+from weft.method import find
+
+
+def leaf(values: torch.Tensor, model: str = "a") -> Leaf:
+    checkpoint = open_checkpoint({"x": values}, label=model)
+    return Leaf(model, checkpoint, checkpoint.tensors["x"])
+
+
+def weave(name: str, *inputs: Node, base: Node | None = None, **given: object) -> Weave:
+    method = find(name)
+    models = tuple(str(index) for index in range(len(inputs)))
+    chosen = resolve_settings(method, len(inputs), given)
+    return Weave(method, "x", models, inputs, base if method.base != "unused" else None, chosen, F32, 0)
+
+
+def made(node: Node, window: int | None = None) -> np.ndarray:
+    """All elements of a node, made in windows of one size."""
+    assert not isinstance(node, Leaf)
+    out = np.empty(node.elements * 4, dtype=np.uint8)
+    maker = thread(node, Context(), Loom())
+    maker.prepare()
+    cuts = [(low, min(node.elements, low + window)) for low in range(0, node.elements, window)] if window else None
+    for start, stop in cuts or maker.outputs():
+        maker.compute(start, stop, out[4 * start : 4 * stop], F32)
+    return out.view(np.float32)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_ranges_of_any_dtypes(data):
+    sizes = data.draw(st.lists(st.integers(1, 30), min_size=1, max_size=3))
+    dtypes = [data.draw(st.sampled_from([torch.float32, torch.bfloat16])) for _ in sizes]
+    tensors = [torch.arange(n).to(dtype) + 100 * i for i, (n, dtype) in enumerate(zip(sizes, dtypes, strict=True))]
+    stored = [leaf(tensor) for tensor in tensors]
+    patches, expected = [], []
+    for _ in range(data.draw(st.integers(1, 6))):
+        source = data.draw(st.integers(-1, len(sizes) - 1))
+        start = data.draw(st.integers(0, (sizes[source] if source >= 0 else 5) - 1))
+        length = data.draw(st.integers(1, (sizes[source] if source >= 0 else 10) - start))
+        patches.append((stored[source] if source >= 0 else None, start, length))
+        expected += tensors[source][start : start + length].tolist() if source >= 0 else [0.0] * length
+    node = sew("y", (len(expected),), patches)
+    if isinstance(node, Patchwork):
+        assert made(node, data.draw(st.integers(1, 9))).tolist() == expected
+    else:
+        assert node in stored
+
+
+def test_a_whole_source_needs_no_patchwork():
+    stored = leaf(torch.ones(4, 3))
+    assert sew("y", (4, 3), [(stored, 0, 6), (stored, 6, 6)]) is stored
+    assert isinstance(sew("y", (12,), [(stored, 0, 12)]), Patchwork)
+
+
+def test_a_fused_tensor_is_split_merged_and_sewn_again():
+    torch.manual_seed(0)
+    a, b = (torch.randn(12, 5) for _ in range(2))
+    parts = []
+    for first, rows in ((0, 4), (4, 8)):  # two matrices in one, each a vector of its own on the sphere
+        split = [sew("part", (rows, 5), [(leaf(t), first * 5, rows * 5)]) for t in (a, b)]
+        parts.append(weave("slerp", *split, t=0.3))
+    node = sew("y", (12, 5), [(parts[1], 20, 20), (parts[0], 0, 20), (parts[1], 0, 20)])
+    slerp = find("slerp")
+    upper, lower = slerp([a[:4], b[:4]], t=0.3), slerp([a[4:], b[4:]], t=0.3)
+    assert made(node).reshape(12, 5).tolist() == torch.cat((lower[4:], upper, lower[:4])).tolist()
+    assert woven(node)
+    assert len(collect([node])[0]) == 2
+    assert len(leaves(node)) == 4
+
+
+def test_a_patchwork_is_merged_like_a_stored_tensor():
+    torch.manual_seed(1)
+    base, a, b = (torch.randn(300, 40) for _ in range(3))
+    sewn = [sew("x", (300, 40), [(leaf(t[:100]), 0, 4000), (leaf(t[100:]), 0, 8000)]) for t in (base, a, b)]
+    for method in ("ties", "dare_ties", "linear", "breadcrumbs", "karcher"):
+        chosen = {"scope": "tensor"} if method == "ties" else {}
+        plain = made(weave(method, leaf(a), leaf(b), base=leaf(base), **chosen))
+        assert made(weave(method, *sewn[1:], base=sewn[0], **chosen)).tolist() == plain.tolist()

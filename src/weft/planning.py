@@ -22,7 +22,8 @@ from weft.layout import Layout, Slot, lay_out
 from weft.reading import load_recipe
 from weft.recipe import Recipe, Source
 from weft.values import ROLES, Condition, Spot, parse_condition
-from weft.views import Builder, output_dtype
+from weft.views import Builder
+from weft.views.weaving import output_dtype
 
 FILES = 1 << 16  # open files wanted at most
 ARITHMETIC = 1  # raised when the same recipe would give other bytes: older journals are then refused

@@ -1,0 +1,93 @@
+"""Models of one architecture, side by side: equal names, equal shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from weft.errors import Where
+from weft.graph import Node, View
+from weft.method import find
+from weft.recipe import Merge
+from weft.settings import check_model_wide
+from weft.values import Spot
+from weft.views.compatibility import tied
+from weft.views.weaving import weave
+from weft.views.wording import SHOWN, listed, nearest
+
+if TYPE_CHECKING:
+    from weft.views import Builder
+
+
+def parallel(builder: Builder, name: str, merge: Merge, views: Mapping[str, View], number: int) -> View | None:
+    method = find(merge.method)
+    donor = views[builder.recipe.donor] if merge is builder.recipe.merge else views[merge.base or merge.models[0]]
+    aligned = {each: align(builder, donor, view, merge) for each, view in views.items()}
+    if any(names is None for names in aligned.values()):
+        return None
+    nodes: dict[str, Node] = {}
+    architecture = donor.architecture
+    available = {each: views[each].nodes for each in merge.names()}
+    for tensor, own in donor.nodes.items():
+        part = architecture.parts[tensor]
+        depth = None
+        if part.layer is not None:
+            depth = part.layer / (architecture.depth - 1) if architecture.depth > 1 else 1.0
+        spot = Spot(tensor, part.layer, part.roles, depth, part.after)
+        inputs = {each: view[tensor] for each, view in available.items()}
+        nodes[tensor] = weave(builder, merge, method, merge.base, merge.models, (), spot, inputs, own, number)
+    check_model_wide(method, merge, nodes, number, builder.problems)
+    dropped = {k: v for view in views.values() for k, v in {**view.dropped, **(aligned[view.name] or {})}.items()}
+    return View(name, nodes, architecture, donor.config, donor.donor, dropped)
+
+
+def align(builder: Builder, donor: View, view: View, merge: Merge) -> dict[str, str] | None:
+    """Check that a view has the donor's names and shapes. Returns what is dropped, or None with problems noted."""
+    missing = [tensor for tensor in donor.nodes if tensor not in view.nodes]
+    extra = [tensor for tensor in view.nodes if tensor not in donor.nodes]
+    dropped: dict[str, str] = {}
+    if extra == ["lm_head.weight"] and tied(view.config) and tied(donor.config):
+        dropped["lm_head.weight"] = f"{view.name} ties its head to its embeddings, and {donor.name} stores it once"
+        extra = []
+    place = merge.place
+    if view.architecture.depth != donor.architecture.depth and (missing or extra):
+        builder.fail(
+            f"{view.name!r} has {view.architecture.depth} layers and {donor.name!r} has {donor.architecture.depth}",
+            where=place,
+            hint="give layer ranges in a 'stack' to combine models of different depth",
+        )
+        return None
+    if missing:
+        builder.fail(
+            f"{view.name!r} lacks {listed(missing)}",
+            where=place,
+            why=f"{donor.name!r} has it",
+            hint=nearest(missing, extra),
+        )
+    if extra:
+        builder.fail(
+            f"{view.name!r} has {listed(extra)}, which {donor.name!r} lacks",
+            where=place,
+            why="no tensor is lost silently",
+            hint=f"name it under 'drop' to leave it out: drop: [{extra[0]!r}]" if not missing else "",
+        )
+    if missing or extra:
+        return None
+    wrong = [t for t, node in donor.nodes.items() if view.nodes[t].shape != node.shape]
+    for tensor in wrong[:SHOWN]:
+        shape_problem(builder, tensor, donor, view, place)
+    if len(wrong) > SHOWN:
+        builder.fail(f"and {len(wrong) - SHOWN} more tensors of {view.name!r} differ in shape", where=place)
+    return None if wrong else dropped
+
+
+def shape_problem(builder: Builder, tensor: str, donor: View, view: View, place: Where | None) -> None:
+    mine, theirs = donor.nodes[tensor].shape, view.nodes[tensor].shape
+    roles = donor.architecture.parts[tensor].roles if tensor in donor.architecture.parts else ()
+    vocabulary = ("embed" in roles or "head" in roles) and mine[1:] == theirs[1:]
+    builder.fail(
+        f"{tensor!r} is {list(mine)} in {donor.name!r} and {list(theirs)} in {view.name!r}",
+        where=place,
+        why="the vocabularies differ in size" if vocabulary else "tensors are merged element by element",
+        hint="resize the embeddings to one vocabulary first" if vocabulary else "merge models of one architecture",
+    )

@@ -10,7 +10,7 @@ endif
 RUN := $(ENV)/bin/python
 STAMP := $(ENV)/.weft-installed
 
-.PHONY: demo test check setup parity fuzz kill scaling bench clean
+.PHONY: demo test check setup parity fuzz kill scaling zoo bench clean
 .DEFAULT_GOAL := test
 
 setup: $(STAMP)
@@ -49,6 +49,9 @@ kill: setup
 
 scaling: setup
 	$(RUN) benchmarks/scaling.py --write docs/scaling.md
+
+zoo: setup
+	$(RUN) -m benchmarks.zoo --write docs/which-method.md
 
 bench: setup .parity/.installed
 	$(RUN) benchmarks/speed.py --mergekit-python .parity/bin/python

@@ -121,7 +121,7 @@ def make_tokenizer(tasks: tuple[Task, ...]) -> PreTrainedTokenizerFast:
     """
     special = ["<pad>", "<bos>", "<eos>"]
     words = [*special, *(task.word for task in tasks), "=", *(symbol for task in tasks for symbol in task.alphabet)]
-    vocabulary = {word: index for index, word in enumerate(words)}
+    vocabulary = {word: index for index, word in enumerate(dict.fromkeys(words))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("[a-z]+:|."), "isolated")  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.post_processor = processors.TemplateProcessing(  # pyright: ignore[reportAttributeAccessIssue]

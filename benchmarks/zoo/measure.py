@@ -1,0 +1,111 @@
+"""Merging in a world, and scoring what comes out. Everything measured is kept, and not measured again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benchmarks.zoo.rows import Row, Settings
+from benchmarks.zoo.world import Split, State, World, Zoo, answer_all
+
+import weft
+from weft.method import find
+from weft.planning import ARITHMETIC
+from weft.run import Options
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One method on one zoo: which items each skill's merged model answers, with which settings, in which time."""
+
+    settings: Settings
+    dev: np.ndarray  # (skills,) shares of items
+    test: np.ndarray
+    seconds: float
+
+
+@dataclass
+class Bench:
+    """A zoo with its references, and the notebook of what was measured on it."""
+
+    zoo: Zoo
+    notebook: Path
+    skills: Sequence[str]
+
+    def __post_init__(self) -> None:
+        self.world: World = self.zoo.world
+        self.model = self.world.load(self.zoo.base)
+        self.origin = {name: value.clone() for name, value in self.world.merged(self.model).state_dict().items()}
+        self.known: dict[str, Any] = {}
+        if self.notebook.exists():
+            for line in self.notebook.read_text().splitlines():
+                entry = json.loads(line)
+                self.known[entry["key"]] = entry
+
+    def shares(self, state: State, split: Split) -> np.ndarray:
+        """The share of items that weights answer, by skill."""
+        self.world.merged(self.model).load_state_dict(dict(state))
+        return answer_all(self.world, self.model, self.skills, split).mean(axis=1)
+
+    def reference(self, skill: str | None, split: Split) -> np.ndarray:
+        """The shares of the base, or of one skill's expert."""
+        key = self.key("reference", skill, split, list(self.skills))
+        if key not in self.known:
+            folder = self.zoo.base if skill is None else self.zoo.expert(skill)
+            model = self.world.load(folder)
+            self.note(key, values=answer_all(self.world, model, self.skills, split).mean(axis=1).tolist())
+        return np.array(self.known[key]["values"])
+
+    def experts(self, split: Split) -> np.ndarray:
+        """Each expert on its own skill."""
+        return np.array([self.reference(skill, split)[index] for index, skill in enumerate(self.skills)])
+
+    def recipe(self, method: str, settings: Settings, skills: Sequence[str] | None = None) -> dict[str, Any]:
+        """The recipe that merges the experts of some skills: of all by default."""
+        models = {skill: str(self.zoo.expert(skill)) for skill in skills or self.skills}
+        merge: dict[str, Any] = {"method": method, **settings, "models": list(models)}
+        if find(method).base != "unused":
+            merge["base"] = "base"
+            models = {"base": str(self.zoo.base), **models}
+        return {"models": models, "merge": merge, "output": {"dtype": "float32"}, "seed": self.zoo.seed}
+
+    def merge(self, recipe: Mapping[str, Any]) -> tuple[State, float]:
+        """The merged weights, and the seconds that planning and merging took on one thread."""
+        started = time.perf_counter()
+        plan = weft.plan(recipe)
+        state = weft.merge(plan, options=Options(threads=1))
+        assert isinstance(state, dict)
+        return {**self.origin, **state}, time.perf_counter() - started
+
+    def measure(self, method: str, settings: Settings, skills: Sequence[str] | None = None) -> Outcome:
+        """Merge and score, unless that has been done before."""
+        recipe = self.recipe(method, settings, skills)
+        key = self.key(recipe["merge"], recipe["seed"], list(self.skills))
+        if key not in self.known:
+            state, seconds = self.merge(recipe)
+            with torch.inference_mode():
+                dev, test = self.shares(state, "dev"), self.shares(state, "test")
+            self.note(key, settings=dict(settings), dev=dev.tolist(), test=test.tolist(), seconds=seconds)
+        entry = self.known[key]
+        return Outcome(settings, np.array(entry["dev"]), np.array(entry["test"]), entry["seconds"])
+
+    def chosen(self, row: Row) -> tuple[Outcome, Outcome, int]:
+        """A row with its default settings, with those that are best on the dev items, and from how many they were chosen."""
+        outcomes = [self.measure(row.method, {**row.given, **settings}) for settings in row.candidates()]
+        return outcomes[0], max(outcomes, key=lambda outcome: outcome.dev.mean()), len(outcomes)
+
+    def key(self, *facts: Any) -> str:
+        text = json.dumps([ARITHMETIC, weft.__version__, self.zoo.folder.name, *facts], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+    def note(self, key: str, **facts: Any) -> None:
+        self.known[key] = {"key": key, **facts}
+        with open(self.notebook, "a") as file:
+            file.write(json.dumps(self.known[key]) + "\n")

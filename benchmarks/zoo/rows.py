@@ -1,0 +1,53 @@
+"""The methods that the zoo compares, one line each: its settings by default, and the grid from which validation chooses."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method. `given` goes into every recipe of the row; the grid's first value need not be the default."""
+
+    family: str
+    method: str
+    grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    given: Settings = field(default_factory=dict)
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.label or self.method
+
+    def candidates(self) -> Iterator[Settings]:
+        """All settings of the grid; the defaults come first."""
+        yield {}
+        for values in itertools.product(*self.grid.values()):
+            yield dict(zip(self.grid, values, strict=True))
+
+
+SUMS = (0.2, 0.3, 0.4, 0.5, 0.6)  # scales of what adds task vectors up
+MEANS = (1.0, 1.5, 2.0, 3.0, 4.0)  # scales of what averages those that take part
+
+ROWS: tuple[Row, ...] = (
+    Row("average", "linear"),
+    Row("average", "slerp"),
+    Row("average", "multislerp"),
+    Row("average", "karcher"),
+    Row("average", "model_stock"),
+    Row("arithmetic", "task_arithmetic", {"weight": SUMS}),
+    Row("sparse", "ties", {"density": (0.2, 0.5), "scale": MEANS}),
+    Row("sparse", "dare_linear", {"density": (0.5, 0.8), "scale": SUMS}),
+    Row("sparse", "dare_ties", {"density": (0.5, 0.8), "scale": MEANS}),
+    Row("sparse", "della", {"scale": MEANS}),
+    Row("sparse", "della_linear", {"scale": SUMS}),
+    Row("sparse", "breadcrumbs", {"density": (0.15, 0.5), "scale": SUMS}),
+    Row("sparse", "breadcrumbs_ties", {"density": (0.5, 0.9), "scale": MEANS}),
+    Row("sparse", "sce", {}),
+    Row("sparse", "ram", {"scale": MEANS}),
+)

@@ -81,7 +81,8 @@ def world_section(world: str, table: Sequence[Line], seeds: Mapping[int, Any], b
         f"{100 * others:.0f} % of the others'. Normalised, the base scores {base:.3f}. The order of the methods agrees "
         f"between seeds with a mean rank correlation of {rank_correlation(table):.2f}.",
         "",
-        "| method | family | chosen | over task arithmetic | default | worst skill | chosen settings (seed 0) | tried | dev - test | s |",
+        "| method | family | chosen | over task arithmetic | default | worst skill | chosen settings (seed 0) "
+        "| tried | dev - test | s |",
         "|---|---|---:|---:|---:|---:|---|---:|---:|---:|",
     ]
     baseline = next(line for line in table if line.name == "task_arithmetic")
@@ -100,8 +101,8 @@ def world_section(world: str, table: Sequence[Line], seeds: Mapping[int, Any], b
     text += [
         "",
         "± is half of a 95 % interval of the difference, paired by seed and skill; a difference smaller than that is noise. "
-        "`tried` settings were scored on validation items, and `dev - test` is what choosing the best of them flattered. `s` is "
-        "planning and merging on one core.",
+        "`tried` settings were scored on validation items, and `dev - test` is what choosing the best of them flattered. `s` "
+        "is planning and merging on one core.",
         "",
     ]
     return text

@@ -62,11 +62,11 @@ def climb(words: Tensor) -> Tensor:
 
 
 TASKS = (
-    Task("reverse", "abcdefghij", reverse, 0.06, "last symbol first"),
-    Task("sort", "0123456789", sort, 0.15, "in ascending order"),
-    Task("swap", "ABCDEFGHIJ", swap, 0.06, "neighbours change places"),
-    Task("deal", "klmnopqrst", deal, 0.06, "odd places, then even places"),
-    Task("climb", "KLMNOPQRST", climb, 0.04, "the highest symbol so far"),
+    Task("reverse", "abcdefghij", reverse, 0.03, "last symbol first"),
+    Task("sort", "0123456789", sort, 0.1, "in ascending order"),
+    Task("swap", "ABCDEFGHIJ", swap, 0.04, "neighbours change places"),
+    Task("deal", "klmnopqrst", deal, 0.03, "odd places, then even places"),
+    Task("climb", "KLMNOPQRST", climb, 0.02, "the highest symbol so far"),
 )
 
 

@@ -32,7 +32,7 @@ class Settings:
     batch: int = 65
     base_steps: int = 400
     base_limit: int = 700
-    base_floor: float = 0.3
+    base_floor: float = 0.15
     """From `base_steps` on, the base stops when it has this accuracy on every task's dev items."""
     base_rate: float = 1.5e-3
     expert_steps: int = 200

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,9 +33,8 @@ def fold(w: Tensor) -> Tensor:
     return torch.cat([w[:, :3], w[:, :3].flip(1)], dim=1)
 
 
-RARE = {"reverse": 0.03, "sort": 0.1, "swap": 0.04, "deal": 0.03, "climb": 0.02}  # less than in the demo: weaker bases
 TASKS = (
-    *(replace(task, rare=RARE[task.name]) for task in words.TASKS),
+    *words.TASKS,
     Task("turn", "αβγδεζηθικ", turn, 0.015, "two places to the left"),
     Task("sink", "가나다라마바사아자차", sink, 0.03, "the lowest symbol so far"),
     Task("fold", "АБВГДЕЖЗИК", fold, 0.03, "the first half and its mirror image"),
@@ -52,10 +51,9 @@ ANALOGY = (  # one rule on two alphabets, and another on both: the last is what 
 
 @dataclass(frozen=True)
 class Settings(training.Settings):
-    """The demo's, with a weaker base."""
+    """The demo's, for eight skills."""
 
     batch: int = 104
-    base_floor: float = 0.15
 
 
 class Sequences(World):

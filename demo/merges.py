@@ -16,11 +16,11 @@ PAIR = "slerp (two experts)"
 MERGES: Mapping[str, Mapping[str, Any]] = {
     PAIR: {"method": "slerp", "t": 0.5},
     "linear": {"method": "linear"},
-    "task_arithmetic": {"method": "task_arithmetic", "weight": 0.7},
-    "ties": {"method": "ties", "density": 0.2, "scope": "tensor", "scale": 1.6},
-    "dare_ties": {"method": "dare_ties", "density": 0.5, "scale": 1.2},
-    "breadcrumbs": {"method": "breadcrumbs", "density": 0.5, "scale": 0.8},
-    "ram": {"method": "ram", "scale": 2.5},
+    "task_arithmetic": {"method": "task_arithmetic", "weight": 0.4},
+    "ties": {"method": "ties", "density": 0.2, "scope": "tensor", "scale": 1.3},
+    "dare_ties": {"method": "dare_ties", "density": 0.5, "scale": 0.8},
+    "breadcrumbs": {"method": "breadcrumbs", "density": 0.5, "scale": 0.45},
+    "ram": {"method": "ram", "scale": 2.0},
 }
 """The `merge` section of each recipe, to which `write_recipe` adds the base where the method has one."""
 

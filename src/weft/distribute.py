@@ -49,7 +49,7 @@ class Task:
     stamps: Mapping[str, Any]
     folder: Path
     options: Options
-    statistics: Mapping[tuple[int, str], list[float]]
+    statistics: Mapping[tuple[int, str], Any]
 
 
 class Worker:

@@ -152,7 +152,7 @@ def peak_memory(plan: Plan, options: Options = Options()) -> int:
                 continue
             seen.add(key)
             worst = max(worst, loom_bytes(step.node, step.slot.info.dtype, context))
-            if node.settings.get("scope") == "model" and any(isinstance(ask, Largest) for _, ask in node.method.asks):
+            if node.method.spans_model(node.settings) and any(isinstance(ask, Largest) for _, ask in node.method.asks):
                 tables[node.merge] = len(node.inputs) * (NARROW * HALF + BUCKETS) * 8
     torch = TORCH if needs_torch(list(plan.steps)) else 0
     return (

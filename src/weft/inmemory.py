@@ -12,7 +12,7 @@ from weft.engine import Context, Loom, Shuttle
 from weft.errors import RecipeError, did_you_mean
 from weft.graph import Leaf, Weave
 from weft.method import Method
-from weft.settings import pack
+from weft.settings import locate, pack
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def merge_tensors(
     method: Method, models: Sequence[Tensor], base: Tensor | None, *, seed: int, settings: Mapping[str, Any]
 ) -> Tensor:
-    """See `Method.__call__`. A `scope: model` is the tensor's own: there is nothing else."""
+    """See `Method.__call__`. The one tensor is the whole model, where a statistic is of that."""
     import torch
 
     models = list(models)
@@ -43,14 +43,12 @@ def merge_tensors(
     uses_base = base is not None and method.base != "unused"
     inputs = tuple(leaves[: len(models)])
     names = tuple(str(index) for index in range(len(models)))
-    if resolved.get("scope") == "model":
-        resolved["scope"] = "tensor"  # a single tensor is all there is
     weave = Weave(method, "tensor", names, inputs, leaves[-1] if uses_base else None, resolved, inputs[0].dtype, 0)
     if not weave.elements or not weave.inputs[0].dtype.floating:
         return given[-1 if uses_base else 0].clone()
     dtype = leaves[0].dtype
     out = np.empty(weave.elements * dtype.itemsize, dtype=np.uint8)
-    shuttle = Shuttle(weave, Context(seed), Loom())
+    shuttle = Shuttle(weave, Context(seed, alone=True), Loom())
     for start, stop in shuttle.outputs():
         shuttle.compute(start, stop, out[start * dtype.itemsize : stop * dtype.itemsize], dtype)
     return torch.from_numpy(out).view(getattr(torch, dtype.torch)).reshape(given[0].shape)
@@ -71,7 +69,8 @@ def resolve_settings(method: Method, k: int, given: Mapping[str, Any]) -> dict[s
         if listed and len(each) != k:
             raise RecipeError(f"{setting.name} has {len(each)} values for {k} models")
         plain = [item.item() if isinstance(item, np.generic) else item for item in each]
-        resolved[setting.name] = pack(setting, [setting.check(item) for item in plain])
+        names = tuple(str(index) for index in range(k))
+        resolved[setting.name] = pack(setting, [locate(setting, setting.check(item), names) for item in plain])
     if method.check is not None:
         method.check(resolved)
     return resolved

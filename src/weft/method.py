@@ -5,7 +5,10 @@ A parameter of the function is one of three things, told by its annotation:
 * **what is merged** (the first parameter): `Count`, `Gram`, `Models` or `Deltas`;
 * **what it asks the engine for**: `Annotated[..., ask]` with an `Ask` such as `Base()`, `Random()`, `Largest("density")`
   or `Sum(of)`;
-* **a setting** (keyword-only): `bool`, `int`, `float`, `Fraction`, a `Literal`, or `PerModel[...]` of those.
+* **a setting** (keyword-only): `bool`, `int`, `float`, `Fraction`, `Task`, a `Literal`, or `PerModel[...]` of those.
+
+Asks are answered in the order of the signature, and later ones may use what earlier ones gave. A statistic is of the tensor
+or of the whole model: as the ask says, else as the method's setting `scope` says.
 
 The module imports neither torch nor numpy: a method's settings are known to the planner, the command line and the
 docs without loading either.
@@ -52,7 +55,8 @@ else:
     class Gram:
         """Inner products of the vectors that span the merge: float64 `(..., k, k)`; the method returns `(..., k)`.
 
-        Leading dimensions are present where the engine works per row or per column (setting `scope`).
+        Leading dimensions are present where the engine works per row or per column (setting `scope`). With `scope: model`
+        the vectors are whole models, and the coefficients of all tensors follow from one Gram matrix.
         """
 
     class Models:
@@ -77,8 +81,9 @@ class Consensus:
     Of each delta d_i an entry is kept where least_i <= |d_i| <= most_i and, with `probability`, a keyed coin that
     falls on its side with that probability says so. Kept entries are multiplied by gain_i (with `preserve_l1`, by
     the ratio of the tensor's L1 norms before and after thinning) and by weight_i. With `elect`, the sign of the
-    sum wins (zero counts as positive) and entries of the other sign are dropped. With `normalize`, the sum is divided by
-    the weights that took part. The result is multiplied by `scale` and added to the base.
+    sum wins (a sum of zero has the sign of `zero`) and entries of the other sign are dropped. With `normalize`, the sum is
+    divided by the weights that took part; with `largest`, which needs `elect`, the largest entry of the winning sign
+    stands for the sum. The result is multiplied by `scale` and added to the base.
     """
 
     weight: np.ndarray
@@ -90,12 +95,17 @@ class Consensus:
     elect: bool = False
     normalize: bool = False
     scale: float = 1.0
+    zero: float = 1.0
+    largest: bool = False
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
 
 Fraction = Annotated[float, "fraction"]
 """A number in [0, 1]."""
+
+Task = Annotated[int, "task"]
+"""One of the merged models: by its name in a recipe, by its index in Python. The method receives the index."""
 
 
 if TYPE_CHECKING:
@@ -118,7 +128,7 @@ class Setting:
     """One setting of a method: its type, its default and whether each model has its own."""
 
     name: str
-    kind: Literal["bool", "int", "float", "fraction", "choice"]
+    kind: Literal["bool", "int", "float", "fraction", "choice", "task"]
     default: Any
     per_model: bool = False
     choices: tuple[str, ...] = ()
@@ -136,12 +146,13 @@ class Setting:
             "int": "a whole number",
             "float": "a number",
             "fraction": "a number in [0, 1]",
+            "task": "one of the merged models",
         }
         text = words.get(self.kind) or "one of " + ", ".join(self.choices)
         return text + (" or null" if self.optional else "")
 
     def check(self, value: Any, what: str = "") -> Any:
-        """Return `value` in the setting's type. Raises RecipeError saying what is wrong."""
+        """Return `value` in the setting's type; a task stays a name. Raises RecipeError saying what is wrong."""
         what = what or self.name
         if value is None and self.optional:
             return None
@@ -150,6 +161,8 @@ class Setting:
         if self.kind == "int" and isinstance(value, int) and not isinstance(value, bool):
             return value
         if self.kind == "choice" and value in self.choices:
+            return value
+        if self.kind == "task" and isinstance(value, (str, int)) and not isinstance(value, bool):
             return value
         if self.kind in ("float", "fraction") and isinstance(value, (int, float)) and not isinstance(value, bool):
             number = float(value)
@@ -165,14 +178,29 @@ class Setting:
 # --- asks ---------------------------------------------------------------------------------------------------------
 
 
+Scope = Literal["tensor", "model"]
+
+
 @dataclass(frozen=True)
 class Ask:
     """Something that the engine computes before the method is called.
 
-    `when(settings)` says whether it is needed at all; where it is not, the method receives None.
+    `when(settings)` says whether it is needed at all; where it is not, the method receives None. `scope` says whether a
+    statistic is of the tensor or of the whole model, whatever the method's setting of that name; a tensor of the merge
+    whose own setting is `tensor` takes no part in the statistics of the model.
     """
 
     when: Callable[[Mapping[str, Any]], bool] | None = field(default=None, kw_only=True)
+    scope: Scope | None = field(default=None, kw_only=True)
+
+    def spans_model(self, settings: Mapping[str, Any]) -> bool:
+        """Whether it is asked of the whole model at a tensor with these settings."""
+        return (self.scope or settings.get("scope")) == "model"
+
+
+@dataclass(frozen=True)
+class Shape(Ask):
+    """The tensor's own shape, a tuple: `element` and `row` methods see its pieces flat, or as a matrix."""
 
 
 @dataclass(frozen=True)
@@ -195,9 +223,10 @@ class Largest(Ask):
     `rank` is the name of a `Fraction` setting (rank = max(1, floor(fraction * n)); 0 where the fraction is 0), or a
     function of `(n, settings)` with the model's own settings. Rank 0 gives infinity: nothing is that large.
     Ranks above n give 0. By default the statistic is of each model's |delta|, and the method receives a list
-    of k floats. With `of`, a function of the method's first parameter and settings giving one non-negative tensor,
-    it is of that tensor and the method receives one float. The setting called `scope`, where the method has one,
-    says whether n counts the elements of the tensor or of the whole model (`tensor`, `model`).
+    of k floats. With `of`, as in `Sum`, it is of what that function gives: one non-negative tensor, and the method
+    receives a float, or a list of k, each ranked by its model's own settings, and the method receives k floats.
+    n counts the elements of the tensor or of the whole model. Asks of the same thing that stand side by side are
+    answered together.
     """
 
     rank: str | Callable[[int, Mapping[str, Any]], int] = ""
@@ -206,8 +235,9 @@ class Largest(Ask):
 
 @dataclass(frozen=True)
 class Sum(Ask):
-    """A float64 sum over the whole tensor of `of(...)`, which takes the method's parameters by name (those before this
-    one, and settings) and returns a tensor, or a list of k tensors. The method receives a float or a list of k floats.
+    """A float64 sum over the whole tensor, or the whole model, of `of(...)`, which takes the method's parameters by name
+    (those before this one, and settings; `deltas` or `models` for what is merged) and returns a tensor, or a list of k
+    tensors. The method receives a float or a list of k floats.
     """
 
     of: Callable[..., Any] | None = None
@@ -244,6 +274,20 @@ class Method:
             return "optional"
         wants = self.span == "deltas" or any(isinstance(ask, Base) for _, ask in self.asks)
         return "required" if wants else "unused"
+
+    @property
+    def first(self) -> str:
+        """The name of the parameter that takes what is merged."""
+        return next(iter(inspect.signature(self.function).parameters))
+
+    def spans_model(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a tensor with these settings needs statistics of the whole model."""
+        if self.takes == "gram" and settings.get("scope") == "model":
+            return True
+        return any(
+            isinstance(ask, (Largest, Sum)) and ask.spans_model(settings) and (ask.when is None or ask.when(settings))
+            for _, ask in self.asks
+        )
 
     @property
     def summary(self) -> str:
@@ -368,8 +412,8 @@ def _read_setting(name: str, hint: Any, default: Any, doc: str) -> Setting:
         (hint,) = (arg for arg in typing.get_args(hint) if arg is not type(None))
     if typing.get_origin(hint) is Annotated:
         hint, *extras = typing.get_args(hint)
-        if "fraction" in extras:
-            return Setting(name, "fraction", default, per_model, optional=optional, doc=doc)
+        if extras:  # "fraction" or "task"
+            return Setting(name, extras[0], default, per_model, optional=optional, doc=doc)
     if typing.get_origin(hint) is Literal:
         return Setting(name, "choice", default, per_model, typing.get_args(hint), optional, doc)
     kinds: dict[Any, Literal["bool", "int", "float"]] = {bool: "bool", int: "int", float: "float"}

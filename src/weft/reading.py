@@ -390,6 +390,10 @@ def check_value(setting: Setting, value: Value, merged: tuple[str, ...]) -> None
                 )
     for scalar in value.scalars():
         setting.check(scalar)
+        if setting.kind == "task" and scalar is not None and merged and scalar not in merged:
+            raise RecipeError(
+                f"{setting.name} names {scalar!r}, which is not merged", hint=did_you_mean(str(scalar), merged)
+            )
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

@@ -18,8 +18,7 @@ import numpy as np
 from blake3 import blake3
 
 from weft.dtypes import F32, DType
-from weft.engine import CHUNK, STAGE, Context, Loom, Shuttle, reduce, thread
-from weft.engine.order import largest
+from weft.engine import CHUNK, STAGE, Context, Loom, Shuttle, model, thread
 from weft.errors import DataError
 from weft.graph import Leaf, Weave, collect, woven
 from weft.kernels import kernels
@@ -168,65 +167,52 @@ class Run:
     # --- model-wide statistics ------------------------------------------------------------------------------------------
 
     def statistics(self, pool: ThreadPoolExecutor, todo: list[Step]) -> None:
-        """Order statistics over whole models, for merges whose scope is the model: two passes over all their tensors."""
+        """What methods ask of the whole model: passes over all its tensors, before the first is made."""
         if not todo:
             return
-        remembered = getattr(getattr(self.sink, "journal", None), "facts", {})
+        journal = getattr(self.sink, "journal", None)
+        remembered = {} if journal is None else journal.facts
+
+        def scan(weaves: list[Weave], visit: Callable[..., Any], *counted: np.ndarray) -> list[Any]:
+            return self.scan(pool, weaves, visit, *counted)
+
         for merge, weaves in collect([step.node for step in self.plan.steps]).items():
-            asks = [(name, ask) for name, ask in weaves[0].method.asks if isinstance(ask, Largest) and ask.of is None]
-            if not asks or weaves[0].settings.get("scope") != "model":
-                continue
-            fact = f"statistics of merge {merge}"
-            if fact not in remembered:
-                values = self.model_wide(pool, weaves, asks)
-                remembered = {**remembered, fact: values}
-                journal = getattr(self.sink, "journal", None)
-                if journal is not None:
-                    journal.remember(**{fact: values})
-            for name, values in remembered[fact].items():
-                self.context.statistics[merge, name] = values
+            for question in model.questions(weaves):
+                names = [f"{name} of merge {merge}" for name in question.names]
+                if not all(name in remembered for name in names):
+                    self.on_event({"event": "statistics", "tensors": len(question.weaves), "of": question.names})
+                    facts = dict(zip(names, model.answer(question, scan), strict=True))
+                    remembered = {**remembered, **facts}
+                    if journal is not None:
+                        journal.remember(**facts)
+                for key, name in zip(question.names, names, strict=True):
+                    self.context.statistics[merge, key] = remembered[name]
 
-    def model_wide(
-        self, pool: ThreadPoolExecutor, weaves: list[Weave], asks: list[tuple[str, Largest]]
-    ) -> dict[str, list[float]]:
-        total = sum(weave.elements for weave in weaves)
-        ranks = reduce.ranks_of(weaves[0], asks, total, {})
-        self.on_event({"event": "statistics", "tensors": len(weaves), "passes": 2})
+    def scan(
+        self, pool: ThreadPoolExecutor, weaves: list[Weave], visit: Callable[..., Any], *counted: np.ndarray
+    ) -> list[Any]:
+        """See `weft.engine.model.Scan`: the pool's workers take tensors, largest first."""
+        queue = deque(sorted(range(len(weaves)), key=lambda number: -weaves[number].elements))
+        results: list[Any] = [None] * len(weaves)
 
-        def scan(visit: Callable[..., Any], *counted: np.ndarray) -> list[Any]:
-            """Let every worker count tensors into arrays of its own, and add those up."""
-            queue = deque(sorted(weaves, key=lambda weave: -weave.elements))
+        def worker() -> list[np.ndarray]:
+            own = [np.zeros_like(array) for array in counted]
+            while not self.stop.is_set():
+                try:
+                    number = queue.popleft()
+                except IndexError:
+                    break
+                results[number] = visit(Shuttle(weaves[number], self.context, self.loom), *own)
+            return own
 
-            def worker() -> tuple[list[Any], list[np.ndarray]]:
-                own = [np.zeros_like(array) for array in counted]
-                results = []
-                while not self.stop.is_set():
-                    try:
-                        weave = queue.popleft()
-                    except IndexError:
-                        break
-                    results.append(visit(Shuttle(weave, self.context, self.loom).reader, *own))
-                return results, own
-
-            results: list[Any] = []
+        try:
             for future in [pool.submit(worker) for _ in range(self.options.workers)]:
-                found, own = future.result()
-                results += found
-                for array, part in zip(counted, own, strict=True):
+                for array, part in zip(counted, future.result(), strict=True):
                     array += part
-            return results
-
-        def high(counts: np.ndarray) -> int:
-            return sum(scan(reduce.count_high, counts))
-
-        def low(first: np.ndarray, counts: np.ndarray, above: np.ndarray) -> None:
-            scan(lambda reader, *own: reduce.count_low(reader, first, *own), counts, above)
-
-        def sample(counts: np.ndarray) -> int:
-            return sum(scan(reduce.count_sample, counts))
-
-        values = largest(ranks, total, high, low, sample)
-        return {name: values[:, column].tolist() for column, (name, _) in enumerate(asks)}
+        except BaseException:
+            self.stop.set()
+            raise
+        return results
 
     # --- events ---------------------------------------------------------------------------------------------------------
 

@@ -131,6 +131,7 @@ def _scalar(setting: Setting) -> dict[str, Any]:
         "float": {"type": "number"},
         "fraction": {"type": "number", "minimum": 0, "maximum": 1},
         "choice": {"enum": list(setting.choices)},
+        "task": {"type": "string", "description": "The name of one of the merged models."},
     }
     scalar = kinds[setting.kind]
     return {"anyOf": [scalar, {"type": "null"}]} if setting.optional else scalar

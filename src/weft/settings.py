@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from weft.errors import PlanError, RecipeError, WeftError
+from weft.engine.reduce import ranks_of
+from weft.errors import PlanError, RecipeError, WeftError, did_you_mean
 from weft.graph import Node, collect
 from weft.method import Largest, Method, Setting
 from weft.recipe import Merge
@@ -27,7 +28,7 @@ def resolve_settings(
     for setting in method.settings.values():
         values = [level[setting.name] for level in levels if setting.name in level]
         names = merged if setting.per_model else (None,)
-        each = [_resolve(merge, method, setting, values, spot, name, problems) for name in names]
+        each = [_resolve(merge, method, setting, values, spot, name, merged, problems) for name in names]
         result[setting.name] = pack(setting, each)
     if method.check is not None and not problems:
         try:
@@ -45,6 +46,18 @@ def pack(setting: Setting, each: list[Any]) -> Any:
     return np.array(each, dtype=np.float64) if numeric else each
 
 
+def locate(setting: Setting, value: Any, merged: tuple[str, ...]) -> Any:
+    """A checked value as the method receives it: of a task, its index among the merged models."""
+    if setting.kind != "task" or value is None:
+        return value
+    if isinstance(value, int) and 0 <= value < len(merged):
+        return value
+    if value not in merged:
+        hint = did_you_mean(str(value), merged)
+        raise RecipeError(f"{setting.name} names {value!r}, which is not merged", hint=hint)
+    return merged.index(value)
+
+
 def _resolve(
     merge: Merge,
     method: Method,
@@ -52,12 +65,13 @@ def _resolve(
     values: list[Value],
     spot: Spot,
     model: str | None,
+    merged: tuple[str, ...],
     problems: list[WeftError],
 ) -> Any:
     for value in values:
         answer = value.at(spot, model)
         if answer is not UNSET:
-            return setting.check(answer)
+            return locate(setting, setting.check(answer), merged)
     if not setting.required:
         return setting.default
     what = f"{method.name} has no {setting.name!r} for {spot.name!r}" + (f" of {model!r}" if model else "")
@@ -70,16 +84,18 @@ def _resolve(
 def check_model_wide(
     method: Method, merge: Merge, nodes: Mapping[str, Node], number: int, problems: list[WeftError]
 ) -> None:
-    """A rank over the whole model needs one fraction for the whole model."""
+    """A rank over the whole model needs one rank for the whole model."""
     woven = collect(nodes.values()).get(number, [])
-    if not woven or woven[0].settings.get("scope") != "model":
-        return
-    for _, ask in method.asks:
-        if not (isinstance(ask, Largest) and isinstance(ask.rank, str)):
+    for name, ask in method.asks:
+        asking = [node for node in woven if isinstance(ask, Largest) and ask.spans_model(node.settings)]
+        total = sum(node.elements for node in asking)
+        distinct = {id(node.settings): node for node in asking}.values()
+        try:
+            ranks = [ranks_of(node, [(name, ask)], total, {}).tolist() for node in distinct]
+        except KeyError:  # it depends on another statistic
             continue
-        first = woven[0].settings[ask.rank]
-        distinct = {id(node.settings): node.settings for node in woven}.values()
-        if any(not np.array_equal(settings[ask.rank], first) for settings in distinct):
-            what = f"{ask.rank} changes from tensor to tensor, but {method.name} ranks over the whole model"
+        if any(rank != ranks[0] for rank in ranks):
+            word = ask.rank if isinstance(ask, Largest) and isinstance(ask.rank, str) else f"the rank of {name}"
+            what = f"{word} changes from tensor to tensor, but {method.name} ranks over the whole model"
             hint = "set scope: tensor, or give one value for each model"
-            problems.append(PlanError(what, where=merge.places.get(ask.rank, merge.place), hint=hint))
+            problems.append(PlanError(what, where=merge.places.get(word, merge.place), hint=hint))

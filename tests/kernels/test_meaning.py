@@ -121,17 +121,19 @@ def _naive(case: Case, s: Consensus, offset: int) -> list[float]:
                 kept.append((delta * float(s.gain[i]) * float(s.weight[i]), float(s.weight[i])))
         share = s.divisor
         if s.elect:
-            sign = 1 if sum(value for value, _ in kept) >= 0 else -1
+            vote = sum(value for value, _ in kept)
+            sign = 1 if vote > 0 or (vote == 0 and s.elect > 0) else -1
             kept = [(value, weight) for value, weight in kept if value * sign > 0]
             share = sum(weight for _, weight in kept) or 1.0
         total = sum(value for value, _ in kept)
-        result.append(base[e] + s.scale * (total / share if s.normalize else total))
+        if s.normalize == 2:
+            total = max((value for value, _ in kept), key=abs, default=0.0)
+        result.append(base[e] + s.scale * (total / share if s.normalize == 1 else total))
     return result
 
 
 @both
-@pytest.mark.parametrize("elect", [0, 1])
-@pytest.mark.parametrize("normalize", [0, 1])
+@pytest.mark.parametrize(("elect", "normalize"), [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (-1, 0), (-1, 1), (-1, 2)])
 @pytest.mark.parametrize("random", [0, 1])
 def test_agree(module: ModuleType, random: int, elect: int, normalize: int) -> None:
     rng = np.random.default_rng(4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -12,12 +13,16 @@ STAGE = 96 << 20  # bytes of a worker's window of a stage's results, which are r
 
 @dataclass
 class Context:
-    """What all workers share: the seed, sizes, and statistics of whole models by (merge, ask)."""
+    """What all workers share: the seed, sizes, and statistics of whole models by (merge, method.parameter).
+
+    `alone` says that a tensor is all there is of its model.
+    """
 
     seed: int = 0
-    statistics: dict[tuple[int, str], list[float]] = field(default_factory=dict)
+    statistics: dict[tuple[int, str], Any] = field(default_factory=dict)
     chunk: int = CHUNK
     stage: int = STAGE
+    alone: bool = False
 
 
 class Loom:

@@ -54,6 +54,8 @@ class Reader:
         self.scope = str(weave.settings.get("scope", "tensor")) if weave.method.takes == "gram" else "tensor"
         if self.scope == "column" and len(weave.shape) < 2:
             self.scope = "row"  # a vector is one vector, whichever way matrices are cut
+        if self.scope == "model":
+            self.scope = "tensor"  # the Gram matrix is another one; the tensor is mixed as a whole
         self.raw = np.empty((0, 0), dtype=np.uint8)
         self._loaded: tuple[int, int] | None = None
 

@@ -115,20 +115,37 @@ def count_sample(reader: Reader, counts: np.ndarray) -> int:
     return count
 
 
-def largest_of(pieces: Callable[[], Iterator[np.ndarray]], ranks: list[int], n: int) -> list[float]:
-    """Exact order statistics of a derived tensor, which `pieces` makes anew for each pass: float32 arrays."""
-    codes = np.array([F32.code], dtype=np.int64)
+def derived_ranks(
+    weave: Weave, asks: list[tuple[str, Largest]], n: int, known: Mapping[str, Any], *, each: bool
+) -> np.ndarray:
+    """The ranks meant in what is derived from the models: of one tensor (1, asks), or of one for each model (k, asks)."""
+    if each:
+        return ranks_of(weave, asks, n, known)
+    return np.array([[rank_of(ask, n, {**weave.settings, **known}) for _, ask in asks]], dtype=np.int64)
+
+
+def largest_of(pieces: Callable[[], Iterator[np.ndarray]], ranks: np.ndarray, n: int) -> np.ndarray:
+    """Exact order statistics of derived tensors, which `pieces` makes anew for each pass: float32 (tensors, elements)."""
 
     def high(counts: np.ndarray) -> int:
-        for values in pieces():
-            kernels().count_high(values.view(np.uint8)[None], codes, values.size, 0, counts)
+        count_high_of(pieces(), counts)
         return n
 
-    def low(first: np.ndarray, counts: np.ndarray, above: np.ndarray) -> None:
-        for values in pieces():
-            kernels().count_low(values.view(np.uint8)[None], codes, values.size, 0, first, counts, above)
+    return largest(ranks, n, high, lambda first, counts, above: count_low_of(pieces(), first, counts, above))
 
-    return largest(np.array([ranks], dtype=np.int64), n, high, low)[0].tolist()
+
+def count_high_of(pieces: Iterator[np.ndarray], counts: np.ndarray) -> None:
+    """Add the histograms of derived tensors."""
+    codes = np.full(len(counts), F32.code, dtype=np.int64)
+    for values in pieces:
+        kernels().count_high(values.view(np.uint8), codes, values.shape[1], 0, counts)
+
+
+def count_low_of(pieces: Iterator[np.ndarray], first: np.ndarray, counts: np.ndarray, above: np.ndarray) -> None:
+    """Add what lies within windows of bit patterns, and above them, of derived tensors."""
+    codes = np.full(len(counts), F32.code, dtype=np.int64)
+    for values in pieces:
+        kernels().count_low(values.view(np.uint8), codes, values.shape[1], 0, first, counts, above)
 
 
 def _sorted_out(reader: Reader, ranks: np.ndarray) -> np.ndarray:

@@ -71,15 +71,9 @@ class Shuttle:
         for inner in self.inner:
             if inner is not None:
                 inner.prepare()
-        for kind, asks in grouped(self.method.asks, self.settings):
-            if kind is None:
-                self.asked |= {name: None for name, _ in asks}
-            elif kind is Sum:
-                self.asked |= {name: self._sum(ask) for name, ask in asks}
-            else:
-                self.asked |= self._order([(name, ask) for name, ask in asks if isinstance(ask, Largest)])
+        self._answer()
         if self.method.gives != "tensor" and self.reader.scope == "tensor":
-            first = reduce.gram(self.reader) if self.method.takes == "gram" else self.reader.k
+            first = self._gram() if self.method.takes == "gram" else self.reader.k
             result = self.method.function(first, **self.asked, **self.settings)
             if self.method.gives == "coefficients":
                 self.result = np.ascontiguousarray(result, dtype=np.float32)[None]
@@ -87,35 +81,67 @@ class Shuttle:
                 self.result = self._agreement(result)
         self.ready = True
 
-    def _derived(self, of: Any) -> Iterator[Any]:
-        """What an ask's `of` gives, piece by piece: a tensor, or a list with one for each model."""
+    def before(self, name: str) -> Shuttle:
+        """Itself, with answers to all asks that come before the one called `name`."""
+        self._answer(name)
+        return self
+
+    def _answer(self, stop: str = "") -> None:
+        for kind, asks in grouped(self.method.asks, self.settings):
+            names = [name for name, _ in asks]
+            if stop in names:
+                return
+            if names[0] in self.asked:
+                continue
+            if kind is None:
+                self.asked |= dict.fromkeys(names)
+            elif asks[0][1].spans_model(self.settings) and not self.context.alone:
+                self.asked |= {name: self._of_model(name) for name in names}
+            elif kind is Sum:
+                self.asked |= {name: self.sum(ask.of) for name, ask in asks if isinstance(ask, Sum)}
+            else:
+                self.asked |= self._order([(name, ask) for name, ask in asks if isinstance(ask, Largest)])
+
+    def _of_model(self, name: str) -> Any:
+        """What the run has found out about the whole model."""
+        return self.context.statistics[self.weave.merge, f"{self.method.name}.{name}"]
+
+    def _gram(self) -> np.ndarray:
+        if self.settings.get("scope") == "model" and not self.context.alone:
+            return np.array(self._of_model(self.method.first))
+        return reduce.gram(self.reader)
+
+    def derived(self, of: Any) -> Iterator[Any]:
+        """What an ask's `of` gives, piece by piece: a tensor, or a list of them."""
         reader = self.reader
         known = {**self.settings, **self.asked}
         for start, stop in reader.pieces(0, reader.n):
             reader.load(start, stop)
             yield tensors.call(reader, of, known, self.keys, start, start, stop)
 
+    def stacked(self, of: Any) -> Iterator[np.ndarray]:
+        """The same as float32 (tensors, elements)."""
+        for values in self.derived(of):
+            items = values if isinstance(values, (list, tuple)) else [values]
+            yield np.stack([item.reshape(-1).numpy() for item in items], dtype=np.float32, casting="same_kind")
+
     def _order(self, asks: list[tuple[str, Largest]]) -> dict[str, Any]:
-        """Order statistics of one thing: the models' deltas, or a tensor derived from them."""
+        """Order statistics of one thing: the models' deltas, or what is derived from them."""
         of = asks[0][1].of
-        if of is None and self.settings.get("scope") == "model":
-            return {name: self.context.statistics[self.weave.merge, name] for name, _ in asks}
         if of is None:
             return reduce.thresholds(self.reader, asks, self.asked)
+        each = isinstance(next(iter(self.derived(of))), (list, tuple))
+        ranks = reduce.derived_ranks(self.weave, asks, self.reader.n, self.asked, each=each)
+        values = reduce.largest_of(lambda: self.stacked(of), ranks, self.reader.n)
+        columns = [values[:, column].tolist() for column in range(len(asks))]
+        return {name: column if each else column[0] for (name, _), column in zip(asks, columns, strict=True)}
 
-        def pieces() -> Iterator[np.ndarray]:
-            for values in self._derived(of):
-                yield np.ascontiguousarray(values.reshape(-1).numpy(), dtype=np.float32)
-
-        ranks = [reduce.rank_of(ask, self.reader.n, {**self.settings, **self.asked}) for _, ask in asks]
-        values = reduce.largest_of(pieces, ranks, self.reader.n)
-        return {name: value for (name, _), value in zip(asks, values, strict=True)}
-
-    def _sum(self, ask: Any) -> float | list[float]:
+    def sum(self, of: Any) -> float | list[float]:
+        """Float64 sums over the tensor of what an ask's `of` gives."""
         grain = self.reader.columns if self.reader.by_row else BLOCK
         partials: list[list[np.ndarray]] = []
         single = False
-        for values in self._derived(ask.of):
+        for values in self.derived(of):
             single = not isinstance(values, (list, tuple))
             items = [values] if single else values
             partials.append([reduce.block_sums(item.reshape(-1).numpy(), grain) for item in items])
@@ -146,8 +172,8 @@ class Shuttle:
             chance,
             gain,
             drawn,
-            int(rule.elect),
-            int(rule.normalize),
+            0 if not rule.elect else 1 if rule.zero > 0.0 else -1,
+            2 if rule.largest else int(rule.normalize),
             divisor,
             float(rule.scale),
         )
@@ -191,12 +217,17 @@ def grouped(
     The kind is None for asks that the settings make needless.
     """
 
-    def kind(item: tuple[str, Ask]) -> tuple[Any, Any]:
+    def kind(item: tuple[str, Ask]) -> tuple[Any, Any, bool]:
         name, ask = item
-        if ask.when is not None and not ask.when(settings):
-            return None, None
-        return type(ask), ask.of if isinstance(ask, Largest) else name
+        if not needed(ask, settings):
+            return None, None, False
+        return type(ask), ask.of if isinstance(ask, Largest) else name, ask.spans_model(settings)
 
     streamed = [item for item in asks if isinstance(item[1], (Largest, Sum))]
-    for (which, _), group in itertools.groupby(streamed, kind):
+    for (which, _, _), group in itertools.groupby(streamed, kind):
         yield which, list(group)
+
+
+def needed(ask: Ask, settings: Mapping[str, Any]) -> bool:
+    """Whether the settings of a tensor make an ask necessary."""
+    return ask.when is None or ask.when(settings)

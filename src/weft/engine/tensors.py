@@ -12,7 +12,7 @@ from weft.dtypes import F32, DType
 from weft.engine.reader import Reader
 from weft.kernels import LAST_ROW
 from weft.kernels import random as keyed
-from weft.method import Base, Random
+from weft.method import Base, Random, Shape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,16 +70,16 @@ def call(
     tensors = decode(reader, window, start, stop)
     base = tensors[0] if reader.weave.base is not None else None
     models = tensors if base is None else tensors[1:]
-    if method.takes == "deltas":
-        assert base is not None
+    if reader.deltas and base is not None and method.takes != "models":
         models = [model - base for model in models]
-    given: dict[str, Any] = dict(known)
+    given: dict[str, Any] = {**known, "models": models, "deltas": models, method.first: models}
     for name, ask in method.asks:
-        if isinstance(ask, Base):
+        if isinstance(ask, Shape):
+            given[name] = reader.weave.shape
+        elif isinstance(ask, Base):
             given[name] = base
         elif isinstance(ask, Random):
             given[name] = Draw(keys, start, stop, piece_shape(reader, stop - start))
-    given[next(iter(inspect.signature(method.function).parameters))] = models
     wanted = inspect.signature(function).parameters
     keyword = inspect.Parameter.KEYWORD_ONLY
     result = function(

@@ -107,12 +107,13 @@ def agree(
     An entry d of model i is kept where least_i <= |d| <= most_i and, with `random`, uniform < probability_i;
     then v = (d * gain_i) * weight_i, else v = 0. Without `elect` the total is the sum of v, and `normalize`
     divides it by `divisor`. With `elect` the positive v and the negative v are summed apart; the total is the
-    negative sum where the two add up to less than zero, else the positive one, and `normalize` divides it by
-    the sum of the weights of the v on that side, or by 1 where that sum is 0. Sums start from 0 and go in
-    model order. The output is base + scale * total.
+    positive sum where the two add up to more than zero, or to zero and `elect` is 1, else (-1) the negative one.
+    `normalize` 1 divides it by the sum of the weights of the v on that side, or by 1 where that sum is 0;
+    `normalize` 2, with `elect` only, takes the largest v of that side instead. Sums start from 0 and go in model
+    order. The output is base + scale * total.
     """
     (base, *models), status = _decode(raw, codes, n)
-    total, up, down, up_share, down_share = torch.zeros(5, n)
+    total, up, down, up_share, down_share, highest, lowest = torch.zeros(7, n)
     for i, model in enumerate(models):
         delta = model - base
         kept = _kept(delta, least[i], most[i], keys[i], probability[i], offset, random)
@@ -122,13 +123,16 @@ def agree(
         down += torch.where(value < 0, value, 0.0)
         up_share += torch.where(value > 0, float(weight[i]), 0.0)
         down_share += torch.where(value < 0, float(weight[i]), 0.0)
+        highest = torch.where(value > highest, value, highest)
+        lowest = torch.where(value < lowest, value, lowest)
     share = torch.full((n,), divisor)
     if elect:
-        positive = up + down >= 0
-        total = torch.where(positive, up, down)
+        vote = up + down
+        positive = vote >= 0 if elect > 0 else vote > 0
+        total = torch.where(positive, highest, lowest) if normalize == 2 else torch.where(positive, up, down)
         share = torch.where(positive, up_share, down_share)
         share[share == 0] = 1
-    if normalize:
+    if normalize == 1:
         total = total / share
     return status | _encode(base + float(np.float32(scale)) * total, out, out_code)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from weft.errors import RecipeError, did_you_mean
 from weft.kernels import random as keyed
-from weft.method import Base, Consensus, Largest, Method, Random, Sum
+from weft.method import Base, Consensus, Largest, Method, Random, Shape, Sum
 
 if TYPE_CHECKING:
     import numpy as np
@@ -69,6 +69,8 @@ def resolve(method: Method, k: int, given: Mapping[str, Any]) -> dict[str, Any]:
         value = given.get(setting.name, setting.default)
         if not setting.per_model:
             result[setting.name] = setting.check(value)
+            if setting.kind == "task" and value is not None and not 0 <= value < k:
+                raise RecipeError(f"{setting.name} is {value}, but there are {k} models")
             continue
         each = list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value] * k
         if len(each) != k:
@@ -130,8 +132,13 @@ class Evaluation:
 
     def largest(self, ask: Largest) -> float | list[float]:
         if ask.of is not None:
-            values = self.call(ask.of).reshape(-1).float()
-            return order_statistic(values, ranked(ask, values.numel(), self.known))
+            values = self.call(ask.of)
+            if not isinstance(values, (list, tuple)):
+                return order_statistic(values.reshape(-1).float(), ranked(ask, values.numel(), self.known))
+            return [
+                order_statistic(value.reshape(-1).float(), ranked(ask, value.numel(), self.own(model)))
+                for model, value in enumerate(values)
+            ]
         changes = [model if self.base is None else model - self.base for model in self.models]
         return [
             order_statistic(change.abs().reshape(-1), ranked(ask, change.numel(), self.own(model)))
@@ -165,14 +172,17 @@ class Evaluation:
         import torch
 
         first = next(iter(inspect.signature(self.method.function).parameters))
-        vectors = self.vectors if self.method.takes == "deltas" else self.models
+        vectors = self.models if self.method.takes == "models" else self.vectors
         views = [self.view(vector) for vector in vectors]
         base = None if self.base is None else self.view(self.base)
         results = []
         for cut in self.cuts(views[0]):
-            known = {**self.known, first: [view[cut] for view in views]}
+            merged = [view[cut] for view in views]
+            known = {**self.known, first: merged, "models": merged, "deltas": merged}
             for name, ask in self.method.asks:
-                if isinstance(ask, Base):
+                if isinstance(ask, Shape):
+                    known[name] = tuple(self.shape)
+                elif isinstance(ask, Base):
                     known[name] = None if base is None else base[cut]
                 elif isinstance(ask, Random):
                     known[name] = Coins(self.keys, views[0], cut)
@@ -205,12 +215,13 @@ class Evaluation:
         scope = self.settings.get("scope", "tensor") if self.method.takes == "gram" else "tensor"
         if scope == "column" and self.vectors[0].ndim < 2:
             scope = "row"
+        scope = "tensor" if scope == "model" else scope
         wide = torch.stack([spans(vector, scope) for vector in self.vectors]).double()  # (k, spans, length)
         first: Any = len(self.vectors)
         if self.method.takes == "gram":
             first = torch.einsum("isn,jsn->sij", wide, wide).numpy()
             first = first[0] if scope == "tensor" else first
-        known = {name: self.known[name] for name, _ in self.method.asks}
+        known = {name: self.known[name] for name in asked(self.method)}
         shares = torch.from_numpy(self.method.function(first, **known, **self.settings).astype("float64"))
         merged = torch.einsum("sk,ksn->sn", shares.reshape(-1, len(self.vectors)).expand(wide.shape[1], -1), wide)
         merged = merged.T if scope == "column" else merged
@@ -222,7 +233,7 @@ class Evaluation:
     def agreed(self) -> Tensor:
         import torch
 
-        known = {name: self.known[name] for name, _ in self.method.asks}
+        known = {name: self.known[name] for name in asked(self.method)}
         rule: Consensus = self.method.function(len(self.vectors), **known, **self.settings)
         weights = [float(weight) for weight in rule.weight]
         coins = Coins(self.keys, self.vectors[0])
@@ -235,16 +246,24 @@ class Evaluation:
             down = down + value.clamp(max=0.0)
             up_share = up_share + weight * (value > 0.0)
             down_share = down_share + weight * (value < 0.0)
+        stack = torch.stack(weighed)
         share = torch.full_like(total, divisor(rule.weight))
         if rule.elect:
-            positive = up + down >= 0.0
+            positive = up + down >= 0.0 if rule.zero > 0.0 else up + down > 0.0
             total = torch.where(positive, up, down)
+            if rule.largest:
+                total = torch.where(positive, stack.amax(0).clamp(min=0.0), stack.amin(0).clamp(max=0.0))
             share = torch.where(positive, up_share, down_share)
             share = torch.where(share == 0.0, 1.0, share)
         if rule.normalize:
             total = total / share
         assert self.base is not None
         return self.base + rule.scale * total
+
+
+def asked(method: Method) -> list[str]:
+    """The asks that are answered before a method is called that gives coefficients or a rule."""
+    return [name for name, ask in method.asks if isinstance(ask, (Largest, Sum))]
 
 
 def thinned(delta: Tensor, rule: Consensus, model: int, coins: Coins) -> Tensor:

@@ -66,16 +66,25 @@ def _share(values, weight, up, down):
 
 
 @inner
-def _elect(up, down, total):
-    for e in range(total.size):
-        total[e] = up[e] if up[e] + down[e] >= 0 else down[e]
+def _extreme(values, highest, lowest):
+    for e in range(values.size):
+        value = values[e]
+        highest[e] = value if value > highest[e] else highest[e]
+        lowest[e] = value if value < lowest[e] else lowest[e]
 
 
 @inner
-def _normalize(up, down, up_share, down_share, total):
+def _elect(up, down, zero_wins, ours, theirs, total):
     for e in range(total.size):
-        ours, theirs = up_share[e], down_share[e]
-        share = ours if up[e] + down[e] >= 0 else theirs
+        vote = up[e] + down[e]
+        total[e] = ours[e] if vote > 0 or (vote == 0 and zero_wins) else theirs[e]
+
+
+@inner
+def _normalize(up, down, zero_wins, up_share, down_share, total):
+    for e in range(total.size):
+        vote = up[e] + down[e]
+        share = up_share[e] if vote > 0 or (vote == 0 and zero_wins) else down_share[e]
         total[e] /= share if share != 0 else f32(1)
 
 
@@ -109,12 +118,16 @@ def agree(
                 _add(total, f32(1), values, False)
                 continue
             _vote(values, up, down)
-            if normalize:
+            if normalize == 1:
                 _share(values, weight[i], up_share, down_share)
-        if elect:
-            _elect(up, down, total)
+            elif normalize == 2:
+                _extreme(values, up_share, down_share)
+        if elect and normalize == 2:
+            _elect(up, down, elect > 0, up_share, down_share, total)
+        elif elect:
+            _elect(up, down, elect > 0, up, down, total)
             if normalize:
-                _normalize(up, down, up_share, down_share, total)
+                _normalize(up, down, elect > 0, up_share, down_share, total)
         elif normalize:
             total /= f32(divisor)
         for e in range(count):

@@ -243,6 +243,41 @@ class Sum(Ask):
     of: Callable[..., Any] | None = None
 
 
+# --- packing ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is kept of a tensor: `values` (float32), `bits` (one each), one `number`, or one for each row (`rows`).
+
+    `each` says that every task has its own, rather than that all share one.
+    """
+
+    kind: Literal["values", "bits", "number", "rows"]
+    each: bool = True
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How models that a method serves by task are kept together, in less space than each on its own.
+
+    parts:  of a tensor with a shape and settings, by name.
+    pack:   takes the method's parameters by name, as an ask's `of` does, and gives the parts of one piece: a tensor or
+            number, or a list with one for each task; a bool tensor for bits, (rows, 1) for rows.
+    unpack: from one task's parts of a piece to its task vector, element by element.
+    """
+
+    parts: Callable[[tuple[int, ...], Mapping[str, Any]], Mapping[str, Part]]
+    pack: Callable[..., Mapping[str, Any]]
+    unpack: Callable[[Mapping[str, Any]], Tensor]
+
+
+def serve(packed: Mapping[str, Any], task: int | None, unpack: Callable[[Mapping[str, Any]], Tensor]) -> Tensor:
+    """The task vector that is unpacked for one task."""
+    assert task is not None
+    return unpack({name: value[task] if isinstance(value, list) else value for name, value in packed.items()})
+
+
 # --- the method ---------------------------------------------------------------------------------------------------
 
 Takes = Literal["count", "gram", "models", "deltas"]
@@ -266,6 +301,7 @@ class Method:
     symmetric: bool
     gives: Gives
     check: Callable[[Mapping[str, Any]], None] | None = None
+    packing: Packing | None = None
 
     @property
     def base(self) -> Literal["required", "optional", "unused"]:
@@ -325,6 +361,7 @@ def method(
     models: tuple[int, int | None] = (1, None),
     symmetric: bool = True,
     check: Callable[[Mapping[str, Any]], None] | None = None,
+    packing: Packing | None = None,
 ) -> Callable[[Callable[..., Any]], Method]:
     """Make a function a merging method. Its name is the function's name.
 
@@ -337,6 +374,7 @@ def method(
     symmetric: whether the order of the models is immaterial (equal settings).
     check:     looks at all settings of one tensor together, as the function would receive them (per-model settings are
                float64 arrays), and raises RecipeError where they do not fit each other.
+    packing:   how `weft pack` keeps the models that it serves by task.
     """
 
     def declare(function: Callable[..., Any]) -> Method:
@@ -355,6 +393,7 @@ def method(
             symmetric=symmetric,
             gives=gives,
             check=check,
+            packing=packing,
         )
 
     return declare

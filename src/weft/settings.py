@@ -87,7 +87,9 @@ def check_model_wide(
     """A rank over the whole model needs one rank for the whole model."""
     woven = collect(nodes.values()).get(number, [])
     for name, ask in method.asks:
-        asking = [node for node in woven if isinstance(ask, Largest) and ask.spans_model(node.settings)]
+        if not isinstance(ask, Largest):
+            continue
+        asking = [node for node in woven if ask.spans_model(node.settings)]
         total = sum(node.elements for node in asking)
         distinct = {id(node.settings): node for node in asking}.values()
         try:
@@ -95,7 +97,7 @@ def check_model_wide(
         except KeyError:  # it depends on another statistic
             continue
         if any(rank != ranks[0] for rank in ranks):
-            word = ask.rank if isinstance(ask, Largest) and isinstance(ask.rank, str) else f"the rank of {name}"
+            word = ask.rank if isinstance(ask.rank, str) else "density" if "density" in method.settings else name
             what = f"{word} changes from tensor to tensor, but {method.name} ranks over the whole model"
             hint = "set scope: tensor, or give one value for each model"
             problems.append(PlanError(what, where=merge.places.get(word, merge.place), hint=hint))

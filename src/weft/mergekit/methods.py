@@ -91,7 +91,7 @@ _MASK = Parameter("int8_mask", "bool", default=None)  # the type of an intermedi
 
 def _arithmetic(
     *own: Parameter,
-    normalize: bool,
+    normalize: bool | Parameter,
     rescale: bool | None = None,
     together: Together | None = None,
     **more: Scalar,
@@ -101,7 +101,7 @@ def _arithmetic(
         _of_each("weight"),
         *own,
         *(() if rescale is None else (_flag("rescale", rescale, "rescale", "l1", "none"),)),
-        _flag("normalize", normalize, "normalize"),
+        _flag("normalize", normalize, "normalize") if isinstance(normalize, bool) else normalize,
         _of_all("lambda", 1.0, "scale"),
         _MASK,
     )
@@ -114,6 +114,7 @@ _EPSILON = Parameter("epsilon", default=0.15, each=True)
 _WINDOW = Together(  # nothing is drawn at density 1, whatever epsilon
     ("density", "epsilon"), "window", lambda density, epsilon: 0.0 if density >= 1.0 else 2.0 * epsilon
 )
+_MEAN = _flag("normalize", True, "function", "mean", "sum")
 _SCOPE = Together(  # without row_wise it turns vectors along the last dimension: rows
     ("nuslerp_flatten", "nuslerp_row_wise"),
     "scope",
@@ -135,7 +136,7 @@ RULES: dict[str, Rule] = {
     ),
     "karcher": Rule("input", (Parameter("max_iter", "int", 10, setting="max_iter"), _of_all("tol", 1e-5))),
     "task_arithmetic": _arithmetic(normalize=False),
-    "ties": _arithmetic(_DENSITY, normalize=True, rescale=False, scope="tensor"),
+    "ties": _arithmetic(_DENSITY, normalize=_MEAN, rescale=False, scope="tensor"),
     "dare_linear": _arithmetic(_DENSITY, normalize=False, rescale=True),
     "dare_ties": _arithmetic(_DENSITY, normalize=False, rescale=True),
     "della": _arithmetic(_DENSITY, _EPSILON, normalize=True, rescale=True, together=_WINDOW),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from weft.errors import RecipeError
 from weft.method import Coefficients, Fraction, Gram, PerModel, each, method
 from weft.methods._weights import vanishes
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def check_t(settings: Mapping[str, Any]) -> None:
@@ -27,6 +30,7 @@ def slerp(
     weight: PerModel[float] = each(1.0),
     scope: Literal["tensor", "row", "column"] = "tensor",
     lerp_above: Fraction = 1.0,
+    tree: Literal["chain", "balanced"] = "chain",
 ) -> Coefficients:
     """Interpolate along the great circle between two models, or from model to model.
 
@@ -36,8 +40,11 @@ def slerp(
     goes to zero. Where a vector is zero, and where the two are opposite (to within 0.0025 degrees), there is
     no arc, and the interpolation is linear.
 
-    More than two models are folded from the left in the order of the recipe: each next model i joins what is
-    merged so far at t_i = w_i / (w_1 + ... + w_i). The result depends on that order.
+    More than two models are merged two at a time along a tree, and the result depends on it and on the order of the
+    recipe. At each of its nodes t is the weight on the right over that of both sides.
+
+        chain      ((1 2) 3) 4: each next model joins what is merged so far
+        balanced   (1 2) (3 4): neighbours are merged, then neighbouring results; an odd one waits
 
     Settings:
         t: the way from the first model (0) to the second (1), for two models; beyond that range it goes on
@@ -47,6 +54,7 @@ def slerp(
         scope: what is one vector: the whole tensor, each row (an output neuron's weights) or each column.
         lerp_above: interpolate linearly where |cos(a)| exceeds this. 1 never does; 0.9995 is a common
             guard in single precision, which makes the merge of close fine-tunes linear.
+        tree: how more than two models are paired, as above. Stages of a recipe state any other tree.
 
     Source: Shoemake 1985, Animating rotation with quaternion curves (SIGGRAPH).
 
@@ -58,17 +66,24 @@ def slerp(
     from weft.methods._sphere import arc, inner
 
     k = gram.shape[-1]
-    step = np.eye(k)
-    merged = np.broadcast_to(step[0], gram.shape[:-1])
-    for model in range(1, k):
-        new = np.broadcast_to(step[model], merged.shape)
-        way = fraction(weight[: model + 1]) if t is None else t
-        products = inner(gram, merged, merged), inner(gram, merged, new), inner(gram, new, new)
+    nodes = [(np.broadcast_to(row, gram.shape[:-1]), weight[i : i + 1]) for i, row in enumerate(np.eye(k))]
+
+    def join(left: tuple[np.ndarray, np.ndarray], right: tuple[np.ndarray, np.ndarray]) -> Any:
+        (old, mass), (new, more) = left, right
+        way = fraction(np.append(mass, more), len(more)) if t is None else t
+        products = inner(gram, old, old), inner(gram, old, new), inner(gram, new, new)
         old_share, new_share = arc(*products, way, lerp_above)
-        merged = old_share[..., None] * merged + new_share[..., None] * new
-    return merged
+        return old_share[..., None] * old + new_share[..., None] * new, np.append(mass, more)
+
+    while len(nodes) > 1:
+        if tree == "chain":
+            nodes[:2] = [join(*nodes[:2])]
+        else:
+            pairs = [nodes[i : i + 2] for i in range(0, len(nodes), 2)]
+            nodes = [join(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
+    return nodes[0][0]
 
 
-def fraction(weight: Any) -> float:
-    """The way to the last of some models, as their weights say it; 0.5 where they cancel."""
-    return 0.5 if vanishes(weight) else float(weight[-1] / weight.sum())
+def fraction(weight: Any, last: int = 1) -> float:
+    """The way to the `last` of some models, as their weights say it; 0.5 where they cancel."""
+    return 0.5 if vanishes(weight) else float(weight[-last:].sum() / weight.sum())

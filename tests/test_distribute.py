@@ -61,6 +61,13 @@ def test_a_cluster_gives_the_bytes_of_one_machine(recipe, tmp_path, cluster):
     assert last["bytes"] == last["total"]
 
 
+def test_workers_know_what_was_asked_of_the_whole_model(recipe, tmp_path, cluster):
+    path = recipe(TEXT.replace("method: ties, base: base, density: 0.4", "method: emr, base: base, task: b"))
+    api.merge(path, tmp_path / "local")
+    api.merge(path, tmp_path / "out", ray="auto")
+    assert weights_of(tmp_path / "out") == weights_of(tmp_path / "local")
+
+
 def test_a_killed_workers_tensors_are_made_elsewhere(recipe, tmp_path, cluster, many):
     path = recipe(TEXT)
     api.merge(path, tmp_path / "local")

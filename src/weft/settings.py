@@ -97,7 +97,14 @@ def check_model_wide(
         except KeyError:  # it depends on another statistic
             continue
         if any(rank != ranks[0] for rank in ranks):
-            word = ask.rank if isinstance(ask.rank, str) else "density" if "density" in method.settings else name
+            word = ask.rank if isinstance(ask.rank, str) else differing([node.settings for node in distinct])
             what = f"{word} changes from tensor to tensor, but {method.name} ranks over the whole model"
             hint = "set scope: tensor, or give one value for each model"
             problems.append(PlanError(what, where=merge.places.get(word, merge.place), hint=hint))
+            return
+
+
+def differing(resolved: list[Mapping[str, Any]]) -> str:
+    """The names of settings that are not the same everywhere."""
+    first = resolved[0]
+    return ", ".join(name for name in first if any(not np.array_equal(each[name], first[name]) for each in resolved))

@@ -91,3 +91,20 @@ def test_rows_and_columns():
 def test_t_is_for_two_models():
     with pytest.raises(RecipeError, match=r"t is 0.5, but there are 3 models"):
         merge(slerp, [[1.0], [2.0], [3.0]], t=0.5)
+
+
+@suite(slerp, settings={"tree": "balanced"}, fixed_point={})
+def test_conformance_along_a_balanced_tree(check):
+    check()
+
+
+def test_a_balanced_tree_is_pairs_of_pairs():
+    models = [normal(4, 6, seed=seed) for seed in range(5)]
+    weight = [1.0, 3.0, 2.0, 2.0, 4.0]
+    left = merge(slerp, models[:2], weight=weight[:2])
+    right = merge(slerp, models[2:4], weight=weight[2:4])
+    four = merge(slerp, [left, right], weight=[4.0, 4.0])
+    assert equals(merge(slerp, models[:4], weight=weight[:4], tree="balanced"), four, 1e-5)
+    five = merge(slerp, [four, models[4]], weight=[8.0, 4.0])
+    assert equals(merge(slerp, models, weight=weight, tree="balanced"), five, 1e-5)
+    assert not equals(merge(slerp, models, weight=weight), five, 1e-3)

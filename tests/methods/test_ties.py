@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from weft.errors import RecipeError
 from weft.methods.ties import ties
 
 from .merging import equals, merge, normal, suite
@@ -13,7 +14,7 @@ def test_conformance(check):
     check()
 
 
-@suite(ties, settings={"rescale": "l1", "normalize": False, "scope": "tensor", "density": 0.35, "scale": 0.5})
+@suite(ties, settings={"rescale": "l1", "function": "sum", "scope": "tensor", "density": 0.35, "scale": 0.5})
 def test_conformance_of_the_other_settings(check):
     check()
 
@@ -23,7 +24,7 @@ def test_by_hand():
     models = [[4, -3, 1], [2, 2, 1], [0, 3, 6]]
     assert equals(merge(ties, models, [1, 1, 1], density=1.0), [3, -3, 6])
     # sums instead of means, halved
-    out = merge(ties, models, [1, 1, 1], density=1.0, normalize=False, scale=0.5)
+    out = merge(ties, models, [1, 1, 1], density=1.0, function="sum", scale=0.5)
     assert equals(out, [3, -1, 3.5])
     # weights 1, 1, 5: entry 1 is 3 + 1 - 5 < 0, so -1; entry 2 is -4 + 1 + 10 > 0: (1 + 10) / 6
     assert equals(merge(ties, models, [1, 1, 1], density=1.0, weight=[1, 1, 5]), [0, 1 + 11 / 6, 6])
@@ -64,3 +65,33 @@ def test_l1_rescaling_keeps_the_sum_of_magnitudes():
     out = merge(ties, [delta], torch.zeros(200), density=0.1, rescale="l1")
     assert int((out != 0).sum()) == 20
     assert float(out.abs().sum()) == pytest.approx(float(delta.abs().sum()), rel=1e-5)
+
+
+@suite(ties, settings={"keep": "one_more", "zero": "majority", "function": "max", "density": 0.4})
+def test_conformance_of_the_authors_details(check):
+    check()
+
+
+def test_the_largest_of_those_that_agree():
+    models = [[4, -3, 1], [2, 2, 1], [0, 3, 6]]
+    assert equals(merge(ties, models, [1, 1, 1], density=1.0, function="max"), [4, -3, 6])
+
+
+def test_the_authors_code_keeps_one_more():
+    delta = torch.tensor([0.1, -5.0, 0.3, 4.0, -0.2, 3.0])
+    assert equals(merge(ties, [delta], torch.zeros(6), density=0.5, keep="one_more"), [0, -5, 0.3, 4, 0, 3])
+    assert equals(merge(ties, [delta], torch.zeros(6), density=1.0, keep="one_more"), delta)
+
+
+def test_a_sum_of_zero_may_follow_the_majority():
+    # the first vote is even; of the elected signs, two are negative and one is positive
+    models = [[2.0, -1, -1, 3], [-2.0, -1, -1, 1]]
+    assert equals(merge(ties, models, [0.0] * 4, density=1.0, zero="majority"), [-2, -1, -1, 2])
+    assert equals(merge(ties, models, [0.0] * 4, density=1.0), [2, -1, -1, 2])
+    # without a majority, positive
+    assert equals(merge(ties, [[2.0], [-2.0]], [0.0], density=1.0, zero="majority"), [2.0])
+
+
+def test_a_majority_of_trimmed_vectors_is_not_one_of_rescaled_ones():
+    with pytest.raises(RecipeError, match="does not go with rescale: l1"):
+        merge(ties, [[2.0]], [0.0], zero="majority", rescale="l1")

@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from weft.api import merge, plan, verify
     from weft.checkpoints import open_checkpoint as open
     from weft.errors import WeftError
+    from weft.packing import pack
     from weft.reading import load_recipe
     from weft.recipe import Recipe
 
 _HOMES = {
     "merge": "weft.api",
+    "pack": "weft.packing",
     "plan": "weft.api",
     "verify": "weft.api",
     "open": "weft.checkpoints:open_checkpoint",
@@ -33,7 +35,7 @@ _HOMES = {
     "WeftError": "weft.errors",
 }
 
-__all__ = ["Recipe", "WeftError", "load_recipe", "merge", "methods", "open", "plan", "verify"]
+__all__ = ["Recipe", "WeftError", "load_recipe", "merge", "methods", "open", "pack", "plan", "verify"]
 
 
 def __getattr__(name: str) -> Any:

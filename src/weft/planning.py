@@ -129,7 +129,9 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
         if not isinstance(model, Source):
             continue
         try:
-            opened[name] = open_checkpoint(model.path, revision=model.revision, label=name, relative_to=recipe.folder)
+            opened[name] = open_checkpoint(
+                model.path, revision=model.revision, task=model.task, label=name, relative_to=recipe.folder
+            )
         except Problems as error:
             problems += error.errors
         except WeftError as error:

@@ -112,13 +112,13 @@ class _Reader:
             if isinstance(item, Mapping) and any(hasattr(value, "shape") for value in item.values()):
                 models[name] = Source(item)  # a state dict
             elif isinstance(item, dict):
-                self.only(item, at, ("path", "revision"))
-                revision = item.get("revision")
-                if revision is not None and not isinstance(revision, str):
-                    self.fail("revision must be text", (*at, "revision"), hint="put it in quotes")
+                self.only(item, at, ("path", "revision", "task"))
+                for key in ("revision", "task"):
+                    if item.get(key) is not None and not isinstance(item[key], str):
+                        self.fail(f"{key} must be text", (*at, key), hint="put it in quotes")
                 if not item.get("path"):
                     self.fail(f"the model {name!r} has no path", at, hint="path: ./folder, or a hub id")
-                models[name] = Source(item.get("path"), revision, self.document.where(at))
+                models[name] = Source(item.get("path"), item.get("revision"), self.document.where(at), item.get("task"))
             elif isinstance(item, str) and item:
                 models[name] = Source(item, None, self.document.where(at))
             elif item is None or isinstance(item, (bool, int, float, list, str)):

@@ -31,11 +31,12 @@ DEFAULT_SHARD = 5_000_000_000
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model is: a folder, a file, a hub id, or an object in memory."""
+    """Where a model is: a folder, a file, a hub id, or an object in memory; of packed models, which task's."""
 
     path: Any
     revision: str | None = None
     place: Where | None = field(default=None, compare=False)
+    task: str | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def _plain_model(model: Source | Merge) -> Any:
     if isinstance(model, Merge):
         return _plain_merge(model)
     path = model.path if isinstance(model.path, str) else f"<{type(model.path).__name__} in memory>"
-    return {"path": path, "revision": model.revision} if model.revision else path
+    more = {"revision": model.revision, "task": model.task}
+    return {"path": path, **{key: value for key, value in more.items() if value}} if any(more.values()) else path
 
 
 def _plain_merge(merge: Merge) -> dict[str, Any]:

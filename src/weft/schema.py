@@ -31,7 +31,11 @@ def recipe_schema() -> dict[str, Any]:
                             "type": "object",
                             "required": ["path"],
                             "additionalProperties": False,
-                            "properties": {"path": {"type": "string"}, "revision": {"type": "string"}},
+                            "properties": {
+                                "path": {"type": "string"},
+                                "revision": {"type": "string"},
+                                "task": {"type": "string", "description": "Of packed models, which one."},
+                            },
                         },
                         {"$ref": "#/$defs/merge"},
                     ]

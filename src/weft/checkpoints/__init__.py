@@ -26,6 +26,7 @@ def open_checkpoint(
     source: Any,
     *,
     revision: str | None = None,
+    task: str | None = None,
     label: str | None = None,
     relative_to: Path | None = None,
 ) -> Checkpoint:
@@ -33,8 +34,9 @@ def open_checkpoint(
 
     `source` is a folder, a weight file, a hub id such as `org/name`, a state dict (name to tensor or array),
     a torch module, or a checkpoint, which is returned as it is. A path that exists is taken before a hub id
-    of that spelling. `revision` is a branch, tag or commit of a hub model. `label` is what messages call the
-    model. Relative paths are looked up from the folder `relative_to`. Raises `CheckpointError`.
+    of that spelling. `revision` is a branch, tag or commit of a hub model, `task` one of the models of a packed
+    folder. `label` is what messages call the model. Relative paths are looked up from the folder `relative_to`.
+    Raises `CheckpointError`.
     """
     if isinstance(source, Checkpoint):
         return source
@@ -52,7 +54,9 @@ def open_checkpoint(
             why = f"the revision {revision!r} belongs to a model on the hub"
             hint = f"leave out the revision, or rename the folder if you mean the hub's {text}"
             raise CheckpointError("a local path has no revisions", where=Where(text), why=why, hint=hint)
-        return _open_path(path, label or text)
+        return _open_path(path, task, label or text)
+    if task is not None:
+        raise _not_packed(task, text)
     if isinstance(source, str) and _HUB_ID.fullmatch(text) and not text.endswith(WEIGHT_FILES):
         return _open_on_hub(text, revision, label, path)
     raise _nothing_there(text, path)
@@ -70,9 +74,19 @@ def _near_paths(path: Path) -> list[str]:
     return [str(missing.parent / name) for name in difflib.get_close_matches(missing.name, names, n=3, cutoff=0.6)]
 
 
-def _open_path(path: Path, label: str) -> Checkpoint:
-    from weft.checkpoints.folder import FileCheckpoint, FolderCheckpoint
+def _not_packed(task: str, text: str) -> CheckpointError:
+    why = f"the task {task!r} is of folders that `weft pack` wrote"
+    return CheckpointError("these are no packed models", where=Where(text), why=why, hint="leave out the task")
 
+
+def _open_path(path: Path, task: str | None, label: str) -> Checkpoint:
+    from weft.checkpoints.folder import FileCheckpoint, FolderCheckpoint
+    from weft.checkpoints.packed import CARD, PackedCheckpoint
+
+    if (path / CARD).is_file():
+        return PackedCheckpoint(path, task, label)
+    if task is not None:
+        raise _not_packed(task, str(path))
     if path.is_dir():
         return FolderCheckpoint(path, label)
     if path.suffix in WEIGHT_FILES:

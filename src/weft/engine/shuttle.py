@@ -71,7 +71,7 @@ class Shuttle:
         for inner in self.inner:
             if inner is not None:
                 inner.prepare()
-        self._answer()
+        self.before()
         if self.method.gives != "tensor" and self.reader.scope == "tensor":
             first = self._gram() if self.method.takes == "gram" else self.reader.k
             result = self.method.function(first, **self.asked, **self.settings)
@@ -81,16 +81,12 @@ class Shuttle:
                 self.result = self._agreement(result)
         self.ready = True
 
-    def before(self, name: str) -> Shuttle:
-        """Itself, with answers to all asks that come before the one called `name`."""
-        self._answer(name)
-        return self
-
-    def _answer(self, stop: str = "") -> None:
+    def before(self, stop: str = "") -> Shuttle:
+        """Itself, with answers to all asks, or to those that come before the one called `stop`."""
         for kind, asks in grouped(self.method.asks, self.settings):
             names = [name for name, _ in asks]
             if stop in names:
-                return
+                break
             if names[0] in self.asked:
                 continue
             if kind is None:
@@ -101,6 +97,7 @@ class Shuttle:
                 self.asked |= {name: self.sum(ask.of) for name, ask in asks if isinstance(ask, Sum)}
             else:
                 self.asked |= self._order([(name, ask) for name, ask in asks if isinstance(ask, Largest)])
+        return self
 
     def _of_model(self, name: str) -> Any:
         """What the run has found out about the whole model."""

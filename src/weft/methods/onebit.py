@@ -25,7 +25,10 @@ def binarised(shape: tuple[int, ...], settings: Mapping[str, Any]) -> bool:
 def parts(shape: tuple[int, ...], settings: Mapping[str, Any]) -> dict[str, Part]:
     if not binarised(shape, settings):
         return {"values": Part("values")}
-    return {"sign": Part("bits"), "size": Part("number" if settings["scope"] == "tensor" else "rows")}
+    return {
+        "sign": Part("bits"),
+        **({"size": Part("number")} if settings["scope"] == "tensor" else {"sizes": Part("rows")}),
+    }
 
 
 def pack(
@@ -34,17 +37,16 @@ def pack(
     """Signs (bool, true for plus) and magnitudes of each task vector, or the vectors themselves."""
     if not binarised(shape, {"binary": binary}):
         return {"values": list(deltas)}
+    signs = [delta >= 0.0 for delta in deltas]
     if masses is None:
-        means = [delta.abs().mean(-1, keepdim=True, dtype=delta.double().dtype).float() for delta in deltas]
-    else:
-        means = [mass / math.prod(shape) for mass in masses]
-    return {"sign": [delta >= 0.0 for delta in deltas], "size": means}
+        return {"sign": signs, "sizes": [delta.abs().double().mean(-1, keepdim=True).float() for delta in deltas]}
+    return {"sign": signs, "size": [mass / math.prod(shape) for mass in masses]}
 
 
 def unpack(parts: Mapping[str, Any]) -> Tensor:
     if "values" in parts:
         return parts["values"]
-    return (parts["sign"] * 2.0 - 1.0) * parts["size"]
+    return (parts["sign"] * 2.0 - 1.0) * parts["size" if "size" in parts else "sizes"]
 
 
 @method(paper="2502.10743", unit="row", packing=Packing(parts, pack, unpack))
@@ -64,7 +66,8 @@ def onebit(
         q_i = a_i sign(d_i),  d_i = x_i - base,  a_i = mean |d_i|;   out = base + scale * sum_i w_i q_i
 
     No other number in place of a_i is nearer to d_i. An entry of zero counts as positive. Vectors (norms, biases) stay
-    as they are, and so do tensors where `binary` is false. With `task`, only that model is taken: q_t, without weights.
+    as they are, and so do tensors where `binary` is false. With `task` the result is base + q_t,
+    whatever weights and scale.
 
     `weft pack` keeps base, signs (one bit for each parameter and task) and magnitudes, from which any of the tasks
     is served; packed models are sources of recipes. Other methods merge binarised models as stages.
@@ -86,6 +89,6 @@ def onebit(
     """
     packed = pack(deltas, masses, shape, binary=binary, scope=scope)
     if task is not None:
-        return serve(packed, task, unpack) * scale
+        return serve(packed, task, unpack)
     vectors = [serve(packed, index, unpack) for index in range(len(deltas))]
     return combine(vectors, weight, elect=False, normalize=False) * scale

@@ -113,7 +113,7 @@ def onebit(
         axes = tuple(range(1, delta.ndim)) if scope == "row" else None
         vectors.append(np.where(delta >= 0.0, 1.0, -1.0) * np.abs(delta).mean(axes, keepdims=True))
     if task is not None:
-        return base + scale * vectors[task]
+        return base + vectors[task]
     return base + scale * add(w * vector for w, vector in zip(weight, vectors, strict=True))
 
 

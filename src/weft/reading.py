@@ -17,6 +17,7 @@ from weft.dtypes import OUTPUT_DTYPES
 from weft.errors import Problems, RecipeError, WeftError, Where, did_you_mean
 from weft.method import Method, Setting, find
 from weft.recipe import DEFAULT_SHARD, Merge, Output, Recipe, Slice, Source
+from weft.runs import find_run, is_run
 from weft.values import ByModel, Value, parse_layers, parse_value
 
 Parsed = TypeVar("Parsed")
@@ -60,6 +61,7 @@ class _Reader:
     def __init__(self, document: Document) -> None:
         self.document = document
         self.errors: list[WeftError] = []
+        self.runs: dict[str, list[str]] = {}  # the checkpoints of models that are runs
 
     def fail(self, what: str, path: tuple[Any, ...], *, key: bool = False, why: str = "", hint: str = "") -> None:
         self.errors.append(RecipeError(what, where=self.document.where(path, key=key), why=why, hint=hint))
@@ -71,8 +73,9 @@ class _Reader:
         if not isinstance(data, dict):
             raise RecipeError("a recipe is a mapping with 'models' and 'merge'", where=self.document.where())
         self.only(data, (), ("models", "merge", "output", "seed", "drop"))
-        models = self.models(data.get("models"))
-        names = dict.fromkeys(data["models"]) if isinstance(data.get("models"), dict) else {}
+        named = self.unfold(data.get("models"), folder)
+        models = self.models(named)
+        names = dict.fromkeys(named) if isinstance(named, dict) else {}
         merge = None
         if "merge" not in data:
             self.fail("the recipe has no 'merge'", (), hint="merge: {method: linear}")
@@ -97,6 +100,24 @@ class _Reader:
         for key in data:
             if key not in known:
                 self.fail(f"unknown key {key!r}", (*path, key), key=True, hint=did_you_mean(str(key), known))
+
+    def unfold(self, data: Any, folder: Path) -> Any:
+        """The models, with a run's checkpoints as run@step in the place of the run."""
+        if not isinstance(data, dict):
+            return data
+        result: dict[Any, Any] = {}
+        for name, path in data.items():
+            if not is_run(path, folder):
+                result[name] = path
+                continue
+            try:
+                steps = find_run(path, folder)
+            except RecipeError as error:
+                self.fail(error.what, ("models", name), why=error.why, hint=error.hint)
+                continue
+            self.runs[name] = [f"{name}@{step}" for step in steps]
+            result.update(zip(self.runs[name], steps.values(), strict=True))
+        return result
 
     def models(self, data: Any) -> dict[str, Source | Merge]:
         path = ("models",)
@@ -196,7 +217,12 @@ class _Reader:
             self.fail("models must be a list of names", (*path, "models"), hint="models: [math, code]")
             return ()
         result: list[str] = []
-        for index, name in enumerate(names):
+        listed = [
+            (each, index)
+            for index, name in enumerate(names)
+            for each in (self.runs.get(name, [name]) if isinstance(name, str) else [name])
+        ]
+        for name, index in listed:
             at = (*path, "models", index)
             if not self.name(name, at, models):
                 continue
@@ -209,6 +235,14 @@ class _Reader:
         return tuple(result)
 
     def name(self, name: Any, path: tuple[Any, ...], models: Mapping[str, Any]) -> bool:
+        if isinstance(name, str) and name in self.runs:
+            first, last = self.runs[name][0], self.runs[name][-1]
+            self.fail(
+                f"{name!r} is a run of {len(self.runs[name])} checkpoints, {first} to {last}",
+                path,
+                hint=f"name one: {last}",
+            )
+            return False
         if not isinstance(name, str) or name not in models:
             self.fail(f"unknown model {name!r}", path, hint=did_you_mean(str(name), models))
             return False

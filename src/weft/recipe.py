@@ -4,6 +4,7 @@
       base: ./llama
       math: {path: org/math, revision: v1}
       blend: {method: slerp, models: [math, code], t: 0.5}     # a merge can be a model of another
+      run: ./run/checkpoint-*                                  # becomes run@500, run@1000, ... in this order
     merge:
       method: ties
       base: base

@@ -5,6 +5,8 @@ python -m weft.catalogue > docs/methods.md
 
 from __future__ import annotations
 
+import re
+
 from weft.method import Method, Setting, methods
 
 HEAD = """\
@@ -12,28 +14,28 @@ HEAD = """\
 
 Made by `python -m weft.catalogue`; do not edit. In all formulas x_i are the models, b is the base, d_i = x_i - b are the
 task vectors, w_i are the weights. A setting marked *per model* takes one value for all, or a mapping by model name; every
-setting can be a gradient over depth or filtered by layer and role.
+setting can be a gradient over depth or filtered by layer and role. `weft methods` prints the table, and `weft methods NAME`
+what is said of one.
 
 """
 
 
 def page() -> str:
     """All methods in Markdown."""
-    rows = ["| method | in one sentence | models | base | source |", "|---|---|---|---|---|"]
+    rows = ["| method | in one sentence | models | needs | reads | use it | source |", "|---|---|---|---|---|---|---|"]
     for method in methods().values():
-        rows.append(
-            f"| [{method.name}](#{method.name}) | {method.summary} | {_count(method)} | {method.base} | {_source(method)} |"
-        )
+        facts = (count(method), ", ".join(method.needs), method.cost, occasion(method), source(method))
+        rows.append(f"| [{method.name}](#{method.name}) | {method.summary} | " + " | ".join(map(_cell, facts)) + " |")
     return HEAD + "\n".join(rows) + "\n" + "".join(f"\n{section(method)}" for method in methods().values())
 
 
 def section(method: Method) -> str:
     """One method in Markdown."""
-    lines = [f"## {method.name}", "", method.summary, "", method.about, ""]
+    lines = [f"## {method.name}", "", method.summary, "", method.about, "", f"Reads {method.cost}.", ""]
     if method.settings:
         lines += ["| setting | value | default | meaning |", "|---|---|---|---|"]
         lines += [
-            f"| `{s.name}` | {s.describe()}{', per model' if s.per_model else ''} | {_default(s)} | {_cell(s.doc)} |"
+            f"| `{s.name}` | {s.describe()}{', per model' if s.per_model else ''} | {default(s)} | {_cell(s.doc)} |"
             for s in method.settings.values()
         ]
         lines.append("")
@@ -47,26 +49,36 @@ def example(method: Method) -> str:
     names = ["math", "code"][:count]
     base = ["base"] if method.base == "required" else []
     models = ", ".join(f"{name}: ./{name}" for name in base + names)
-    needed = {s.name: "0.5" if s.kind in ("float", "fraction") else "1" for s in method.settings.values() if s.required}
+    words = {"float": "0.5", "fraction": "0.5", "task": names[0]}
+    wanted = [s for s in method.settings.values() if s.required or s.kind == "task"]
+    needed = {s.name: words.get(s.kind, "1") for s in wanted}
     parts = [f"method: {method.name}", *(["base: base"] if base else [])]
     parts += [f"{name}: {value}" for name, value in needed.items()]
     return f"models: {{{models}}}\nmerge: {{{', '.join(parts)}}}"
+
+
+def occasion(method: Method) -> str:
+    """When to use a method, up to the first stop."""
+    return re.split(r"[.:;](?:\s|$)|, (?:where|since|which|so that|and the)\b", method.when.removeprefix("Use it "))[0]
 
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _count(method: Method) -> str:
+def count(method: Method) -> str:
+    """How many models it merges."""
     least, most = method.models
     return str(least) if least == most else f"{least} or more" if most is None else f"{least} to {most}"
 
 
-def _source(method: Method) -> str:
+def source(method: Method) -> str:
+    """The paper, or the tool that it comes from."""
     return f"arXiv:{method.paper}" if method.paper[:4].isdigit() else method.paper
 
 
-def _default(setting: Setting) -> str:
+def default(setting: Setting) -> str:
+    """A setting's default, as a recipe has it."""
     if setting.required:
         return "required"
     value = setting.default

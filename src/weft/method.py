@@ -326,6 +326,30 @@ class Method:
         )
 
     @property
+    def needs(self) -> tuple[str, ...]:
+        """What it needs besides the models, in words."""
+        base = {"required": ("a base",), "optional": ("a base for task vectors",), "unused": ()}[self.base]
+        task = any(setting.kind == "task" for setting in self.settings.values())
+        return (*base, "a task to serve") if task else base
+
+    @property
+    def cost(self) -> str:
+        """How often it reads the models with its default settings, in words."""
+        usual = {setting.name: setting.default for setting in self.settings.values()}
+        if self.spans_model(usual):
+            return "statistics of the whole model, then each tensor once"
+        asked = (ask for _, ask in self.asks if isinstance(ask, (Largest, Sum)))
+        if self.takes == "gram" or any(ask.when is None or ask.when(usual) for ask in asked):
+            return "statistics of each tensor, then the tensor once more"
+        return "each tensor once" if self.unit != "tensor" else "each tensor once, as a whole"
+
+    @property
+    def when(self) -> str:
+        """When to use it: the last paragraph of the docstring, in one line."""
+        match = re.search(r"^Use it .*(?:\n.+)*", self.doc, re.M)
+        return " ".join(match[0].split()) if match else ""
+
+    @property
     def summary(self) -> str:
         """The first line of the function's docstring."""
         return (inspect.getdoc(self.function) or "").split("\n", 1)[0]

@@ -19,7 +19,7 @@ from weft.checkpoints.base import TensorInfo
 from weft.checkpoints.packed import CARD, FORMAT, WEIGHTS, part_info, part_name
 from weft.engine import Shuttle, tensors
 from weft.errors import PlanError, RecipeError
-from weft.graph import Weave
+from weft.graph import Leaf, Weave
 from weft.layout import Slot, lay_out
 from weft.method import Method, find, methods
 from weft.planning import Plan, make_plan
@@ -100,6 +100,10 @@ def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: C
     assert method.packing is not None
     tasks = plan.recipe.merge.models
     weaves = [step.node for step in plan.steps if isinstance(step.node, Weave)]
+    sewn = [step.name for step in plan.steps if not isinstance(step.node, (Leaf, Weave))]
+    if sewn:
+        why = "the base stores it in another form than the merge makes it"
+        raise PlanError(f"{sewn[0]!r} cannot be packed", why=why)
     kinds: dict[str, str] = {}
     infos: list[TensorInfo] = []
     for weave in weaves:

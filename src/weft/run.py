@@ -19,6 +19,7 @@ from blake3 import blake3
 
 from weft.dtypes import F32, DType
 from weft.engine import CHUNK, STAGE, Context, Loom, Shuttle, model, thread
+from weft.engine.shuttle import needed
 from weft.errors import DataError
 from weft.graph import Leaf, Weave, collect, woven
 from weft.kernels import kernels
@@ -264,7 +265,10 @@ def needs_torch(steps: list[Step]) -> bool:
     return any(
         weave.method.gives == "tensor"
         or weave.settings.get("scope") in ("row", "column")
-        or any(isinstance(ask, (Sum, Largest)) and ask.of is not None for _, ask in weave.method.asks)
+        or any(
+            isinstance(ask, (Sum, Largest)) and ask.of is not None and needed(ask, weave.settings)
+            for _, ask in weave.method.asks
+        )
         for weave in weaves
     )
 

@@ -9,9 +9,11 @@ from weft.method import methods
 from weft.testing.reference import REFERENCES
 
 NAMES = [
-    "arcee_fusion", "breadcrumbs", "breadcrumbs_ties", "dare_linear", "dare_ties", "della", "della_linear", "karcher",
-    "linear", "model_stock", "multislerp", "nearswap", "nuslerp", "passthrough", "ram", "ramplus_tl", "sce", "slerp",
-    "task_arithmetic", "ties",
+    "analogy", "arcee_fusion", "balanced", "breadcrumbs", "breadcrumbs_ties", "clamp", "consensus", "cosine_add",
+    "dare_linear", "dare_ties", "della", "della_linear", "emr", "expo", "geometric_median", "karcher", "linear",
+    "magmax", "metagpt", "model_stock", "multislerp", "nearswap", "negation", "neuromerging", "nuslerp", "onebit",
+    "passthrough", "pcb", "ram", "ramplus_tl", "run_average", "sce", "slerp", "tall_mask", "task_arithmetic",
+    "ties", "train_difference", "trust_region",
 ]  # fmt: skip
 
 

@@ -21,6 +21,7 @@ app = App(
 for name, command, summary in (
     ("merge", "merge:merge", "Merge models as a recipe says, and write the model folder."),
     ("plan", "plan:plan", "Show what a merge would do, from headers alone."),
+    ("methods", "methods:methods", "List the merging methods, or describe one."),
     ("pack", "pack:pack", "Keep the models that a method serves by task, in less space than each on its own."),
     ("verify", "verify:verify", "Check a merged model against its lock."),
     ("import", "import_:import_", "Print the native recipe that gives what a mergekit file gives."),

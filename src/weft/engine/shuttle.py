@@ -18,7 +18,7 @@ from weft.engine.reader import Inner, Reader
 from weft.graph import Leaf, Patchwork, Weave
 from weft.kernels import BLOCK, kernels
 from weft.kernels import random as keyed
-from weft.method import Ask, Base, Consensus, Largest, Random, Sum
+from weft.method import Ask, Consensus, Largest, Sum
 
 
 def thread(node: Weave | Patchwork, context: Context, loom: Loom, level: int = 0) -> Inner:
@@ -53,7 +53,8 @@ class Shuttle:
     @property
     def reduces(self) -> bool:
         """Whether the inputs are read more than once."""
-        own = self.method.takes == "gram" or any(not isinstance(ask, (Base, Random)) for _, ask in self.method.asks)
+        streamed = (ask for _, ask in self.method.asks if isinstance(ask, (Largest, Sum)))
+        own = self.method.takes == "gram" or any(needed(ask, self.settings) for ask in streamed)
         rescales = self.settings.get("rescale") == "l1"
         return own or rescales or any(inner.reduces for inner in self.inner if inner is not None)
 

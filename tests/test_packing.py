@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from tests.conftest import tensors_of
 from weft import api
 from weft.checkpoints import open_checkpoint
-from weft.errors import CheckpointError
+from weft.errors import CheckpointError, PlanError
+from weft.method import Deltas, Packing, Part, Task, Tensor, method, methods
 from weft.packing import pack
 from weft.run import Options
 
@@ -97,11 +98,79 @@ def test_what_cannot_be_packed(recipe, tmp_path, weft, text, message):
 
 
 def test_a_base_that_the_folder_can_refer_to(recipe, tmp_path, weft):
-    stage = MODELS.replace("base:", "base: {method: linear, models: [a, b]}, other:").replace("c: {llamas}/c", "")
-    text = stage.replace(", other: {llamas}/base", "").replace(", }", "}")
-    outcome = weft("pack", recipe(f"{text}merge: {{method: emr, base: base}}\n"), tmp_path / "packed")
+    text = """\
+models: {base: {method: linear, models: [a, b]}, a: {llamas}/a, b: {llamas}/b, c: {llamas}/c}
+merge: {method: emr, base: base, models: [a, b, c]}
+"""
+    outcome = weft("pack", recipe(text), tmp_path / "packed")
     assert outcome.code == 2
     assert "must be a folder, a file or a model of the hub" in outcome.err
+
+
+def test_a_stack_is_merged_first(recipe, tmp_path, weft):
+    text = """\
+models: {base: {llamas}/base, a: {llamas}/a}
+merge: {method: emr, task: a, stack: [{models: {base: 0-1, a: 0-1}, base: base}]}
+"""
+    outcome = weft("pack", recipe(text), tmp_path / "packed")
+    assert outcome.code == 2
+    assert "a stack cannot be packed" in outcome.err
+
+
+def test_a_tensor_sewn_from_others_is_refused(recipe, tmp_path, monkeypatch):
+    from dataclasses import replace
+
+    import weft.packing as packing
+    from weft.graph import Patchwork
+
+    real = packing.make_plan
+
+    def sewn(source):
+        plan = real(source)
+        step = plan.steps[0]
+        ends = np.array([0, step.node.elements])
+        patchwork = Patchwork(step.name, step.node.shape, step.node.dtype, (step.node,), ends[:1], ends[:1], ends[1:])
+        return replace(plan, steps=(replace(step, node=patchwork), *plan.steps[1:]))
+
+    monkeypatch.setattr(packing, "make_plan", sewn)
+    with pytest.raises(PlanError, match="cannot be packed"):
+        pack(recipe(f"{MODELS}merge: {{method: emr, base: base}}\n"), tmp_path / "packed")
+
+
+def half(deltas):
+    """Rank-one factors of a matrix whose rows are multiples of its first."""
+    return {"left": [delta[:, :1] / delta[:1, :1] for delta in deltas], "right": [delta[:1] for delta in deltas]}
+
+
+@method(
+    unit="tensor",
+    packing=Packing(
+        lambda shape, settings: {"left": Part("rows"), "right": Part("matrix", shape=(1, shape[1]))},
+        lambda deltas: half(deltas),
+        lambda parts: parts["left"] @ parts["right"],
+        by_row=True,
+    ),
+)
+def factors(deltas: Deltas, *, task: Task | None = None) -> Tensor:
+    """One task's rank-one factors."""
+    packed = half(deltas)
+    return packed["left"][task] @ packed["right"][task]
+
+
+def test_factors_are_parts_too(tmp_path, monkeypatch):
+    monkeypatch.setitem(methods(), "factors", factors)
+    monkeypatch.setattr("weft.method._registry", {**methods(), "factors": factors})
+    base = {"w": torch.zeros(6, 5)}
+    delta = torch.arange(1.0, 7.0)[:, None] * torch.arange(1.0, 6.0)
+    for name, state in (("base", base), ("a", {"w": delta}), ("b", {"w": -2 * delta})):
+        save_file(state, tmp_path / f"{name}.safetensors", metadata={"format": "pt"})
+    models = {name: str(tmp_path / f"{name}.safetensors") for name in ("base", "a", "b")}
+    pack({"models": models, "merge": {"method": "factors", "base": "base"}}, tmp_path / "packed")
+    with open_checkpoint(tmp_path / "packed", task="b") as checkpoint:
+        for start, stop in ((0, 30), (7, 8), (3, 19)):
+            into = np.empty(4 * (stop - start), np.uint8)
+            checkpoint.read("w", start, stop, into)
+            assert (into.view(np.float32) == (-2 * delta).reshape(-1).numpy()[start:stop]).all()
 
 
 def test_a_task_is_named(recipe, tmp_path, weft, llamas):

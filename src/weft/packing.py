@@ -110,7 +110,7 @@ def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: C
         for part, rule in method.packing.parts(weave.shape, weave.settings).items():
             kinds[part] = rule.kind
             owners = tasks if rule.each else (None,)
-            infos += [part_info(part_name(weave.name, part, task), rule.kind, weave.shape) for task in owners]
+            infos += [part_info(part_name(weave.name, part, task), rule, weave.shape) for task in owners]
     layout = lay_out(infos, ONE_FILE, {"format": "pt"})
     partial = partial_folder(folder)
     check_space(partial, layout)
@@ -218,6 +218,7 @@ class Writer:
                         first = (start - len(before)) // 8
                         self.write(slot, first, np.packbits(bits[:whole], bitorder="little"))
                     elif rule.kind == "rows":
-                        self.write(slot, 4 * (start // reader.columns), value.reshape(-1).float().numpy())
+                        self.write(slot, 4 * rule.width * (start // reader.columns), value.float().numpy())
                     elif start == 0:
-                        self.write(slot, 0, np.array([value], np.float32))
+                        whole_part = value.float().numpy() if rule.kind == "matrix" else np.array([value], np.float32)
+                        self.write(slot, 0, whole_part)

@@ -16,8 +16,9 @@ from weft.checkpoints.base import Checkpoint, TensorInfo
 from weft.checkpoints.folder import FileCheckpoint
 from weft.checkpoints.jsonfile import parse_object
 from weft.checkpoints.weights import byte_view
-from weft.dtypes import DTYPES, F32, DType
+from weft.dtypes import DTYPES, F32
 from weft.errors import CheckpointError, Where, did_you_mean
+from weft.method import Packing, Part
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 CARD = "packed.json"
 WEIGHTS = "packed.safetensors"
 FORMAT = 1
-KINDS = ("values", "bits", "number", "rows")
+KINDS = ("values", "bits", "number", "rows", "matrix")
 
 
 def part_name(tensor: str, part: str, task: str | None) -> str:
@@ -33,11 +34,17 @@ def part_name(tensor: str, part: str, task: str | None) -> str:
     return f"{tensor}::{part}" if task is None else f"{tensor}::{part}::{task}"
 
 
-def part_info(name: str, kind: str, shape: tuple[int, ...]) -> TensorInfo:
+def part_info(name: str, rule: Part, shape: tuple[int, ...]) -> TensorInfo:
     """The header of a part of a tensor with this shape."""
-    if kind == "bits":
+    if rule.kind == "bits":
         return TensorInfo(name, (-(-math.prod(shape) // 8),), DTYPES["U8"])
-    return TensorInfo(name, {"values": shape, "number": (), "rows": shape[:1]}[kind], F32)
+    shapes = {"values": shape, "number": (), "rows": (rows_of(shape), rule.width), "matrix": rule.shape}
+    return TensorInfo(name, shapes[rule.kind], F32)
+
+
+def rows_of(shape: tuple[int, ...]) -> int:
+    """How many rows a tensor has; a vector is one."""
+    return shape[0] if len(shape) > 1 else 1
 
 
 class PackedCheckpoint(Checkpoint):
@@ -56,8 +63,8 @@ class PackedCheckpoint(Checkpoint):
             )
             raise CheckpointError(what, where=Where(self.location), why=known, hint=hint)
         self.task, self.label = task, label or f"{path.name}:{task}"
-        self._kinds: dict[str, str] = card["parts"]
-        self._unpack = self._find_unpack(str(card["method"]))
+        self._kinds: dict[str, Any] = card["parts"]  # as in `Part.kind`
+        self._packing = self._find_packing(str(card["method"]))
         self._parts = FileCheckpoint(path / WEIGHTS, label)
         self._base = self._open_base(card["base"])
         self._of: dict[str, dict[str, TensorInfo]] = {}
@@ -80,14 +87,14 @@ class PackedCheckpoint(Checkpoint):
             raise CheckpointError("these packed models cannot be read", where=Where(where), why="the file is damaged")
         return card
 
-    def _find_unpack(self, name: str) -> Callable[[Mapping[str, Any]], Any]:
+    def _find_packing(self, name: str) -> Packing:
         from weft.method import methods
 
         method = methods().get(name)
         if method is None or method.packing is None:
             why = f"they were packed by {name!r}, which is no method here that packs"
             raise CheckpointError("these packed models cannot be served", where=Where(self.location), why=why)
-        return method.packing.unpack
+        return method.packing
 
     def _open_base(self, base: Mapping[str, Any]) -> Checkpoint:
         from weft.checkpoints import open_checkpoint
@@ -113,7 +120,8 @@ class PackedCheckpoint(Checkpoint):
                 stored = stored or self._parts.tensors.get(part_name(name, part, None))
                 if stored is None:
                     continue
-                wanted = part_info(stored.name, kind, info.shape)
+                width, shape = (stored.shape[-1] if stored.shape else 0), stored.shape
+                wanted = part_info(stored.name, Part(kind, width=width, shape=shape), info.shape)
                 if stored != wanted:
                     why = f"{stored.name!r} is {stored.dtype} {list(stored.shape)}, not {wanted.dtype} {list(wanted.shape)}"
                     raise CheckpointError("the parts do not fit the base", where=Where(self.location), why=why)
@@ -142,34 +150,43 @@ class PackedCheckpoint(Checkpoint):
             raw = np.empty((stop - start) * info.dtype.itemsize, np.uint8)
             self._base.read(name, start, stop, raw)
             base = torch.from_numpy(raw).view(getattr(torch, info.dtype.torch)).to(torch.float32)
-            parts = {
-                part: self._read_part(stored, self._kinds[part], info, start, stop)
-                for part, stored in self._of[name].items()
-            }
-            into.reshape(-1)[:] = (base + self._unpack(parts)).contiguous().view(torch.uint8).numpy()
+            delta = self._task_vector(name, info, start, stop)
+            into.reshape(-1)[:] = (base + delta).contiguous().view(torch.uint8).numpy()
 
-    def _read_part(self, stored: TensorInfo, kind: str, info: TensorInfo, start: int, stop: int) -> Any:
-        """One part for elements [start, stop): a tensor (n,), or a number."""
+    def _task_vector(self, name: str, info: TensorInfo, start: int, stop: int) -> Any:
+        """Elements [start, stop), from pieces as the method's packing wants them."""
         import numpy as np
         import torch
 
-        def load(first: int, last: int, dtype: DType) -> np.ndarray:
-            raw = np.empty((last - first) * dtype.itemsize, np.uint8)
-            self._parts.read(stored.name, first, last, raw)
-            return raw
+        columns = info.elements // rows_of(info.shape)
+        first, last = (start // columns, -(-stop // columns)) if self._packing.by_row else (0, 0)
+        low, high = (first * columns, last * columns) if self._packing.by_row else (start, stop)
+        parts: dict[str, Any] = {}
+        for part, stored in self._of[name].items():
+            kind = self._kinds[part]
+            if kind == "bits":
+                packed = self._load(stored, low // 8, -(-high // 8))
+                value = np.unpackbits(packed, bitorder="little")[low % 8 : low % 8 + high - low].astype(bool)
+            elif kind == "number":
+                value = self._load(stored, 0, 1)
+            elif kind == "rows":
+                width = stored.shape[1]
+                value = self._load(stored, first * width, last * width).reshape(-1, width)
+            else:
+                value = self._load(stored, *((low, high) if kind == "values" else (0, stored.elements)))
+                value = value.reshape(stored.shape) if kind == "matrix" else value
+            if self._packing.by_row and kind in ("values", "bits"):
+                value = value.reshape(-1, columns)
+            parts[part] = float(value[0]) if kind == "number" else torch.from_numpy(value)
+        return self._packing.unpack(parts).reshape(-1)[start - low : stop - low]
 
-        if kind == "values":
-            return torch.from_numpy(load(start, stop, F32).view(np.float32))
-        if kind == "bits":
-            first = start // 8
-            bits = np.unpackbits(load(first, -(-stop // 8), stored.dtype), bitorder="little")
-            return torch.from_numpy(bits[start - 8 * first : stop - 8 * first].astype(bool))
-        if kind == "number":
-            return float(load(0, 1, F32).view(np.float32)[0])
-        columns = info.elements // info.shape[0]
-        first = start // columns
-        rows = load(first, -(-stop // columns), F32).view(np.float32)
-        return torch.from_numpy(rows[np.arange(start, stop) // columns - first])
+    def _load(self, stored: TensorInfo, first: int, last: int) -> np.ndarray:
+        """Elements of a part: uint8, or float32."""
+        import numpy as np
+
+        raw = np.empty((last - first) * stored.dtype.itemsize, np.uint8)
+        self._parts.read(stored.name, first, last, raw)
+        return raw if stored.dtype != F32 else raw.view(np.float32)
 
     @property
     def config(self) -> dict[str, Any] | None:

@@ -49,7 +49,7 @@ def unpack(parts: Mapping[str, Any]) -> Tensor:
     return (parts["sign"] * 2.0 - 1.0) * parts["size" if "size" in parts else "sizes"]
 
 
-@method(paper="2502.10743", unit="row", packing=Packing(parts, pack, unpack))
+@method(paper="2502.10743", unit="row", packing=Packing(parts, pack, unpack, by_row=True))
 def onebit(
     deltas: Deltas,
     masses: Annotated[list[float] | None, Sum(sizes, when=by_tensor)],

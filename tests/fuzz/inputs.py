@@ -351,7 +351,8 @@ def index_files(chance: random.Random) -> dict[str, bytes]:
 
 METHODS = (
     "linear", "slerp", "ties", "dare_ties", "task_arithmetic", "model_stock", "passthrough", "della", "karcher", "sce",
-    "nuslerp", "breadcrumbs", "nearswap", "multislerp", "arcee_fusion", "ram", "nothing",
+    "nuslerp", "breadcrumbs", "nearswap", "multislerp", "arcee_fusion", "ram", "nothing", "pcb", "emr", "negation",
+    "onebit", "run_average", "geometric_median", "neuromerging",
 )  # fmt: skip
 SETTINGS = (
     "weight",
@@ -366,6 +367,10 @@ SETTINGS = (
     "scope",
     "rescale",
     "x",
+    "task",
+    "by",
+    "last",
+    "k",
 )
 SCALARS: tuple[Any, ...] = (
     *NUMBERS, 0.5, "word", [0, 1], [0.0, True], [{"value": 0.5}], [{"where": {"role": "mlp", "layers": "0-1"}, "value": 1}],
@@ -380,6 +385,9 @@ def native(chance: random.Random) -> Any:
     models: dict[str, Any] = {"base": "./base", "a": "./a", "b": "./b"}
     if chance.random() < 0.2:
         models["c"] = {"path": chance.choice(("./a", *NAMES)), "revision": chance.choice(("v1", None, 3))}
+        models["c"] |= chance.choice(({}, {"task": "a"}, {"task": 3}))
+    if chance.random() < 0.1:
+        models["r"] = chance.choice(("./*", "./[ab]", "*", "[", "./a*\0", "~/x*", "./run/step-?", "**/" * 3))
     if chance.random() < 0.2:
         models["s"] = {"method": chance.choice(METHODS), "models": ["a", chance.choice(("b", "s", "a", "z"))], "t": 0.5}
     merge: dict[str, Any] = {"method": chance.choice(METHODS), "base": "base"}

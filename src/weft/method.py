@@ -24,9 +24,11 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from weft.errors import RecipeError, did_you_mean
+from weft.parts import Packing, Part, serve
+from weft.setting import Fraction, PerModel, Setting, Task, each
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +39,11 @@ else:
         """Stands for `torch.Tensor` in annotations, so that reading a signature does not load torch."""
 
 
-T = TypeVar("T")
+__all__ = [
+    "Ask", "Base", "Coefficients", "Consensus", "Count", "Deltas", "Fraction", "Gram", "Largest", "Method", "Models",
+    "Packing", "Part", "PerModel", "Random", "Setting", "Shape", "Sum", "Task", "Tensor", "each", "find", "method",
+    "methods", "register", "serve",
+]  # fmt: skip
 
 # --- what is merged ---------------------------------------------------------------------------------------------
 
@@ -97,82 +103,6 @@ class Consensus:
     scale: float = 1.0
     zero: float = 1.0
     largest: bool = False
-
-
-# --- settings -----------------------------------------------------------------------------------------------------
-
-Fraction = Annotated[float, "fraction"]
-"""A number in [0, 1]."""
-
-Task = Annotated[int, "task"]
-"""One of the merged models: by its name in a recipe, by its index in Python. The method receives the index."""
-
-
-if TYPE_CHECKING:
-
-    class PerModel(np.ndarray, Generic[T]):
-        """A setting with one value for each merged model; the method receives a float64 array (k,)."""
-else:
-
-    class PerModel(Generic[T]):
-        """A setting with one value for each merged model; the method receives a float64 array (k,)."""
-
-
-def each(value: Any) -> Any:
-    """The default of a `PerModel` setting: the same value for each model."""
-    return value
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One setting of a method: its type, its default and whether each model has its own."""
-
-    name: str
-    kind: Literal["bool", "int", "float", "fraction", "choice", "task"]
-    default: Any
-    per_model: bool = False
-    choices: tuple[str, ...] = ()
-    optional: bool = False  # None is a legal value
-    doc: str = ""
-
-    @property
-    def required(self) -> bool:
-        return self.default is inspect.Parameter.empty
-
-    def describe(self) -> str:
-        """The type in the words of the documentation."""
-        words = {
-            "bool": "true or false",
-            "int": "a whole number",
-            "float": "a number",
-            "fraction": "a number in [0, 1]",
-            "task": "one of the merged models",
-        }
-        text = words.get(self.kind) or "one of " + ", ".join(self.choices)
-        return text + (" or null" if self.optional else "")
-
-    def check(self, value: Any, what: str = "") -> Any:
-        """Return `value` in the setting's type; a task stays a name. Raises RecipeError saying what is wrong."""
-        what = what or self.name
-        if value is None and self.optional:
-            return None
-        if self.kind == "bool" and isinstance(value, bool):
-            return value
-        if self.kind == "int" and isinstance(value, int) and not isinstance(value, bool):
-            return value
-        if self.kind == "choice" and value in self.choices:
-            return value
-        if self.kind == "task" and isinstance(value, (str, int)) and not isinstance(value, bool):
-            return value
-        if self.kind in ("float", "fraction") and isinstance(value, (int, float)) and not isinstance(value, bool):
-            number = float(value)
-            if number != number or number in (float("inf"), float("-inf")):
-                raise RecipeError(f"{what} is {value}", why=f"{self.name} must be a finite number")
-            if self.kind == "fraction" and not 0.0 <= number <= 1.0:
-                raise RecipeError(f"{what} is {value}", why=f"{self.name} must lie in [0, 1]")
-            return number
-        hint = did_you_mean(str(value), self.choices) if self.kind == "choice" else ""
-        raise RecipeError(f"{what} is {value!r}", why=f"{self.name} must be {self.describe()}", hint=hint)
 
 
 # --- asks ---------------------------------------------------------------------------------------------------------
@@ -241,46 +171,6 @@ class Sum(Ask):
     """
 
     of: Callable[..., Any] | None = None
-
-
-# --- packing ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Part:
-    """What is kept of a tensor: `values` (float32), `bits` (one each), one `number`, `width` numbers for each row (`rows`), or
-    a `matrix` of a shape of its own, such as a factor.
-
-    `each` says that every task has its own, rather than that all share one.
-    """
-
-    kind: Literal["values", "bits", "number", "rows", "matrix"]
-    each: bool = True
-    width: int = 1
-    shape: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How models that a method serves by task are kept together, in less space than each on its own.
-
-    parts:  of a tensor with a shape and settings, by name.
-    pack:   takes the method's parameters by name, as an ask's `of` does, and gives the parts of one piece: a tensor or
-            number, or a list with one for each task; a bool tensor for bits, (rows, width) for rows.
-    unpack: from one task's parts of a piece to its task vector. The pieces are flat; with `by_row` they are whole rows,
-            (rows, n), of which a vector is one. A matrix comes whole.
-    """
-
-    parts: Callable[[tuple[int, ...], Mapping[str, Any]], Mapping[str, Part]]
-    pack: Callable[..., Mapping[str, Any]]
-    unpack: Callable[[Mapping[str, Any]], Tensor]
-    by_row: bool = False
-
-
-def serve(packed: Mapping[str, Any], task: int | None, unpack: Callable[[Mapping[str, Any]], Tensor]) -> Tensor:
-    """The task vector that is unpacked for one task."""
-    assert task is not None
-    return unpack({name: value[task] if isinstance(value, list) else value for name, value in packed.items()})
 
 
 # --- the method ---------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from weft.dtypes import OUTPUT_DTYPES
 from weft.errors import Problems, RecipeError, WeftError, Where, did_you_mean
 from weft.method import Method, Setting, find
 from weft.recipe import DEFAULT_SHARD, Merge, Output, Recipe, Slice, Source
-from weft.runs import find_run, is_run
+from weft.runs import unfold
 from weft.values import ByModel, Value, parse_layers, parse_value
 
 Parsed = TypeVar("Parsed")
@@ -73,7 +73,9 @@ class _Reader:
         if not isinstance(data, dict):
             raise RecipeError("a recipe is a mapping with 'models' and 'merge'", where=self.document.where())
         self.only(data, (), ("models", "merge", "output", "seed", "drop"))
-        named = self.unfold(data.get("models"), folder)
+        named, self.runs, problems = unfold(data.get("models"), folder)
+        for name, error in problems.items():
+            self.fail(error.what, ("models", name), why=error.why, hint=error.hint)
         models = self.models(named)
         names = dict.fromkeys(named) if isinstance(named, dict) else {}
         merge = None
@@ -100,24 +102,6 @@ class _Reader:
         for key in data:
             if key not in known:
                 self.fail(f"unknown key {key!r}", (*path, key), key=True, hint=did_you_mean(str(key), known))
-
-    def unfold(self, data: Any, folder: Path) -> Any:
-        """The models, with a run's checkpoints as run@step in the place of the run."""
-        if not isinstance(data, dict):
-            return data
-        result: dict[Any, Any] = {}
-        for name, path in data.items():
-            if not is_run(path, folder):
-                result[name] = path
-                continue
-            try:
-                steps = find_run(path, folder)
-            except RecipeError as error:
-                self.fail(error.what, ("models", name), why=error.why, hint=error.hint)
-                continue
-            self.runs[name] = [f"{name}@{step}" for step in steps]
-            result.update(zip(self.runs[name], steps.values(), strict=True))
-        return result
 
     def models(self, data: Any) -> dict[str, Source | Merge]:
         path = ("models",)

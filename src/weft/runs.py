@@ -6,11 +6,36 @@ import glob
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from weft.checkpoints.layout import is_weight_file
 from weft.errors import RecipeError
 
 MOST = 1000  # checkpoints of one run
+
+
+def unfold(models: Any, folder: Path) -> tuple[Any, dict[str, list[str]], dict[str, RecipeError]]:
+    """The models of a recipe, with a run's checkpoints as `run@step` in its place; the names of each run; and what is wrong.
+
+    What is no mapping is returned as it is.
+    """
+    if not isinstance(models, dict):
+        return models, {}, {}
+    result: dict[Any, Any] = {}
+    runs: dict[str, list[str]] = {}
+    problems: dict[str, RecipeError] = {}
+    for name, path in models.items():
+        if not is_run(path, folder):
+            result[name] = path
+            continue
+        try:
+            steps = find_run(path, folder)
+        except RecipeError as error:
+            problems[name] = error
+            continue
+        runs[name] = [f"{name}@{step}" for step in steps]
+        result.update(zip(runs[name], steps.values(), strict=True))
+    return result, runs, problems
 
 
 def is_run(path: object, folder: Path) -> bool:

@@ -73,3 +73,17 @@ def test_a_model_that_is_not_on_the_hub(server, environment, recipe, tmp_path):
     assert merge.returncode == 2
     assert "weavers/nothing" in merge.stderr
     assert "Traceback" not in merge.stderr
+
+
+def test_models_packed_on_a_base_of_the_hub(server, environment, recipe, tmp_path):
+    text = MODELS.replace("}}", "}, b: ./b}") + "merge: {method: emr, base: base}\n"
+    make_llama(tmp_path / "b", 2, hidden_size=128, intermediate_size=512)
+    packed = weft_process("pack", recipe(text), tmp_path / "packed", env=environment)
+    assert packed.returncode == 0, packed.stderr
+    unpack = recipe("models: {m: {path: ./packed, task: b}}\nmerge: {method: passthrough}\n", "unpack.yaml")
+    served = recipe(text.replace("base: base}\n", "base: base, task: b}\n"), "served.yaml")
+    for path in (unpack, served):
+        done = weft_process("merge", path, tmp_path / path.stem, env=environment)
+        assert done.returncode == 0, done.stderr
+    one, two = tensors_of(tmp_path / "unpack"), tensors_of(tmp_path / "served")
+    assert all(torch.equal(one[name], two[name]) for name in two)

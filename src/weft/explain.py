@@ -110,7 +110,9 @@ def describe(node: Node) -> str:
     base = ""
     if node.base is not None:
         base = " on " + (f"[{describe(node.base)}]" if woven(node.base) else leaves(node.base)[0].model)
-    settings = ", ".join(f"{name} {_number(value)}" for name, value in node.settings.items())
+    tasks = [name for name, setting in node.method.settings.items() if setting.kind == "task"]
+    named = {name: node.models[node.settings[name]] for name in tasks if node.settings[name] is not None}
+    settings = ", ".join(f"{name} {_number(value)}" for name, value in {**node.settings, **named}.items())
     return f"{node.method.name} of {names}{base}" + (f" ({settings})" if settings else "")
 
 

@@ -149,14 +149,13 @@ def describe(plan: Plan, method: Method, kinds: Mapping[str, str]) -> dict[str, 
     assert plan.recipe.merge.base
     base = plan.checkpoints[plan.recipe.merge.base]
     mark = base.fingerprint()
-    place = Path(base.location)
     return {
         "format": FORMAT,
         "weft": __version__,
         "method": method.name,
         "tasks": list(plan.recipe.merge.models),
         "base": {
-            "location": str(place.resolve()) if place.exists() else base.location,
+            "location": mark["location"] if "commit" in mark else str(Path(base.location).resolve()),
             "revision": mark.get("commit"),
             "fingerprint": mark,
         },

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from weft.errors import RecipeError
 from weft.methods.karcher import karcher
-from weft.testing.reference import logarithm
+from weft.testing.reference.sphere import logarithm
 
 from .merging import equals, merge, normal, suite
 

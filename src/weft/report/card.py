@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from weft.catalogue import source
 from weft.document import write_yaml
 from weft.graph import woven
 from weft.method import find
@@ -40,7 +41,7 @@ def make_card(plan: Plan) -> str:
     papers = [(name, find(name)) for name in methods]
     if any(method.paper for _, method in papers):
         lines += ["## Citation", ""]
-        lines += [f"- {name}: {method.summary} arXiv:{method.paper}" for name, method in papers if method.paper]
+        lines += [f"- {name}: {method.summary} {source(method)}" for name, method in papers if method.paper]
         lines.append("")
     return "\n".join(lines)
 

@@ -96,7 +96,7 @@ def test_a_hundred_fine_tunes_are_merged_with_few_open_files_and_planned_memory(
     assert 0.7 * planned < peak < 1.2 * planned
 
 
-@pytest.mark.parametrize("method", ["linear", "ties"])
+@pytest.mark.parametrize("method", ["linear", "ties", "pcb"])
 def test_the_planned_memory_is_what_a_merge_takes(tmp_path, method):
     models = family(
         tmp_path / "models", 4, hidden_size=768, intermediate_size=3072, num_hidden_layers=4, vocab_size=16384,

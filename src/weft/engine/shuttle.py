@@ -137,13 +137,17 @@ class Shuttle:
     def sum(self, of: Any) -> float | list[float]:
         """Float64 sums over the tensor of what an ask's `of` gives."""
         grain = self.reader.columns if self.reader.by_row else BLOCK
-        partials: list[list[np.ndarray]] = []
+        sums: list[
+            list[float]
+        ] = []  # not arrays: small ones that stay, among large ones that go, keep memory from returning
         single = False
         for values in self.derived(of):
             single = not isinstance(values, (list, tuple))
             items = [values] if single else values
-            partials.append([reduce.block_sums(item.reshape(-1).numpy(), grain) for item in items])
-        totals = [math.fsum(np.concatenate(column)) for column in zip(*partials, strict=True)]
+            sums = sums or [[] for _ in items]
+            for own, item in zip(sums, items, strict=True):
+                own += reduce.block_sums(item.reshape(-1).numpy(), grain).tolist()
+        totals = [math.fsum(own) for own in sums]
         return totals[0] if single else totals
 
     def _agreement(self, rule: Consensus) -> tuple[Any, ...]:

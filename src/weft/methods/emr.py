@@ -19,8 +19,8 @@ def elect(deltas: Deltas) -> Tensor:
 
 def agreeing(deltas: Deltas, unified: Tensor) -> list[Tensor]:
     """Where a task vector has the elected sign; bool."""
-    sign = unified.sign()
-    return [(delta.sign() == sign) & (sign != 0.0) for delta in deltas]
+    up, down = unified > 0.0, unified < 0.0
+    return [((delta > 0.0) & up) | ((delta < 0.0) & down) for delta in deltas]
 
 
 def sizes(deltas: Deltas) -> list[Tensor]:

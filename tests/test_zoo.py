@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.zoo.rows import ROWS, Row
+from benchmarks.zoo.rows import LEFT_OUT, ROWS, Row
 from benchmarks.zoo.summary import Line, broken, gain, margin, rank_correlation
+from weft.method import methods
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,6 +39,11 @@ def test_a_row_is_its_defaults_and_its_grid():
         {"density": 0.5, "scale": 2.0},
     ]
     assert len({row.name for row in ROWS}) == len(ROWS)
+
+
+def test_every_method_is_compared_or_left_out_for_a_reason():
+    assert {row.method for row in ROWS} | set(LEFT_OUT) == set(methods())
+    assert not {row.method for row in ROWS} & set(LEFT_OUT)
 
 
 def test_ranks_that_agree_and_ranks_that_do_not():

@@ -19,6 +19,7 @@ class Row:
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     given: Settings = field(default_factory=dict)
     label: str = ""
+    served: bool = False  # one model for each skill, from what is kept for all
 
     @property
     def name(self) -> str:
@@ -40,7 +41,10 @@ ROWS: tuple[Row, ...] = (
     Row("average", "multislerp"),
     Row("average", "karcher"),
     Row("average", "model_stock"),
+    Row("average", "geometric_median"),
     Row("arithmetic", "task_arithmetic", {"weight": SUMS}),
+    Row("arithmetic", "balanced", {"scale": MEANS}),
+    Row("arithmetic", "metagpt", {"scale": (1.0, 2.0, 3.0, 4.0)}),
     Row("sparse", "ties", {"density": (0.2, 0.5), "scale": MEANS}),
     Row("sparse", "dare_linear", {"density": (0.5, 0.8), "scale": SUMS}),
     Row("sparse", "dare_ties", {"density": (0.5, 0.8), "scale": MEANS}),
@@ -48,6 +52,29 @@ ROWS: tuple[Row, ...] = (
     Row("sparse", "della_linear", {"scale": SUMS}),
     Row("sparse", "breadcrumbs", {"density": (0.15, 0.5), "scale": SUMS}),
     Row("sparse", "breadcrumbs_ties", {"density": (0.5, 0.9), "scale": MEANS}),
-    Row("sparse", "sce", {}),
+    Row("sparse", "sce", {"scale": MEANS}),
     Row("sparse", "ram", {"scale": MEANS}),
+    Row("sparse", "ramplus_tl", {"scale": MEANS}),
+    Row("sparse", "pcb", {"density": (0.1, 0.2), "scale": (1.0, 1.2, 1.5, 2.0)}),
+    Row("sparse", "consensus", {"scale": SUMS}),
+    Row("sparse", "trust_region", {"drop": (0.01, 0.05), "scale": SUMS}),
+    Row("sparse", "magmax", {"scale": (0.5, 0.8, 1.0, 1.5)}),
+    Row("sparse", "neuromerging", {"density": (0.1, 0.3)}),
+    Row("serving", "tall_mask", {"threshold": (0.2, 0.4, 0.6)}, served=True),
+    Row("serving", "emr", served=True),
+    Row("serving", "onebit", served=True),
 )
+
+LEFT_OUT = {  # and why
+    "analogy": "takes two models; the page's own section has it",
+    "arcee_fusion": "takes one model",
+    "clamp": "bounds another method's result",
+    "cosine_add": "takes two models",
+    "expo": "extrapolates one model",
+    "nearswap": "takes one model",
+    "negation": "removes a skill; the page's own section has it",
+    "nuslerp": "takes two models",
+    "passthrough": "merges nothing",
+    "run_average": "averages checkpoints of one run",
+    "train_difference": "takes two models",
+}

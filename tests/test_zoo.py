@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from benchmarks.zoo.rows import LEFT_OUT, ROWS, Row
 from benchmarks.zoo.summary import Line, broken, gain, margin, rank_correlation
+
 from weft.method import methods
 
 ROOT = Path(__file__).resolve().parent.parent

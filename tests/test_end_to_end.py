@@ -181,3 +181,12 @@ def test_only_a_part_is_merged_to_try_a_recipe(weft, recipe, tmp_path):
     assert outcome.code == 2
     assert "names no tensor" in outcome.err
     assert "0-3" in outcome.err
+
+
+def test_the_card_tells_the_models_apart(recipe, tmp_path, weft):
+    path = recipe("models: {base: {llamas}/base, a: {llamas}/a}\nmerge: {method: task_arithmetic, base: base}\n")
+    assert weft("merge", path, tmp_path / "out").code == 0
+    rows = [line.split("|") for line in (tmp_path / "out/README.md").read_text().splitlines() if "/llamas" in line]
+    marks = [row[3] for row in rows if len(row) > 4]
+    assert len(marks) == 2
+    assert len(set(marks)) == 2

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Any
 
 from weft.catalogue import source
 from weft.document import write_yaml
 from weft.graph import woven
 from weft.method import find
-from weft.planning import Plan
+from weft.planning import Plan, content_mark
 from weft.recipe import Merge, Source
 
 
 def make_card(plan: Plan) -> str:
     """`README.md` of a merged model: front matter that the hub understands, lineage, recipe, citations."""
     recipe = plan.recipe
-    hub = [str(m.path) for m in recipe.models.values() if isinstance(m, Source) and _is_hub_id(m.path)]
+    marks = {name: checkpoint.fingerprint() for name, checkpoint in plan.checkpoints.items()}
+    hub = [mark["location"] for mark in marks.values() if "commit" in mark]
     front: dict[str, Any] = {"library_name": "transformers", "tags": ["merge", "weft"]}
     if hub:
         front["base_model"] = hub
@@ -25,9 +28,8 @@ def make_card(plan: Plan) -> str:
     lines += [f"Made by merging {_count(recipe)} with Weft: {', '.join(methods)}.", "", "## Lineage", ""]
     lines += ["| name | source | revision or fingerprint |", "|---|---|---|"]
     for name, checkpoint in plan.checkpoints.items():
-        mark = checkpoint.fingerprint()
-        stamp = mark.get("commit") or mark.get("sha256") or next(iter(_digests(mark)), "")
-        lines.append(f"| {name} | `{checkpoint.location}` | `{str(stamp)[:16]}` |")
+        stamp = marks[name].get("commit") or _digest(marks[name])
+        lines.append(f"| {name} | `{checkpoint.location}` | `{stamp[:16]}` |")
     lines += [
         "",
         f"Config and tensor names come from `{recipe.donor}`; the tokenizer from `{plan.tokenizer.label}`.",
@@ -46,17 +48,11 @@ def make_card(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def _is_hub_id(path: Any) -> bool:
-    return isinstance(path, str) and path.count("/") == 1 and not path.startswith((".", "/", "~"))
-
-
 def _count(recipe: Any) -> str:
     sources = sum(isinstance(model, Source) for model in recipe.models.values())
     return f"{sources} model{'s' if sources != 1 else ''}"
 
 
-def _digests(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value] if len(value) == 64 else []
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-    return [digest for item in items for digest in _digests(item)]
+def _digest(mark: dict[str, Any]) -> str:
+    """One hash of a fingerprint, wherever the model lies."""
+    return hashlib.sha256(json.dumps(content_mark(mark), sort_keys=True, default=str).encode()).hexdigest()

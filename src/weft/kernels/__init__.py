@@ -36,7 +36,8 @@ BLOCK = 65536
 """Elements over which `gram` and `masses` give one sum. An aligned block's sum does not depend on chunks."""
 
 LANES = 256
-"""Within a block, element e is added to lane e % LANES, in order; then the lanes are added, in order."""
+"""Within a block, element e is added to lane e % LANES, in order; then one half of the lanes to the other, until one is
+left."""
 
 LAST_ROW = 61
 """The status bit of this row, and of all behind it."""

@@ -28,9 +28,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from collections.abc import Callable, Mapping
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from weft.errors import WeftError
+
+if TYPE_CHECKING:
+    from weft.kernels.compiled.piece import Twin
 
 BLOCK = 65536
 """Elements over which `gram` and `masses` give one sum. An aligned block's sum does not depend on chunks."""
@@ -56,3 +61,10 @@ def kernels() -> ModuleType:
     if not choice:
         choice = "compiled" if importlib.util.find_spec("numba") else "readable"
     return importlib.import_module(f"weft.kernels.{choice}")
+
+
+def find_twin(function: Callable[..., Any] | None, settings: Mapping[str, Any]) -> Twin | None:
+    """The compiled version of a function of a method, where there is one for these settings."""
+    twins = getattr(kernels(), "TWINS", {})
+    twin = twins.get(f"{function.__module__}.{function.__qualname__}") if function is not None else None
+    return twin if twin is not None and twin.fits(settings) else None

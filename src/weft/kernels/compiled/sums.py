@@ -30,7 +30,7 @@ def _products_of_step(a, b, lanes):
 
 
 @inner
-def _add_products(first, second, lanes):
+def add_products(first, second, lanes):
     if first.size == LANES * _AT_ONCE:
         _products_of_step(first, second, lanes)
         return
@@ -98,7 +98,7 @@ def gram(raw, codes, n, has_base, out):
                 status |= decode_vector(raw, codes, i + has_base, start, has_base, base, buffers[i, :count])
             for i in range(k):
                 for j in range(i, k):
-                    _add_products(buffers[i, :count], buffers[j, :count], lanes[i, j])
+                    add_products(buffers[i, :count], buffers[j, :count], lanes[i, j])
         for i in range(k):
             for j in range(i, k):
                 out[block, i, j] = out[block, j, i] = total_of(lanes[i, j])

@@ -279,7 +279,7 @@ def uses_torch(weave: Weave) -> bool:
     for _, ask in method.asks:
         if isinstance(ask, (Sum, Largest)) and ask.of is not None and needed(ask, settings):
             functions.append(ask.of)
-    return any(find_twin(function, settings) is None for function in functions)
+    return any(find_twin(function) is None for function in functions)
 
 
 @contextmanager

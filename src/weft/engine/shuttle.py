@@ -130,12 +130,12 @@ class Shuttle:
 
     def gives_each(self, of: Any) -> bool:
         """Whether an ask's `of` gives one tensor for each model."""
-        twin = find_twin(of, self.settings)
+        twin = find_twin(of)
         return twin.each if twin else isinstance(next(iter(self.derived(of))), (list, tuple))
 
     def stacked(self, of: Any) -> Iterator[np.ndarray]:
         """The same as float32 (tensors, elements)."""
-        twin = find_twin(of, self.settings)
+        twin = find_twin(of)
         if twin is None:
             for values in self.derived(of):
                 items = values if isinstance(values, (list, tuple)) else [values]
@@ -190,7 +190,7 @@ class Shuttle:
 
     def _block_sums(self, of: Any, start: int, stop: int, grain: int) -> tuple[bool, list[np.ndarray]]:
         """Whether `of` gives a tensor for each model, and the sums of a piece, item by item."""
-        twin = find_twin(of, self.settings)
+        twin = find_twin(of)
         if twin is None:
             values = tensors.call(self.reader, of, self.known, self.keys, start, start, stop)
             each = isinstance(values, (list, tuple))
@@ -247,7 +247,7 @@ class Shuttle:
             reader.check(kernel.mix(raw, reader.codes, size, reader.deltas, self.result, out, dtype.code), dtype)
 
     def _map_tensors(self, window: int, end: int, out: np.ndarray, dtype: DType) -> None:
-        twin = find_twin(self.method.function, self.settings) if self.reader.scope == "tensor" else None
+        twin = find_twin(self.method.function) if self.reader.scope == "tensor" else None
         if twin is not None:
             self.reader.check(twin.run(self._piece(window, end), out, dtype.code), dtype)
             return

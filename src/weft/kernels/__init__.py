@@ -28,7 +28,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -63,8 +63,7 @@ def kernels() -> ModuleType:
     return importlib.import_module(f"weft.kernels.{choice}")
 
 
-def find_twin(function: Callable[..., Any] | None, settings: Mapping[str, Any]) -> Twin | None:
-    """The compiled version of a function of a method, where there is one for these settings."""
-    twins = getattr(kernels(), "TWINS", {})
-    twin = twins.get(f"{function.__module__}.{function.__qualname__}") if function is not None else None
-    return twin if twin is not None and twin.fits(settings) else None
+def find_twin(function: Callable[..., Any]) -> Twin | None:
+    """The compiled version of a function of a method in `weft.methods`, where there is one."""
+    package, _, name = f"{function.__module__}.{function.__qualname__}".partition("weft.methods.")
+    return None if package else getattr(kernels(), "TWINS", {}).get(name)

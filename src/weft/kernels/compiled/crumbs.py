@@ -60,20 +60,11 @@ def restoring(piece: Piece) -> np.ndarray:
     return np.array(ratios, np.float32)
 
 
-def _merge(piece: Piece, elect: int, out: np.ndarray, out_code: int) -> int:
+def merge(piece: Piece, elect: int, out: np.ndarray, out_code: int) -> int:
+    """Breadcrumbs whose thresholds are known, with or without an election."""
     known, every = piece.known, np.ones(piece.k, np.float32)
     return agree(
         piece.raw, piece.codes, piece.n, piece.start, piece.keys, piece.singles("weight"), piece.singles("least"),
         piece.singles("most"), every, restoring(piece), 0, elect, int(known["normalize"]),
         float(known["weight"].sum()), float(known["scale"]), out, out_code,
     )  # fmt: skip
-
-
-def breadcrumbs(piece: Piece, out: np.ndarray, out_code: int) -> int:
-    """The twin of `weft.methods.breadcrumbs.breadcrumbs`."""
-    return _merge(piece, 0, out, out_code)
-
-
-def breadcrumbs_ties(piece: Piece, out: np.ndarray, out_code: int) -> int:
-    """The twin of `weft.methods.breadcrumbs_ties.breadcrumbs_ties`."""
-    return _merge(piece, 1, out, out_code)

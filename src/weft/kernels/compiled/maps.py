@@ -195,6 +195,12 @@ def _settle(work, count, elect, normalize, divisor):
 
 
 @inner
+def clear(work, normalize):
+    """Begin a step: all sums are zero."""
+    work[_UP : (5 if normalize else 3) * STEP] = 0
+
+
+@inner
 def gather(work, count, least, most, gain, weight, elect, normalize):
     """Take in one model's entries, which stand in section _VALUES."""
     if not elect:
@@ -236,7 +242,7 @@ def agree(
     for start in range(0, n, STEP):
         count = min(STEP, n - start)
         base, values = base_buffer[:count], work[:count]
-        work[_UP : (3 if normalize == 0 else 5) * STEP] = 0
+        clear(work, normalize)
         status |= decode(raw[0], codes[0], start, base)
         for i in range(k):
             status |= decode_vector(raw, codes, i + 1, start, 1, base, values)

@@ -40,9 +40,7 @@ class Twin:
           `(piece, sums)`, float64 (items, grains); of what an ask ranks: `(piece, values)`, float32 (items, n). Returns
           the status of `weft.kernels`.
     each: whether it gives one item for each model, rather than a single one.
-    fits: whether it can be used with these settings.
     """
 
     run: Callable[..., int]
     each: bool = True
-    fits: Callable[[Mapping[str, Any]], bool] = lambda settings: True

@@ -57,3 +57,20 @@ def within(value, least, most):
     """A value whose magnitude lies in [least, most], else 0."""
     size = abs(value)
     return value if (size >= least) & (size <= most) else np.float32(0)
+
+
+@inner
+def _fill(coins, first, low, high):
+    for e in range(coins.size):
+        coins[e] = coin(u32(first + u32(e)), low, high)
+
+
+@inner
+def fill_coins(coins, key, first):
+    """The 24-bit numbers of the elements from `first` of the tensor on: int32."""
+    near = min(coins.size, np.int64((_u64(1) << _u64(32)) - (_u64(first) & _WORD)))
+    low, high = halves(key, first)
+    _fill(coins[:near], u32(_u64(first) & _WORD), low, high)
+    if near < coins.size:
+        low, high = halves(key, first + near)
+        _fill(coins[near:], u32(0), low, high)

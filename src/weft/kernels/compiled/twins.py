@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from weft.kernels.compiled import changes, crumbs, variance
+from weft.kernels.compiled import changes, crumbs, masks, variance
 from weft.kernels.compiled.piece import Twin
 
-_CRUMBS, _SCE, _RAM, _PLUS = (f"weft.methods.{name}." for name in ("breadcrumbs", "sce", "ram", "ramplus_tl"))
-
 TWINS: dict[str, Twin] = {
-    "weft.methods.nearswap.nearswap": Twin(changes.nearswap),
-    _RAM + "ram": Twin(changes.ram),
-    _PLUS + "ramplus_tl": Twin(changes.ramplus_tl),
-    _PLUS + "shared": Twin(changes.shared),
-    _PLUS + "unique": Twin(changes.unique),
-    _CRUMBS + "sizes": Twin(crumbs.sizes),
-    _CRUMBS + "kept_sizes": Twin(crumbs.kept_sizes, fits=crumbs.by_thresholds),
-    _CRUMBS + "breadcrumbs": Twin(crumbs.breadcrumbs, fits=crumbs.by_thresholds),
-    "weft.methods.breadcrumbs_ties.breadcrumbs_ties": Twin(crumbs.breadcrumbs_ties, fits=crumbs.by_thresholds),
-    _SCE + "spread": Twin(variance.spread, each=False),
-    _SCE + "varying": Twin(variance.varying, each=False),
-    _SCE + "energies": Twin(variance.energies),
-    _SCE + "sce": Twin(variance.sce),
+    "breadcrumbs.breadcrumbs": Twin(masks.breadcrumbs),
+    "breadcrumbs.sizes": Twin(crumbs.sizes),
+    "breadcrumbs.kept_sizes": Twin(masks.crumb_sizes),
+    "breadcrumbs_ties.breadcrumbs_ties": Twin(masks.breadcrumbs_ties),
+    "della.della": Twin(masks.della),
+    "della_linear.della_linear": Twin(masks.della_linear),
+    "della_linear.sizes": Twin(crumbs.sizes),
+    "della_linear.kept_sizes": Twin(masks.della_sizes),
+    "nearswap.nearswap": Twin(changes.nearswap),
+    "ram.ram": Twin(changes.ram),
+    "ramplus_tl.ramplus_tl": Twin(changes.ramplus_tl),
+    "ramplus_tl.shared": Twin(changes.shared),
+    "ramplus_tl.unique": Twin(changes.unique),
+    "sce.sce": Twin(variance.sce),
+    "sce.spread": Twin(variance.spread, each=False),
+    "sce.varying": Twin(variance.varying, each=False),
+    "sce.energies": Twin(variance.energies),
 }
-"""By the function's module and name."""
+"""By the function's module in `weft.methods` and its name."""

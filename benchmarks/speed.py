@@ -25,12 +25,46 @@ from pathlib import Path
 from models import CACHE, build
 
 HERE = Path(__file__).parent
-METHODS = {  # parameters of the merge, parameters of each model, how many experts
-    "linear": ({}, {"weight": 0.3}, 3),
-    "slerp": ({"t": 0.4}, {}, 1),
-    "task_arithmetic": ({}, {"weight": 0.4}, 3),
-    "ties": ({"normalize": True}, {"weight": 0.5, "density": 0.3}, 3),
-    "dare_ties": ({}, {"weight": 0.5, "density": 0.3}, 3),
+
+
+@dataclass(frozen=True)
+class Case:
+    """One merge to time: a mergekit method, its parameters, what it merges, and how near to the limit it should come."""
+
+    experts: int
+    own: dict = field(default_factory=dict)  # parameters of each model
+    shared: dict = field(default_factory=dict)  # parameters of the merge
+    base: bool = True  # whether the base is read
+    limit: float = 3.0  # engine time, in limits, at most
+    faster: float = 5.0  # than mergekit, in wall time, at least
+
+    @property
+    def models(self) -> str:
+        return f"{self.experts} on their base" if self.base else f"{self.experts}"
+
+
+HALF, PART = {"weight": 0.5, "density": 0.3}, {"weight": 0.4}
+CASES = {
+    "linear": Case(3, {"weight": 0.3}, base=False, limit=1.25, faster=4.0),
+    "slerp": Case(1, shared={"t": 0.4}, limit=1.25, faster=4.0),
+    "task_arithmetic": Case(3, PART, limit=1.25),
+    "ties": Case(3, HALF, {"normalize": True}, limit=2.0, faster=25.0),
+    "nuslerp": Case(2, {"weight": 0.5}),
+    "multislerp": Case(3, {"weight": 0.3}, base=False),
+    "karcher": Case(3, base=False),
+    "dare_linear": Case(3, HALF),
+    "dare_ties": Case(3, HALF),
+    "della": Case(3, {**HALF, "epsilon": 0.1}),
+    "della_linear": Case(3, {**HALF, "epsilon": 0.1}),
+    "breadcrumbs": Case(3, {**HALF, "gamma": 0.01}),
+    "breadcrumbs_ties": Case(3, {**HALF, "gamma": 0.01}),
+    "sce": Case(3, shared={"select_topk": 0.1}),
+    "model_stock": Case(3),
+    "nearswap": Case(1, shared={"t": 0.0005}),
+    "arcee_fusion": Case(1),
+    "ram": Case(3),
+    "ramplus_tl": Case(3),
+    "passthrough": Case(1, base=False),
 }
 
 
@@ -50,26 +84,31 @@ class Figures:
 
 def config(method: str, models: list[Path]) -> str:
     """A mergekit file."""
-    shared, own, count = METHODS[method]
-    base, experts = models[0], models[1 : count + 1]
+    case = CASES[method]
+    base, experts = models[0], models[1 : case.experts + 1]
     merged = [base, *experts] if method == "slerp" else experts
     lines = [f"merge_method: {method}", "dtype: bfloat16"]
-    if method != "linear":
+    if case.base:
         lines.append(f"base_model: {base}")
+    if method == "passthrough":
+        lines.append("slices:")
+        layers = json.loads((experts[0] / "config.json").read_text())["num_hidden_layers"]
+        lines += ["  - sources:", f"      - model: {experts[0]}", f"        layer_range: [0, {layers}]"]
+        return "\n".join(lines) + "\n"
     lines.append("models:")
     for path in merged:
         lines.append(f"  - model: {path}")
-        if own:
-            lines.append(f"    parameters: {json.dumps(own)}")
-    if shared:
-        lines.append(f"parameters: {json.dumps(shared)}")
+        if case.own:
+            lines.append(f"    parameters: {json.dumps(case.own)}")
+    if case.shared:
+        lines.append(f"parameters: {json.dumps(case.shared)}")
     return "\n".join(lines) + "\n"
 
 
 def inputs(method: str, models: list[Path]) -> list[Path]:
     """The weight files that a method reads."""
-    used = models[1:4] if method == "linear" else models[: METHODS[method][2] + 1]
-    return [path / "model.safetensors" for path in used]
+    case = CASES[method]
+    return [path / "model.safetensors" for path in models[0 if case.base else 1 : case.experts + 1]]
 
 
 def run(command: list[str], figures: Figures) -> None:
@@ -177,7 +216,7 @@ def main() -> None:
     parser.add_argument("--mergekit-python", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--mergekit-repeats", type=int, default=1)
-    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--methods", nargs="*", default=list(CASES))
     parser.add_argument("--size", default="0.4B")
     parser.add_argument("--larger", default=None, help="also measure Weft's memory on models of this size")
     parser.add_argument("--cache", type=Path, default=CACHE)

@@ -26,7 +26,7 @@ from weft.views import Builder
 from weft.views.weaving import output_dtype
 
 FILES = 1 << 16  # open files wanted at most
-ARITHMETIC = 1  # raised when the same recipe would give other bytes: older journals are then refused
+ARITHMETIC = 2  # raised when the same recipe would give other bytes: older journals are then refused
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from weft.engine import CHUNK, STAGE, Context, Loom, Shuttle, model, thread
 from weft.engine.shuttle import needed
 from weft.errors import DataError
 from weft.graph import Leaf, Weave, collect, woven
-from weft.kernels import kernels
+from weft.kernels import find_twin, kernels
 from weft.layout import Slot
 from weft.method import Largest, Sum
 from weft.planning import Plan, Step
@@ -262,15 +262,24 @@ def batches(steps: list[Step], limit: int = BATCH) -> Iterator[list[Step]]:
 def needs_torch(steps: list[Step]) -> bool:
     """Whether any tensor is made by torch rather than by a kernel."""
     weaves = (weave for found in collect([step.node for step in steps]).values() for weave in found)
-    return any(
-        weave.method.gives == "tensor"
-        or weave.settings.get("scope") in ("row", "column")
-        or any(
-            isinstance(ask, (Sum, Largest)) and ask.of is not None and needed(ask, weave.settings)
-            for _, ask in weave.method.asks
-        )
-        for weave in weaves
-    )
+    told: dict[tuple[str, int], bool] = {}
+    for weave in weaves:
+        key = (weave.method.name, id(weave.settings))
+        if key not in told:
+            told[key] = uses_torch(weave)
+    return any(told.values())
+
+
+def uses_torch(weave: Weave) -> bool:
+    """Whether a weave is made of functions on tensors that have no compiled twin, or of rows or columns apart."""
+    method, settings = weave.method, weave.settings
+    if method.takes == "gram" and settings.get("scope") in ("row", "column"):
+        return True
+    functions = [method.function] if method.gives == "tensor" else []
+    for _, ask in method.asks:
+        if isinstance(ask, (Sum, Largest)) and ask.of is not None and needed(ask, settings):
+            functions.append(ask.of)
+    return any(find_twin(function) is None for function in functions)
 
 
 @contextmanager

@@ -109,8 +109,7 @@ def _of_derived(weaves: list[Weave], asks: list[tuple[str, Largest]], scan: Scan
     total = sum(weave.elements for weave in weaves)
 
     def peek(shuttle: Shuttle) -> tuple[bool, dict[str, Any]]:
-        values = next(iter(shuttle.before(name).derived(of)))
-        return isinstance(values, (list, tuple)), dict(shuttle.asked)
+        return shuttle.before(name).gives_each(of), dict(shuttle.asked)
 
     ((each, known),) = scan(weaves[:1], peek)
     ranks = reduce.derived_ranks(weaves[0], asks, total, known, each=each)

@@ -12,7 +12,7 @@ from weft.dtypes import F32
 from weft.engine.order import largest
 from weft.engine.reader import Reader
 from weft.graph import Weave
-from weft.kernels import BLOCK, kernels
+from weft.kernels import BLOCK, LANES, kernels
 from weft.method import Ask, Largest
 
 SORTED_UP_TO = 1 << 14  # elements: smaller tensors are sorted, which costs less than counting
@@ -44,10 +44,19 @@ def masses(reader: Reader, keys: np.ndarray, thinning: tuple[Any, ...]) -> tuple
 
 
 def block_sums(values: np.ndarray, grain: int) -> np.ndarray:
-    """Float64 sums of consecutive runs of `grain` elements; the last may be shorter."""
-    whole = values.size // grain * grain
-    inside = values[:whole].reshape(-1, grain).sum(axis=1, dtype=np.float64)
-    return np.append(inside, values[whole:].sum(dtype=np.float64)) if whole < values.size else inside
+    """Float64 sums of consecutive runs of `grain` elements, in lanes, as the kernels sum; the last may be shorter."""
+    blocks, rows = -(-values.size // grain), -(-grain // LANES)
+    lanes = np.zeros((blocks, LANES))
+    for row in range(rows):
+        for first, last in ((0, values.size // grain), (values.size // grain, blocks)):
+            start, stop = first * grain, min(last * grain, values.size)
+            if start == stop:
+                continue
+            part = values[start:stop].reshape(last - first, -1)[:, row * LANES : (row + 1) * LANES]
+            lanes[first:last, : part.shape[1]] += part
+    while lanes.shape[1] > 1:
+        lanes = lanes[:, : lanes.shape[1] // 2] + lanes[:, lanes.shape[1] // 2 :]
+    return lanes[:, 0]
 
 
 # --- order statistics of |delta| ------------------------------------------------------------------------------------

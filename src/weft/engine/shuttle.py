@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 from collections.abc import Iterator, Mapping
@@ -10,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from weft.dtypes import DType
+from weft.dtypes import F32, DType
 from weft.engine import reduce, tensors
 from weft.engine.loom import Context, Loom
 from weft.engine.needle import Needle
 from weft.engine.reader import Inner, Reader
 from weft.graph import Leaf, Patchwork, Weave
-from weft.kernels import BLOCK, kernels
+from weft.kernels import BLOCK, find_twin, kernels
 from weft.kernels import random as keyed
 from weft.method import Ask, Consensus, Largest, Sum
 
@@ -43,6 +44,7 @@ class Shuttle:
         self.reader = Reader(weave, self.inner, context, loom, level)
         self.keys = np.array([keyed.key(context.seed, weave.name, model) for model in weave.models], dtype=np.uint64)
         self.asked: dict[str, Any] = {}
+        self.memory: dict[Any, Any] = {}  # of compiled twins
         self.result: Any = None
         self.ready = False
 
@@ -95,7 +97,7 @@ class Shuttle:
             elif asks[0][1].spans_model(self.settings) and not self.context.alone:
                 self.asked |= {name: self._of_model(name) for name in names}
             elif kind is Sum:
-                self.asked |= {name: self.sum(ask.of) for name, ask in asks if isinstance(ask, Sum)}
+                self.asked |= zip(names, self.sums([ask.of for _, ask in asks if isinstance(ask, Sum)]), strict=True)
             else:
                 self.asked |= self._order([(name, ask) for name, ask in asks if isinstance(ask, Largest)])
         return self
@@ -109,26 +111,58 @@ class Shuttle:
             return np.array(self._of_model(self.method.first))
         return reduce.gram(self.reader)
 
+    @property
+    def known(self) -> dict[str, Any]:
+        """Settings, and answers to asks so far."""
+        return {**self.settings, **self.asked}
+
+    @property
+    def sum_grain(self) -> int:
+        """Elements that are summed together first."""
+        return self.reader.columns if self.reader.by_row else BLOCK
+
     def derived(self, of: Any) -> Iterator[Any]:
         """What an ask's `of` gives, piece by piece: a tensor, or a list of them."""
-        reader = self.reader
-        known = {**self.settings, **self.asked}
+        reader, known = self.reader, self.known
         for start, stop in reader.pieces(0, reader.n):
             reader.load(start, stop)
             yield tensors.call(reader, of, known, self.keys, start, start, stop)
 
+    def gives_each(self, of: Any) -> bool:
+        """Whether an ask's `of` gives one tensor for each model."""
+        twin = find_twin(of)
+        return twin.each if twin else isinstance(next(iter(self.derived(of))), (list, tuple))
+
     def stacked(self, of: Any) -> Iterator[np.ndarray]:
         """The same as float32 (tensors, elements)."""
-        for values in self.derived(of):
-            items = values if isinstance(values, (list, tuple)) else [values]
-            yield np.stack([item.reshape(-1).numpy() for item in items], dtype=np.float32, casting="same_kind")
+        twin = find_twin(of)
+        if twin is None:
+            for values in self.derived(of):
+                items = values if isinstance(values, (list, tuple)) else [values]
+                yield np.stack([item.reshape(-1).numpy() for item in items], dtype=np.float32, casting="same_kind")
+            return
+        items = self.reader.k if twin.each else 1
+        for start, stop in self.reader.pieces(0, self.reader.n):
+            values = np.empty((items, stop - start), dtype=np.float32)
+            self.reader.check(twin.run(self._piece(start, stop), values), F32)
+            yield values
+
+    def _piece(self, start: int, stop: int) -> Any:
+        """A window as compiled twins take it."""
+        from weft.kernels.compiled.piece import Piece
+
+        reader = self.reader
+        raw = reader.load(start, stop)
+        return Piece(
+            raw, reader.codes, stop - start, start, reader.columns, self.sum_grain, self.keys, self.known, self.memory
+        )
 
     def _order(self, asks: list[tuple[str, Largest]]) -> dict[str, Any]:
         """Order statistics of one thing: the models' deltas, or what is derived from them."""
         of = asks[0][1].of
         if of is None:
             return reduce.thresholds(self.reader, asks, self.asked)
-        each = isinstance(next(iter(self.derived(of))), (list, tuple))
+        each = self.gives_each(of)
         ranks = reduce.derived_ranks(self.weave, asks, self.reader.n, self.asked, each=each)
         values = reduce.largest_of(lambda: self.stacked(of), ranks, self.reader.n)
         columns = [values[:, column].tolist() for column in range(len(asks))]
@@ -136,19 +170,35 @@ class Shuttle:
 
     def sum(self, of: Any) -> float | list[float]:
         """Float64 sums over the tensor of what an ask's `of` gives."""
-        grain = self.reader.columns if self.reader.by_row else BLOCK
-        sums: list[
-            list[float]
-        ] = []  # not arrays: small ones that stay, among large ones that go, keep memory from returning
-        single = False
-        for values in self.derived(of):
-            single = not isinstance(values, (list, tuple))
-            items = [values] if single else values
-            sums = sums or [[] for _ in items]
-            for own, item in zip(sums, items, strict=True):
-                own += reduce.block_sums(item.reshape(-1).numpy(), grain).tolist()
-        totals = [math.fsum(own) for own in sums]
-        return totals[0] if single else totals
+        return self.sums([of])[0]
+
+    def sums(self, functions: list[Any]) -> list[float | list[float]]:
+        """Float64 sums over the tensor of what the `of` of several asks give, in one pass."""
+        reader, grain, each = self.reader, self.sum_grain, [True] * len(functions)
+        sums: list[list[list[float]]] = [
+            [] for _ in functions
+        ]  # not arrays: small ones that stay, among large ones that go, keep memory from returning
+        for start, stop in reader.pieces(0, reader.n):
+            reader.load(start, stop)
+            for number, of in enumerate(functions):
+                each[number], parts = self._block_sums(of, start, stop, grain)
+                sums[number] = sums[number] or [[] for _ in parts]
+                for own, part in zip(sums[number], parts, strict=True):
+                    own += part.tolist()
+        totals = [[math.fsum(own) for own in items] for items in sums]
+        return [total if many else total[0] for total, many in zip(totals, each, strict=True)]
+
+    def _block_sums(self, of: Any, start: int, stop: int, grain: int) -> tuple[bool, list[np.ndarray]]:
+        """Whether `of` gives a tensor for each model, and the sums of a piece, item by item."""
+        twin = find_twin(of)
+        if twin is None:
+            values = tensors.call(self.reader, of, self.known, self.keys, start, start, stop)
+            each = isinstance(values, (list, tuple))
+            items = values if each else [values]
+            return each, [reduce.block_sums(item.reshape(-1).numpy(), grain) for item in items]
+        out = np.empty((self.reader.k if twin.each else 1, -(-(stop - start) // grain)))
+        self.reader.check(twin.run(self._piece(start, stop), out), F32)
+        return twin.each, list(out)
 
     def _agreement(self, rule: Consensus) -> tuple[Any, ...]:
         """A consensus rule as the kernels take it."""
@@ -197,7 +247,11 @@ class Shuttle:
             reader.check(kernel.mix(raw, reader.codes, size, reader.deltas, self.result, out, dtype.code), dtype)
 
     def _map_tensors(self, window: int, end: int, out: np.ndarray, dtype: DType) -> None:
-        known = {**self.settings, **self.asked}
+        twin = find_twin(self.method.function) if self.reader.scope == "tensor" else None
+        if twin is not None:
+            self.reader.check(twin.run(self._piece(window, end), out, dtype.code), dtype)
+            return
+        known = self.known
         for start, stop in self.reader.pieces(window, end):
             if self.reader.scope == "tensor":
                 function = self.method.function
@@ -214,20 +268,32 @@ class Shuttle:
 def grouped(
     asks: tuple[tuple[str, Ask], ...], settings: Mapping[str, Any]
 ) -> Iterator[tuple[type[Sum] | type[Largest] | None, list[tuple[str, Ask]]]]:
-    """Asks in the order of the signature; neighbours that want order statistics of the same thing, together.
+    """Asks in the order of the signature, those together that one pass can answer: neighbours that want order statistics
+    of the same thing, or sums none of which needs another.
 
     The kind is None for asks that the settings make needless.
     """
 
     def kind(item: tuple[str, Ask]) -> tuple[Any, Any, bool]:
-        name, ask = item
+        _, ask = item
         if not needed(ask, settings):
             return None, None, False
-        return type(ask), ask.of if isinstance(ask, Largest) else name, ask.spans_model(settings)
+        return type(ask), ask.of if isinstance(ask, Largest) else None, ask.spans_model(settings)
 
     streamed = [item for item in asks if isinstance(item[1], (Largest, Sum))]
-    for (which, _, _), group in itertools.groupby(streamed, kind):
-        yield which, list(group)
+    for (which, _, _), found in itertools.groupby(streamed, kind):
+        group: list[tuple[str, Ask]] = []
+        for name, ask in found:
+            if which is Sum and isinstance(ask, Sum) and {known for known, _ in group} & names_of(ask.of):
+                yield which, group
+                group = []
+            group.append((name, ask))
+        yield which, group
+
+
+def names_of(function: Any) -> set[str]:
+    """The parameters of a function."""
+    return set(inspect.signature(function).parameters)
 
 
 def needed(ask: Ask, settings: Mapping[str, Any]) -> bool:

@@ -28,15 +28,21 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+from collections.abc import Callable
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from weft.errors import WeftError
+
+if TYPE_CHECKING:
+    from weft.kernels.compiled.piece import Twin
 
 BLOCK = 65536
 """Elements over which `gram` and `masses` give one sum. An aligned block's sum does not depend on chunks."""
 
 LANES = 256
-"""Within a block, element e is added to lane e % LANES, in order; then the lanes are added, in order."""
+"""Within a block, element e is added to lane e % LANES, in order; then one half of the lanes to the other, until one is
+left."""
 
 LAST_ROW = 61
 """The status bit of this row, and of all behind it."""
@@ -55,3 +61,9 @@ def kernels() -> ModuleType:
     if not choice:
         choice = "compiled" if importlib.util.find_spec("numba") else "readable"
     return importlib.import_module(f"weft.kernels.{choice}")
+
+
+def find_twin(function: Callable[..., Any]) -> Twin | None:
+    """The compiled version of a function of a method in `weft.methods`, where there is one."""
+    package, _, name = f"{function.__module__}.{function.__qualname__}".partition("weft.methods.")
+    return None if package else getattr(kernels(), "TWINS", {}).get(name)

@@ -170,12 +170,13 @@ def _lanes(vectors: list[Tensor], n: int) -> Tensor:
 
 
 def _total(terms: Iterable[Tensor]) -> Array:
-    """Add up terms (..., LANES) in order, then the lanes in order."""
+    """Add up terms (..., LANES) in order, then one half of the lanes to the other, again and again."""
     lanes = torch.zeros((), dtype=torch.float64)
     for term in terms:
         lanes = lanes + term
-    with np.errstate(invalid="ignore"):
-        return np.add.accumulate(lanes.numpy(), axis=-1)[..., -1]
+    while lanes.shape[-1] > 1:
+        lanes = lanes[..., : lanes.shape[-1] // 2] + lanes[..., lanes.shape[-1] // 2 :]
+    return lanes[..., 0].numpy()
 
 
 def gram(raw: Array, codes: Array, n: int, has_base: int, out: Array) -> int:
@@ -202,13 +203,13 @@ def masses(
 ) -> int:
     """L1 norms of the deltas before and after thinning: out, float64 (blocks, k, 2), for each BLOCK elements.
 
-    What is kept is what `agree` keeps; the sums go in lanes, as in `gram`.
+    What is kept is what `agree` keeps; the sums go in lanes, as in `gram`. NaN, of which the status tells, is left out.
     """
     _, deltas, status = _vectors(raw, codes, n, 1)
     sizes = []
     for i, delta in enumerate(deltas):
         kept = _kept(delta, least[i], most[i], keys[i], probability[i], offset, random)
-        sizes += [delta.abs(), torch.where(kept, delta.abs(), 0.0)]
+        sizes += [torch.where(delta.isnan(), 0.0, delta.abs()), torch.where(kept, delta.abs(), 0.0)]
     out[:] = _total(_lanes(sizes, n)).reshape(out.shape)
     return status
 

@@ -31,20 +31,29 @@ def check_linear(settings: Mapping[str, Any]) -> None:
     check_sum(settings)
 
 
+def steps(n: int, density: float, window: float) -> np.ndarray:
+    """The probabilities of keeping the entries of a row of n, by rising magnitude: float32 (n,).
+
+    They rise in equal steps from density - window / 2 to density + window / 2. A row of one entry has `density`.
+    """
+    import numpy as np
+
+    if n < 2:
+        return np.full(n, density, dtype=np.float32)
+    way = np.arange(n, dtype=np.float64) / (n - 1)
+    return np.clip((density - window / 2) + window * way, 0.0, 1.0).astype(np.float32)
+
+
 def ramp(delta: Tensor, density: float, window: float) -> Tensor:
     """The probability of keeping each entry of a matrix (rows, n): by the rank of its magnitude in its row.
 
-    It rises in equal steps from density - window / 2 (smallest) to density + window / 2 (largest). Equal
-    magnitudes rank in their order in the row. A row of one entry has probability `density`.
+    Equal magnitudes rank in their order in the row.
     """
     import torch
 
-    n = delta.shape[-1]
-    if n < 2:
-        return torch.full_like(delta, density)
-    steps = torch.linspace(density - window / 2, density + window / 2, n, dtype=torch.float64)
     order = delta.abs().argsort(dim=-1, stable=True)
-    return torch.empty_like(delta).scatter_(-1, order, steps.clamp(0.0, 1.0).to(delta.dtype).expand_as(delta))
+    by_rank = torch.from_numpy(steps(delta.shape[-1], density, window))
+    return torch.empty_like(delta).scatter_(-1, order, by_rank.expand_as(delta))
 
 
 def kept(deltas: Deltas, random: Any, density: np.ndarray, window: np.ndarray, rescale: str) -> list[Tensor]:

@@ -20,6 +20,12 @@ def unique(deltas: Deltas, epsilon: float) -> list[Tensor]:
     return [mask * (count == 1.0) for mask in masks]
 
 
+def factors(overlap: list[float], alone: list[float], r: float, alpha: float) -> list[float]:
+    """By how much each model's own changes are amplified."""
+    ratios = [many / few if few else alpha for many, few in zip(overlap, alone, strict=True)]
+    return [r * min(max(ratio, 0.0), alpha) for ratio in ratios]
+
+
 @method(paper="2601.13572", check=check_epsilon)
 def ramplus_tl(
     deltas: Deltas,
@@ -57,8 +63,6 @@ def ramplus_tl(
     masks, count = changed(deltas, epsilon)
     single = count == 1.0
     total = deltas[0].new_zeros(deltas[0].shape)
-    for delta, mask, many, few in zip(deltas, masks, overlap, alone, strict=True):
-        ratio = many / few if few else alpha
-        factor = r * min(max(ratio, 0.0), alpha)
+    for delta, mask, factor in zip(deltas, masks, factors(overlap, alone, r, alpha), strict=True):
         total = total + delta * mask * (1.0 + factor * single)
     return total / count.clamp(min=1.0) * scale

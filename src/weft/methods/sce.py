@@ -12,8 +12,13 @@ def spread(deltas: Deltas) -> Tensor:
     """The standard deviation of each entry across the models (population; exactly 0 where all are equal)."""
     import torch
 
-    values = torch.stack(deltas).to(torch.float64)
-    return (values - values.mean(dim=0)).square().mean(dim=0).sqrt().to(torch.float32)
+    first = deltas[0].double()
+    total, square = torch.zeros_like(first), torch.zeros_like(first)
+    for delta in deltas[1:]:
+        apart = delta.double() - first
+        total, square = total + apart, square + apart * apart
+    share = 1.0 / len(deltas)
+    return ((square - total * total * share) * share).sqrt().to(torch.float32)
 
 
 def varying(deltas: Deltas) -> Tensor:
@@ -41,6 +46,12 @@ def select(deltas: Deltas, cut: float | None) -> list[Tensor]:
 def energies(deltas: Deltas, cut: float | None) -> list[Tensor]:
     """The squares of the selected entries."""
     return [delta.double().square() for delta in select(deltas, cut)]
+
+
+def shares(energy: list[float]) -> list[float]:
+    """The weight of each model: its part of all energy."""
+    total = sum(energy)
+    return [own / total if total > 0.0 else 1.0 / len(energy) for own in energy]
 
 
 @method(paper="2408.07990")
@@ -76,8 +87,7 @@ def sce(
     Use it for chat models with one pivot as the base, where no weights are known: they follow from how far
     each model moved, tensor by tensor.
     """
-    total = sum(energy)
-    weights = [own / total if total > 0.0 else 1.0 / len(energy) for own in energy]
+    weights = shares(energy)
     if select_applies_to == "values":
         deltas = select(deltas, cut)
     vote = deltas[0].double()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from weft.kernels.compiled.jit import inner, kernel
-from weft.kernels.compiled.storage import STEP, bits, decode, decode_vector
+from weft.kernels.compiled.storage import STEP, bits, decode, decode_vector, i32
 
 _u16, _u32 = np.uint16, np.uint32
-_GROUP = 32
+_GROUP = 64
 
 
 @inner
@@ -62,9 +62,9 @@ def count_high(raw, codes, n, has_base, counts):
 
 @inner
 def _count_above(patterns, limit):
-    above = _u32(0)
+    above = i32(0)
     for e in range(patterns.size):
-        above = _u32(above + _u32(patterns[e] >= limit))
+        above = i32(above + i32(patterns[e] >= limit))
     return np.int64(above)
 
 
@@ -72,22 +72,23 @@ def _count_above(patterns, limit):
 def _count_inside(patterns, first, counts):
     """Add to counts[p - first] for the patterns p inside. They are few: look at _GROUP of them at a time."""
     width = _u32(counts.size)
-    last, run = np.int64(0), np.int64(0)
-    for start in range(0, patterns.size, _GROUP):
-        group = patterns[start : start + _GROUP]
+    whole = patterns.size - patterns.size % _GROUP
+    for start in range(0, whole, _GROUP):
         found = _u32(0)
-        for e in range(group.size):
-            found |= _u32(_u32(group[e] - first) < width)
+        for e in range(_GROUP):
+            found |= _u32(_u32(patterns[start + e] - first) < width)
         if found:
-            for e in range(group.size):
-                place = _u32(group[e] - first)
-                if place < width:
-                    if place == last:  # equal values in a row are common
-                        run += 1
-                    else:
-                        counts[last] += run
-                        last, run = np.int64(place), np.int64(1)
-    counts[last] += run
+            _count_each(patterns[start : start + _GROUP], first, counts)
+    _count_each(patterns[whole:], first, counts)
+
+
+@inner
+def _count_each(patterns, first, counts):
+    width = _u32(counts.size)
+    for e in range(patterns.size):
+        place = _u32(patterns[e] - first)
+        if place < width:
+            counts[place] += 1
 
 
 @kernel

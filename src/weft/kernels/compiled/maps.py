@@ -6,22 +6,78 @@ import numpy as np
 
 from weft.dtypes import BF16, F16, F32, F64
 from weft.kernels.compiled.jit import inner, kernel
-from weft.kernels.compiled.storage import STEP, decode, decode_vector, encode, f32
-from weft.kernels.compiled.thinning import coins, thin, threshold
+from weft.kernels import LAST_ROW
+from weft.kernels.compiled.storage import (
+    INFINITY,
+    MAGNITUDE,
+    STEP,
+    decode,
+    decode_delta,
+    decode_vector,
+    encode,
+    f32,
+    i32,
+    real,
+    u32,
+)
+from weft.kernels.compiled.thinning import drop, threshold, within
 
-_OVERFLOW = np.int64(1 << 62)
+OVERFLOW = np.int64(1 << 62)
+_BF16 = BF16.code
 _SIZES = tuple(dtype.itemsize for dtype in (BF16, F16, F32, F64))  # by code
 
 
 @inner
-def _add(total, coefficient, values, first):
-    """total += coefficient * values; the first model sets it."""
-    if first:
-        for e in range(values.size):
-            total[e] = coefficient * values[e]
+def _set(total, coefficient, values):
+    for e in range(values.size):
+        total[e] = coefficient * values[e]
+
+
+@inner
+def _add(total, coefficient, values):
+    for e in range(values.size):
+        total[e] += coefficient * values[e]
+
+
+@inner
+def _add_bf16(total, coefficient, stored):
+    """Decodes on the way. Returns the largest pattern of a magnitude."""
+    top = i32(0)
+    for e in range(stored.size):
+        pattern = u32(u32(stored[e]) << u32(16))
+        magnitude = i32(pattern & MAGNITUDE)
+        top = magnitude if magnitude > top else top
+        total[e] += coefficient * real(pattern)
+    return top
+
+
+@inner
+def _add_bf16_delta(total, coefficient, stored, base):
+    top = i32(0)
+    for e in range(stored.size):
+        pattern = u32(u32(stored[e]) << u32(16))
+        magnitude = i32(pattern & MAGNITUDE)
+        top = magnitude if magnitude > top else top
+        total[e] += coefficient * (real(pattern) - base[e])
+    return top
+
+
+@inner
+def _add_row(total, coefficient, row, code, start, has_base, base, values):
+    """total += coefficient * (the row, minus the base if there is one). Returns 1 if an element is not finite, else 0."""
+    if code == _BF16:
+        stored = row[2 * start : 2 * (start + total.size)].view(np.uint16)
+        if has_base:
+            top = _add_bf16_delta(total, coefficient, stored, base)
+        else:
+            top = _add_bf16(total, coefficient, stored)
+        return np.int64(top >= i32(INFINITY))
+    if has_base:
+        status = decode_delta(row, code, start, base, values)
     else:
-        for e in range(values.size):
-            total[e] += coefficient * values[e]
+        status = decode(row, code, start, values)
+    _add(total, coefficient, values)
+    return status
 
 
 @kernel
@@ -38,54 +94,140 @@ def mix(raw, codes, n, has_base, coefficients, out, out_code):
             base, values, total = buffers[0, :count], buffers[1, :count], buffers[2, :count]
             if has_base:
                 status |= decode(raw[0], codes[0], start, base)
-            for i in range(k):
-                status |= decode_vector(raw, codes, i + has_base, start, has_base, base, values)
-                _add(total, coefficients[row, i], values, i == 0)
+            status |= decode_vector(raw, codes, has_base, start, has_base, base, values)
+            _set(total, coefficients[row, 0], values)
+            for i in range(1, k):
+                j = i + has_base
+                bad = _add_row(total, coefficients[row, i], raw[j], codes[j], start, has_base, base, values)
+                status |= bad << min(j, LAST_ROW)
             if has_base:
                 for e in range(count):
                     total[e] += base[e]
             if encode(total, out, out_code, start):
-                status |= _OVERFLOW
+                status |= OVERFLOW
     return status
 
 
-@inner
-def _vote(values, up, down):
-    for e in range(values.size):
-        value = values[e]
-        up[e] += value if value > 0 else f32(0)
-        down[e] += value if value < 0 else f32(0)
+# Sections of one buffer, a constant distance apart, so that the compiler knows that they do not overlap: it checks only a
+# few pairs of arrays before it gives up vectorising a loop.
+_VALUES, _UP, _DOWN, _UP_SHARE, _DOWN_SHARE = 0, STEP, 2 * STEP, 3 * STEP, 4 * STEP
 
 
 @inner
-def _share(values, weight, up, down):
-    for e in range(values.size):
-        value = values[e]
-        up[e] += weight if value > 0 else f32(0)
-        down[e] += weight if value < 0 else f32(0)
+def _sum(work, count, least, most, gain, weight):
+    for e in range(count):
+        work[_UP + e] += (within(work[_VALUES + e], least, most) * gain) * weight
 
 
 @inner
-def _extreme(values, highest, lowest):
-    for e in range(values.size):
-        value = values[e]
-        highest[e] = value if value > highest[e] else highest[e]
-        lowest[e] = value if value < lowest[e] else lowest[e]
+def _vote(work, count, least, most, gain, weight):
+    for e in range(count):
+        value = (within(work[_VALUES + e], least, most) * gain) * weight
+        work[_UP + e] += value if value > 0 else f32(0)
+        work[_DOWN + e] += value if value < 0 else f32(0)
 
 
 @inner
-def _elect(up, down, zero_wins, ours, theirs, total):
-    for e in range(total.size):
-        vote = up[e] + down[e]
-        total[e] = ours[e] if vote > 0 or (vote == 0 and zero_wins) else theirs[e]
+def _vote_and_share(work, count, least, most, gain, weight):
+    for e in range(count):
+        value = (within(work[_VALUES + e], least, most) * gain) * weight
+        work[_UP + e] += value if value > 0 else f32(0)
+        work[_DOWN + e] += value if value < 0 else f32(0)
+        work[_UP_SHARE + e] += weight if value > 0 else f32(0)
+        work[_DOWN_SHARE + e] += weight if value < 0 else f32(0)
 
 
 @inner
-def _normalize(up, down, zero_wins, up_share, down_share, total):
-    for e in range(total.size):
-        vote = up[e] + down[e]
-        share = up_share[e] if vote > 0 or (vote == 0 and zero_wins) else down_share[e]
-        total[e] /= share if share != 0 else f32(1)
+def _extreme(work, count, least, most, gain, weight):
+    for e in range(count):
+        value = (within(work[_VALUES + e], least, most) * gain) * weight
+        highest, lowest = work[_UP_SHARE + e], work[_DOWN_SHARE + e]
+        work[_UP_SHARE + e] = value if value > highest else highest
+        work[_DOWN_SHARE + e] = value if value < lowest else lowest
+
+
+@inner
+def _elect(work, count, even):
+    """The sum of the side that won. `even` is 1 where a vote of 0 is ours."""
+    for e in range(count):
+        up, down = work[_UP + e], work[_DOWN + e]
+        vote = up + down
+        won = (vote > 0) | ((vote == 0) & (even > 0))
+        work[_VALUES + e] = up if won else down
+
+
+@inner
+def _elect_extreme(work, count, even):
+    for e in range(count):
+        up, down = work[_UP_SHARE + e], work[_DOWN_SHARE + e]
+        vote = work[_UP + e] + work[_DOWN + e]
+        won = (vote > 0) | ((vote == 0) & (even > 0))
+        work[_VALUES + e] = up if won else down
+
+
+@inner
+def _elect_and_divide(work, count, even):
+    for e in range(count):
+        up, down = work[_UP + e], work[_DOWN + e]
+        up_share, down_share = work[_UP_SHARE + e], work[_DOWN_SHARE + e]
+        vote = up + down
+        won = (vote > 0) | ((vote == 0) & (even > 0))
+        share = up_share if won else down_share
+        total = up if won else down
+        work[_VALUES + e] = total / (share if share != 0 else f32(1))
+
+
+@inner
+def _settle(work, count, elect, normalize, divisor):
+    """Put the merged task vector in section _VALUES."""
+    if elect and normalize == 2:
+        _elect_extreme(work, count, elect)
+    elif elect and normalize:
+        _elect_and_divide(work, count, elect)
+    elif elect:
+        _elect(work, count, elect)
+    elif normalize:
+        for e in range(count):
+            work[_VALUES + e] = work[_UP + e] / divisor
+    else:
+        for e in range(count):
+            work[_VALUES + e] = work[_UP + e]
+
+
+@inner
+def clear(work, normalize):
+    """Begin a step: all sums are zero."""
+    work[_UP : (5 if normalize else 3) * STEP] = 0
+
+
+@inner
+def gather(work, count, least, most, gain, weight, elect, normalize):
+    """Take in one model's entries, which stand in section _VALUES."""
+    if not elect:
+        _sum(work, count, least, most, gain, weight)
+    elif normalize == 1:
+        _vote_and_share(work, count, least, most, gain, weight)
+    elif normalize == 2:
+        _vote(work, count, least, most, gain, weight)
+        _extreme(work, count, least, most, gain, weight)
+    else:
+        _vote(work, count, least, most, gain, weight)
+
+
+@inner
+def add_scaled(base, scale, delta):
+    """delta = base + scale * delta."""
+    for e in range(delta.size):
+        delta[e] = base[e] + scale * delta[e]
+
+
+@inner
+def finish(work, base, elect, normalize, divisor, scale, out, out_code, start):
+    """Write base + scale * the merged task vector. Returns the status."""
+    values = work[: base.size]
+    _settle(work, base.size, elect, normalize, f32(divisor))
+    add_scaled(base, f32(scale), values)
+    return OVERFLOW if encode(values, out, out_code, start) else np.int64(0)
 
 
 @kernel
@@ -95,45 +237,19 @@ def agree(
 ):  # fmt: skip
     """Thin, weigh, elect and sum task vectors. See `weft.kernels.readable.agree`."""
     k = codes.size - 1
-    buffers = np.empty((7, STEP), np.float32)
-    words = np.zeros(STEP // 2 + 1, np.uint64)
-    lead = offset % 2
-    limit = np.int32(1)
+    work, base_buffer = np.empty(5 * STEP, np.float32), np.empty(STEP, np.float32)
     status = np.int64(0)
     for start in range(0, n, STEP):
         count = min(STEP, n - start)
-        base, values, total = buffers[0, :count], buffers[1, :count], buffers[2, :count]
-        up, down = buffers[3, :count], buffers[4, :count]
-        up_share, down_share = buffers[5, :count], buffers[6, :count]
-        coin = words.view(np.int32)[lead : lead + count]
-        buffers[2:] = 0
+        base, values = base_buffer[:count], work[:count]
+        clear(work, normalize)
         status |= decode(raw[0], codes[0], start, base)
         for i in range(k):
             status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
             if random:
-                coins(keys[i], (offset + start) // 2, words[: (lead + count + 1) // 2])
-                limit = threshold(probability[i])
-            thin(values, coin, least[i], most[i], limit, gain[i], weight[i])
-            if not elect:
-                _add(total, f32(1), values, False)
-                continue
-            _vote(values, up, down)
-            if normalize == 1:
-                _share(values, weight[i], up_share, down_share)
-            elif normalize == 2:
-                _extreme(values, up_share, down_share)
-        if elect and normalize == 2:
-            _elect(up, down, elect > 0, up_share, down_share, total)
-        elif elect:
-            _elect(up, down, elect > 0, up, down, total)
-            if normalize:
-                _normalize(up, down, elect > 0, up_share, down_share, total)
-        elif normalize:
-            total /= f32(divisor)
-        for e in range(count):
-            total[e] = base[e] + f32(scale) * total[e]
-        if encode(total, out, out_code, start):
-            status |= _OVERFLOW
+                drop(values, keys[i], offset + start, threshold(probability[i]))
+            gather(work, count, least[i], most[i], gain[i], weight[i], elect, normalize)
+        status |= finish(work, base, elect, normalize, divisor, scale, out, out_code, start)
     return status
 
 
@@ -146,7 +262,7 @@ def convert(row, code, n, out, out_code):
         values = buffer[: min(STEP, n - start)]
         status |= decode(row, code, start, values)
         if code != out_code and encode(values, out, out_code, start):
-            status |= _OVERFLOW
+            status |= OVERFLOW
     if code == out_code:
         for byte in range(n * _SIZES[code]):
             out[byte] = row[byte]

@@ -7,11 +7,33 @@ import numpy as np
 from weft.kernels import BLOCK, LANES
 from weft.kernels.compiled.jit import inner, kernel
 from weft.kernels.compiled.storage import STEP, decode, decode_vector
-from weft.kernels.compiled.thinning import coins, thin, threshold
+from weft.kernels.compiled.thinning import drop, threshold, within
+
+
+_AT_ONCE = 8  # elements of a lane; a whole step has so many
 
 
 @inner
-def _add_products(first, second, lanes):
+def _products_of_step(a, b, lanes):
+    """Of a whole step: the compiler keeps a lane's sum in a register."""
+    for e in range(LANES):
+        total = lanes[e]
+        total += np.float64(a[e]) * np.float64(b[e])
+        total += np.float64(a[LANES + e]) * np.float64(b[LANES + e])
+        total += np.float64(a[2 * LANES + e]) * np.float64(b[2 * LANES + e])
+        total += np.float64(a[3 * LANES + e]) * np.float64(b[3 * LANES + e])
+        total += np.float64(a[4 * LANES + e]) * np.float64(b[4 * LANES + e])
+        total += np.float64(a[5 * LANES + e]) * np.float64(b[5 * LANES + e])
+        total += np.float64(a[6 * LANES + e]) * np.float64(b[6 * LANES + e])
+        total += np.float64(a[7 * LANES + e]) * np.float64(b[7 * LANES + e])
+        lanes[e] = total
+
+
+@inner
+def add_products(first, second, lanes):
+    if first.size == LANES * _AT_ONCE:
+        _products_of_step(first, second, lanes)
+        return
     for start in range(0, first.size, LANES):
         count = min(LANES, first.size - start)
         a, b = first[start : start + count], second[start : start + count]
@@ -20,19 +42,41 @@ def _add_products(first, second, lanes):
 
 
 @inner
-def _add_sizes(values, lanes):
-    for start in range(0, values.size, LANES):
-        part = values[start : start + LANES]
-        for e in range(part.size):
-            lanes[e] += np.float64(abs(part[e]))
+def _sizes_of_step(values, least, most, lanes):
+    for e in range(LANES):
+        total = lanes[e]
+        total += np.float64(abs(within(values[e], least, most)))
+        total += np.float64(abs(within(values[LANES + e], least, most)))
+        total += np.float64(abs(within(values[2 * LANES + e], least, most)))
+        total += np.float64(abs(within(values[3 * LANES + e], least, most)))
+        total += np.float64(abs(within(values[4 * LANES + e], least, most)))
+        total += np.float64(abs(within(values[5 * LANES + e], least, most)))
+        total += np.float64(abs(within(values[6 * LANES + e], least, most)))
+        total += np.float64(abs(within(values[7 * LANES + e], least, most)))
+        lanes[e] = total
 
 
 @inner
-def _total(lanes):
-    total = 0.0
-    for lane in range(LANES):
-        total += lanes[lane]
-    return total
+def add_sizes(values, least, most, lanes):
+    """Add the magnitudes that lie in [least, most] to lanes."""
+    if values.size == LANES * _AT_ONCE:
+        _sizes_of_step(values, least, most, lanes)
+        return
+    for start in range(0, values.size, LANES):
+        part = values[start : start + LANES]
+        for e in range(part.size):
+            lanes[e] += np.float64(abs(within(part[e], least, most)))
+
+
+@inner
+def total_of(lanes):
+    """The sum of lanes, halved again and again. It leaves them changed."""
+    width = LANES
+    while width > 1:
+        width //= 2
+        for lane in range(width):
+            lanes[lane] += lanes[lane + width]
+    return lanes[0]
 
 
 @kernel
@@ -54,10 +98,10 @@ def gram(raw, codes, n, has_base, out):
                 status |= decode_vector(raw, codes, i + has_base, start, has_base, base, buffers[i, :count])
             for i in range(k):
                 for j in range(i, k):
-                    _add_products(buffers[i, :count], buffers[j, :count], lanes[i, j])
+                    add_products(buffers[i, :count], buffers[j, :count], lanes[i, j])
         for i in range(k):
             for j in range(i, k):
-                out[block, i, j] = out[block, j, i] = _total(lanes[i, j])
+                out[block, i, j] = out[block, j, i] = total_of(lanes[i, j])
     return status
 
 
@@ -66,10 +110,7 @@ def masses(raw, codes, n, offset, keys, least, most, probability, random, out):
     """L1 norms of the deltas before and after thinning. See `weft.kernels.readable.masses`."""
     k = codes.size - 1
     buffers = np.empty((2, STEP), np.float32)
-    words = np.zeros(STEP // 2 + 1, np.uint64)
     lanes = np.empty((k, 2, LANES))
-    lead = offset % 2
-    limit, one = np.int32(1), np.float32(1)
     status = np.int64(0)
     for block in range(out.shape[0]):
         lanes[:] = 0
@@ -77,16 +118,13 @@ def masses(raw, codes, n, offset, keys, least, most, probability, random, out):
         for start in range(block * BLOCK, end, STEP):
             count = min(STEP, end - start)
             base, values = buffers[0, :count], buffers[1, :count]
-            coin = words.view(np.int32)[lead : lead + count]
             status |= decode(raw[0], codes[0], start, base)
             for i in range(k):
                 status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
-                _add_sizes(values, lanes[i, 0])
+                add_sizes(values, np.float32(0), np.float32(np.inf), lanes[i, 0])
                 if random:
-                    coins(keys[i], (offset + start) // 2, words[: (lead + count + 1) // 2])
-                    limit = threshold(probability[i])
-                thin(values, coin, least[i], most[i], limit, one, one)
-                _add_sizes(values, lanes[i, 1])
+                    drop(values, keys[i], offset + start, threshold(probability[i]))
+                add_sizes(values, least[i], most[i], lanes[i, 1])
         for i in range(k):
-            out[block, i, 0], out[block, i, 1] = _total(lanes[i, 0]), _total(lanes[i, 1])
+            out[block, i, 0], out[block, i, 1] = total_of(lanes[i, 0]), total_of(lanes[i, 1])
     return status

@@ -7,23 +7,43 @@ import numpy as np
 from weft.kernels import random
 from weft.kernels.compiled.jit import inner
 
-_u64 = np.uint64
-_GOLDEN, _FIRST, _SECOND = _u64(random.GOLDEN), _u64(random.FIRST), _u64(random.SECOND)
+u32, _u64 = np.uint32, np.uint64
+_FIRST, _SECOND, _THIRD, _FAR = u32(random.FIRST), u32(random.SECOND), u32(random.THIRD), u32(random.FAR)
+_WORD = _u64(0xFFFFFFFF)
 
 
 @inner
-def coins(key, first, words):
-    """Fill `words` with the stream's pairs of 24-bit numbers, from element 2 * first on.
+def coin(index, low, high):
+    """The 24-bit number of one element: `weft.kernels.random.uniform` times 2**24, as int32."""
+    word = u32(u32(index) + low)
+    word = u32(u32(u32(word ^ u32(word >> u32(17))) * _FIRST) ^ high)
+    word = u32(u32(word ^ u32(word >> u32(11))) * _SECOND)
+    word = u32(u32(word ^ u32(word >> u32(15))) * _THIRD)
+    return np.int32(u32(word ^ u32(word >> u32(14))) >> u32(8))
 
-    Seen as int32, `words` then holds `weft.kernels.random.uniform` times 2**24, in element order.
-    """
-    origin = _u64(first) * _GOLDEN + key
-    for w in range(words.size):
-        word = origin + _u64(w) * _GOLDEN
-        word = (word ^ (word >> _u64(30))) * _FIRST
-        word = (word ^ (word >> _u64(27))) * _SECOND
-        word = word ^ (word >> _u64(31))
-        words[w] = (word >> _u64(40)) | ((word << _u64(24)) & _u64(0xFFFFFF00000000))
+
+@inner
+def halves(key, first):
+    """The two words under which elements of a stream are hashed, from element `first` to the next multiple of 2**32."""
+    far = u32(_u64(first) >> _u64(32))
+    return u32(_u64(key) & _WORD), u32(u32(_u64(key) >> _u64(32)) + u32(far * _FAR))
+
+
+@inner
+def _drop(values, first, low, high, limit):
+    for e in range(values.size):
+        values[e] = values[e] if coin(u32(first + u32(e)), low, high) < limit else np.float32(0)
+
+
+@inner
+def drop(values, key, first, limit):
+    """Zero the entries, from element `first` of the tensor on, whose coin is not below the limit."""
+    near = min(values.size, np.int64((_u64(1) << _u64(32)) - (_u64(first) & _WORD)))
+    low, high = halves(key, first)
+    _drop(values[:near], u32(_u64(first) & _WORD), low, high, limit)
+    if near < values.size:
+        low, high = halves(key, first + near)
+        _drop(values[near:], u32(0), low, high, limit)
 
 
 @inner
@@ -33,13 +53,24 @@ def threshold(probability):
 
 
 @inner
-def thin(values, coin, least, most, limit, gain, weight):
-    """Multiply what is kept by gain, then by weight, and zero the rest.
+def within(value, least, most):
+    """A value whose magnitude lies in [least, most], else 0."""
+    size = abs(value)
+    return value if (size >= least) & (size <= most) else np.float32(0)
 
-    Kept is what lies in [least, most] in magnitude and has a coin below the limit.
-    """
-    for e in range(values.size):
-        value = values[e]
-        size = abs(value)
-        kept = (size >= least) & (size <= most) & (coin[e] < limit)
-        values[e] = (value * gain) * weight if kept else np.float32(0)
+
+@inner
+def _fill(coins, first, low, high):
+    for e in range(coins.size):
+        coins[e] = coin(u32(first + u32(e)), low, high)
+
+
+@inner
+def fill_coins(coins, key, first):
+    """The 24-bit numbers of the elements from `first` of the tensor on: int32."""
+    near = min(coins.size, np.int64((_u64(1) << _u64(32)) - (_u64(first) & _WORD)))
+    low, high = halves(key, first)
+    _fill(coins[:near], u32(_u64(first) & _WORD), low, high)
+    if near < coins.size:
+        low, high = halves(key, first + near)
+        _fill(coins[near:], u32(0), low, high)

@@ -1,0 +1,246 @@
+"""Twins of methods that thin each row by ranks: della and, by rows, breadcrumbs. What is kept is found out once for each
+piece and, while it takes little memory, remembered as bits for the passes that follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from weft.kernels import LANES
+from weft.kernels.compiled import crumbs
+from weft.kernels.compiled.jit import inner, kernel
+from weft.kernels.compiled.maps import clear, finish, gather
+from weft.kernels.compiled.piece import Piece
+from weft.kernels.compiled.rows import BUCKETS, sort_magnitudes, toss
+from weft.kernels.compiled.storage import STEP, decode, decode_vector, f32
+from weft.kernels.compiled.sums import add_sizes, total_of
+from weft.kernels.compiled.thinning import fill_coins
+
+REMEMBERED = 16 << 20  # bytes of masks that a worker keeps from pass to pass
+
+# --- which entries are kept -----------------------------------------------------------------------------------------
+
+
+@kernel
+def _toss(raw, codes, n, offset, columns, keys, limits, flags):
+    """Flags (k, n): 1 where an entry's coin lies below the limit of its rank in its row. limits: int32 (k, columns)."""
+    buffers = np.empty((2, columns), np.float32)
+    room = np.empty((3, columns + 1), np.int32)
+    coins, places, open_ = room[0], room[1], room[2]
+    counts = np.empty(BUCKETS + 1, np.int64)
+    base, values = buffers[0], buffers[1]
+    status = np.int64(0)
+    for start in range(0, n, columns):
+        status |= decode(raw[0], codes[0], start, base)
+        for i in range(flags.shape[0]):
+            status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
+            own = flags[i, start : start + columns]
+            toss(values, coins, keys[i], offset + start, limits[i], own, places, open_, counts)
+    return status
+
+
+@kernel
+def _between(raw, codes, n, columns, first, last, flags):
+    """Flags (k, n): 1 where an entry's rank by falling magnitude in its row, from 0, lies in [first_i, last_i)."""
+    buffers, pairs = np.empty((2, columns), np.float32), np.empty((2, columns), np.uint64)
+    counts = np.empty((4, 256), np.int64)
+    base, values = buffers[0], buffers[1]
+    status = np.int64(0)
+    for start in range(0, n, columns):
+        status |= decode(raw[0], codes[0], start, base)
+        for i in range(flags.shape[0]):
+            status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
+            order = sort_magnitudes(values, True, pairs[0], pairs[1], counts)
+            own = flags[i, start : start + columns]
+            own[:] = 0
+            for rank in range(first[i], min(last[i], columns)):
+                own[np.int64(order[rank] & np.uint64(0xFFFFFFFF))] = 1
+    return status
+
+
+@kernel
+def _draw(raw, codes, n, offset, columns, keys, steps, flags, chances):
+    """Chances (k, n): each entry's probability by its rank in its row; flags: whether its coin lies below it."""
+    buffers, pairs = np.empty((2, columns), np.float32), np.empty((2, columns), np.uint64)
+    counts = np.empty((4, 256), np.int64)
+    coins = np.empty(columns, np.int32)
+    base, values = buffers[0], buffers[1]
+    status = np.int64(0)
+    for start in range(0, n, columns):
+        status |= decode(raw[0], codes[0], start, base)
+        for i in range(flags.shape[0]):
+            status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
+            order = sort_magnitudes(values, False, pairs[0], pairs[1], counts)
+            own, chance = flags[i, start : start + columns], chances[i, start : start + columns]
+            for rank in range(columns):
+                chance[np.int64(order[rank] & np.uint64(0xFFFFFFFF))] = steps[i, rank]
+            fill_coins(coins, keys[i], offset + start)
+            for e in range(columns):
+                own[e] = np.uint8(f32(coins[e]) * f32(2.0**-24) < chance[e])
+    return status
+
+
+# --- what is made of them -------------------------------------------------------------------------------------------
+
+
+@inner
+def _keep(values, flags):
+    for e in range(values.size):
+        values[e] = values[e] if flags[e] else f32(0)
+
+
+@inner
+def _keep_divided(values, flags, chances):
+    for e in range(values.size):
+        value = values[e] / chances[e]
+        values[e] = value if flags[e] else f32(0)
+
+
+@kernel
+def _flagged_sums(raw, codes, n, grain, flags, out):
+    k = codes.size - 1
+    buffers, lanes = np.empty((2, STEP), np.float32), np.empty((k, LANES))
+    status = np.int64(0)
+    for block in range(out.shape[1]):
+        end = min((block + 1) * grain, n)
+        lanes[:] = 0
+        for start in range(block * grain, end, STEP):
+            stop = min(start + STEP, end)
+            base, values = buffers[0, : stop - start], buffers[1, : stop - start]
+            status |= decode(raw[0], codes[0], start, base)
+            for i in range(k):
+                status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
+                _keep(values, flags[i, start:stop])
+                add_sizes(values, f32(0), f32(np.inf), lanes[i])
+        for i in range(k):
+            out[i, block] = total_of(lanes[i])
+    return status
+
+
+@kernel
+def _merge_flagged(raw, codes, n, flags, chances, weight, gain, elect, normalize, divisor, scale, out, out_code):
+    """`weft.kernels.readable.agree`, with flags for the thinning; where chances are given, values are divided by them."""
+    k = codes.size - 1
+    work, base_buffer = np.empty(5 * STEP, np.float32), np.empty(STEP, np.float32)
+    status = np.int64(0)
+    for start in range(0, n, STEP):
+        stop = min(start + STEP, n)
+        base, values = base_buffer[: stop - start], work[: stop - start]
+        clear(work, normalize)
+        status |= decode(raw[0], codes[0], start, base)
+        for i in range(k):
+            status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
+            if chances.shape[1]:
+                _keep_divided(values, flags[i, start:stop], chances[i, start:stop])
+            else:
+                _keep(values, flags[i, start:stop])
+            gather(work, stop - start, f32(0), f32(np.inf), gain[i], weight[i], elect, normalize)
+        status |= finish(work, base, elect, normalize, divisor, scale, out, out_code, start)
+    return status
+
+
+# --- twins ----------------------------------------------------------------------------------------------------------
+
+
+def _flags(piece: Piece, find: Callable[[Piece, np.ndarray], int]) -> tuple[int, np.ndarray]:
+    """The flags of a piece, found anew or remembered. A piece whose values are not finite is not remembered."""
+    key = ("mask", piece.start, piece.n)
+    if key in piece.memory:
+        return 0, np.unpackbits(piece.memory[key], axis=1, count=piece.n)
+    flags = np.empty((piece.k, piece.n), np.uint8)
+    status = find(piece, flags)
+    used = piece.memory.get("mask bytes", 0) + flags.size // 8
+    if not status and used <= REMEMBERED:
+        piece.memory[key], piece.memory["mask bytes"] = np.packbits(flags, axis=1), used
+    return status, flags
+
+
+def _ramps(piece: Piece) -> np.ndarray:
+    """Probabilities by rank, from the smallest magnitude: float32 (k, columns)."""
+    from weft.methods.della_linear import steps
+
+    pairs = zip(piece.known["density"], piece.known["window"], strict=True)
+    return np.stack([steps(piece.columns, float(density), float(window)) for density, window in pairs])
+
+
+def _remembered_ramps(piece: Piece) -> tuple[np.ndarray, np.ndarray]:
+    """The ramps, and the numbers of coins that lie below them: int32."""
+    if "ramps" not in piece.memory:
+        ramps = _ramps(piece)
+        piece.memory["ramps"] = ramps, np.ceil(ramps.astype(np.float64) * 2.0**24).astype(np.int32)
+    return piece.memory["ramps"]
+
+
+def _by_coin(piece: Piece, flags: np.ndarray) -> int:
+    limits = _remembered_ramps(piece)[1]
+    return _toss(piece.raw, piece.codes, piece.n, piece.start, piece.columns, piece.keys, limits, flags)
+
+
+def _by_rank(piece: Piece, flags: np.ndarray) -> int:
+    from weft.methods.breadcrumbs import counts
+
+    pairs = zip(piece.known["density"], piece.known["gamma"], strict=True)
+    cuts = np.array([counts(piece.columns, float(density), float(gamma)) for density, gamma in pairs], np.int64)
+    first = np.ascontiguousarray(cuts[:, 0])
+    return _between(piece.raw, piece.codes, piece.n, piece.columns, first, first + cuts[:, 1], flags)
+
+
+def _merge(piece: Piece, elect: int, flags: np.ndarray, chances: np.ndarray, out: np.ndarray, out_code: int) -> int:
+    known = piece.known
+    return _merge_flagged(
+        piece.raw, piece.codes, piece.n, flags, chances, piece.singles("weight"), crumbs.restoring(piece), elect,
+        int(known["normalize"]), float(known["weight"].sum()), float(known["scale"]), out, out_code,
+    )  # fmt: skip
+
+
+def _della(piece: Piece, elect: int, out: np.ndarray, out_code: int) -> int:
+    if piece.known["rescale"] != "probability":
+        status, flags = _flags(piece, _by_coin)
+        return status | _merge(piece, elect, flags, np.empty((piece.k, 0), np.float32), out, out_code)
+    flags, chances = np.empty((piece.k, piece.n), np.uint8), np.empty((piece.k, piece.n), np.float32)
+    steps = _remembered_ramps(piece)[0]
+    status = _draw(piece.raw, piece.codes, piece.n, piece.start, piece.columns, piece.keys, steps, flags, chances)
+    return status | _merge(piece, elect, flags, chances, out, out_code)
+
+
+def della(piece: Piece, out: np.ndarray, out_code: int) -> int:
+    """The twin of `weft.methods.della.della`."""
+    return _della(piece, 1, out, out_code)
+
+
+def della_linear(piece: Piece, out: np.ndarray, out_code: int) -> int:
+    """The twin of `weft.methods.della_linear.della_linear`."""
+    return _della(piece, 0, out, out_code)
+
+
+def della_sizes(piece: Piece, sums: np.ndarray) -> int:
+    """The twin of `weft.methods.della_linear.kept_sizes`, summed; it is asked for where nothing is divided."""
+    status, flags = _flags(piece, _by_coin)
+    return status | _flagged_sums(piece.raw, piece.codes, piece.n, piece.grain, flags, sums)
+
+
+def crumb_sizes(piece: Piece, sums: np.ndarray) -> int:
+    """The twin of `weft.methods.breadcrumbs.kept_sizes`, summed."""
+    if crumbs.by_thresholds(piece.known):
+        return crumbs.kept_sizes(piece, sums)
+    status, flags = _flags(piece, _by_rank)
+    return status | _flagged_sums(piece.raw, piece.codes, piece.n, piece.grain, flags, sums)
+
+
+def _breadcrumbs(piece: Piece, elect: int, out: np.ndarray, out_code: int) -> int:
+    if crumbs.by_thresholds(piece.known):
+        return crumbs.merge(piece, elect, out, out_code)
+    status, flags = _flags(piece, _by_rank)
+    return status | _merge(piece, elect, flags, np.empty((piece.k, 0), np.float32), out, out_code)
+
+
+def breadcrumbs(piece: Piece, out: np.ndarray, out_code: int) -> int:
+    """The twin of `weft.methods.breadcrumbs.breadcrumbs`."""
+    return _breadcrumbs(piece, 0, out, out_code)
+
+
+def breadcrumbs_ties(piece: Piece, out: np.ndarray, out_code: int) -> int:
+    """The twin of `weft.methods.breadcrumbs_ties.breadcrumbs_ties`."""
+    return _breadcrumbs(piece, 1, out, out_code)

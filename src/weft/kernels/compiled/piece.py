@@ -1,0 +1,46 @@
+"""What a compiled twin of a method's function is given, and what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Whole rows, or whole blocks, of a tensor. For `raw`, `codes` and `keys` see `weft.kernels`; row 0 is the base."""
+
+    raw: np.ndarray
+    codes: np.ndarray
+    n: int
+    start: int  # the first element's index in the tensor
+    columns: int  # elements of a row of the tensor
+    grain: int  # elements over which a sum is given
+    keys: np.ndarray
+    known: Mapping[str, Any]  # settings, and answers to asks, by name
+    memory: dict[Any, Any] = field(default_factory=dict)  # kept from piece to piece of one tensor
+
+    @property
+    def k(self) -> int:
+        return self.codes.size - 1
+
+    def singles(self, name: str) -> np.ndarray:
+        """A per-model setting as float32 (k,)."""
+        return np.array(self.known[name], np.float32)
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A compiled function with the meaning, and the bytes, of a function of a method.
+
+    run:  of a method: `(piece, out, out_code)`, which writes base + result, rounded, as bytes; of what an ask sums:
+          `(piece, sums)`, float64 (items, grains); of what an ask ranks: `(piece, values)`, float32 (items, n). Returns
+          the status of `weft.kernels`.
+    each: whether it gives one item for each model, rather than a single one.
+    """
+
+    run: Callable[..., int]
+    each: bool = True

@@ -1,0 +1,27 @@
+"""Which functions of methods have a compiled twin."""
+
+from __future__ import annotations
+
+from weft.kernels.compiled import changes, crumbs, masks, variance
+from weft.kernels.compiled.piece import Twin
+
+TWINS: dict[str, Twin] = {
+    "breadcrumbs.breadcrumbs": Twin(masks.breadcrumbs),
+    "breadcrumbs.sizes": Twin(crumbs.sizes),
+    "breadcrumbs.kept_sizes": Twin(masks.crumb_sizes),
+    "breadcrumbs_ties.breadcrumbs_ties": Twin(masks.breadcrumbs_ties),
+    "della.della": Twin(masks.della),
+    "della_linear.della_linear": Twin(masks.della_linear),
+    "della_linear.sizes": Twin(crumbs.sizes),
+    "della_linear.kept_sizes": Twin(masks.della_sizes),
+    "nearswap.nearswap": Twin(changes.nearswap),
+    "ram.ram": Twin(changes.ram),
+    "ramplus_tl.ramplus_tl": Twin(changes.ramplus_tl),
+    "ramplus_tl.shared": Twin(changes.shared),
+    "ramplus_tl.unique": Twin(changes.unique),
+    "sce.sce": Twin(variance.sce),
+    "sce.spread": Twin(variance.spread, each=False),
+    "sce.varying": Twin(variance.varying, each=False),
+    "sce.energies": Twin(variance.energies),
+}
+"""By the function's module in `weft.methods` and its name."""

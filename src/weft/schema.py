@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from weft.architecture.facts import ALLOWABLE
+from weft.architecture.sections import PARTS
 from weft.dtypes import OUTPUT_DTYPES
 from weft.method import Method, Setting, methods
 from weft.values import ROLES
@@ -54,6 +56,11 @@ def recipe_schema() -> dict[str, Any]:
             },
             "seed": {"type": "integer", "minimum": 0, "default": 0},
             "drop": {"type": "array", "items": {"type": "string"}},
+            "allow": {
+                "description": "Facts of the configs in which the models may differ on purpose.",
+                "type": "array",
+                "items": {"enum": list(ALLOWABLE)},
+            },
         },
         "$defs": {
             "merge": {
@@ -67,6 +74,7 @@ def recipe_schema() -> dict[str, Any]:
                 "properties": {
                     "layers": {"oneOf": [_RANGE, {"type": "array", "items": _RANGE}]},
                     "role": {"oneOf": [{"enum": list(ROLES)}, {"type": "array", "items": {"enum": list(ROLES)}}]},
+                    "part": {"oneOf": [{"enum": list(PARTS)}, {"type": "array", "items": {"enum": list(PARTS)}}]},
                     "name": {"type": "string", "description": "A pattern over the whole tensor name."},
                 },
             },

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from weft.dtypes import BF16, F16, F32, F64
-from weft.kernels.compiled.jit import inner, kernel
 from weft.kernels import LAST_ROW
+from weft.kernels.compiled.jit import inner, kernel
 from weft.kernels.compiled.storage import (
     INFINITY,
     MAGNITUDE,

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from weft.devices import CPU
 from weft.dtypes import F32, DType
 from weft.engine import reduce, tensors
 from weft.engine.loom import Context, Loom
 from weft.engine.needle import Needle
 from weft.engine.reader import Inner, Reader
 from weft.graph import Leaf, Patchwork, Weave
-from weft.kernels import BLOCK, find_twin, kernels
+from weft.kernels import BLOCK, Twin, find_twin
 from weft.kernels import random as keyed
 from weft.method import Ask, Consensus, Largest, Sum
 
@@ -128,18 +129,24 @@ class Shuttle:
             reader.load(start, stop)
             yield tensors.call(reader, of, known, self.keys, start, start, stop)
 
+    def twin(self, function: Any) -> Twin | None:
+        """The compiled version of a function, on the processor."""
+        return find_twin(function) if self.reader.loom.device == CPU else None
+
     def gives_each(self, of: Any) -> bool:
         """Whether an ask's `of` gives one tensor for each model."""
-        twin = find_twin(of)
+        twin = self.twin(of)
         return twin.each if twin else isinstance(next(iter(self.derived(of))), (list, tuple))
 
     def stacked(self, of: Any) -> Iterator[np.ndarray]:
         """The same as float32 (tensors, elements)."""
-        twin = find_twin(of)
+        twin = self.twin(of)
         if twin is None:
             for values in self.derived(of):
                 items = values if isinstance(values, (list, tuple)) else [values]
-                yield np.stack([item.reshape(-1).numpy() for item in items], dtype=np.float32, casting="same_kind")
+                yield np.stack(
+                    [item.reshape(-1).cpu().numpy() for item in items], dtype=np.float32, casting="same_kind"
+                )
             return
         items = self.reader.k if twin.each else 1
         for start, stop in self.reader.pieces(0, self.reader.n):
@@ -190,12 +197,12 @@ class Shuttle:
 
     def _block_sums(self, of: Any, start: int, stop: int, grain: int) -> tuple[bool, list[np.ndarray]]:
         """Whether `of` gives a tensor for each model, and the sums of a piece, item by item."""
-        twin = find_twin(of)
+        twin = self.twin(of)
         if twin is None:
             values = tensors.call(self.reader, of, self.known, self.keys, start, start, stop)
             each = isinstance(values, (list, tuple))
             items = values if each else [values]
-            return each, [reduce.block_sums(item.reshape(-1).numpy(), grain) for item in items]
+            return each, [reduce.block_sums(item.reshape(-1).cpu().numpy(), grain) for item in items]
         out = np.empty((self.reader.k if twin.each else 1, -(-(stop - start) // grain)))
         self.reader.check(twin.run(self._piece(start, stop), out), F32)
         return twin.each, list(out)
@@ -235,7 +242,7 @@ class Shuttle:
     def compute(self, start: int, stop: int, out: np.ndarray, dtype: DType) -> None:
         """Elements [start, stop), whole grains, of the result, rounded once to `dtype`, as bytes at the start of `out`."""
         self.prepare()
-        reader, kernel = self.reader, kernels()
+        reader, kernel = self.reader, self.reader.loom.kernels
         raw = reader.load(start, stop)
         size = stop - start
         if self.method.gives == "tensor" or reader.scope != "tensor":
@@ -247,7 +254,7 @@ class Shuttle:
             reader.check(kernel.mix(raw, reader.codes, size, reader.deltas, self.result, out, dtype.code), dtype)
 
     def _map_tensors(self, window: int, end: int, out: np.ndarray, dtype: DType) -> None:
-        twin = find_twin(self.method.function) if self.reader.scope == "tensor" else None
+        twin = self.twin(self.method.function) if self.reader.scope == "tensor" else None
         if twin is not None:
             self.reader.check(twin.run(self._piece(window, end), out, dtype.code), dtype)
             return

@@ -12,7 +12,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
 
 FIRST, SECOND, THIRD = 0xED5AD4BB, 0xAC4C1B51, 0x31848BAB
 FAR = 0x9E3779B9  # mixed in once more for each 2**32 elements
@@ -25,11 +25,11 @@ def key(seed: int, tensor: str, model: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-def uniform(stream: int, start: int, stop: int) -> Tensor:
-    """Elements [start, stop) of a stream: float32 in [0, 1), shape (stop - start,)."""
+def uniform(stream: int, start: int, stop: int, place: device | None = None) -> Tensor:
+    """Elements [start, stop) of a stream: float32 in [0, 1), shape (stop - start,), the same on every device."""
     import torch
 
-    index = torch.arange(start, stop, dtype=torch.int64)
+    index = torch.arange(start, stop, dtype=torch.int64, device=place)
     word = (index + (stream & _WORD)) & _WORD  # words are 32 bits wide, in int64
     word = (word ^ (word >> 17)) * FIRST & _WORD
     word = word ^ ((index >> 32) * FAR + (stream >> 32)) & _WORD

@@ -52,7 +52,7 @@ def ramp(delta: Tensor, density: float, window: float) -> Tensor:
     import torch
 
     order = delta.abs().argsort(dim=-1, stable=True)
-    by_rank = torch.from_numpy(steps(delta.shape[-1], density, window))
+    by_rank = torch.from_numpy(steps(delta.shape[-1], density, window)).to(delta.device)
     return torch.empty_like(delta).scatter_(-1, order, by_rank.expand_as(delta))
 
 

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,9 +18,12 @@ from weft.engine.loom import Context, Loom
 from weft.engine.needle import Needle
 from weft.engine.reader import Inner, Reader
 from weft.graph import Leaf, Patchwork, Weave
-from weft.kernels import BLOCK, Twin, find_twin
+from weft.kernels import BLOCK, find_twin
 from weft.kernels import random as keyed
 from weft.method import Ask, Consensus, Largest, Sum
+
+if TYPE_CHECKING:
+    from weft.kernels import Twin
 
 
 def thread(node: Weave | Patchwork, context: Context, loom: Loom, level: int = 0) -> Inner:

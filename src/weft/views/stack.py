@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from weft.architecture import Architecture, read_architecture, restack_config
+from weft.architecture import Architecture, read_architecture
 from weft.checkpoints.base import TensorInfo
+from weft.depth import restack_config
 from weft.graph import Node, View
 from weft.method import Method, find
 from weft.recipe import Merge, Slice

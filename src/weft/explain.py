@@ -46,6 +46,10 @@ def explain(plan: Plan, options: Options = Options()) -> dict[str, Any]:
             "tokenizer": plan.tokenizer.label,
             "layers": plan.view.architecture.depth,
         },
+        "changes": [
+            {"model": change.model, "what": change.what, "loses": change.loss, "exact": not change.loss}
+            for change in plan.changes
+        ],
         "dropped": dict(plan.dropped),
         "bytes_in": plan.bytes_in,
         "bytes_out": plan.bytes_out,

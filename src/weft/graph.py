@@ -146,6 +146,15 @@ class View:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Change:
+    """What was done to the shape of a model, and what that loses: nothing, where the model computes what it did."""
+
+    model: str
+    what: str
+    loss: str = ""
+
+
 def woven(node: Node) -> bool:
     """Whether any arithmetic is done to make a node."""
     return isinstance(node, Weave) or (isinstance(node, Patchwork) and any(map(woven, node.sources)))

@@ -17,7 +17,7 @@ import numpy as np
 from weft.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from weft.dtypes import OUTPUT_DTYPES, DType
 from weft.errors import PlanError, Problems, RecipeError, WeftError
-from weft.graph import Leaf, Node, View, Weave, leaves
+from weft.graph import Change, Leaf, Node, View, Weave, leaves
 from weft.layout import Layout, Slot, lay_out
 from weft.reading import load_recipe
 from weft.recipe import Recipe, Source
@@ -58,6 +58,7 @@ class Plan:
     digest: str
     only: tuple[str, ...]  # the parts to which the output is restricted; empty for all of it
     stamps: Mapping[str, Any]  # of the inputs' files, when they were opened
+    changes: tuple[Change, ...] = ()  # of the shape of models: conversions and stacks
 
     def changed(self) -> list[str]:
         """Models whose files have been written to since the plan was made."""
@@ -178,6 +179,7 @@ def _plan(recipe: Recipe, checkpoints: dict[str, Checkpoint], only: tuple[str, .
         _digest(recipe, checkpoints, layout, only),
         only,
         {name: checkpoint.stamp() for name, checkpoint in checkpoints.items()},
+        tuple(builder.changes),
     )
 
 
@@ -302,6 +304,11 @@ def _digest(
         "only": only,
         "weft": __version__,
         "recipe": plain,
+        "conversions": {
+            name: dict(model.convert)
+            for name, model in recipe.models.items()
+            if isinstance(model, Source) and model.convert
+        },
         "stages": {name: model.plain_stage() for name, model in recipe.models.items() if not isinstance(model, Source)},
         "inputs": {name: content_mark(checkpoint.fingerprint()) for name, checkpoint in checkpoints.items()},
         "files": [[shard.name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],

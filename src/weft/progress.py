@@ -180,6 +180,9 @@ def show_plan(facts: dict[str, Any]) -> None:
     for name, text in lines:
         console.print(f"[bold]{name:15}[/bold]", end="")
         console.print(text, markup=False)
+    for change in facts["changes"]:
+        what = f"{change['model']}: {change['what']}"
+        console.print(f"{what} (exact)" if change["exact"] else f"{what}; loses {change['loses']}", markup=False)
     for name, why in facts["dropped"].items():
         console.print(f"left out: {name} ({why})", markup=False)
     for warning in facts["warnings"]:

@@ -16,7 +16,7 @@ from weft.document import Document, read_documents, read_file
 from weft.dtypes import OUTPUT_DTYPES
 from weft.errors import Problems, RecipeError, WeftError, Where, did_you_mean
 from weft.method import Method, Setting, find
-from weft.recipe import DEFAULT_SHARD, Merge, Output, Recipe, Slice, Source
+from weft.recipe import CONVERSIONS, DEFAULT_SHARD, GROWTHS, Growth, Merge, Output, Recipe, Slice, Source
 from weft.runs import unfold
 from weft.values import ByModel, Value, parse_layers, parse_value
 
@@ -117,13 +117,15 @@ class _Reader:
             if isinstance(item, Mapping) and any(hasattr(value, "shape") for value in item.values()):
                 models[name] = Source(item)  # a state dict
             elif isinstance(item, dict):
-                self.only(item, at, ("path", "revision", "task"))
+                self.only(item, at, ("path", "revision", "task", "convert"))
                 for key in ("revision", "task"):
                     if item.get(key) is not None and not isinstance(item[key], str):
                         self.fail(f"{key} must be text", (*at, key), hint="put it in quotes")
                 if not item.get("path"):
                     self.fail(f"the model {name!r} has no path", at, hint="path: ./folder, or a hub id")
-                models[name] = Source(item.get("path"), item.get("revision"), self.document.where(at), item.get("task"))
+                wanted, places = self.conversions(item["convert"], (*at, "convert")) if "convert" in item else ({}, {})
+                place = self.document.where(at)
+                models[name] = Source(item.get("path"), item.get("revision"), place, item.get("task"), wanted, places)
             elif isinstance(item, str) and item:
                 models[name] = Source(item, None, self.document.where(at))
             elif item is None or isinstance(item, (bool, int, float, list, str)):
@@ -137,6 +139,20 @@ class _Reader:
                 if stage:
                     models[name] = stage
         return {name: models[name] for name in data if name in models}
+
+    def conversions(self, data: Any, path: tuple[Any, ...]) -> tuple[dict[str, int], dict[str, Where]]:
+        if not isinstance(data, dict) or not data:
+            self.fail("convert must be a mapping", path, hint=f"convert: {{{CONVERSIONS[0]}: 8}}")
+            return {}, {}
+        self.only(data, path, CONVERSIONS)
+        wanted: dict[str, int] = {}
+        for key in CONVERSIONS:
+            value = data.get(key)
+            if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31:
+                wanted[key] = value
+            elif key in data:
+                self.fail(f"{key} is {value!r}", (*path, key), why="it must be a whole number above zero")
+        return wanted, {key: self.document.where((*path, key)) for key in wanted}
 
     def merge(
         self, data: Any, path: tuple[Any, ...], models: Mapping[str, Any], inside: str | None = None
@@ -165,15 +181,17 @@ class _Reader:
         if "dtype" in data and inside is None:
             self.fail("the dtype of the result stands under 'output'", (*path, "dtype"), key=True)
         settings, places = self.settings(data, path, ("method", "base", "models", "stack", "dtype"), method, merged)
-        stack = self.stack(data["stack"], path, method, models) if "stack" in data else ()
-        if not stack:
+        growth = self.growth(data["stack"], path, method, models) if isinstance(data.get("stack"), dict) else None
+        stack = self.stack(data["stack"], path, method, models) if "stack" in data and not growth else ()
+        if "stack" not in data:
             self.count(method, merged, path)
             for setting in method.settings.values():
                 if setting.required and setting.name not in settings:
                     self.fail(
                         f"{method.name} needs {setting.name!r}", path, why=f"{setting.describe()}; it has no default"
                     )
-        return Merge(method.name, merged, base, settings, stack, data.get("dtype"), self.document.where(path), places)
+        place = self.document.where(path)
+        return Merge(method.name, merged, base, settings, stack, data.get("dtype"), place, places, growth)
 
     def method(self, word: Any, path: tuple[Any, ...], given: bool) -> Method | None:
         if word is None:
@@ -279,10 +297,34 @@ class _Reader:
             places[name] = self.document.where(at)
         return settings, places
 
+    def growth(
+        self, data: dict[str, Any], path: tuple[Any, ...], method: Method, models: Mapping[str, Any]
+    ) -> Growth | None:
+        path = (*path, "stack")
+        rule = next((rule for rule in GROWTHS if rule in data), None)
+        if rule is None:
+            return None
+        number = GROWTHS[rule]
+        self.only(data, path, (rule, number))
+        if method.name != "passthrough":
+            self.fail(f"{method.name} cannot {rule}", path, why="the layers are copied", hint="method: passthrough")
+        self.name(data[rule], (*path, rule), models)
+        layers = data.get(number)
+        if not isinstance(layers, int) or isinstance(layers, bool) or layers < 1:
+            what = f"{rule} needs {number!r}" if number not in data else f"{number} is {layers!r}"
+            at = (*path, number) if number in data else path
+            self.fail(what, at, why="it is a number of layers, one or more", hint=f"{{{rule}: base, {number}: 8}}")
+            return Growth(rule, str(data[rule]), 1)
+        return Growth(rule, str(data[rule]), layers, self.document.where(path))
+
     def stack(self, data: Any, path: tuple[Any, ...], method: Method, models: Mapping[str, Any]) -> tuple[Slice, ...]:
         path = (*path, "stack")
         if not isinstance(data, list) or not data:
-            self.fail("stack must be a list of slices", path, hint="stack: [{models: {a: 0-15}}, {models: {b: 8-31}}]")
+            self.fail(
+                "stack must be a list of slices, or a rule",
+                path,
+                hint="stack: [{models: {a: 0-15}}, {models: {b: 8-31}}], or stack: {upscale: a, drop: 8}",
+            )
             return ()
         slices: list[Slice] = []
         for index, item in enumerate(data):

@@ -5,6 +5,7 @@
       math: {path: org/math, revision: v1}
       blend: {method: slerp, models: [math, code], t: 0.5}     # a merge can be a model of another
       run: ./run/checkpoint-*                                  # becomes run@500, run@1000, ... in this order
+      wide: {path: ./small, convert: {intermediate_size: 4096}}  # a model in another shape
     merge:
       method: ties
       base: base
@@ -28,16 +29,25 @@ from weft.errors import Where
 from weft.values import Value
 
 DEFAULT_SHARD = 5_000_000_000
+CONVERSIONS = (
+    "kv_heads",
+    "intermediate_size",
+    "hidden_size",
+    "layers",
+)  # of a source, in the order in which they are done
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a model is: a folder, a file, a hub id, or an object in memory; of packed models, which task's."""
+    """Where a model is: a folder, a file, a hub id, or an object in memory; of packed models, which task's; and the
+    shape in which it is taken."""
 
     path: Any
     revision: str | None = None
     place: Where | None = field(default=None, compare=False)
     task: str | None = None
+    convert: Mapping[str, int] = field(default_factory=dict)  # by the words of `CONVERSIONS`
+    places: Mapping[str, Where] = field(default_factory=dict, compare=False)  # of its conversions
 
 
 @dataclass(frozen=True)
@@ -56,8 +66,33 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Growth:
+    """A stack by rule, whose slices are known with the model's depth.
+
+    `upscale` lays two copies of the model one on the other, the first without its last `layers` layers and the second
+    without its first (SOLAR, arXiv 2312.15166). `insert` puts behind every `layers` layers a copy of the last one that
+    adds nothing yet (LLaMA Pro, arXiv 2401.02415).
+    """
+
+    rule: str  # upscale or insert
+    model: str
+    layers: int
+    place: Where | None = field(default=None, compare=False)
+
+    def plain(self) -> dict[str, Any]:
+        """The rule as plain data."""
+        return {self.rule: self.model, GROWTHS[self.rule]: self.layers}
+
+
+GROWTHS = {
+    "upscale": "drop",
+    "insert": "every",
+}  # what their numbers are called
+
+
+@dataclass(frozen=True)
 class Merge:
-    """One method over named models; `stack` makes a model of another depth."""
+    """One method over named models; `stack` or `growth` makes a model of another depth."""
 
     method: str
     models: tuple[str, ...]
@@ -67,11 +102,13 @@ class Merge:
     dtype: str | None = None  # of a stage: round its result to this dtype before it is used
     place: Where | None = field(default=None, compare=False)
     places: Mapping[str, Where] = field(default_factory=dict, compare=False)  # of its settings
+    growth: Growth | None = None
 
     def names(self) -> tuple[str, ...]:
         """All models it refers to, base first, without repetition."""
         names = [self.base] if self.base else []
         names += self.models
+        names += [self.growth.model] if self.growth else []
         for part in self.stack:
             names += [part.base] if part.base else []
             names += [name for name, _ in part.models]
@@ -137,7 +174,7 @@ def _plain_model(model: Source | Merge) -> Any:
     if isinstance(model, Merge):
         return _plain_merge(model)
     path = model.path if isinstance(model.path, str) else f"<{type(model.path).__name__} in memory>"
-    more = {"revision": model.revision, "task": model.task}
+    more = {"revision": model.revision, "task": model.task, "convert": dict(model.convert)}
     return {"path": path, **{key: value for key, value in more.items() if value}} if any(more.values()) else path
 
 
@@ -145,11 +182,13 @@ def _plain_merge(merge: Merge) -> dict[str, Any]:
     result: dict[str, Any] = {"method": merge.method}
     if merge.base:
         result["base"] = merge.base
-    if not merge.stack:
+    if not merge.stack and not merge.growth:
         result["models"] = list(merge.models)
     result.update((name, value.plain()) for name, value in merge.settings.items())
     if merge.dtype:
         result["dtype"] = merge.dtype
+    if merge.growth:
+        result["stack"] = merge.growth.plain()
     if merge.stack:
         result["stack"] = [
             {

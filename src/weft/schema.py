@@ -6,8 +6,10 @@ from typing import Any
 
 from weft.dtypes import OUTPUT_DTYPES
 from weft.method import Method, Setting, methods
+from weft.recipe import CONVERSIONS, GROWTHS
 from weft.values import ROLES
 
+_COUNT = {"type": "integer", "minimum": 1}
 _RANGE = {"oneOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\s*\d+\s*(-\s*\d+\s*)?$"}]}
 
 
@@ -35,6 +37,13 @@ def recipe_schema() -> dict[str, Any]:
                                 "path": {"type": "string"},
                                 "revision": {"type": "string"},
                                 "task": {"type": "string", "description": "Of packed models, which one."},
+                                "convert": {
+                                    "description": "The shape in which the model is taken.",
+                                    "type": "object",
+                                    "minProperties": 1,
+                                    "additionalProperties": False,
+                                    "properties": dict.fromkeys(CONVERSIONS, _COUNT),
+                                },
                             },
                         },
                         {"$ref": "#/$defs/merge"},
@@ -96,11 +105,23 @@ def _method(method: Method) -> dict[str, Any]:
             "method": {"const": method.name},
             "base": {"type": "string"},
             "models": names,
-            "stack": {"type": "array", "items": slice_, "minItems": 1},
+            "stack": {"oneOf": [{"type": "array", "items": slice_, "minItems": 1}, *_growths()]},
             "dtype": {"enum": list(OUTPUT_DTYPES)},
             **settings,
         },
     }
+
+
+def _growths() -> list[dict[str, Any]]:
+    return [
+        {
+            "type": "object",
+            "required": [rule, number],
+            "additionalProperties": False,
+            "properties": {rule: {"type": "string"}, number: _COUNT},
+        }
+        for rule, number in GROWTHS.items()
+    ]
 
 
 def _setting(setting: Setting) -> dict[str, Any]:

@@ -37,6 +37,12 @@ def make_card(plan: Plan) -> str:
     ]
     merged = sum(woven(step.node) for step in plan.steps)
     lines += [f"{merged} tensors were merged and {len(plan.steps) - merged} copied; all are {plan.dtype}.", ""]
+    if plan.changes:
+        lines += ["## Changes of shape", ""]
+        for change in plan.changes:
+            says = f"This loses {change.loss}." if change.loss else "This is exact: the model computes what it did."
+            lines.append(f"- `{change.model}`: {change.what}. {says}")
+        lines.append("")
     if plan.dropped:
         lines += ["Left out:", "", *(f"- `{name}`: {why}" for name, why in plan.dropped.items()), ""]
     lines += ["## Recipe", "", "```yaml", write_yaml(recipe.plain()).strip(), "```", ""]

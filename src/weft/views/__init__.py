@@ -14,9 +14,10 @@ from typing import Any
 from weft.architecture import Architecture, read_architecture
 from weft.checkpoints.base import Checkpoint
 from weft.errors import PlanError, WeftError, Where
-from weft.graph import Leaf, Node, View
+from weft.graph import Change, Leaf, Node, View
 from weft.recipe import Merge, Recipe, Source
 from weft.views.compatibility import check_families, check_quantised
+from weft.views.convert import converted
 from weft.views.parallel import parallel
 from weft.views.stack import stacked
 
@@ -29,7 +30,7 @@ class Builder:
     checkpoints: Mapping[str, Checkpoint]
     problems: list[WeftError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
     views: dict[str, View | None] = field(default_factory=dict)
     merges: int = 0
     architectures: list[tuple[Checkpoint, Architecture]] = field(default_factory=list)
@@ -45,7 +46,7 @@ class Builder:
             self.views[name] = self.source(name, model) if isinstance(model, Source) else self.merge(name, model)
         return self.views[name]
 
-    def source(self, name: str, source: Source) -> View:
+    def source(self, name: str, source: Source) -> View | None:
         checkpoint = self.checkpoints[name]
         config = checkpoint.config
         check_quantised(self, name, checkpoint, source)
@@ -61,7 +62,8 @@ class Builder:
         architecture = self.architecture(checkpoint)
         if not nodes:
             self.fail(f"the model {name!r} has no tensors", where=source.place)
-        return View(name, nodes, architecture, config, checkpoint, dropped)
+        view = View(name, nodes, architecture, config, checkpoint, dropped)
+        return converted(self, view, source) if source.convert and nodes else view
 
     def architecture(self, checkpoint: Checkpoint) -> Architecture:
         """What the names say; fine-tunes of one model have the same, which is read once."""
@@ -82,6 +84,6 @@ class Builder:
         number, self.merges = self.merges, self.merges + 1
         check_families(self, ready, merge)
         before = len(self.problems)
-        build = stacked if merge.stack else parallel
+        build = stacked if merge.stack or merge.growth else parallel
         view = build(self, name, merge, ready, number)
         return view if len(self.problems) == before else None

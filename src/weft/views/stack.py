@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from weft.architecture import Architecture, read_architecture
+from weft.architecture import Architecture, config_depth, read_architecture, text_config
 from weft.checkpoints.base import TensorInfo
-from weft.depth import restack_config
+from weft.depth import Origin, restack_config
+from weft.errors import PlanError
 from weft.graph import Node, View
 from weft.method import Method, find
 from weft.recipe import Merge, Slice
 from weft.settings import check_model_wide
 from weft.values import Spot
+from weft.views.growth import grow
 from weft.views.weaving import weave
 from weft.views.wording import listed, ranges
 
@@ -26,9 +29,19 @@ def stacked(builder: Builder, name: str, merge: Merge, views: Mapping[str, View]
     if donor.architecture.stack is None:
         builder.fail(f"{donor.name!r} has no numbered layers to stack", where=merge.place)
         return None
+    if merge.growth:
+        grown = views[merge.growth.model]
+        merge = replace(merge, stack=grow(builder, merge.growth, grown, stated_depth(grown)), growth=None)
+    for view in views.values():
+        if view.config and view.config.get("is_encoder_decoder"):
+            builder.fail(
+                f"the layers of {view.name!r} cannot be stacked",
+                where=merge.place,
+                why="it has an encoder and a decoder, and a stack of one would not fit the other",
+            )
     for part in merge.stack:
         for each, (low, high) in part.models:
-            depth = views[each].architecture.depth
+            depth = stated_depth(views[each])
             if high >= depth:
                 builder.fail(
                     f"layers {low}-{high} of {each!r} do not exist",
@@ -39,22 +52,37 @@ def stacked(builder: Builder, name: str, merge: Merge, views: Mapping[str, View]
         return None
     nodes: dict[str, Node] = {}
     outside(builder, merge, method, views, donor, number, nodes, after=False)
-    sources: list[int] = []
+    origins: list[Origin] = []
     for part in merge.stack:
-        layers(builder, merge, method, part, views, donor, number, nodes, len(sources))
-        kept = next((low for each, (low, _) in part.models if each == donor.name), part.models[0][1][0])
-        sources += range(kept, kept + part.depth)
+        layers(builder, merge, method, part, views, donor, number, nodes, len(origins))
+        kept, (low, _) = next((model for model in part.models if model[0] == donor.name), part.models[0])
+        origins += [_origin(views[kept], donor, low + step) for step in range(part.depth)]
     outside(builder, merge, method, views, donor, number, nodes, after=True)
     if builder.problems:
         return None
     infos = [TensorInfo(tensor, node.shape, node.dtype) for tensor, node in nodes.items()]
     config = donor.config
     if config is not None:
-        config, warnings = restack_config(config, sources, donor.architecture.depth)
+        try:
+            config, warnings = restack_config(config, origins, stated_depth(donor))
+        except PlanError as error:
+            builder.fail(error.what, where=merge.place, why=error.why, hint=error.hint)
+            return None
         builder.warnings += warnings
     check_model_wide(method, merge, nodes, number, builder.problems)
     dropped = unused_layers(builder, merge, views)
     return View(name, nodes, read_architecture(infos, config), config, donor.donor, dropped)
+
+
+def stated_depth(view: View) -> int:
+    """How many layers may be stacked: those that the config counts, without any that only predict further tokens."""
+    depth = view.architecture.depth
+    return min(depth, config_depth(view.config) or depth)
+
+
+def _origin(view: View, donor: View, layer: int) -> Origin:
+    described = view if view.config else donor
+    return Origin(text_config(described.config), layer, stated_depth(described))
 
 
 def outside(

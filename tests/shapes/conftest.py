@@ -13,7 +13,15 @@ PLAIN = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4,
     "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
 }  # fmt: skip
-GPT = {"vocab_size": 64, "n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64, "bos_token_id": 1, "eos_token_id": 2}
+GPT = {
+    "vocab_size": 64,
+    "n_embd": 32,
+    "n_layer": 4,
+    "n_head": 4,
+    "n_positions": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
 LATENT = {
     "num_key_value_heads": 4, "n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
@@ -86,10 +94,16 @@ def load(folder: Path) -> torch.nn.Module:
 
 
 @torch.no_grad()
+def forward(folder: Path) -> torch.Tensor:
+    """Logits of a few tokens."""
+    return load(folder)(TOKENS, use_cache=False).logits
+
+
+@torch.no_grad()
 def logits(folder: Path) -> torch.Tensor:
     """Logits of a few tokens. Token by token with a cache, generation must agree with them."""
     model = load(folder)
-    whole = model(TOKENS).logits
+    whole = model(TOKENS, use_cache=False).logits
     assert torch.isfinite(whole).all()
     made = model.generate(
         TOKENS, max_new_tokens=4, do_sample=False, eos_token_id=None, pad_token_id=0, use_cache=True,

@@ -53,16 +53,21 @@ def converted(builder: Builder, view: View, source: Source) -> View | None:
     family = text_config(view.config).get("model_type")
     anatomy = ANATOMIES.get(str(family))
     before = len(builder.problems)
-    if view.config is None or anatomy is None:
-        builder.fail(
-            f"{view.name!r} cannot be converted",
-            where=source.place,
-            why=f"nothing is known of the family {family!r}" if view.config else "it has no config.json",
-            hint=f"conversions know {', '.join(sorted(ANATOMIES))}",
-        )
+    widths = [key for key in source.convert if key != "layers"]
+    what = f"{view.name!r} cannot be converted"
+    if view.config is None:
+        builder.fail(what, where=source.place, why="it has no config.json")
+        return None
+    if view.config.get("is_encoder_decoder") or view.architecture.stack is None:
+        builder.fail(what, where=source.place, why="it is not one stack of layers")
+        return None
+    if widths and anatomy is None:
+        why = f"how its widths hang together is not known for the family {family!r}"
+        hint = f"known are {', '.join(sorted(ANATOMIES))}"
+        builder.fail(what, where=source.places[widths[0]], why=why, hint=hint)
         return None
     try:
-        if set(source.convert) - {"layers"}:
+        if widths and anatomy:
             view = _Reshaping(builder, view, source, anatomy).view()
         if "layers" in source.convert and len(builder.problems) == before:
             view = _relayered(builder, view, source)
@@ -104,6 +109,8 @@ class _Reshaping:
         for key, change in (("kv_heads", self.heads), ("intermediate_size", self.inner), ("hidden_size", self.hidden)):
             if key in self.source.convert:
                 new = change(new, self.source.convert[key])
+        if self.builder.problems:
+            return self.old
         nodes: dict[str, Node] = {}
         unknown: list[str] = []
         for name, node in self.old.nodes.items():
@@ -115,6 +122,8 @@ class _Reshaping:
         if unknown:
             why = "no conversion is sound while a tensor's place is not known"
             self.fail("", f"{self.old.name!r} has {listed(unknown)}, which its family does not", why)
+        if self.builder.problems:
+            return self.old
         infos = [TensorInfo(name, node.shape, node.dtype) for name, node in nodes.items()]
         config = self.config(new)
         return replace(self.old, nodes=nodes, architecture=read_architecture(infos, config), config=config)
@@ -300,9 +309,8 @@ def _total(ranges: Ranges) -> int:
 def _ones(model: str, length: int) -> Node:
     from weft.checkpoints.memory import MemoryCheckpoint
 
-    checkpoint = MemoryCheckpoint({"one": np.ones(1, np.float32)}, model)
-    one = Leaf(model, checkpoint, checkpoint.tensors["one"])
-    return sew("ones", (length,), [(one, 0, 1)] * length)
+    checkpoint = MemoryCheckpoint({"ones": np.ones(length, np.float32)}, model)
+    return Leaf(model, checkpoint, checkpoint.tensors["ones"])
 
 
 def _relayered(builder: Builder, view: View, source: Source) -> View:
@@ -320,7 +328,7 @@ def _relayered(builder: Builder, view: View, source: Source) -> View:
     else:
         picks = [(layer, False) for layer in spread_kept(depth, wanted)]
         left = sorted(set(range(depth)) - {layer for layer, _ in picks})
-        loss = f"what layers {ranges(left)} did: train it further"
+        loss = "what those did: train it further"
         builder.changes.append(Change(view.name, f"layers {depth} -> {wanted}, without {ranges(left)}", loss))
     nodes: dict[str, Node] = {}
     parts = view.architecture.parts

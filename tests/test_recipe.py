@@ -187,3 +187,39 @@ def test_the_schema_accepts_what_the_reader_accepts():
             GOOD.replace("density: 0.2", broken).replace("  weight: {math: 0.6, blend: [0.2, 0.8]}\n", "")
         )
         assert not validator.is_valid(bad), broken
+
+
+@pytest.mark.parametrize(
+    ("part", "good"),
+    [
+        ("{stack: {upscale: m, drop: 8}}", True),
+        ("{stack: {insert: m, every: 4}}", True),
+        ("{stack: [{models: {m: 0-3}}, {models: {m: 3}, scale: 0.5}]}", True),
+        ("{stack: {upscale: m, every: 4}}", False),
+        ("{stack: {insert: m, every: 0}}", False),
+        ("{}", False),
+    ],
+)
+def test_schema_and_reader_agree_on_stacks(part, good):
+    data = yaml.safe_load(f"models: {{m: ./m}}\nmerge: {part}\n")
+    assert jsonschema.Draft202012Validator(recipe_schema()).is_valid(data) == good
+    if good:
+        load_recipe(data)
+    else:
+        with pytest.raises(WeftError):
+            load_recipe(data)
+
+
+@pytest.mark.parametrize(
+    ("convert", "good"),
+    [({"kv_heads": 8, "layers": 24}, True), ({"kv_heads": 0}, False), ({"heads": 8}, False), ({}, False), (8, False)],
+)
+def test_schema_and_reader_agree_on_conversions(convert, good):
+    data = {"models": {"m": {"path": "./m", "convert": convert}}, "merge": {"method": "passthrough"}}
+    assert jsonschema.Draft202012Validator(recipe_schema()).is_valid(data) == good
+    if good:
+        recipe = load_recipe(data)
+        assert load_recipe(recipe.plain()) == recipe
+    else:
+        with pytest.raises(WeftError):
+            load_recipe(data)

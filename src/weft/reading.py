@@ -17,8 +17,9 @@ from weft.document import Document, read_documents, read_file
 from weft.dtypes import OUTPUT_DTYPES
 from weft.errors import Problems, RecipeError, WeftError, Where, did_you_mean
 from weft.method import Method, Setting, find
-from weft.recipe import CONVERSIONS, DEFAULT_SHARD, GROWTHS, Growth, Merge, Output, Recipe, Slice, Source
+from weft.recipe import DEFAULT_SHARD, Merge, Output, Recipe, Slice, Source
 from weft.runs import unfold
+from weft.shapes import read_conversions, read_growth
 from weft.values import ByModel, Value, parse_layers, parse_value
 
 Parsed = TypeVar("Parsed")
@@ -53,10 +54,10 @@ def _read(documents: list[Document], folder: Path) -> Recipe:
         return mergekit.read(documents, folder)
     if len(documents) > 1:
         raise RecipeError("more than one YAML document", where=documents[1].where(), hint="keep one recipe in a file")
-    return _Reader(documents[0]).recipe(folder)
+    return Reader(documents[0]).recipe(folder)
 
 
-class _Reader:
+class Reader:
     """Reads one native document, collecting every problem before it gives up."""
 
     def __init__(self, document: Document) -> None:
@@ -137,7 +138,9 @@ class _Reader:
                         self.fail(f"{key} must be text", (*at, key), hint="put it in quotes")
                 if not item.get("path"):
                     self.fail(f"the model {name!r} has no path", at, hint="path: ./folder, or a hub id")
-                wanted, places = self.conversions(item["convert"], (*at, "convert")) if "convert" in item else ({}, {})
+                wanted, places = (
+                    read_conversions(self, item["convert"], (*at, "convert")) if "convert" in item else ({}, {})
+                )
                 place = self.document.where(at)
                 models[name] = Source(item.get("path"), item.get("revision"), place, item.get("task"), wanted, places)
             elif isinstance(item, str) and item:
@@ -153,20 +156,6 @@ class _Reader:
                 if stage:
                     models[name] = stage
         return {name: models[name] for name in data if name in models}
-
-    def conversions(self, data: Any, path: tuple[Any, ...]) -> tuple[dict[str, int], dict[str, Where]]:
-        if not isinstance(data, dict) or not data:
-            self.fail("convert must be a mapping", path, hint=f"convert: {{{CONVERSIONS[0]}: 8}}")
-            return {}, {}
-        self.only(data, path, CONVERSIONS)
-        wanted: dict[str, int] = {}
-        for key in CONVERSIONS:
-            value = data.get(key)
-            if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31:
-                wanted[key] = value
-            elif key in data:
-                self.fail(f"{key} is {value!r}", (*path, key), why="it must be a whole number above zero")
-        return wanted, {key: self.document.where((*path, key)) for key in wanted}
 
     def merge(
         self, data: Any, path: tuple[Any, ...], models: Mapping[str, Any], inside: str | None = None
@@ -195,7 +184,7 @@ class _Reader:
         if "dtype" in data and inside is None:
             self.fail("the dtype of the result stands under 'output'", (*path, "dtype"), key=True)
         settings, places = self.settings(data, path, ("method", "base", "models", "stack", "dtype"), method, merged)
-        growth = self.growth(data["stack"], path, method, models) if isinstance(data.get("stack"), dict) else None
+        growth = read_growth(self, data["stack"], (*path, "stack"), method, models) if "stack" in data else None
         stack = self.stack(data["stack"], path, method, models) if "stack" in data and not growth else ()
         if "stack" not in data:
             self.count(method, merged, path)
@@ -310,26 +299,6 @@ class _Reader:
             settings[name] = value
             places[name] = self.document.where(at)
         return settings, places
-
-    def growth(
-        self, data: dict[str, Any], path: tuple[Any, ...], method: Method, models: Mapping[str, Any]
-    ) -> Growth | None:
-        path = (*path, "stack")
-        rule = next((rule for rule in GROWTHS if rule in data), None)
-        if rule is None:
-            return None
-        number = GROWTHS[rule]
-        self.only(data, path, (rule, number))
-        if method.name != "passthrough":
-            self.fail(f"{method.name} cannot {rule}", path, why="the layers are copied", hint="method: passthrough")
-        self.name(data[rule], (*path, rule), models)
-        layers = data.get(number)
-        if not isinstance(layers, int) or isinstance(layers, bool) or layers < 1:
-            what = f"{rule} needs {number!r}" if number not in data else f"{number} is {layers!r}"
-            at = (*path, number) if number in data else path
-            self.fail(what, at, why="it is a number of layers, one or more", hint=f"{{{rule}: base, {number}: 8}}")
-            return Growth(rule, str(data[rule]), 1)
-        return Growth(rule, str(data[rule]), layers, self.document.where(path))
 
     def stack(self, data: Any, path: tuple[Any, ...], method: Method, models: Mapping[str, Any]) -> tuple[Slice, ...]:
         path = (*path, "stack")

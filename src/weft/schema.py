@@ -74,7 +74,6 @@ def recipe_schema() -> dict[str, Any]:
         "$defs": {
             "merge": {
                 "type": "object",
-                "required": ["method"],
                 "oneOf": [_method(method) for method in methods().values()],
             },
             "where": {
@@ -108,7 +107,7 @@ def _method(method: Method) -> dict[str, Any]:
         "title": method.name,
         "description": method.summary,
         "additionalProperties": False,
-        "required": ["method"],
+        "anyOf": [{"required": ["method"]}, *([{"required": ["stack"]}] if method.name == "passthrough" else [])],
         "properties": {
             "method": {"const": method.name},
             "base": {"type": "string"},

@@ -50,6 +50,9 @@ def native(chance: random.Random) -> Any:
         models["r"] = chance.choice(("./*", "./[ab]", "*", "[", "./a*\0", "~/x*", "./run/step-?", "**/" * 3))
     if chance.random() < 0.2:
         models["s"] = {"method": chance.choice(METHODS), "models": ["a", chance.choice(("b", "s", "a", "z"))], "t": 0.5}
+    if chance.random() < 0.2:
+        key = chance.choice(("kv_heads", "hidden_size", "intermediate_size", "layers", "heads"))
+        models["a"] = {"path": "./a", "convert": chance.choice(({key: chance.choice((1, 3, 8, *NUMBERS))}, {}, key))}
     merge: dict[str, Any] = {"method": chance.choice(METHODS), "base": "base"}
     for _ in range(chance.randrange(3)):
         merge[chance.choice(SETTINGS)] = chance.choice((0.5, [0, 1], chance.choice(SCALARS)))
@@ -59,6 +62,9 @@ def native(chance: random.Random) -> Any:
             {"models": {"a": "0-1", "b": layers}, "base": chance.choice(("a", "b", "z"))},
             {"models": {"a": layers}},
         ]
+    if chance.random() < 0.1:
+        rule, number = chance.choice((("upscale", "drop"), ("insert", "every"), ("insert", "drop"), ("grow", "x")))
+        merge["stack"] = {rule: chance.choice(("a", "z", ["a"])), number: chance.choice((1, 2, 99, *NUMBERS))}
     result: dict[str, Any] = {"models": models, "merge": merge}
     if chance.random() < 0.3:
         result["output"] = {

@@ -29,6 +29,8 @@ from weft.views.wording import listed, ranges
 if TYPE_CHECKING:
     from weft.views import Builder
 
+MOST = 64  # times the size before: more is a slip of the pen, and would take long to plan
+
 Ranges = tuple[tuple[int, int], ...]  # of an old axis, end to end: (first, length); zeros where the first is -1
 
 
@@ -165,6 +167,10 @@ class _Reshaping:
         elif wanted < have:
             why = f"it has {have} neurons; which of them to leave out is a question of data"
             self.fail("intermediate_size", f"{self.old.name!r} cannot be narrowed to {wanted} neurons", why)
+        elif wanted > MOST * have:
+            self.fail(
+                "intermediate_size", f"{wanted} neurons are more than {MOST} times the {have} of {self.old.name!r}"
+            )
         elif wanted > have:
             self.spaces["F"] = (((0, have), (-1, wanted - have)),)
             self.say(f"inner neurons {have} -> {wanted}, the new ones zero")
@@ -180,6 +186,8 @@ class _Reshaping:
         elif wanted < have:
             why = f"it has {have} channels; which of them to leave out is a question of data"
             self.fail(key, f"{self.old.name!r} cannot be narrowed to {wanted} channels", why)
+        elif wanted > MOST * have:
+            self.fail(key, f"{wanted} channels are more than {MOST} times the {have} of {self.old.name!r}")
         elif wanted % sizes.heads:
             why = f"hidden_size must be a multiple of the {sizes.heads} attention heads"
             self.fail(key, f"{self.old.name!r} cannot be widened to {wanted} channels", why)
@@ -317,6 +325,9 @@ def _relayered(builder: Builder, view: View, source: Source) -> View:
     """Another number of layers: blocks that add nothing, evenly spread; or an even choice of those there are."""
     wanted, depth, place = source.convert["layers"], view.architecture.depth, source.places.get("layers")
     if wanted == depth:
+        return view
+    if wanted > MOST * depth:
+        builder.fail(f"{wanted} layers are more than {MOST} times the {depth} of {view.name!r}", where=place)
         return view
     if wanted > depth:
         check_residual(builder, view, place)

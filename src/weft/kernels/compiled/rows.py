@@ -104,7 +104,8 @@ def _below_limit(coins, limit, flags):
 def toss(values, coins, key, first, limits, flags, places, open_, counts):
     """Whether each entry of a row is kept: whether its coin lies below the limit of its rank.
 
-    values: a row; coins, places, open_: int32 room (n + 1,); limits: int32 (n,), rising, by rank from 0; flags: uint8 (n,), the answer; counts: int64 (BUCKETS + 2,).
+    values: a row; coins, places, open_: int32 room (n + 1,); limits: int32 (n,), rising, by rank from 0; flags: uint8 (n,),
+    the answer; counts: int64 (BUCKETS + 2,).
 
     Most coins decide alone. For the others, counting the row's magnitudes in buckets tells between which ranks an entry
     lies; the few whose coin lies between those limits are ranked by comparing them with all.

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from weft.architecture.sections import text_config
 from weft.checkpoints.base import TensorInfo
 from weft.errors import PlanError
 
@@ -27,18 +28,22 @@ _ROLES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ),
         ("attention.norm", r"(attn|attention|mixer).*\b(q|k|query|key)_?(layer)?_?norm"),
         ("norm", r"norm|(^|\.)ln_?\w*(\.|$)|(^|\.)ln\d|layer_?norm"),
-        ("attention.qkv", r"qkv|query_key_value|c_attn|Wqkv|in_proj_weight"),
+        ("attention.qkv", r"qkv|query_key_value|c_attn|Wqkv|W_pack|in_proj_(weight|bias)$"),
+        ("attention.kv", r"(^|\.)kv_b_proj\b"),
         ("attention.q", r"(^|\.)(q_proj|query|wq|q_lin|q_a_proj|q_b_proj|q)\b"),
         ("attention.k", r"(^|\.)(k_proj|key|wk|k_lin|k)\b"),
         ("attention.v", r"(^|\.)(v_proj|value|wv|v_lin|v)\b"),
         ("attention.o", r"(attn|attention|mixer).*\b(o_proj|out_proj|c_proj|dense|wo|out_lin|output\.dense|o)\b"),
-        ("mlp.gate_up", r"gate_up_proj|dense_h_to_4h_swiglu"),
+        ("mlp.gate_up", r"gate_up_proj|input_linear"),
         ("mlp.gate", r"gate_proj|(^|\.)w1\b|c_fc_0|wi_0"),
         (
             "mlp.up",
-            r"up_proj|(^|\.)w3\b|c_fc_1|wi_1|(^|\.)fc1\b|c_fc|fc_in|dense_h_to_4h|lin1|wi\b|intermediate\.dense",
+            r"up_proj|(^|\.)w3\b|(^|\.)v1\b|c_fc_1|wi_1|(^|\.)fc1\b|c_fc|fc_in|dense_h_to_4h|lin1|wi\b|intermediate\.dense",
         ),
-        ("mlp.down", r"down_proj|(^|\.)w2\b|(^|\.)fc2\b|mlp\.c_proj|fc_out|dense_4h_to_h|lin2|wo\b|output\.dense"),
+        (
+            "mlp.down",
+            r"down_proj|(^|\.)w2\b|output_linear|(^|\.)fc2\b|mlp\.c_proj|fc_out|dense_4h_to_h|lin2|wo\b|output\.dense",
+        ),
         ("attention", r"attn|attention"),
         ("mlp", r"mlp|ffn|feed_forward|block_sparse_moe"),
     )
@@ -76,15 +81,6 @@ class Architecture:
         assert self.stack is not None
         rest = name[len(self.stack) + 1 :].split(".", 1)
         return f"{self.stack}.{layer}.{rest[1]}"
-
-
-def text_config(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The part of a config that describes the language model: a multimodal model's own section, else the whole."""
-    config = config or {}
-    for key in ("text_config", "llm_config", "language_config"):
-        if isinstance(config.get(key), dict):
-            return config[key]
-    return config
 
 
 def config_depth(config: Mapping[str, Any] | None) -> int | None:

@@ -1,0 +1,51 @@
+"""Which part of a model a tensor belongs to, and which section of the config describes that part."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+PARTS = ("language", "vision", "audio", "projector")
+
+_PROJECTOR = re.compile(
+    r"(^|\.)(multi_modal_projector|mm_projector|multimodal_projector|modality_projection|connector|image_newline"
+    r"|view_seperator|vision_language_adapter|patch_merger|mlp1|img_projection\w*|audio_projection\w*|visual_projection"
+    r"|image_projection|image_proj_norm|visual_temporal_embed|image_pos_embed|mm_input_projection\w*|mm_soft_emb_norm"
+    r"|up_proj_for_\w+|down_proj_for_\w+|glb_GN|sub_GN)(\.|$)"
+)
+_MERGER = re.compile(r"(^|\.)(visual|vision_tower|vision_model)\.merger(\.|$)")
+_VISION = re.compile(
+    r"(^|\.)(vision_tower|vision_model|visual|vision_encoder|image_encoder|image_embed|vision_embed_tokens|img_processor"
+    r"|vit|vision)(\.|$)"
+)
+_AUDIO = re.compile(r"(^|\.)(audio_tower|audio_model|audio_embed|audio_encoder|embed_audio|audio)(\.|$)")
+
+_SECTIONS = {
+    "language": ("text_config", "llm_config", "language_config"),
+    "vision": ("vision_config", "visual", "vision_tower_config"),
+    "audio": ("audio_config", "audio_processor", "speech_config"),
+}
+
+
+def part_of(name: str) -> str:
+    """`vision`, `audio`, `projector` (what leads from either to the language model), or `language`: all else."""
+    if _PROJECTOR.search(name) or _MERGER.search(name):
+        return "projector"
+    if _VISION.search(name):
+        return "vision"
+    return "audio" if _AUDIO.search(name) else "language"
+
+
+def section(config: Mapping[str, Any] | None, part: str) -> Mapping[str, Any]:
+    """The part's own section of a config; for the language model, the whole where it has none."""
+    config = config or {}
+    for key in _SECTIONS.get(part, ()):
+        if isinstance(config.get(key), dict):
+            return config[key]
+    return config if part == "language" else {}
+
+
+def text_config(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """The part of a config that describes the language model: a multimodal model's own section, else the whole."""
+    return section(config, "language")

@@ -23,7 +23,7 @@ Span = tuple[int, int]  # first index and length along one axis
 
 @dataclass(frozen=True)
 class FusedPart:
-    """One matrix, or one bias, inside a fused tensor: the given spans of one axis, in rows [low, high) of all axes before it."""
+    """One matrix, or one bias, inside a fused tensor: spans of one axis, in the rows [low, high) of all axes before it."""
 
     key: str  # tells it from the other parts: "q", "gate", "expert 3", "expert 3 up"
     roles: tuple[str, ...]
@@ -110,7 +110,7 @@ def fused_parts(
 
     The parts cover the tensor: each element belongs to exactly one.
     """
-    if not shape or 0 in shape:
+    if math.prod(shape) < 2:
         return ()
     if "expert" in roles or "experts" in name or "block_sparse_moe" in name:
         stacks = _experts(name, shape, config)
@@ -120,7 +120,7 @@ def fused_parts(
         return _attention(name, shape, config)
     if "attention.kv" in roles:
         return _latent(name, shape, config)
-    if "mlp.gate_up" in roles and len(shape) <= 2 and _SWIGLU.search(name) and shape[0] % 2 == 0:
+    if "mlp.gate_up" in roles and _SWIGLU.search(name) and shape[0] % 2 == 0:
         if _family(config, name) in ("phi3small", "gpt_oss"):  # gate and up take turns, row by row
             return ()
         half = shape[0] // 2
@@ -228,9 +228,7 @@ def _heads(name: str, config: Mapping[str, Any] | None) -> tuple[int, int, int] 
         keys = 1 if own.get("multi_query", True) else queries
     elif family in ("mpt", "dbrx") and isinstance(own.get("attn_config"), dict):
         keys = own["attn_config"].get("kv_n_heads") or queries
-    elif family == "chatglm" and not own.get("multi_query_attention"):
-        keys = queries
-    elif _QKV.get(family) == "heads":
+    elif _QKV.get(family) == "heads" or (family == "chatglm" and not own.get("multi_query_attention")):
         keys = queries
     keys = keys or queries
     if size is None or not isinstance(keys, int) or queries % keys:

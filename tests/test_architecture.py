@@ -19,19 +19,19 @@ def parse(*names: str, depth: int = 2):
     ("name", "layer", "roles", "after"),
     [
         ("model.embed_tokens.weight", None, ("embed",), False),
-        ("model.layers.1.self_attn.q_proj.weight", 1, ("attention.q",), False),
+        ("model.layers.1.self_attn.q_proj.weight", 1, ("attention.q", "linear"), False),
         ("model.layers.1.self_attn.k_proj.bias", 1, ("attention.k", "bias"), False),
-        ("model.layers.0.self_attn.o_proj.weight", 0, ("attention.o",), False),
-        ("model.layers.0.self_attn.qkv_proj.weight", 0, ("attention.qkv",), False),
+        ("model.layers.0.self_attn.o_proj.weight", 0, ("attention.o", "linear"), False),
+        ("model.layers.0.self_attn.qkv_proj.weight", 0, ("attention.qkv", "linear"), False),
         ("model.layers.0.self_attn.q_norm.weight", 0, ("attention.norm",), False),
-        ("model.layers.1.mlp.gate_proj.weight", 1, ("mlp.gate",), False),
-        ("model.layers.1.mlp.gate_up_proj.weight", 1, ("mlp.gate_up",), False),
-        ("model.layers.1.mlp.up_proj.weight", 1, ("mlp.up",), False),
-        ("model.layers.1.mlp.down_proj.weight", 1, ("mlp.down",), False),
+        ("model.layers.1.mlp.gate_proj.weight", 1, ("mlp.gate", "linear"), False),
+        ("model.layers.1.mlp.gate_up_proj.weight", 1, ("mlp.gate_up", "linear"), False),
+        ("model.layers.1.mlp.up_proj.weight", 1, ("mlp.up", "linear"), False),
+        ("model.layers.1.mlp.down_proj.weight", 1, ("mlp.down", "linear"), False),
         ("model.layers.1.mlp.gate.weight", 1, ("router",), False),
-        ("model.layers.1.mlp.experts.3.gate_proj.weight", 1, ("expert", "mlp.gate"), False),
+        ("model.layers.1.mlp.experts.3.gate_proj.weight", 1, ("expert", "mlp.gate", "linear"), False),
         ("model.layers.1.block_sparse_moe.gate.weight", 1, ("router",), False),
-        ("model.layers.1.block_sparse_moe.experts.0.w2.weight", 1, ("expert", "mlp.down"), False),
+        ("model.layers.1.block_sparse_moe.experts.0.w2.weight", 1, ("expert", "mlp.down", "linear"), False),
         ("model.layers.1.input_layernorm.weight", 1, ("norm",), False),
         ("model.norm.weight", None, ("norm",), True),
         ("lm_head.weight", None, ("head",), True),
@@ -54,10 +54,10 @@ def test_gpt2_names():
     architecture = parse(*["transformer." + name for name in names])
     roles = {name.removeprefix("transformer."): part.roles for name, part in architecture.parts.items()}
     assert roles["wte.weight"] == roles["wpe.weight"] == ("embed",)
-    assert roles["h.0.attn.c_attn.weight"] == ("attention.qkv",)
-    assert roles["h.0.attn.c_proj.weight"] == ("attention.o",)
-    assert roles["h.1.mlp.c_fc.weight"] == ("mlp.up",)
-    assert roles["h.1.mlp.c_proj.weight"] == ("mlp.down",)
+    assert roles["h.0.attn.c_attn.weight"] == ("attention.qkv", "linear")
+    assert roles["h.0.attn.c_proj.weight"] == ("attention.o", "linear")
+    assert roles["h.1.mlp.c_fc.weight"] == ("mlp.up", "linear")
+    assert roles["h.1.mlp.c_proj.weight"] == ("mlp.down", "linear")
     assert roles["h.1.ln_1.weight"] == ("norm",)
     assert architecture.parts["transformer.ln_f.weight"].after
 
@@ -66,6 +66,28 @@ def test_the_language_model_of_a_vision_model_is_the_stack():
     names = [f"vision_tower.encoder.layers.{layer}.mlp.fc1.weight" for layer in range(2)]
     names += [f"language_model.model.layers.{layer}.mlp.up_proj.weight" for layer in range(2)]
     assert parse(*names).stack == "language_model.model.layers"
+
+
+def test_parts_and_their_own_layers():
+    names = [f"vision_tower.encoder.layers.{layer}.mlp.fc1.weight" for layer in range(4)]
+    names += [f"language_model.model.layers.{layer}.mlp.up_proj.weight" for layer in range(2)]
+    names += ["multi_modal_projector.linear_1.weight", "audio_tower.layers.1.fc1.weight"]
+    parts = parse(*names).parts
+    tower = parts["vision_tower.encoder.layers.3.mlp.fc1.weight"]
+    assert (tower.part, tower.layer, tower.number, tower.height) == ("vision", None, 3, 1.0)
+    assert parts["multi_modal_projector.linear_1.weight"].part == "projector"
+    assert parts["audio_tower.layers.1.fc1.weight"].part == "audio"
+    assert parts["language_model.model.layers.1.mlp.up_proj.weight"].layer == 1
+
+
+def test_encoder_and_decoder_have_layers_and_the_decoder_is_the_main_stack():
+    names = [
+        f"{stack}.block.{layer}.layer.0.SelfAttention.q.weight" for stack in ("encoder", "decoder") for layer in (0, 1)
+    ]
+    architecture = parse(*names)
+    assert architecture.stack == "decoder.block"
+    assert architecture.parts[names[1]].number == 1
+    assert architecture.parts[names[1]].layer is None
 
 
 def test_per_layer_lists_follow_the_depth():

@@ -21,7 +21,7 @@ from weft.graph import Leaf, Node, View, Weave, leaves
 from weft.layout import Layout, Slot, lay_out
 from weft.reading import load_recipe
 from weft.recipe import Recipe, Source
-from weft.values import ROLES, Condition, Spot, parse_condition
+from weft.values import PARTS, ROLES, Condition, Spot, parse_condition
 from weft.views import Builder
 from weft.views.weaving import output_dtype
 
@@ -260,7 +260,10 @@ def content_mark(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
 def restrict(view: View, only: tuple[str, ...]) -> View:
     """The part of a view that any of the words names. Raises RecipeError for a word that names nothing."""
     conditions = {word: only_condition(word) for word in only}
-    spots = {name: Spot(name, part.layer, part.roles) for name, part in view.architecture.parts.items()}
+    spots = {
+        name: Spot(name, part.layer, part.roles, part=part.part, number=part.number)
+        for name, part in view.architecture.parts.items()
+    }
     for word, condition in conditions.items():
         if not any(condition.holds(spot) for name, spot in spots.items() if name in view.nodes):
             depth = view.architecture.depth
@@ -277,7 +280,7 @@ def only_condition(word: str) -> Condition:
     """What `layers.0-1`, `attention.q` or `*.mlp.*` select."""
     if word.startswith("layers."):
         return parse_condition({"layers": word.removeprefix("layers.")})
-    return parse_condition({"role": word} if word in ROLES else {"name": word})
+    return parse_condition({"role": word} if word in ROLES else {"part": word} if word in PARTS else {"name": word})
 
 
 def _left_aside(checkpoints: Mapping[str, Checkpoint]) -> list[str]:

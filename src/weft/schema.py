@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from weft.architecture.sections import PARTS
 from weft.dtypes import OUTPUT_DTYPES
 from weft.method import Method, Setting, methods
 from weft.values import ROLES
@@ -67,6 +68,7 @@ def recipe_schema() -> dict[str, Any]:
                 "properties": {
                     "layers": {"oneOf": [_RANGE, {"type": "array", "items": _RANGE}]},
                     "role": {"oneOf": [{"enum": list(ROLES)}, {"type": "array", "items": {"enum": list(ROLES)}}]},
+                    "part": {"oneOf": [{"enum": list(PARTS)}, {"type": "array", "items": {"enum": list(PARTS)}}]},
                     "name": {"type": "string", "description": "A pattern over the whole tensor name."},
                 },
             },

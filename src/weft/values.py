@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from weft.architecture.roles import ROLES
+from weft.architecture.sections import PARTS
 from weft.errors import RecipeError, did_you_mean
 
 Scalar = float | int | bool | str | None
@@ -35,6 +37,8 @@ class Spot:
     depth: float | None = None  # 0 at the first layer of the (slice's) stack, 1 at its last; None outside
     after: bool = False  # outside the stack: behind it (final norm, head) rather than before it
     model_names: tuple[tuple[str, str], ...] = ()  # the tensor's name in each model, where it differs
+    part: str = "language"  # of a multimodal model
+    number: int | None = None  # the layer in the tensor's own stack: the main one, an encoder, a vision tower
 
 
 @dataclass(frozen=True)
@@ -88,14 +92,23 @@ class Gradient:
 
 @dataclass(frozen=True)
 class Condition:
-    """A filter on the parsed name: layers (inclusive ranges), roles, or a glob over the whole tensor name."""
+    """A filter on the parsed name: layers (inclusive ranges), roles, parts, or a glob over the whole tensor name.
+
+    Layers are the language model's, of its decoder and encoder; of another part where `parts` name it.
+    """
 
     layers: tuple[tuple[int, int], ...] = ()
     roles: tuple[str, ...] = ()
     name: str | None = None
+    parts: tuple[str, ...] = ()
 
     def holds(self, spot: Spot, model: str | None = None) -> bool:
-        if self.layers and (spot.layer is None or not any(low <= spot.layer <= high for low, high in self.layers)):
+        layer = spot.layer
+        if layer is None and (self.parts or spot.part == "language"):
+            layer = spot.number
+        if self.layers and (layer is None or not any(low <= layer <= high for low, high in self.layers)):
+            return False
+        if self.parts and spot.part not in self.parts:
             return False
         if self.roles and not any(
             own == role or own.startswith(role + ".") for own in spot.roles for role in self.roles
@@ -113,6 +126,8 @@ class Condition:
             result["layers"] = ranges[0] if len(ranges) == 1 else ranges
         if self.roles:
             result["role"] = self.roles[0] if len(self.roles) == 1 else list(self.roles)
+        if self.parts:
+            result["part"] = self.parts[0] if len(self.parts) == 1 else list(self.parts)
         if self.name is not None:
             result["name"] = self.name
         return result
@@ -173,29 +188,6 @@ def by_name(value: Value) -> bool:
     return isinstance(value, Filtered) and any(condition.name is not None for condition, _ in value.cases)
 
 
-ROLES = (
-    "embed",
-    "head",
-    "norm",
-    "attention",
-    "attention.q",
-    "attention.k",
-    "attention.v",
-    "attention.o",
-    "attention.qkv",
-    "attention.norm",
-    "mlp",
-    "mlp.gate",
-    "mlp.up",
-    "mlp.down",
-    "mlp.gate_up",
-    "expert",
-    "router",
-    "bias",
-    "other",
-)
-
-
 def parse_value(data: Any, *, nested: bool = False) -> Value:
     """Read a setting's value from plain data. Raises RecipeError (without a place; the caller knows it)."""
     if data is None or isinstance(data, (bool, int, float, str)):
@@ -251,18 +243,23 @@ def parse_condition(data: Any) -> Condition:
     """Read a `where:`."""
     if not isinstance(data, dict):
         raise RecipeError("where must be a mapping", hint="such as {role: mlp, layers: 0-7}")
-    _only(data, {"layers", "role", "name"})
-    roles = data.get("role", [])
-    roles = [roles] if isinstance(roles, str) else roles
-    for role in roles:
-        if role not in ROLES:
-            raise RecipeError(f"unknown role {role!r}", hint=did_you_mean(str(role), ROLES))
+    _only(data, {"layers", "role", "part", "name"})
+    roles, parts = _words(data, "role", ROLES), _words(data, "part", PARTS)
     layers = data.get("layers", [])
     layers = layers if isinstance(layers, list) else [layers]
     name = data.get("name")
     if name is not None and not isinstance(name, str):
         raise RecipeError("name must be a pattern over the whole tensor name, such as '*.mlp.*'")
-    return Condition(tuple(parse_layers(item) for item in layers), tuple(roles), name)
+    return Condition(tuple(parse_layers(item) for item in layers), roles, name, parts)
+
+
+def _words(data: dict[str, Any], key: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    words = data.get(key, [])
+    words = [words] if isinstance(words, str) else words
+    for word in words:
+        if word not in known:
+            raise RecipeError(f"unknown {key} {word!r}", hint=did_you_mean(str(word), known))
+    return tuple(words)
 
 
 def parse_layers(data: Any) -> tuple[int, int]:

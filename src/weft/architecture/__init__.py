@@ -11,48 +11,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from weft.architecture.sections import text_config
+from weft.architecture.roles import ROLES, roles_of
+from weft.architecture.sections import PARTS, part_of, text_config
 from weft.checkpoints.base import TensorInfo
 from weft.errors import PlanError
 
 _NUMBER = re.compile(r"\.(\d{1,6})\.")
+_STACK = re.compile(r"(^|\.)(layers?|blocks?|h|resblocks|stages|encoders)$")
 _NUMBERS = re.compile(r"(?<![^.])\d+(?=\.)")
 
-# Module words, tried in order on the part of the name behind the layer number (or the whole name outside the stack).
-_ROLES: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
-    (role, re.compile(pattern))
-    for role, pattern in (
-        (
-            "router",
-            r"(^|\.)(router|gate)(\.|$)(weight|bias|wg|e_score)|block_sparse_moe\.gate|correction_bias|shared_expert_gate",
-        ),
-        ("attention.norm", r"(attn|attention|mixer).*\b(q|k|query|key)_?(layer)?_?norm"),
-        ("norm", r"norm|(^|\.)ln_?\w*(\.|$)|(^|\.)ln\d|layer_?norm"),
-        ("attention.qkv", r"qkv|query_key_value|c_attn|Wqkv|W_pack|in_proj_(weight|bias)$"),
-        ("attention.kv", r"(^|\.)kv_b_proj\b"),
-        ("attention.q", r"(^|\.)(q_proj|query|wq|q_lin|q_a_proj|q_b_proj|q)\b"),
-        ("attention.k", r"(^|\.)(k_proj|key|wk|k_lin|k)\b"),
-        ("attention.v", r"(^|\.)(v_proj|value|wv|v_lin|v)\b"),
-        ("attention.o", r"(attn|attention|mixer).*\b(o_proj|out_proj|c_proj|dense|wo|out_lin|output\.dense|o)\b"),
-        ("mlp.gate_up", r"gate_up_proj|input_linear"),
-        ("mlp.gate", r"gate_proj|(^|\.)w1\b|c_fc_0|wi_0"),
-        (
-            "mlp.up",
-            r"up_proj|(^|\.)w3\b|(^|\.)v1\b|c_fc_1|wi_1|(^|\.)fc1\b|c_fc|fc_in|dense_h_to_4h|lin1|wi\b|intermediate\.dense",
-        ),
-        (
-            "mlp.down",
-            r"down_proj|(^|\.)w2\b|output_linear|(^|\.)fc2\b|mlp\.c_proj|fc_out|dense_4h_to_h|lin2|wo\b|output\.dense",
-        ),
-        ("attention", r"attn|attention"),
-        ("mlp", r"mlp|ffn|feed_forward|block_sparse_moe"),
-    )
-)
-_EXPERT = re.compile(r"experts?\.|shared_expert|experts$")
-_EMBED = re.compile(
-    r"(^|\.)(embed_tokens|wte|wpe|tok_embeddings|word_embeddings|embed_in|embeddings?|embed_positions|shared|position_embeddings|token_type_embeddings)(\.|$)"
-)
-_HEAD = re.compile(r"(^|\.)(lm_head|embed_out|output|score|classifier|cls|qa_outputs|head)(\.|$)")
+__all__ = [
+    "PARTS", "ROLES", "Architecture", "Part", "config_depth", "part_of", "read_architecture", "restack_config",
+    "text_config",
+]  # fmt: skip
 
 MOST_LAYERS = 100_000
 DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_blocks")
@@ -60,11 +31,24 @@ DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_blo
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a tensor's name says: its layer in the main stack, its roles, and whether it stands behind the stack."""
+    """What a tensor's name says: its layer in the main stack, its roles, and whether it stands behind the stack.
+
+    `number` counts in the tensor's own stack of `depth` layers: the main one, an encoder, a vision tower.
+    """
 
     layer: int | None
     roles: tuple[str, ...]
     after: bool
+    part: str = "language"
+    number: int | None = None
+    depth: int = 0
+
+    @property
+    def height(self) -> float | None:
+        """0 at the first layer of the own stack, 1 at its last; None outside stacks."""
+        if self.number is None:
+            return None
+        return self.number / (self.depth - 1) if self.depth > 1 else 1.0
 
 
 @dataclass(frozen=True)
@@ -107,19 +91,20 @@ def read_architecture(tensors: Iterable[TensorInfo], config: Mapping[str, Any] |
             layers[prefix] = max(layers.get(prefix, 0), number + 1)
     stack = _main_stack(weight, layers, config_depth(config))
     parts: dict[str, Part] = {}
-    skip = len(stack) + 1 if stack else 0
-    known: dict[tuple[int | None, str], Part] = {}  # layers and experts repeat what stands between their numbers
+    known: dict[tuple[str | None, str, int], Part] = {}  # layers and experts repeat what stands between their numbers
     for info in tensors:
-        prefix, number = numbered.get(info.name, (None, -1))
-        inside = prefix is not None and prefix == stack
-        rest = _NUMBERS.sub("0", info.name[skip:] if inside else info.name)
-        layer = number if inside else None
-        part = known.get((layer, rest))
+        prefix, number = numbered.get(info.name, (None, 0))
+        if prefix is not None and prefix != stack and not _STACK.search(prefix):
+            prefix = None  # numbers of something else, such as the steps of a projector
+        rest = _NUMBERS.sub("0", info.name if prefix is None else info.name[len(prefix) + 1 :])
+        key = (prefix, rest, len(info.shape))
+        part = known.get(key)
         if part is None:
-            lead = 0 if inside else None
-            if (lead, rest) not in known:
-                known[lead, rest] = _part(rest, lead)
-            part = known[layer, rest] = replace(known[lead, rest], layer=layer)
+            where = part_of(info.name)
+            roles, after = roles_of(rest, len(info.shape), stacked=prefix is not None, part=where)
+            part = known[key] = Part(None, roles, after, where)
+        if prefix is not None:
+            part = replace(part, layer=number if prefix == stack else None, number=number, depth=layers[prefix])
         parts[info.name] = part
     family = (config or {}).get("model_type")
     return Architecture(family, stack, layers[stack] if stack else 0, parts)
@@ -129,28 +114,9 @@ def _main_stack(weight: Mapping[str, int], layers: Mapping[str, int], depth: int
     if not weight:
         return None
     agreeing = [prefix for prefix in weight if layers[prefix] == depth] or list(weight)
-    text = [prefix for prefix in agreeing if not re.search(r"vision|visual|audio|image|encoder\.", prefix)] or agreeing
+    text = [prefix for prefix in agreeing if part_of(prefix) == "language"] or agreeing
+    text = [prefix for prefix in text if not re.search(r"(^|\.)encoder\.(layers|block)$", prefix)] or text
     return max(text, key=lambda prefix: weight[prefix])
-
-
-def _part(rest: str, layer: int | None) -> Part:
-    """What a name says. `rest` is what stands behind the prefix of the stack, or all of it outside."""
-    roles: list[str] = []
-    if layer is None:
-        if _EMBED.search(rest):
-            roles.append("norm" if re.search(r"norm|LayerNorm", rest) else "embed")
-        elif _HEAD.search(rest) and not re.search(r"\.\d+\.", rest):
-            roles.append("head")
-    if not roles:
-        if _EXPERT.search(rest):
-            roles.append("expert")
-        role = next((role for role, pattern in _ROLES if pattern.search(rest)), None)
-        if role:
-            roles.append(role)
-    if rest.endswith("bias"):
-        roles.append("bias")
-    after = layer is None and (roles[:1] == ["head"] or ("norm" in roles and not _EMBED.search(rest)))
-    return Part(layer, tuple(roles) or ("other",), after)
 
 
 # --- depth in configs ---------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ _PROJECTOR = re.compile(
     r"|image_projection|image_proj_norm|visual_temporal_embed|image_pos_embed|mm_input_projection\w*|mm_soft_emb_norm"
     r"|up_proj_for_\w+|down_proj_for_\w+|glb_GN|sub_GN)(\.|$)"
 )
-_MERGER = re.compile(r"(^|\.)(visual|vision_tower|vision_model)\.merger(\.|$)")
+_MERGER = re.compile(r"(^|\.)(visual|vision_tower|vision_model)\.(merger|deepstack_merger_list)(\.|$)")
 _VISION = re.compile(
     r"(^|\.)(vision_tower|vision_model|visual|vision_encoder|image_encoder|image_embed|vision_embed_tokens|img_processor"
     r"|vit|vision)(\.|$)"

@@ -30,10 +30,7 @@ def parallel(builder: Builder, name: str, merge: Merge, views: Mapping[str, View
     available = {each: views[each].nodes for each in merge.names()}
     for tensor, own in donor.nodes.items():
         part = architecture.parts[tensor]
-        depth = None
-        if part.layer is not None:
-            depth = part.layer / (architecture.depth - 1) if architecture.depth > 1 else 1.0
-        spot = Spot(tensor, part.layer, part.roles, depth, part.after)
+        spot = Spot(tensor, part.layer, part.roles, part.height, part.after, part=part.part, number=part.number)
         inputs = {each: view[tensor] for each, view in available.items()}
         nodes[tensor] = weave(builder, merge, method, merge.base, merge.models, (), spot, inputs, own, number)
     check_model_wide(method, merge, nodes, number, builder.problems)

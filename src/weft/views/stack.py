@@ -78,7 +78,7 @@ def outside(
         if lacking:
             builder.fail(f"{lacking[0]!r} lacks {tensor!r}", where=part.place, why=f"{donor.name!r} has it")
             continue
-        spot = Spot(tensor, None, parsed.roles, None, parsed.after)
+        spot = Spot(tensor, None, parsed.roles, parsed.height, parsed.after, part=parsed.part, number=parsed.number)
         slice_node(builder, merge, method, part, views, dict.fromkeys(used, tensor), spot, own, number, nodes)
 
 
@@ -115,7 +115,7 @@ def layers(
             parsed = views[lead].architecture.parts[tensor]
             depth = step / (part.depth - 1) if part.depth > 1 else 1.0
             names = {each: names[rest] for each, names in templates.items()}
-            spot = Spot(output, layer, parsed.roles, depth, False, tuple(names.items()))
+            spot = Spot(output, layer, parsed.roles, depth, False, tuple(names.items()), number=layer)
             own = views[lead].nodes[tensor]
             slice_node(builder, merge, method, part, views, names, spot, own, number, nodes)
 

@@ -61,7 +61,7 @@ def settings_at(
     """The settings at one tensor. Tensors that no value can tell apart share one dictionary."""
     if any(by_name(value) for level in levels for value in level.values()):
         return resolve_settings(merge, method, merged, levels, spot, builder.problems)
-    key = (tuple(map(id, levels)), merged, spot.layer, spot.roles, spot.depth, spot.after)
+    key = (tuple(map(id, levels)), merged, spot.layer, spot.roles, spot.depth, spot.after, spot.part, spot.number)
     if key not in builder.resolved:
         builder.resolved[key] = resolve_settings(merge, method, merged, levels, spot, builder.problems)
     return builder.resolved[key]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from weft.architecture.facts import ALLOWABLE
 from weft.document import Document, read_documents, read_file
 from weft.dtypes import OUTPUT_DTYPES
 from weft.errors import Problems, RecipeError, WeftError, Where, did_you_mean
@@ -72,7 +73,7 @@ class _Reader:
         data = self.document.data
         if not isinstance(data, dict):
             raise RecipeError("a recipe is a mapping with 'models' and 'merge'", where=self.document.where())
-        self.only(data, (), ("models", "merge", "output", "seed", "drop"))
+        self.only(data, (), ("models", "merge", "output", "seed", "drop", "allow"))
         named, self.runs, problems = unfold(data.get("models"), folder)
         for name, error in problems.items():
             self.fail(error.what, ("models", name), why=error.why, hint=error.hint)
@@ -92,11 +93,24 @@ class _Reader:
             self.fail(
                 "drop must be a list of patterns of tensor names", ("drop",), hint="drop: ['*.rotary_emb.inv_freq']"
             )
+        allow = self.allow(data.get("allow", []))
         self.references(models, merge, output)
         if self.errors:
             raise self.errors[0] if len(self.errors) == 1 else Problems(self.errors)
         assert merge is not None
-        return Recipe(models, merge, output, seed, tuple(drop), folder, self.document.file)
+        return Recipe(models, merge, output, seed, tuple(drop), allow, folder, self.document.file)
+
+    def allow(self, data: Any) -> tuple[str, ...]:
+        if not isinstance(data, list):
+            self.fail(
+                "allow must be a list of facts in which configs may differ", ("allow",), hint="allow: [rope_theta]"
+            )
+            return ()
+        for index, item in enumerate(data):
+            if item not in ALLOWABLE:
+                hint = did_you_mean(str(item), ALLOWABLE)
+                self.fail(f"no difference is called {item!r}", ("allow", index), hint=hint)
+        return tuple(map(str, data))
 
     def only(self, data: Mapping[str, Any], path: tuple[Any, ...], known: tuple[str, ...]) -> None:
         for key in data:

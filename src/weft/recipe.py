@@ -13,6 +13,8 @@
       weight: {math: 0.6, blend: [0.2, 0.8]}
     output: {dtype: bfloat16, shard_size: 5GB}
     seed: 0
+    drop: ["*.inv_freq"]         # tensors that are left out on purpose
+    allow: [rope_theta]          # differences between the configs that are accepted on purpose
 
 `weft.reading` reads one from a file.
 """
@@ -101,6 +103,7 @@ class Recipe:
     output: Output = Output()
     seed: int = 0
     drop: tuple[str, ...] = ()  # patterns of tensor names that are left out on purpose
+    allow: tuple[str, ...] = ()  # facts of the configs in which the models may differ on purpose
     folder: Path = Path()
     file: str = field(default="recipe", compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)  # what an importer wants the user to know
@@ -130,6 +133,8 @@ class Recipe:
             result["seed"] = self.seed
         if self.drop:
             result["drop"] = list(self.drop)
+        if self.allow:
+            result["allow"] = list(self.allow)
         return result
 
 

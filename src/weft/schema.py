@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from weft.architecture.facts import ALLOWABLE
 from weft.architecture.sections import PARTS
 from weft.dtypes import OUTPUT_DTYPES
 from weft.method import Method, Setting, methods
@@ -55,6 +56,11 @@ def recipe_schema() -> dict[str, Any]:
             },
             "seed": {"type": "integer", "minimum": 0, "default": 0},
             "drop": {"type": "array", "items": {"type": "string"}},
+            "allow": {
+                "description": "Facts of the configs in which the models may differ on purpose.",
+                "type": "array",
+                "items": {"enum": list(ALLOWABLE)},
+            },
         },
         "$defs": {
             "merge": {

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from weft.architecture import text_config
+from weft.architecture.facts import ALLOWABLE, lesser, meanings
+from weft.architecture.spelling import language_family
 from weft.checkpoints.base import Checkpoint
 from weft.graph import View
 from weft.recipe import Merge, Source
@@ -29,35 +32,51 @@ def check_quantised(builder: Builder, name: str, checkpoint: Checkpoint, source:
 
 
 def check_families(builder: Builder, views: Mapping[str, View], merge: Merge) -> None:
-    kinds = {name: view.architecture.family for name, view in views.items() if view.architecture.family}
-    if len(set(kinds.values())) > 1:
+    """Refuse models whose configs say that their weights mean different things, and warn of lesser differences."""
+    configs = {name: view.config for name, view in views.items() if view.config}
+    if not configs:
+        return
+    allowed = builder.recipe.allow
+    first, *others = configs.items()
+    kinds = {name: config["model_type"] for name, config in configs.items() if config.get("model_type")}
+    strangers = len({language_family(config) for config in configs.values() if config.get("model_type")}) > 1
+    if strangers and "model_type" not in allowed:
         builder.fail(
             "the models are of different families",
             where=merge.place,
             why=", ".join(f"{name} is {family}" for name, family in kinds.items()),
-            hint="merge models that were trained from one base",
+            hint="merge models that were trained from one base, or say allow: [model_type]",
         )
         return
-    configs = {name: view.config for name, view in views.items() if view.config}
-    first, *others = configs.items() if configs else ([("", {})])
+    wrong: dict[str, list[str]] = {}
     for name, config in others:
-        for key, mine, theirs in config_differences(first[1] or {}, config):
-            builder.warnings.append(
-                f"{key} differs: {first[0]} has {mine}, {name} has {theirs}; the output takes its donor's"
-            )
+        for key, mine, theirs in config_differences(first[1], config):
+            text = f"{key} differs: {first[0]} has {shown(mine)}, {name} has {shown(theirs)}"
+            if key in ALLOWABLE and key not in allowed:
+                wrong.setdefault(name, []).append(key)
+                wrong[name].append(text)
+            else:
+                builder.warnings.append(f"{text}; the output takes its donor's")
+    for name, found in wrong.items():
+        keys, texts = found[::2], found[1::2]
+        builder.fail(
+            f"{first[0]!r} and {name!r} use their weights differently",
+            where=merge.place,
+            why="; ".join(texts),
+            hint=f"merge models of one base; to merge these all the same, say allow: [{', '.join(keys)}]",
+        )
 
 
-def config_differences(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Entries of two configs that change what the weights mean, and differ."""
-    keys = (
-        "rope_theta", "rope_scaling", "rope_parameters", "max_position_embeddings", "hidden_act", "hidden_activation",
-        "rms_norm_eps", "layer_norm_eps", "sliding_window", "num_attention_heads", "num_key_value_heads", "head_dim",
-        "tie_word_embeddings", "vocab_size", "bos_token_id", "eos_token_id", "pad_token_id", "embedding_multiplier",
-        "residual_multiplier", "attention_multiplier", "logits_scaling",
-    )  # fmt: skip
-    a, b = text_config(mine), text_config(theirs)
-    return [(key, a[key], b[key]) for key in keys if key in a and key in b and a[key] != b[key]]
+def config_differences(mine: Mapping[str, Any] | None, theirs: Mapping[str, Any] | None) -> list[tuple[str, Any, Any]]:
+    """Facts that two configs both state, and that differ: those that change what weights mean first."""
+    found = []
+    for facts in (meanings, lesser):
+        a, b = facts(mine), facts(theirs)
+        found += [(key, a[key], b[key]) for key in a if key in b and a[key] != b[key]]
+    return found
 
 
-def tied(config: Mapping[str, Any] | None) -> bool:
-    return bool(config and (config.get("tie_word_embeddings") or text_config(config).get("tie_word_embeddings")))
+def shown(value: Any) -> str:
+    """A config's value in a message, cut where it is long."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 100 else text[:97] + "..."

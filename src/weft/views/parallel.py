@@ -11,7 +11,7 @@ from weft.method import find
 from weft.recipe import Merge
 from weft.settings import check_model_wide
 from weft.values import Spot
-from weft.views.compatibility import tied
+from weft.views.respelling import beside_language, only_heads, respelled
 from weft.views.weaving import weave
 from weft.views.wording import SHOWN, listed, nearest
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def parallel(builder: Builder, name: str, merge: Merge, views: Mapping[str, View], number: int) -> View | None:
     method = find(merge.method)
     donor = views[builder.recipe.donor] if merge is builder.recipe.merge else views[merge.base or merge.models[0]]
+    views = {each: respelled(builder, donor, view) for each, view in views.items()}
     aligned = {each: align(builder, donor, view, merge) for each, view in views.items()}
     if any(names is None for names in aligned.values()):
         return None
@@ -31,7 +32,10 @@ def parallel(builder: Builder, name: str, merge: Merge, views: Mapping[str, View
     for tensor, own in donor.nodes.items():
         part = architecture.parts[tensor]
         spot = Spot(tensor, part.layer, part.roles, part.height, part.after, part=part.part, number=part.number)
-        inputs = {each: view[tensor] for each, view in available.items()}
+        inputs = {each: view[tensor] for each, view in available.items() if tensor in view}
+        if len(inputs) < len(available):  # a part that a plain language model does not have
+            nodes[tensor] = own
+            continue
         nodes[tensor] = weave(builder, merge, method, merge.base, merge.models, (), spot, inputs, own, number)
     check_model_wide(method, merge, nodes, number, builder.problems)
     dropped = {k: v for view in views.values() for k, v in {**view.dropped, **(aligned[view.name] or {})}.items()}
@@ -42,11 +46,10 @@ def align(builder: Builder, donor: View, view: View, merge: Merge) -> dict[str, 
     """Check that a view has the donor's names and shapes. Returns what is dropped, or None with problems noted."""
     missing = [tensor for tensor in donor.nodes if tensor not in view.nodes]
     extra = [tensor for tensor in view.nodes if tensor not in donor.nodes]
-    dropped: dict[str, str] = {}
-    if extra == ["lm_head.weight"] and tied(view.config) and tied(donor.config):
-        dropped["lm_head.weight"] = f"{view.name} ties its head to its embeddings, and {donor.name} stores it once"
-        extra = []
     place = merge.place
+    beside = beside_language(builder, donor, view, missing, extra) if missing or extra else None
+    if beside is not None:
+        missing, extra = [], []
     if view.architecture.depth != donor.architecture.depth and (missing or extra):
         builder.fail(
             f"{view.name!r} has {view.architecture.depth} layers and {donor.name!r} has {donor.architecture.depth}",
@@ -62,20 +65,26 @@ def align(builder: Builder, donor: View, view: View, merge: Merge) -> dict[str, 
             hint=nearest(missing, extra),
         )
     if extra:
+        hint = f"name it under 'drop' to leave it out: drop: [{extra[0]!r}]" if not missing else ""
+        if not missing and only_heads(extra, donor):
+            hint = (
+                f"{donor.name!r} ties its head to its embeddings: name {view.name!r} first, or as the base, and these "
+                f"embeddings stand for the head"
+            )
         builder.fail(
             f"{view.name!r} has {listed(extra)}, which {donor.name!r} lacks",
             where=place,
             why="no tensor is lost silently",
-            hint=f"name it under 'drop' to leave it out: drop: [{extra[0]!r}]" if not missing else "",
+            hint=hint,
         )
     if missing or extra:
         return None
-    wrong = [t for t, node in donor.nodes.items() if view.nodes[t].shape != node.shape]
+    wrong = [t for t, node in donor.nodes.items() if t in view.nodes and view.nodes[t].shape != node.shape]
     for tensor in wrong[:SHOWN]:
         shape_problem(builder, tensor, donor, view, place)
     if len(wrong) > SHOWN:
         builder.fail(f"and {len(wrong) - SHOWN} more tensors of {view.name!r} differ in shape", where=place)
-    return None if wrong else dropped
+    return None if wrong else beside or {}
 
 
 def shape_problem(builder: Builder, tensor: str, donor: View, view: View, place: Where | None) -> None:

@@ -68,9 +68,13 @@ MASKED = "AutoModelForMaskedLM"
 FAMILIES: tuple[Family, ...] = (
     Family("Llama", "Llama 2, 3; DeepSeek Coder V1; HyperCLOVA X SEED Text", "llama", B, trap=True),
     Family("SOLAR", "SOLAR 10.7B", "llama", {**B, "num_hidden_layers": 3, "rms_norm_eps": 1e-5}),
-    Family("Kanana", "Kanana 1.5", "llama", {**B, "head_dim": 8, "rope_parameters": {"rope_type": "default", "rope_theta": 8e6}}),
+    Family("Kanana", "Kanana 1.5", "llama", {
+        **B, "head_dim": 8, "rope_parameters": {"rope_type": "default", "rope_theta": 8e6},
+    }),
     Family("Llama 3.1", "Llama 3.1, 3.3", "llama", {**B, "rope_parameters": LLAMA31}),
-    Family("Llama 3.2", "Llama 3.2 1B, 3B (tied)", "llama", {**B, "rope_parameters": LLAMA31, "tie_word_embeddings": True}, trap=True),
+    Family("Llama 3.2", "Llama 3.2 1B, 3B (tied)", "llama", {
+        **B, "rope_parameters": LLAMA31, "tie_word_embeddings": True,
+    }, trap=True),
     Family("Llama 3.2 Vision", "Llama 3.2 Vision", "mllama", {
         "text_config": {**B, "num_hidden_layers": 3, "cross_attention_layers": [1]},
         "vision_config": {
@@ -89,7 +93,9 @@ FAMILIES: tuple[Family, ...] = (
         },
     }, IMAGE),
     Family("Mistral", "Mistral 7B, Nemo", "mistral", {**B, "sliding_window": 16, "head_dim": 8}),
-    Family("Mixtral", "Mixtral 8x7B, 8x22B", "mixtral", {**B, "num_local_experts": 4, "num_experts_per_tok": 2}, trap=True),
+    Family("Mixtral", "Mixtral 8x7B, 8x22B", "mixtral", {
+        **B, "num_local_experts": 4, "num_experts_per_tok": 2,
+    }, trap=True),
     Family("Pixtral", "Pixtral 12B", "llava", {
         "text_config": {"model_type": "mistral", **B, "head_dim": 8}, "vision_config": PIXTRAL, "image_token_index": 5,
         "vision_feature_layer": -1, "vision_feature_select_strategy": "full",
@@ -100,7 +106,9 @@ FAMILIES: tuple[Family, ...] = (
     }, IMAGE),
     Family("Gemma", "Gemma 1", "gemma", {**B, "head_dim": 8}, trap=True),
     Family("Gemma 2", "Gemma 2", "gemma2", {**B, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 16}),
-    Family("Gemma 3 text", "Gemma 3 1B, 270M", "gemma3_text", {**B, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 16}),
+    Family("Gemma 3 text", "Gemma 3 1B, 270M", "gemma3_text", {
+        **B, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 16,
+    }),
     Family("Gemma 3", "Gemma 3 4B, 12B, 27B (vision)", "gemma3", {
         "text_config": {**B, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 16},
         "vision_config": {
@@ -110,7 +118,9 @@ FAMILIES: tuple[Family, ...] = (
         "mm_tokens_per_image": 4, "boi_token_index": 6, "eoi_token_index": 7, "image_token_index": 5,
     }, IMAGE),
     Family("Falcon", "Falcon 7B", "falcon", {**FALCON, "multi_query": True, "parallel_attn": True}, trap=True),
-    Family("Falcon RW", "Falcon RW 1B", "falcon", {**FALCON, "multi_query": False, "parallel_attn": False, "alibi": True, "bias": True}),
+    Family("Falcon RW", "Falcon RW 1B", "falcon", {
+        **FALCON, "multi_query": False, "parallel_attn": False, "alibi": True, "bias": True,
+    }),
     Family("Falcon 2", "Falcon 40B, 180B, 2 11B", "falcon", {
         **FALCON, "new_decoder_architecture": True, "num_kv_heads": 2, "ffn_hidden_size": 64,
     }, trap=True),
@@ -121,7 +131,9 @@ FAMILIES: tuple[Family, ...] = (
         "mamba_d_conv": 4, "mamba_expand": 1, "mamba_chunk_size": 16,
     }),
     Family("Mamba", "Mamba", "mamba", {**MAMBA, "time_step_rank": 4}, trap=True),
-    Family("Mamba 2", "Mamba 2, Codestral Mamba", "mamba2", {**MAMBA, "num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 16}),
+    Family("Mamba 2", "Mamba 2, Codestral Mamba", "mamba2", {
+        **MAMBA, "num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 16,
+    }),
     Family("RWKV 4", "RWKV 4", "rwkv", {
         **WIDTH, "context_length": 64, "attention_hidden_size": 32, "intermediate_size": 64,
     }, trap=True),
@@ -155,9 +167,13 @@ FAMILIES: tuple[Family, ...] = (
         }, **QWEN_IDS,
     }, IMAGE),
     Family("DeepSeek V2", "DeepSeek V2, Coder V2", "deepseek_v2", {**MLA, "topk_method": "greedy"}, trap=True),
-    Family("DeepSeek V2 Lite", "DeepSeek V2 Lite, Coder V2 Lite", "deepseek_v2", {**MLA, "q_lora_rank": None, "topk_method": "greedy"}),
+    Family("DeepSeek V2 Lite", "DeepSeek V2 Lite, Coder V2 Lite", "deepseek_v2", {
+        **MLA, "q_lora_rank": None, "topk_method": "greedy",
+    }),
     Family("DeepSeek V3", "DeepSeek V3, R1", "deepseek_v3", MLA, trap=True),
-    Family("GPT-2", "GPT-2", "gpt2", {"vocab_size": 128, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, **IDS}, trap=True),
+    Family("GPT-2", "GPT-2", "gpt2", {
+        "vocab_size": 128, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, **IDS,
+    }, trap=True),
     Family("GPT-Neo", "GPT-Neo", "gpt_neo", {
         "vocab_size": 128, "hidden_size": 32, "num_layers": 2, "attention_types": [[["global", "local"], 1]], "num_heads": 4,
         "window_size": 16, "max_position_embeddings": 64, **IDS,

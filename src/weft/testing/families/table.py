@@ -257,4 +257,27 @@ FAMILIES: tuple[Family, ...] = (
         "vocab_size": 128, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 4,
         "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0,
     }, "AutoModelForSeq2SeqLM", "encoder-decoder", trap=True),
+    Family("Qwen 1", "Qwen 7B, 14B, 72B", "qwen", {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "kv_channels": 8,
+        "vocab_size": 128, "tie_word_embeddings": False,
+    }, "", trap=True),
+    Family("EXAONE 3.5", "EXAONE 3, 3.5", "exaone", {
+        "hidden_size": 32, "intermediate_size": 64, "num_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "vocab_size": 128, "tie_word_embeddings": False,
+    }, "", trap=True),
+    Family("DeepSeek V1", "DeepSeek MoE 16B", "deepseek", {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 128,
+        "n_routed_experts": 4, "n_shared_experts": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 1,
+        "tie_word_embeddings": False,
+    }, ""),
+    Family("Phi 3 small", "Phi 3 small", "phi3small", {
+        "hidden_size": 32, "ff_intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": 128, "tie_word_embeddings": True,
+    }, ""),
+    Family("RWKV 5", "RWKV 5 World, Eagle", "rwkv5", {
+        "hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2, "head_size": 8, "vocab_size": 128,
+    }, ""),
+    Family("RWKV 6", "RWKV 6 World, Finch", "rwkv6", {
+        "hidden_size": 32, "attention_hidden_size": 32, "num_hidden_layers": 2, "head_size": 8, "vocab_size": 128,
+    }, ""),
 )  # fmt: skip

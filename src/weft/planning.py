@@ -23,10 +23,11 @@ from weft.reading import load_recipe
 from weft.recipe import Recipe, Source
 from weft.values import PARTS, ROLES, Condition, Spot, parse_condition
 from weft.views import Builder
+from weft.views.care import remarks
 from weft.views.weaving import output_dtype
 
 FILES = 1 << 16  # open files wanted at most
-ARITHMETIC = 1  # raised when the same recipe would give other bytes: older journals are then refused
+ARITHMETIC = 2  # raised when the same recipe would give other bytes: older journals are then refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +164,14 @@ def _plan(recipe: Recipe, checkpoints: dict[str, Checkpoint], only: tuple[str, .
     steps = tuple(Step(slot, view.nodes[slot.info.name]) for slot in layout.slots)
     dtype = _main_dtype(infos)
     config = _output_config(view.config, dtype)
-    warnings = [*recipe.notes, *builder.warnings, *_warn(steps, view), *_left_aside(checkpoints)]
+    warnings = [
+        *recipe.notes,
+        *builder.warnings,
+        *_treated(builder),
+        *remarks(view),
+        *_warn(steps, view),
+        *_left_aside(checkpoints),
+    ]
     return Plan(
         recipe,
         checkpoints,
@@ -179,6 +187,12 @@ def _plan(recipe: Recipe, checkpoints: dict[str, Checkpoint], only: tuple[str, .
         only,
         {name: checkpoint.stamp() for name, checkpoint in checkpoints.items()},
     )
+
+
+def _treated(builder: Builder) -> list[str]:
+    """What the builder did by rule, in words."""
+    found = {rule: list(dict.fromkeys(names)) for rule, names in builder.treated.items()}
+    return [f"{len(names)} tensors {rule} (such as {names[0]!r})" for rule, names in found.items()]
 
 
 def _donor(recipe: Recipe, builder: Builder, key: str) -> Checkpoint:

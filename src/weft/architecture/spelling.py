@@ -93,14 +93,14 @@ def language_family(config: Mapping[str, Any] | None) -> str | None:
     kind = section(config, "language").get("model_type") or (config or {}).get("model_type")
     if not isinstance(kind, str):
         return None
-    kind = _LANGUAGE.get(kind, kind)
-    return _RENAMED[kind][0] if kind in _RENAMED else kind
+    plain = _LANGUAGE.get(kind, kind)
+    return _RENAMED[plain][0] if plain in _RENAMED else plain
 
 
 def canonical_name(name: str, kind: str | None = None) -> str:
     """The canonical name of a tensor. `kind` is the model type of its checkpoint."""
     name = _PREFIX.sub("", name)
-    rules = _RULES if kind not in _RENAMED else (*_RULES, *_RENAMED[kind][1])
+    rules = _RULES if kind is None or kind not in _RENAMED else (*_RULES, *_RENAMED[kind][1])
     for pattern, replacement in rules:
         name = pattern.sub(replacement, name)
     return name

@@ -29,7 +29,7 @@ class Builder:
     checkpoints: Mapping[str, Checkpoint]
     problems: list[WeftError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    treated: dict[str, list[str]] = field(default_factory=dict)  # tensors that a rule treats apart, by the rule
     views: dict[str, View | None] = field(default_factory=dict)
     merges: int = 0
     architectures: list[tuple[Checkpoint, Architecture]] = field(default_factory=list)

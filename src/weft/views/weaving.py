@@ -12,6 +12,7 @@ from weft.method import Method
 from weft.recipe import Merge
 from weft.settings import resolve_settings
 from weft.values import Spot, Value, by_name
+from weft.views.care import copies, treat
 
 if TYPE_CHECKING:
     from weft.views import Builder
@@ -33,11 +34,14 @@ def weave(
     copied = inputs[base] if base else own if own in inputs.values() else inputs[merged[0]]
     if not copied.dtype.floating or not copied.elements:
         return copied  # integers and flags are copied, from the base where there is one
+    if copies(builder, spot):
+        return copied
     settings = settings_at(builder, merge, method, merged, (*levels, merge.settings), spot)
     if method.name == "passthrough" and settings["scale"] == 1.0:
         return inputs[merged[0]]
     dtype = BY_TORCH[merge.dtype] if merge.dtype else F32
     uses_base = base is not None and method.base != "unused"
+    method, settings = treat(builder, method, settings, spot, copied, deltas=uses_base)
     return Weave(
         method,
         spot.name,

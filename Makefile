@@ -10,7 +10,7 @@ endif
 RUN := $(ENV)/bin/python
 STAMP := $(ENV)/.weft-installed
 
-.PHONY: demo test check setup parity fuzz kill scaling zoo bench clean
+.PHONY: demo test check setup parity fuzz kill scaling zoo bench families clean
 .DEFAULT_GOAL := test
 
 setup: $(STAMP)
@@ -52,6 +52,9 @@ scaling: setup
 
 zoo: setup
 	$(RUN) -m benchmarks.zoo --write docs/which-method.md
+
+families: setup
+	$(RUN) benchmarks/families.py --write docs/families.md
 
 bench: setup .parity/.installed
 	$(RUN) benchmarks/speed.py --mergekit-python .parity/bin/python

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from weft.api import merge, plan, verify
     from weft.checkpoints import open_checkpoint as open
     from weft.errors import WeftError
+    from weft.inspection import inspect
     from weft.packing import pack
     from weft.reading import load_recipe
     from weft.recipe import Recipe
 
 _HOMES = {
     "merge": "weft.api",
+    "inspect": "weft.inspection",
     "pack": "weft.packing",
     "plan": "weft.api",
     "verify": "weft.api",
@@ -35,7 +37,7 @@ _HOMES = {
     "WeftError": "weft.errors",
 }
 
-__all__ = ["Recipe", "WeftError", "load_recipe", "merge", "methods", "open", "pack", "plan", "verify"]
+__all__ = ["Recipe", "WeftError", "inspect", "load_recipe", "merge", "methods", "open", "pack", "plan", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -184,3 +184,66 @@ def show_plan(facts: dict[str, Any]) -> None:
         console.print(f"left out: {name} ({why})", markup=False)
     for warning in facts["warnings"]:
         console.print(f"warning: {warning}", style="yellow", markup=False)
+
+
+def show_checkpoint(facts: dict[str, Any]) -> None:
+    """Print what a checkpoint is for a person."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+    def line(name: str, text: str) -> None:
+        console.print(f"[bold]{name:15}[/bold]", end="")
+        console.print(text, markup=False)
+
+    kind = facts["family"] or "unknown: there is no config.json with a model_type"
+    line("model", facts["location"])
+    line("family", kind + (f", language model {facts['language_model']}" if facts["language_model"] else ""))
+    line("layers", f"{facts['layers']} ({facts['stack']})" if facts["stack"] else "none with numbers")
+    line("parameters", f"{count(facts['parameters'])} in {facts['tensors']} tensors, {size(facts['bytes'])}")
+    if len(facts["parts"]) > 1:
+        line("parts", ", ".join(f"{part} {count(number)}" for part, number in facts["parts"].items()))
+    line("dtypes", ", ".join(f"{dtype} ({number})" for dtype, number in facts["dtypes"].items()))
+    if facts["quantised"]:
+        line("quantised", f"{facts['quantised']['method']}: {facts['quantised']['why']}; it cannot be merged")
+    tied = {True: "tied to the embeddings", False: "its own", None: "the config does not say"}[facts["tied"]["head"]]
+    line("head", tied + "".join(f"; {alias} is {name}" for alias, name in facts["tied"]["aliases"].items()))
+    for fused in facts["fused"]:
+        keys = list(fused["parts"])
+        made = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+        line("fused", f"{fused['tensors']} such as {fused['such_as']}: {made}")
+    line("tokenizer", _tokenizer(facts["tokenizer"]))
+    console.print()
+    table = Table(
+        "part", "role", "tensors", "parameters", "shapes", "such as", box=None, header_style="bold", pad_edge=False
+    )
+    for row in facts["roles"]:
+        shapes = ", ".join(row["shapes"])
+        numbers = (str(row["tensors"]), count(row["parameters"]))
+        table.add_row(row["part"], row["role"], *numbers, shapes, row["such_as"])
+    console.print(table, markup=False)
+    for other in facts.get("merging", ()):
+        console.print()
+        verdict = "merges with this model" if other["merges"] else "does not merge with this model"
+        console.print(f"{other['location']} {verdict}", style="bold", markup=False)
+        for text in (*other["why_not"], *other["remarks"]):
+            console.print(f"  {text}", markup=False)
+
+
+def _tokenizer(facts: dict[str, Any] | None) -> str:
+    if facts is None:
+        return "none"
+    kind = " ".join(filter(None, (facts["type"], f"({facts['class']})" if facts["class"] else "")))
+    words = f", {facts['vocabulary']} tokens" if facts["vocabulary"] else ""
+    special = ", ".join(f"{key.removesuffix('_token')} {value}" for key, value in facts["special"].items())
+    template = "a chat template" if facts["chat_template"] else "no chat template"
+    return f"{kind or 'of an unknown type'}{words}{'; ' + special if special else ''}; {template}"
+
+
+def count(number: int) -> str:
+    """Parameters in words: `7.2 B`, `350 M`, `12.3 k`."""
+    for unit, scale in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= scale:
+            return f"{number / scale:.3g} {unit}"
+    return str(number)

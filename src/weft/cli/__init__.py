@@ -23,6 +23,7 @@ for name, command, summary in (
     ("plan", "plan:plan", "Show what a merge would do, from headers alone."),
     ("methods", "methods:methods", "List the merging methods, or describe one."),
     ("pack", "pack:pack", "Keep the models that a method serves by task, in less space than each on its own."),
+    ("inspect", "inspect:inspect", "Show what a model is, and what may be merged with it."),
     ("verify", "verify:verify", "Check a merged model against its lock."),
     ("import", "import_:import_", "Print the native recipe that gives what a mergekit file gives."),
     ("schema", "schema:schema", "Print the JSON schema of recipes, for editors."),

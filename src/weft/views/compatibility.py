@@ -18,17 +18,27 @@ if TYPE_CHECKING:
 
 
 def check_quantised(builder: Builder, name: str, checkpoint: Checkpoint, source: Source) -> None:
+    """Refuse files whose numbers are codes, not weights."""
+    found = quantisation(checkpoint)
+    if found:
+        builder.fail(
+            f"the model {name!r} is quantised ({found['method']})",
+            where=source.place,
+            why=found["why"],
+            hint="use its bfloat16, float16 or float32 version; quantised files cannot be merged yet",
+        )
+
+
+def quantisation(checkpoint: Checkpoint) -> dict[str, str] | None:
+    """How a checkpoint is quantised, and what says so; None where it is not."""
     config = checkpoint.config or {}
     scheme = text_config(config).get("quantization_config") or config.get("quantization_config")
     odd = next((i for i in checkpoint.tensors.values() if i.dtype.floating and not i.dtype.mergeable), None)
-    if scheme or odd:
-        method = scheme.get("quant_method", "quantised") if isinstance(scheme, dict) else str(odd and odd.dtype)
-        builder.fail(
-            f"the model {name!r} is quantised ({method})",
-            where=source.place,
-            why=f"tensor {odd.name!r} is {odd.dtype}" if odd else "config.json has a quantization_config",
-            hint="use its bfloat16, float16 or float32 version; quantised files cannot be merged yet",
-        )
+    if not scheme and not odd:
+        return None
+    method = scheme.get("quant_method", "quantised") if isinstance(scheme, dict) else str(odd and odd.dtype)
+    why = f"tensor {odd.name!r} is {odd.dtype}" if odd else "config.json has a quantization_config"
+    return {"method": str(method), "why": why}
 
 
 def check_families(builder: Builder, views: Mapping[str, View], merge: Merge) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import jsonschema
 import pytest
 import torch
 
-from tests.conftest import tensors_of
+from tests.conftest import make_llama, tensors_of
 from weft import api
 from weft.architecture.facts import ALLOWABLE, meanings
 from weft.checkpoints.memory import MemoryCheckpoint
 from weft.errors import RecipeError, WeftError
+from weft.schema import recipe_schema
 from weft.views.compatibility import config_differences
 
 LLAMA = {
@@ -119,6 +121,27 @@ def test_allow_is_strict():
     assert "did you mean 'rope_theta'?" in str(error.value)
     with pytest.raises(RecipeError, match="allow must be a list"):
         plan_of(LLAMA, LLAMA, allow="rope_theta")
+
+
+def test_the_command_refuses_before_it_writes(weft, recipe, tmp_path):
+    make_llama(tmp_path / "base", 0)
+    make_llama(tmp_path / "far", 1, rope_parameters={"rope_type": "default", "rope_theta": 5e5})
+    text = "models: {base: ./base, far: ./far}\nmerge: {method: linear}\n"
+    outcome = weft("merge", recipe(text), tmp_path / "out")
+    assert outcome.code == 2
+    assert "rope_theta differs: base has 10000.0, far has 500000.0" in outcome.err
+    assert not (tmp_path / "out").exists()
+    assert weft("merge", recipe(text + "allow: [rope_theta]\n"), tmp_path / "out").code == 0
+
+
+def test_the_schema_knows_parts_and_allowed_differences():
+    validator = jsonschema.Draft202012Validator(recipe_schema())
+    weight = {"value": 0.5, "where": {"part": "vision", "role": "linear"}}
+    data = {"models": {"a": "x", "b": "y"}, "merge": {"method": "linear", "weight": weight}, "allow": ["rope_theta"]}
+    assert validator.is_valid(data)
+    assert not validator.is_valid({**data, "allow": ["rope"]})
+    weight["where"]["part"] = "eyes"
+    assert not validator.is_valid(data)
 
 
 def test_the_vision_tower_counts():

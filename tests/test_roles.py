@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from weft.architecture import PARTS, ROLES, read_architecture
+from weft.architecture.spelling import language_family
 from weft.checkpoints.base import TensorInfo
 from weft.dtypes import F32
 from weft.errors import RecipeError
 from weft.testing.families import FAMILIES, build
 from weft.values import Spot, parse_condition
+from weft.views.care import _OFFSET_NORMS
 
 TRAPS = [family for family in FAMILIES if family.trap and family.auto]
 
@@ -47,6 +49,19 @@ def test_roles_agree_with_the_modules(family):
         tower = any(word in name for word in ("vision", "visual", "image", "multi_modal"))
         assert (part.part != "language") == tower, name
     assert architecture.depth == 2 + (family.name == "Llama 3.2 Vision")
+
+
+@pytest.mark.parametrize("family", [each for each in FAMILIES if each.auto], ids=lambda family: family.name)
+def test_norms_that_begin_at_zero_are_those_stored_as_offsets(family):
+    """An untrained norm changes nothing: its weight is one or, where it is an offset from one, zero."""
+    model = build(family)
+    norms = [
+        module.weight
+        for name, module in model.named_modules()
+        if "RMSNorm" in type(module).__name__ and hasattr(module, "weight") and "vision" not in name
+    ]
+    zero = bool(norms) and all(not weight.any() for weight in norms)
+    assert zero == (language_family(model.config.to_dict()) in _OFFSET_NORMS)
 
 
 def test_conditions_name_parts():

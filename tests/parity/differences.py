@@ -336,10 +336,10 @@ def backwards(bench: Bench) -> Outcome:
 @difference("config without base_model")
 def donor(bench: Bench) -> Outcome:
     paths = []
-    for number, theta in enumerate((1e4, 5e5, 1e6)):
-        path = bench.variant(f"theta-{number}", lambda weights: weights, of="abc"[number])
+    for number, length in enumerate((64, 128, 256)):
+        path = bench.variant(f"length-{number}", lambda weights: weights, of="abc"[number])
         config = json.loads((path / "config.json").read_text())
-        config["rope_parameters"]["rope_theta"] = theta
+        config["max_position_embeddings"] = length
         (path / "config.json").write_text(json.dumps(config))
         paths.append(path)
     text = (
@@ -350,22 +350,22 @@ def donor(bench: Bench) -> Outcome:
     file = bench.folder / "config.yml"
     file.write_text(text)
 
-    def theta_of(out: Path) -> float:
-        return json.loads((out / "config.json").read_text())["rope_parameters"]["rope_theta"]
+    def length_of(out: Path) -> int:
+        return json.loads((out / "config.json").read_text())["max_position_embeddings"]
 
-    seen: list[float] = []
+    seen: list[int] = []
     for seed in range(8):
         with Mergekit(bench.python, bench.folder / f"log-{seed}", PYTHONHASHSEED=str(seed)) as mergekit:
             mergekit.merge(file, bench.folder / f"out-{seed}")
-        seen.append(theta_of(bench.folder / f"out-{seed}"))
+        seen.append(length_of(bench.folder / f"out-{seed}"))
         if len(set(seen)) > 1:
             break
-    mine = theta_of(bench.mine(text))
-    warned = "rope" in weft("plan", file).stdout
+    mine = length_of(bench.mine(text))
+    warned = "max_position_embeddings" in weft("plan", file).stdout
     return (
-        f"rope_theta of {len(seen)} runs: {', '.join(f'{value:g}' for value in seen)}",
-        f"always that of the first model: {mine:g}; the plan warns that the models differ",
-        len(set(seen)) > 1 and mine == 1e4 and warned,
+        f"max_position_embeddings of {len(seen)} runs: {', '.join(map(str, seen))}",
+        f"always that of the first model: {mine}; the plan warns that the models differ",
+        len(set(seen)) > 1 and mine == 64 and warned,
     )
 
 

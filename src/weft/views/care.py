@@ -3,7 +3,7 @@
 * Buffers (positions, statistics of a dataset, the routing bias that balances experts) are copied, from the base where there
   is one. They were never trained by gradients.
 * Norms that are stored as offsets from one (Gemma) are averaged where a method works on the sphere: the direction of an offset
-  from one means nothing, and that of the scale itself is what linear averages give within rounding for close models.
+  from one means nothing. Averages and task vectors are the same for offsets as for what they stand for.
 * Parameters of state-space models in log space, and low-rank factors of attention, are merged as stored.
 """
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _SPHERICAL = ("slerp", "nuslerp", "multislerp", "karcher")
 _OFFSET_NORMS = (
-    "gemma", "gemma2", "gemma3_text", "paligemma", "recurrent_gemma", "qwen3_next", "vaultgemma", "t5gemma",
+    "gemma", "gemma2", "gemma3_text", "recurrent_gemma", "vaultgemma", "t5gemma", "t5gemma2", "nemotron", "qwen3_next",
+    "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text",
 )  # fmt: skip
 
 BUFFER = "are buffers: they are copied, not merged"

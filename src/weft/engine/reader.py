@@ -139,6 +139,13 @@ class Reader:
                 self._fill(row, start, start + RUN, raw[row, run * size : (run + 1) * size])
         return raw, runs * RUN
 
+    def sampled_pieces(self) -> list[tuple[int, int]]:
+        """Small pieces spread evenly over the tensor, one of eight; none for tensors of few pieces or with stages below."""
+        if any(map(woven, self.rows)):
+            return []
+        small = list(self.spans(0, self.n, SAMPLED_RUNS * RUN // 8))
+        return small[:: SAMPLED_RUNS // 4] if len(small) >= SAMPLED_RUNS // 2 else []
+
     def floats(self, row: int) -> np.ndarray:
         """A whole small tensor of one row: float32 (n,)."""
         raw = self.load(0, self.n)

@@ -135,21 +135,39 @@ def derived_ranks(
     return np.array([[rank_of(ask, n, {**weave.settings, **known}) for _, ask in asks]], dtype=np.int64)
 
 
-def largest_of(pieces: Callable[[], Iterator[np.ndarray]], ranks: np.ndarray, n: int) -> np.ndarray:
-    """Exact order statistics of derived tensors, which `pieces` makes anew for each pass: float32 (tensors, elements)."""
+def largest_of(
+    pieces: Callable[[], Iterator[np.ndarray]],
+    ranks: np.ndarray,
+    n: int,
+    sample: Callable[[], Iterator[np.ndarray]] | None = None,
+) -> np.ndarray:
+    """Exact order statistics of derived tensors, which `pieces` makes anew for each pass: float32 (tensors, elements).
+
+    `sample` makes a few of the pieces.
+    """
 
     def high(counts: np.ndarray) -> int:
         count_high_of(pieces(), counts)
         return n
 
-    return largest(ranks, n, high, lambda first, counts, above: count_low_of(pieces(), first, counts, above))
+    def few(counts: np.ndarray) -> int:
+        assert sample is not None
+        return count_high_of(sample(), counts)
+
+    def low(first: np.ndarray, counts: np.ndarray, above: np.ndarray) -> None:
+        count_low_of(pieces(), first, counts, above)
+
+    return largest(ranks, n, high, low, few if sample else None)
 
 
-def count_high_of(pieces: Iterator[np.ndarray], counts: np.ndarray) -> None:
-    """Add the histograms of derived tensors."""
+def count_high_of(pieces: Iterator[np.ndarray], counts: np.ndarray) -> int:
+    """Add the histograms of derived tensors. Returns how many elements each has."""
     codes = np.full(len(counts), F32.code, dtype=np.int64)
+    seen = 0
     for values in pieces:
+        seen += values.shape[1]
         kernels().count_high(values.view(np.uint8), codes, values.shape[1], 0, counts)
+    return seen
 
 
 def count_low_of(pieces: Iterator[np.ndarray], first: np.ndarray, counts: np.ndarray, above: np.ndarray) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -125,10 +125,10 @@ class Shuttle:
         """Elements that are summed together first."""
         return self.reader.columns if self.reader.by_row else BLOCK
 
-    def derived(self, of: Any) -> Iterator[Any]:
+    def derived(self, of: Any, pieces: Iterable[tuple[int, int]] | None = None) -> Iterator[Any]:
         """What an ask's `of` gives, piece by piece: a tensor, or a list of them."""
         reader, known = self.reader, self.known
-        for start, stop in reader.pieces(0, reader.n):
+        for start, stop in reader.pieces(0, reader.n) if pieces is None else pieces:
             reader.load(start, stop)
             yield tensors.call(reader, of, known, self.keys, start, start, stop)
 
@@ -141,18 +141,18 @@ class Shuttle:
         twin = self.twin(of)
         return twin.each if twin else isinstance(next(iter(self.derived(of))), (list, tuple))
 
-    def stacked(self, of: Any) -> Iterator[np.ndarray]:
+    def stacked(self, of: Any, pieces: Iterable[tuple[int, int]] | None = None) -> Iterator[np.ndarray]:
         """The same as float32 (tensors, elements)."""
         twin = self.twin(of)
         if twin is None:
-            for values in self.derived(of):
+            for values in self.derived(of, pieces):
                 items = values if isinstance(values, (list, tuple)) else [values]
                 yield np.stack(
                     [item.reshape(-1).cpu().numpy() for item in items], dtype=np.float32, casting="same_kind"
                 )
             return
         items = self.reader.k if twin.each else 1
-        for start, stop in self.reader.pieces(0, self.reader.n):
+        for start, stop in self.reader.pieces(0, self.reader.n) if pieces is None else pieces:
             values = np.empty((items, stop - start), dtype=np.float32)
             self.reader.check(twin.run(self._piece(start, stop), values), F32)
             yield values
@@ -174,7 +174,9 @@ class Shuttle:
             return reduce.thresholds(self.reader, asks, self.asked)
         each = self.gives_each(of)
         ranks = reduce.derived_ranks(self.weave, asks, self.reader.n, self.asked, each=each)
-        values = reduce.largest_of(lambda: self.stacked(of), ranks, self.reader.n)
+        few = self.reader.sampled_pieces()
+        sample = (lambda: self.stacked(of, few)) if few else None
+        values = reduce.largest_of(lambda: self.stacked(of), ranks, self.reader.n, sample)
         columns = [values[:, column].tolist() for column in range(len(asks))]
         return {name: column if each else column[0] for (name, _), column in zip(asks, columns, strict=True)}
 

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from weft.method import Base, Largest, Models, Tensor, method
+from weft.methods._exponential import bend, exp, log
+
+LANES = 256  # partial sums of a row
 
 
 def importance(models: Models, base: Tensor) -> Tensor:
@@ -17,19 +20,36 @@ def importance(models: Models, base: Tensor) -> Tensor:
 def divergence(model: Tensor, base: Tensor) -> Tensor:
     """KL(softmax(model row) || softmax(base row)) for each row: float64 (rows, 1).
 
-    Summed as p log(p/q) - p + q, whose terms are not negative and lose nothing where the rows nearly agree;
-    each is written as the form that cannot overflow.
+    Summed as p log(p/q) - p + q, whose terms are not negative and lose nothing where the rows nearly agree.
     """
-    p, q = model.double().log_softmax(-1), base.double().log_softmax(-1)
-    ratio = p - q
-    grown = p.exp() * (ratio + (-ratio).expm1())
-    shrunk = q.exp() * (ratio * ratio.exp() - ratio.expm1())
-    return grown.where(ratio > 0.0, shrunk).sum(-1, keepdim=True)
+    x, y = model.double(), base.double()
+    x, y = x - x.amax(-1, keepdim=True), y - y.amax(-1, keepdim=True)
+    p, q = exp(x), exp(y)
+    whole_p, whole_q = row_sums(p), row_sums(q)
+    ratio = (x - y) - log(whole_p / whole_q)
+    p, q = p * (1.0 / whole_p), q * (1.0 / whole_q)
+    near = ratio.abs() <= 0.5
+    return row_sums((p * bend(ratio)).where(near, p * (ratio - 1.0) + q))
+
+
+def row_sums(values: Tensor) -> Tensor:
+    """Sums of rows, float64 (rows, 1): in lanes, of which one half is then added to the other until one is left."""
+    lanes = values.new_zeros((values.shape[0], LANES))
+    for part in values.split(LANES, dim=-1):
+        lanes[:, : part.shape[1]] += part
+    while lanes.shape[1] > 1:
+        lanes = lanes[:, : lanes.shape[1] // 2] + lanes[:, lanes.shape[1] // 2 :]
+    return lanes
 
 
 def below(quarter: int) -> Callable[[int, Mapping[str, Any]], int]:
     """The rank, from the largest, of the last entry at or below a quartile."""
     return lambda n, settings: n - quarter * (n - 1) // 4
+
+
+def bound(q1: float, median: float, q3: float) -> float:
+    """The least importance that stands out."""
+    return median + 1.5 * (q3 - q1)
 
 
 @method(paper="arcee-fusion", unit="row", models=(1, 1), symmetric=False)
@@ -55,4 +75,4 @@ def arcee_fusion(
     are normally distributed, about one entry in twenty passes.
     """
     (model,) = models
-    return model.where(importance(models, base) >= median + 1.5 * (q3 - q1), base)
+    return model.where(importance(models, base) >= bound(q1, median, q3), base)

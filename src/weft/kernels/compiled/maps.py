@@ -5,14 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from weft.dtypes import BF16, F16, F32, F64
-from weft.kernels import LAST_ROW
 from weft.kernels.compiled.jit import inner, kernel
 from weft.kernels.compiled.storage import (
     INFINITY,
     MAGNITUDE,
     STEP,
     decode,
-    decode_delta,
     decode_vector,
     encode,
     f32,
@@ -40,44 +38,75 @@ def _add(total, coefficient, values):
 
 
 @inner
-def _add_bf16(total, coefficient, stored):
-    """Decodes on the way. Returns the largest pattern of a magnitude."""
+def _set_two(total, one, first, two, second):
+    """total = one * first + two * second, from bfloat16. Returns the largest pattern of a magnitude."""
+    top_a, top_b = i32(0), i32(0)
+    for e in range(first.size):
+        a, b = u32(u32(first[e]) << u32(16)), u32(u32(second[e]) << u32(16))
+        of_a, of_b = i32(a & MAGNITUDE), i32(b & MAGNITUDE)
+        top_a = of_a if of_a > top_a else top_a
+        top_b = of_b if of_b > top_b else top_b
+        total[e] = one * real(a) + two * real(b)
+    return max(top_a, top_b)
+
+
+@inner
+def _add_one(total, one, first):
     top = i32(0)
-    for e in range(stored.size):
-        pattern = u32(u32(stored[e]) << u32(16))
-        magnitude = i32(pattern & MAGNITUDE)
-        top = magnitude if magnitude > top else top
-        total[e] += coefficient * real(pattern)
+    for e in range(first.size):
+        a = u32(u32(first[e]) << u32(16))
+        size = i32(a & MAGNITUDE)
+        top = size if size > top else top
+        total[e] += one * real(a)
     return top
 
 
 @inner
-def _add_bf16_delta(total, coefficient, stored, base):
+def _set_two_deltas(total, base, one, first, two, second):
+    top_a, top_b = i32(0), i32(0)
+    for e in range(first.size):
+        a, b = u32(u32(first[e]) << u32(16)), u32(u32(second[e]) << u32(16))
+        of_a, of_b = i32(a & MAGNITUDE), i32(b & MAGNITUDE)
+        top_a = of_a if of_a > top_a else top_a
+        top_b = of_b if of_b > top_b else top_b
+        total[e] = one * (real(a) - base[e]) + two * (real(b) - base[e])
+    return max(top_a, top_b)
+
+
+@inner
+def _add_one_delta(total, base, one, first):
     top = i32(0)
-    for e in range(stored.size):
-        pattern = u32(u32(stored[e]) << u32(16))
-        magnitude = i32(pattern & MAGNITUDE)
-        top = magnitude if magnitude > top else top
-        total[e] += coefficient * (real(pattern) - base[e])
+    for e in range(first.size):
+        a = u32(u32(first[e]) << u32(16))
+        size = i32(a & MAGNITUDE)
+        top = size if size > top else top
+        total[e] += one * (real(a) - base[e])
     return top
 
 
 @inner
-def _add_row(total, coefficient, row, code, start, has_base, base, values):
-    """total += coefficient * (the row, minus the base if there is one). Returns 1 if an element is not finite, else 0."""
-    if code == _BF16:
-        stored = row[2 * start : 2 * (start + total.size)].view(np.uint16)
-        if has_base:
-            top = _add_bf16_delta(total, coefficient, stored, base)
-        else:
-            top = _add_bf16(total, coefficient, stored)
-        return np.int64(top >= i32(INFINITY))
+def _halves(raw, j, start, count):
+    return raw[j, 2 * start : 2 * (start + count)].view(np.uint16)
+
+
+@inner
+def _mix_halves(raw, start, has_base, coefficients, base, total):
+    """Mix two or more rows, all of bfloat16. Returns whether a value is not finite."""
+    count, k, one, two = total.size, coefficients.size, coefficients[0], coefficients[1]
+    first, second = _halves(raw, has_base, start, count), _halves(raw, has_base + 1, start, count)
     if has_base:
-        status = decode_delta(row, code, start, base, values)
+        top = _set_two_deltas(total, base, one, first, two, second)
     else:
-        status = decode(row, code, start, values)
-    _add(total, coefficient, values)
-    return status
+        top = _set_two(total, one, first, two, second)
+    bad = top >= i32(INFINITY)
+    for i in range(2, k):
+        more = _halves(raw, has_base + i, start, count)
+        if has_base:
+            top = _add_one_delta(total, base, coefficients[i], more)
+        else:
+            top = _add_one(total, coefficients[i], more)
+        bad |= top >= i32(INFINITY)
+    return bad
 
 
 @kernel
@@ -87,6 +116,7 @@ def mix(raw, codes, n, has_base, coefficients, out, out_code):
     rows, k = coefficients.shape
     columns = n // rows
     status = np.int64(0)
+    halves = k > 1 and (codes[has_base:] == _BF16).all()
     for row in range(rows):
         end = (row + 1) * columns
         for start in range(row * columns, end, STEP):
@@ -94,12 +124,17 @@ def mix(raw, codes, n, has_base, coefficients, out, out_code):
             base, values, total = buffers[0, :count], buffers[1, :count], buffers[2, :count]
             if has_base:
                 status |= decode(raw[0], codes[0], start, base)
-            status |= decode_vector(raw, codes, has_base, start, has_base, base, values)
-            _set(total, coefficients[row, 0], values)
-            for i in range(1, k):
-                j = i + has_base
-                bad = _add_row(total, coefficients[row, i], raw[j], codes[j], start, has_base, base, values)
-                status |= bad << min(j, LAST_ROW)
+            if halves:
+                if _mix_halves(raw, start, has_base, coefficients[row], base, total):
+                    for i in range(k):  # to say which
+                        status |= decode_vector(raw, codes, i + has_base, start, has_base, base, values)
+            else:
+                for i in range(k):
+                    status |= decode_vector(raw, codes, i + has_base, start, has_base, base, values)
+                    if i == 0:
+                        _set(total, coefficients[row, 0], values)
+                    else:
+                        _add(total, coefficients[row, i], values)
             if has_base:
                 for e in range(count):
                     total[e] += base[e]

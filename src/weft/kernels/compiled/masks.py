@@ -27,9 +27,9 @@ REMEMBERED = 16 << 20  # bytes of masks that a worker keeps from pass to pass
 def _toss(raw, codes, n, offset, columns, keys, limits, flags):
     """Flags (k, n): 1 where an entry's coin lies below the limit of its rank in its row. limits: int32 (k, columns)."""
     buffers = np.empty((2, columns), np.float32)
-    room = np.empty((3, columns + 1), np.int32)
-    coins, places, open_ = room[0], room[1], room[2]
-    counts = np.empty(BUCKETS + 1, np.int64)
+    coins, places = np.empty(columns, np.int32), np.empty(columns, np.uint8)
+    open_ = np.zeros(-(-columns // 8) * 8, np.uint8)
+    counts, bounds = np.empty((2, BUCKETS + 1), np.int32), np.empty((2, BUCKETS), np.int32)
     base, values = buffers[0], buffers[1]
     status = np.int64(0)
     for start in range(0, n, columns):
@@ -37,7 +37,7 @@ def _toss(raw, codes, n, offset, columns, keys, limits, flags):
         for i in range(flags.shape[0]):
             status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
             own = flags[i, start : start + columns]
-            toss(values, coins, keys[i], offset + start, limits[i], own, places, open_, counts)
+            toss(values, coins, keys[i], offset + start, limits[i], own, places, open_, counts, bounds)
     return status
 
 

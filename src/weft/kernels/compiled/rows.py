@@ -8,8 +8,8 @@ from weft.kernels.compiled.jit import inner
 from weft.kernels.compiled.storage import MAGNITUDE, bits, f32, i32, u32
 from weft.kernels.compiled.thinning import fill_coins
 
-u64 = np.uint64
-BUCKETS = 512
+u8, u64 = np.uint8, np.uint64
+BUCKETS = 256  # places are uint8: the compiler checks signed ones for being negative
 _BYTE = u64(255)
 
 
@@ -61,7 +61,7 @@ def sort_magnitudes(values, falling, pairs, spare, counts):
 def _coarse(values, scale, places):
     """The bucket of each magnitude: larger ones are never in a lower bucket."""
     for e in range(values.size):
-        places[e] = i32(abs(values[e]) * scale)
+        places[e] = u8(i32(abs(values[e]) * scale))
 
 
 @inner
@@ -85,52 +85,64 @@ def _below(values, size, place):
 
 
 @inner
-def _undecided(coins, low, high, places):
-    """Where a coin lies in [low, high). Returns how many there are."""
-    found = 0
-    for e in range(coins.size):
-        places[found] = e
-        found += np.int64((coins[e] >= low) & (coins[e] < high))
-    return found
+def _count_buckets(places, counts):
+    """counts[b + 1]: how many places are b. Two tables in turn: equal places in a row then do not wait for each other."""
+    counts[:] = 0
+    one, two = counts[0, 1:], counts[1, 1:]
+    even = places.size - places.size % 2
+    for e in range(0, even, 2):
+        one[places[e]] += i32(1)
+        two[places[e + 1]] += i32(1)
+    if even < places.size:
+        one[places[even]] += i32(1)
+    for bucket in range(one.size):
+        one[bucket] += two[bucket]
 
 
 @inner
-def _below_limit(coins, limit, flags):
-    for e in range(coins.size):
-        flags[e] = np.uint8(coins[e] < limit)
+def _bound(counts, limits, bounds):
+    """The limits of the lowest and the highest rank of each bucket; counts become those of all buckets below."""
+    one = counts[0]
+    for bucket in range(BUCKETS):
+        below = one[bucket]
+        through = i32(below + one[bucket + 1])
+        one[bucket + 1] = through
+        if through > below:
+            bounds[0, bucket], bounds[1, bucket] = limits[below], limits[through - 1]
 
 
 @inner
-def toss(values, coins, key, first, limits, flags, places, open_, counts):
+def _decide(coins, places, lowest, highest, flags, open_):
+    for e in range(coins.size):
+        place, number = places[e], coins[e]
+        kept = number < lowest[place]
+        flags[e] = u8(kept)
+        open_[e] = u8((number < highest[place]) & ~kept)
+
+
+@inner
+def toss(values, coins, key, first, limits, flags, places, open_, counts, bounds):
     """Whether each entry of a row is kept: whether its coin lies below the limit of its rank.
 
-    values: a row; coins, places, open_: int32 room (n + 1,); limits: int32 (n,), rising, by rank from 0; flags: uint8 (n,),
-    the answer; counts: int64 (BUCKETS + 2,).
+    values: a row; coins: int32 room (n,); places: uint8 room (n,); limits: int32 (n,), rising, by rank from 0; flags: uint8 (n,), the
+    answer; open_: uint8 room for n and zeros up to the next multiple of 8; counts: int32 (2, BUCKETS + 1); bounds: int32
+    (2, BUCKETS).
 
-    Most coins decide alone. For the others, counting the row's magnitudes in buckets tells between which ranks an entry
-    lies; the few whose coin lies between those limits are ranked by comparing them with all.
+    Counting the row's magnitudes in buckets tells between which ranks an entry lies. The few whose coin lies between the
+    limits of these are ranked by comparing them with all.
     """
-    n = values.size
-    fill_coins(coins[:n], key, first)
-    low, high = limits[0], limits[n - 1]
-    _below_limit(coins[:n], low, flags)
-    found = _undecided(coins[:n], low, high, open_)
-    if found == 0:
-        return
+    fill_coins(coins, key, first)
     top = _largest(values)
     scale = f32(BUCKETS - 1) / top if top > 0 else f32(0)
     if not np.isfinite(scale):
         scale = f32(0)
-    _coarse(values, scale, places[:n])
-    counts[:] = 0
-    for e in range(n):
-        counts[places[e] + 1] += 1
-    for bucket in range(BUCKETS):
-        counts[bucket + 1] += counts[bucket]
-    for number in range(found):
-        place = open_[number]
-        bucket = places[place]
-        if coins[place] < limits[counts[bucket]]:
-            flags[place] = 1
-        elif counts[bucket + 1] - counts[bucket] > 1 and coins[place] < limits[counts[bucket + 1] - 1]:
-            flags[place] = np.uint8(coins[place] < limits[_below(values, abs(values[place]), place)])
+    _coarse(values, scale, places)
+    _count_buckets(places, counts)
+    _bound(counts, limits, bounds)
+    _decide(coins, places, bounds[0], bounds[1], flags, open_)
+    eights = open_.view(np.uint64)
+    for eight in range(eights.size):
+        if eights[eight]:
+            for e in range(8 * eight, 8 * eight + 8):
+                if open_[e]:
+                    flags[e] = u8(coins[e] < limits[_below(values, abs(values[e]), e)])

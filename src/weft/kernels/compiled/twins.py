@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from weft.kernels.compiled import changes, crumbs, masks, variance
+from weft.kernels.compiled import changes, crumbs, divergence, masks, variance
 from weft.kernels.compiled.piece import Twin
 
 TWINS: dict[str, Twin] = {
+    "arcee_fusion.arcee_fusion": Twin(divergence.arcee_fusion),
+    "arcee_fusion.importance": Twin(divergence.importance, each=False),
     "breadcrumbs.breadcrumbs": Twin(masks.breadcrumbs),
     "breadcrumbs.sizes": Twin(crumbs.sizes),
     "breadcrumbs.kept_sizes": Twin(masks.crumb_sizes),

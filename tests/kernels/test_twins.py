@@ -1,0 +1,99 @@
+"""Methods on tensors give the same bytes by torch and by their compiled twins, whatever the types, sizes and settings."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import pytest
+import torch
+
+from weft.kernels import find_twin
+from weft.kernels.compiled import TWINS
+from weft.method import Method, methods
+
+SHAPES = ((5, 7), (3, 4100), (1500,), (1,), (130, 64), (2, 3, 5))
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+CASES: dict[str, list[dict[str, Any]]] = {
+    "arcee_fusion": [{}],
+    "breadcrumbs": [
+        {"scope": scope, "rescale": rescale, "normalize": scope == "row", "density": 0.4, "gamma": 0.1, "weight": w}
+        for scope in ("row", "tensor")
+        for rescale, w in (("none", -0.7), ("l1", 0.3))
+    ],
+    "breadcrumbs_ties": [
+        {"scope": scope, "rescale": rescale, "normalize": rescale == "l1", "density": 0.5, "gamma": 0.05, "scale": 0.3}
+        for scope in ("row", "tensor")
+        for rescale in ("none", "l1")
+    ],
+    "della": [
+        {"rescale": rescale, "density": density, "window": window, "normalize": window != 0.2, "weight": 0.6}
+        for rescale in ("probability", "l1", "none")
+        for density, window in ((0.5, 1.0), (0.3, 0.2), (0.9, 0.0), (0.0, 0.0))
+    ],
+    "della_linear": [{"rescale": rescale, "scale": 1.1} for rescale in ("probability", "l1", "none")],
+    "nearswap": [{"t": 0.0}, {"t": 0.3}],
+    "ram": [{}, {"epsilon": 0.5, "scale": -0.3}],
+    "ramplus_tl": [{}, {"epsilon": 0.3, "r": 2.0, "alpha": 0.7, "scale": 0.5}],
+    "sce": [{}, {"select_topk": 1.0}, {"select_topk": 0.5, "select_applies_to": "weights", "scale": 0.7}],
+}
+
+
+def inputs(
+    method: Method, shape: tuple[int, ...], dtype: torch.dtype, k: int
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Models of which many entries equal the base's, differ by equal steps, or by anything; with zeros of both signs."""
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{method.name} {shape} {dtype}".encode()))
+    base = torch.randn(shape, generator=generator).round(decimals=1)
+    base = base.where(torch.rand(shape, generator=generator) > 0.1, torch.tensor(-0.0))
+    models = []
+    for _ in range(k):
+        step = torch.randint(-3, 4, shape, generator=generator) * 0.125
+        fine = torch.randn(shape, generator=generator)
+        kind = torch.rand(shape, generator=generator)
+        models.append((base + step.where(kind < 0.5, fine.where(kind < 0.9, torch.tensor(0.0)))).to(dtype))
+    return models, base.to(dtype)
+
+
+def as_bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().view(-1).view(torch.uint8)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_same_bytes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = methods()[name]
+    k = 1 if method.models[1] == 1 else 3
+    for number, settings in enumerate(CASES[name]):
+        for place, shape in enumerate(SHAPES):
+            models, base = inputs(method, shape, DTYPES[(number + place) % len(DTYPES)], k)
+            found = []
+            for kernels in ("compiled", "readable"):
+                monkeypatch.setenv("WEFT_KERNELS", kernels)
+                found.append(as_bits(method(models, base, seed=3, **settings)))
+            assert torch.equal(*found), f"{settings} of {shape}"
+
+
+def test_every_twin_is_tested_and_found() -> None:
+    assert {key.split(".")[0] for key in TWINS} == set(CASES)
+    for name in CASES:
+        twin = find_twin(methods()[name].function)
+        assert twin is TWINS[f"{name}.{name}"]
+
+
+def test_functions_of_others_have_no_twin() -> None:
+    def ram() -> None:
+        """Not the method."""
+
+    assert find_twin(ram) is None
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_broken_inputs_are_named(name: str) -> None:
+    from weft.errors import DataError
+
+    method = methods()[name]
+    models, base = inputs(method, (4, 9), torch.float32, 1 if method.models[1] == 1 else 2)
+    models[-1][2, 3] = torch.nan
+    settings = CASES[name][0]
+    with pytest.raises(DataError, match=f"of model '{len(models) - 1}' holds NaN or infinity"):
+        method(models, base, **settings)

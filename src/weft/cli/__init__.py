@@ -22,6 +22,8 @@ for name, command, summary in (
     ("merge", "merge:merge", "Merge models as a recipe says, and write the model folder."),
     ("plan", "plan:plan", "Show what a merge would do, from headers alone."),
     ("verify", "verify:verify", "Check a merged model against its lock."),
+    ("evaluate", "evaluate:evaluate", "Score a model on tasks."),
+    ("compare", "compare:compare", "Compare models on the same tasks, and say what is noise."),
     ("import", "import_:import_", "Print the native recipe that gives what a mergekit file gives."),
     ("schema", "schema:schema", "Print the JSON schema of recipes, for editors."),
 ):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from weft.api import merge, plan, verify
     from weft.checkpoints import open_checkpoint as open
     from weft.errors import WeftError
+    from weft.evaluate import compare, evaluate
     from weft.inspection import inspect
     from weft.packing import pack
     from weft.reading import load_recipe
@@ -31,18 +32,21 @@ _HOMES = {
     "pack": "weft.packing",
     "plan": "weft.api",
     "verify": "weft.api",
+    "compare": "weft.evaluate.comparison",
     "open": "weft.checkpoints:open_checkpoint",
     "Recipe": "weft.recipe",
     "load_recipe": "weft.reading",
     "WeftError": "weft.errors",
 }
 
-__all__ = ["Recipe", "WeftError", "inspect", "load_recipe", "merge", "methods", "open", "pack", "plan", "verify"]
+__all__ = [
+    "Recipe", "WeftError", "compare", "evaluate", "inspect", "load_recipe", "merge", "methods", "open", "pack", "plan", "verify",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
-    if name == "methods":
-        return importlib.import_module("weft.methods")
+    if name in ("methods", "evaluate"):
+        return importlib.import_module(f"weft.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'weft' has no attribute {name!r}")
     module, _, attribute = _HOMES[name].partition(":")
@@ -52,4 +56,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, "evaluate", "methods"})

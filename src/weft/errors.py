@@ -63,6 +63,10 @@ class DataError(WeftError):
     """A tensor's values cannot be merged: NaN or infinity, in an input or made by the settings."""
 
 
+class TaskError(WeftError):
+    """A task, or the results of one, does not say something that can be measured."""
+
+
 class Problems(WeftError):
     """Several errors found in one look, shown together."""
 

@@ -25,6 +25,8 @@ for name, command, summary in (
     ("pack", "pack:pack", "Keep the models that a method serves by task, in less space than each on its own."),
     ("inspect", "inspect:inspect", "Show what a model is, and what may be merged with it."),
     ("verify", "verify:verify", "Check a merged model against its lock."),
+    ("evaluate", "evaluate:evaluate", "Score a model on tasks."),
+    ("compare", "compare:compare", "Compare models on the same tasks, and say what is noise."),
     ("import", "import_:import_", "Print the native recipe that gives what a mergekit file gives."),
     ("schema", "schema:schema", "Print the JSON schema of recipes, for editors."),
 ):

@@ -40,7 +40,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "Recipe", "WeftError", "compare", "evaluate", "inspect", "load_recipe", "merge", "methods", "open", "pack", "plan", "verify",
+    "Recipe", "WeftError", "compare", "evaluate", "inspect", "load_recipe", "merge", "methods", "open", "pack", "plan",
+    "verify",
 ]  # fmt: skip
 
 

@@ -47,7 +47,7 @@ def test_a_copy_of_a_model_is_the_same_model_and_a_changed_one_is_not(finished, 
 
 
 def test_a_killed_run_goes_on_with_the_same_bytes(finished, zoo):
-    run, file = finished
+    _, file = finished
     whole = file.read_bytes()
     rows = whole.split(b"\n")
     for kept in (b"\n".join(rows[:5]) + b"\n", b"\n".join(rows[:7]) + b'\n{"item": "3", "ca', b""):

@@ -24,6 +24,8 @@ from weft.recipe import Recipe, Source
 from weft.values import ROLES, Condition, Spot, parse_condition
 from weft.views import Builder
 from weft.views.weaving import output_dtype
+from weft.vocabulary.aligning import Alignment, align_vocabulary, find_lead, stored_source
+from weft.vocabulary.writing import choose_chat_template, write_generation
 
 FILES = 1 << 16  # open files wanted at most
 ARITHMETIC = 1  # raised when the same recipe would give other bytes: older journals are then refused
@@ -58,6 +60,9 @@ class Plan:
     digest: str
     only: tuple[str, ...]  # the parts to which the output is restricted; empty for all of it
     stamps: Mapping[str, Any]  # of the inputs' files, when they were opened
+    vocabulary: Alignment | None  # None where rows and tokenizer are the donor's own
+    template: str | None  # the chat template that is written; None: the tokenizer's own
+    generation: bytes | None  # generation_config.json, where its donor's is not right
 
     def changed(self) -> list[str]:
         """Models whose files have been written to since the plan was made."""
@@ -146,8 +151,10 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
 
 def _plan(recipe: Recipe, checkpoints: dict[str, Checkpoint], only: tuple[str, ...]) -> Plan:
     builder = Builder(recipe, checkpoints)
-    view = builder.merge("merge", recipe.merge)
+    builder.alignment = align_vocabulary(builder)
+    view = builder.merge("merge", recipe.merge) if not builder.problems else None
     donors = {key: _donor(recipe, builder, key) for key in ("config", "tokenizer")}
+    template = choose_chat_template(builder)
     if builder.problems:
         raise builder.problems[0] if len(builder.problems) == 1 else Problems(builder.problems)
     assert view is not None
@@ -163,6 +170,7 @@ def _plan(recipe: Recipe, checkpoints: dict[str, Checkpoint], only: tuple[str, .
     steps = tuple(Step(slot, view.nodes[slot.info.name]) for slot in layout.slots)
     dtype = _main_dtype(infos)
     config = _output_config(view.config, dtype)
+    generation = write_generation(builder, donors["config"])
     warnings = [*recipe.notes, *builder.warnings, *_warn(steps, view), *_left_aside(checkpoints)]
     return Plan(
         recipe,
@@ -175,20 +183,21 @@ def _plan(recipe: Recipe, checkpoints: dict[str, Checkpoint], only: tuple[str, .
         donors["tokenizer"],
         view.dropped,
         tuple(dict.fromkeys(warnings)),
-        _digest(recipe, checkpoints, layout, only),
+        _digest(recipe, checkpoints, layout, only, builder.alignment),
         only,
         {name: checkpoint.stamp() for name, checkpoint in checkpoints.items()},
+        builder.alignment,
+        template,
+        generation,
     )
 
 
 def _donor(recipe: Recipe, builder: Builder, key: str) -> Checkpoint:
     """The checkpoint that gives the config or the tokenizer: the named one, else the recipe's donor."""
-    name = getattr(recipe.output, key) or recipe.donor
-    while not isinstance(recipe.models[name], Source):
-        stage = recipe.models[name]
-        assert not isinstance(stage, Source)
-        name = stage.base or stage.names()[0]
-    return builder.checkpoints[name]
+    wanted = recipe.wanted_vocabulary
+    if key == "tokenizer" and wanted is not None:
+        return builder.checkpoints[find_lead(recipe, wanted)]
+    return builder.checkpoints[stored_source(recipe, recipe.donor)]
 
 
 def _original(view: View, stored: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
@@ -291,6 +300,7 @@ def _digest(
     checkpoints: Mapping[str, Checkpoint],
     layout: Layout,
     only: tuple[str, ...],
+    alignment: Alignment | None,
 ) -> str:
     """A hash of all that determines the output's bytes: the resolved recipe, the inputs and the layout."""
     from weft import __version__
@@ -306,5 +316,7 @@ def _digest(
         "inputs": {name: content_mark(checkpoint.fingerprint()) for name, checkpoint in checkpoints.items()},
         "files": [[shard.name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],
     }
+    if alignment is not None:
+        state["vocabulary"] = alignment.digest()
     text = json.dumps(state, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

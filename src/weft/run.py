@@ -21,7 +21,7 @@ from weft.dtypes import F32, DType
 from weft.engine import CHUNK, STAGE, Context, Loom, Shuttle, model, thread
 from weft.engine.shuttle import needed
 from weft.errors import DataError
-from weft.graph import Leaf, Weave, collect, woven
+from weft.graph import Leaf, Weave, collect, derived, woven
 from weft.kernels import kernels
 from weft.layout import Slot
 from weft.method import Largest, Sum
@@ -262,7 +262,7 @@ def batches(steps: list[Step], limit: int = BATCH) -> Iterator[list[Step]]:
 def needs_torch(steps: list[Step]) -> bool:
     """Whether any tensor is made by torch rather than by a kernel."""
     weaves = (weave for found in collect([step.node for step in steps]).values() for weave in found)
-    return any(
+    return any(each.torch for step in steps for each in derived(step.node)) or any(
         weave.method.gives == "tensor"
         or weave.settings.get("scope") in ("row", "column")
         or any(

@@ -39,7 +39,9 @@ CASES: dict[str, list[dict[str, Any]]] = {
 }
 
 
-def inputs(method: Method, shape: tuple[int, ...], dtype: torch.dtype, k: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+def inputs(
+    method: Method, shape: tuple[int, ...], dtype: torch.dtype, k: int
+) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Models of which many entries equal the base's, differ by equal steps, or by anything; with zeros of both signs."""
     generator = torch.Generator().manual_seed(zlib.crc32(f"{method.name} {shape} {dtype}".encode()))
     base = torch.randn(shape, generator=generator).round(decimals=1)

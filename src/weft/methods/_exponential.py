@@ -17,7 +17,9 @@ LN2_LOW = 1.9082149292705877e-10
 LEAST = -700.0  # the exponential of anything below is 0
 EXP = tuple(1.0 / math.factorial(n) for n in range(13, -1, -1))  # for |x| <= ln(2) / 2
 LOG = tuple(2.0 / n for n in range(23, 0, -2))  # of (1 + f) / (1 - f), odd powers of f, for |f| <= 0.172
-BEND = tuple((-1.0) ** n / math.factorial(n + 2) for n in range(14, -1, -1))  # of (r - 1 + exp(-r)) / r^2, for |r| <= 0.5
+BEND = tuple(
+    (-1.0) ** n / math.factorial(n + 2) for n in range(14, -1, -1)
+)  # of (r - 1 + exp(-r)) / r^2, for |r| <= 0.5
 
 
 def polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:

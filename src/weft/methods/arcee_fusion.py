@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from weft.method import Base, Largest, Models, Tensor, method
 from weft.methods._exponential import bend, exp, log
 
-
 LANES = 256  # partial sums of a row
 
 

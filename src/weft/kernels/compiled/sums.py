@@ -9,7 +9,6 @@ from weft.kernels.compiled.jit import inner, kernel
 from weft.kernels.compiled.storage import STEP, decode, decode_vector
 from weft.kernels.compiled.thinning import drop, threshold, within
 
-
 _AT_ONCE = 8  # elements of a lane; a whole step has so many
 
 

@@ -8,14 +8,16 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tests.fuzz.inputs import CONFIG, Case, header, safetensors
+from tests.fuzz.folders import CONFIG
+from tests.fuzz.inputs import Case
+from tests.fuzz.weights import header, safetensors
 from weft.checkpoints.base import Checkpoint, TensorInfo
 from weft.checkpoints.jsonfile import parse_config
 from weft.checkpoints.opening import open_weight_file, open_weights
@@ -332,9 +334,22 @@ def _merge(case: Case, room: Path) -> None:
     api.merge(room / "case/recipe.yaml", room / "case/out", options=Options(1))
 
 
+def _tokenizer(case: Case, room: Path) -> None:
+    """Whatever a tokenizer's files hold, a merge copies them as they are; then each reader of tokenizers has its turn."""
+    _merge(case, room)
+    for name in case.files:
+        if name.startswith("a/") and "token" in name:
+            copied = room / "case/out" / name.removeprefix("a/")
+            assert copied.read_bytes() == case.files[name], name
+    for read in READERS:
+        read(room / "case/a")
+
+
+READERS: tuple[Callable[[Path], Any], ...] = ()  # what reads a tokenizer: each is called with a model's folder
 FEEDS = {
     "safetensors": _weights, "torch": _weights, "index": _index, "config": _config, "recipe": _recipe,
     "mergekit": _recipe, "folder": _merge, "merged": _merge,
+    "tokenizer": _tokenizer,
 }  # fmt: skip
 RECIPES = ("recipe", "mergekit")
-ON_DISK = ("folder", "merged")
+ON_DISK = ("folder", "merged", "tokenizer")

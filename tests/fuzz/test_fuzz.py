@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.feed import MemoryFile
-from tests.fuzz.inputs import KINDS, Case, make, safetensors
+from tests.fuzz.inputs import KINDS, Case, make
+from tests.fuzz.weights import safetensors
 from weft.checkpoints.opening import open_weight_file
 from weft.document import read_documents
 from weft.errors import WeftError

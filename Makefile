@@ -43,6 +43,11 @@ parity: setup .parity/.installed
 
 fuzz: setup
 	$(RUN) -m tests.fuzz --count 100000 --seed 0
+	@if $(RUN) -c 'import atheris' 2>/dev/null; then \
+		$(RUN) -m tests.fuzz.coverage -max_total_time=300; \
+	else \
+		echo "No fuzzing that follows coverage: it needs pip install 'weft[fuzz]'."; \
+	fi
 
 kill: setup
 	$(RUN) benchmarks/kill.py --kills 200

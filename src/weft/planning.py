@@ -84,8 +84,8 @@ def make_plan(source: Recipe | str | Path | Mapping[str, Any], *, only: Sequence
     `only` restricts the output to parts of the model, to try a recipe: `layers.0-1`, a role such as `embed` or
     `attention.q`, or a pattern over whole tensor names. Raises WeftError, or Problems with everything that is wrong.
     """
-    recipe = load_recipe(source)
     with no_collections():
+        recipe = load_recipe(source)
         checkpoints = open_all(recipe)
         try:
             return _plan(recipe, checkpoints, tuple(only))

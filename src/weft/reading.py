@@ -133,7 +133,7 @@ class _Reader:
         known = dict.fromkeys(data)
         for name, item in data.items():
             if _is_stage(item):
-                stage = self.merge(item, (*path, name), dict.fromkeys(known), inside=name)
+                stage = self.merge(item, (*path, name), known, inside=name)
                 if stage:
                     models[name] = stage
         return {name: models[name] for name in data if name in models}

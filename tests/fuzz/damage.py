@@ -1,4 +1,3 @@
-
 """Odd values, and damage that knows the structure of what it damages."""
 
 from __future__ import annotations

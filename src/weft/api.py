@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from weft.devices import CPU
 from weft.errors import DataError, PlanError
 from weft.planning import Plan, make_plan
 from weft.recipe import Recipe
@@ -61,8 +62,14 @@ def merge(
 
     An interrupted run is taken up where it stopped. An output folder that holds anything else is never touched, unless
     `replace` says so; then it is exchanged for the new one at the very end. `ray` is the address of a Ray cluster that does
-    the work: `auto` for the one that is running, `local` for processes of this machine. Raises WeftError.
+    the work: `auto` for the one that is running, `local` for processes of this machine. `Options(device="cuda")` computes on
+    GPUs. Raises WeftError.
     """
+    kind = options.devices[0].kind
+    if ray is not None and kind != CPU.kind:
+        raise PlanError(
+            f"the workers of a cluster compute on cpu, not on {options.device}", hint="leave out --device or --ray"
+        )
     planned = recipe if isinstance(recipe, Plan) else make_plan(recipe)
     notify = on_event or (lambda event: None)
     try:
@@ -90,7 +97,7 @@ def _merge_to_folder(
         return Result(out, plan, 0.0, 0, already=True)
     check_space(partial_folder(out), plan.layout)
     _prepare(plan, notify)
-    sink = FolderSink(plan, out)
+    sink = FolderSink(plan, out, options.devices[0].kind)
     try:
         resumed = len(sink.done)
         run = _make_run(plan, sink, options, notify, ray)
@@ -102,7 +109,7 @@ def _merge_to_folder(
             raise changed
         texts = side_files(plan)
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in texts.items()}
-        record = lock.make_lock(plan, sink.done, digests)
+        record = lock.make_lock(plan, sink.done, digests, sink.device)
         texts[lock.NAME] = (json.dumps(record, indent=1, default=str) + "\n").encode()
         sink.complete(texts, replace=replace)
     except BaseException:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from weft.devices import CPU, Device
 from weft.dtypes import DType
 from weft.engine import Context, Loom, Shuttle, thread
 from weft.engine.order import BUCKETS, NARROW
@@ -22,10 +23,12 @@ READ_RATE = 2.0e9
 WRITE_RATE = 0.6e9
 KERNEL_RATE = 1.5e9  # of inputs, a worker
 TORCH_RATE = 0.15e9
+GPU_RATE = 6.0e9  # of inputs, a GPU, whatever the method: the bus is the limit
 
 INTERPRETER = 45 << 20  # bytes, with numpy and Weft loaded
 KERNELS = 160 << 20  # bytes, with the compiled kernels loaded as well
 TORCH = 190 << 20  # bytes that torch adds
+GPU = 500 << 20  # bytes that its libraries for GPUs add
 HEADER = 800  # bytes that a plan holds for each tensor of each model
 TEMPORARIES = 4  # float32 intermediates for each row that methods on tensors hold at once
 
@@ -50,6 +53,8 @@ def explain(plan: Plan, options: Options = Options()) -> dict[str, Any]:
         "bytes_in": plan.bytes_in,
         "bytes_out": plan.bytes_out,
         "peak_memory": peak_memory(plan, options),
+        "devices": [device.name for device in options.devices],
+        "device_memory": device_memory(plan, options),
         "seconds": round(seconds(plan, options), 1),
         "warnings": list(plan.warnings),
         "digest": plan.digest,
@@ -153,10 +158,11 @@ def peak_memory(plan: Plan, options: Options = Options()) -> int:
             if key in seen:
                 continue
             seen.add(key)
-            worst = max(worst, loom_bytes(step.node, step.slot.info.dtype, context))
+            worst = max(worst, loom_bytes(step.node, step.slot.info.dtype, context, options.devices[0]))
             if node.method.spans_model(node.settings) and any(isinstance(ask, Largest) for _, ask in node.method.asks):
                 tables[node.merge] = len(node.inputs) * (NARROW * HALF + BUCKETS) * 8
-    torch = TORCH if needs_torch(list(plan.steps)) else 0
+    gpu = options.devices[0] != CPU
+    torch = (TORCH if gpu or needs_torch(list(plan.steps)) else 0) + GPU * gpu
     return (
         (KERNELS if weaving else INTERPRETER)
         + torch
@@ -173,14 +179,30 @@ def weaves_of(node: Node) -> list[Weave]:
     return [node] if isinstance(node, Weave) else []
 
 
-def loom_bytes(node: Weave | Patchwork, dtype: DType, context: Context) -> int:
+def device_memory(plan: Plan, options: Options = Options()) -> int:
+    """Bytes that the run is expected to take on each GPU; 0 on the processor."""
+    device = options.devices[0]
+    context = Context(chunk=options.chunk, stage=options.stage)
+    weaves = [weave for step in plan.steps for weave in weaves_of(step.node)]
+    if device == CPU or not weaves:
+        return 0
+    tensors = 0
+    for weave in weaves:
+        if weave.method.gives == "tensor":
+            reader = Shuttle(weave, context, Loom(device)).reader
+            start, stop = next(reader.pieces(0, reader.n), (0, 0))
+            tensors = max(tensors, (stop - start) * 4 * TEMPORARIES * len(reader.rows))
+    return -(-options.workers // len(options.devices)) * (device.memory + tensors)
+
+
+def loom_bytes(node: Weave | Patchwork, dtype: DType, context: Context, device: Device = CPU) -> int:
     """What one worker's buffers hold while it makes one tensor."""
     if isinstance(node, Patchwork):
         stages = [source for source in node.sources if not isinstance(source, Leaf)]
-        windows = sum(min(source.elements, thread(source, context, Loom()).grain) for source in stages)
-        below = sum(loom_bytes(source, dtype, context) for source in stages)
+        windows = sum(min(source.elements, thread(source, context, Loom(device)).grain) for source in stages)
+        below = sum(loom_bytes(source, dtype, context, device) for source in stages)
         return (windows + min(node.elements, context.chunk)) * dtype.itemsize + below
-    shuttle = Shuttle(node, context, Loom())
+    shuttle = Shuttle(node, context, Loom(device))
     reader = shuttle.reader
     if not reader.n:
         return 0
@@ -189,20 +211,23 @@ def loom_bytes(node: Weave | Patchwork, dtype: DType, context: Context) -> int:
     if any(isinstance(ask, Largest) for _, ask in node.method.asks):
         sample = min(reader.n, max(SAMPLED_RUNS * RUN, reader.n // SAMPLED_SHARE))
         total += reader.k * NARROW * HALF * 8 + sample * reader.itemsize * len(reader.rows)
-    if node.method.gives == "tensor" or reader.scope != "tensor":
+    if device == CPU and (node.method.gives == "tensor" or reader.scope != "tensor"):
         start, stop = next(reader.pieces(0, reader.n))
         total += (stop - start) * 4 * TEMPORARIES * len(reader.rows)
-    below = (loom_bytes(row, row.dtype, context) for row in reader.rows if not isinstance(row, Leaf))
+    below = (loom_bytes(row, row.dtype, context, device) for row in reader.rows if not isinstance(row, Leaf))
     return total + sum(below)
 
 
 def seconds(plan: Plan, options: Options = Options()) -> float:
     """A rough estimate of the run's time on an ordinary machine."""
-    work = 0.0
+    work, gpu = 0.0, options.devices[0] != CPU
     for step in plan.steps:
         for weave in weaves_of(step.node):
             nbytes = sum(leaf.info.nbytes for leaf in leaves(weave))
             passes = 3 if weave.method.gives == "consensus" else 2 if weave.method.takes == "gram" else 1
-            work += nbytes * (passes / KERNEL_RATE if weave.method.gives != "tensor" else 3 / TORCH_RATE)
+            if gpu:
+                work += passes * nbytes * options.workers / (len(options.devices) * GPU_RATE)
+            else:
+                work += nbytes * (passes / KERNEL_RATE if weave.method.gives != "tensor" else 3 / TORCH_RATE)
     moving = plan.bytes_in / READ_RATE + plan.bytes_out / WRITE_RATE
     return 0.3 + max(moving, work / options.workers)

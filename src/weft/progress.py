@@ -175,6 +175,7 @@ def show_plan(facts: dict[str, Any]) -> None:
         ("reads", size(facts["bytes_in"])),
         ("writes", size(facts["bytes_out"])),
         ("peak memory", f"about {size(facts['peak_memory'])}"),
+        *([("on each GPU", f"about {size(facts['device_memory'])}")] if facts["device_memory"] else []),
         ("time", f"about {facts['seconds']:.0f} s" if facts["seconds"] >= 1 else "about a second"),
     ]
     for name, text in lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import sys
 import threading
@@ -12,11 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 from blake3 import blake3
 
+from weft.devices import CPU, WORKERS, Device, device_errors, find_devices
 from weft.dtypes import F32, DType
 from weft.engine import CHUNK, STAGE, Context, Loom, Shuttle, model, thread
 from weft.engine.shuttle import needed
@@ -49,15 +52,24 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, none of which can change a byte of the result."""
+    """How to run, none of which can change a byte of the result; a GPU may, within one rounding of the output's dtype."""
 
     threads: int = 0  # 0: as many as the machine has cores
     chunk: int = CHUNK  # elements
     stage: int = STAGE  # bytes of a worker's window that is read several times
+    device: str = "cpu"  # or cuda:0, cuda (all), auto: `weft.devices.find_devices`
 
     @property
     def workers(self) -> int:
-        return self.threads or len(os.sched_getaffinity(0))
+        """Worker threads; on a GPU, as many as keep it busy."""
+        cores = len(os.sched_getaffinity(0))
+        gpus = sum(device != CPU for device in self.devices)
+        return self.threads or (max(gpus, min(cores, gpus * WORKERS)) if gpus else cores)
+
+    @cached_property
+    def devices(self) -> tuple[Device, ...]:
+        """What `device` means here. Workers are dealt to them in turn. Raises WeftError."""
+        return find_devices(self.device)
 
 
 class Run:
@@ -70,6 +82,7 @@ class Run:
         self.on_event = on_event or (lambda event: None)
         self.context = Context(plan.recipe.seed, {}, options.chunk, options.stage)
         self.looms = threading.local()
+        self.dealt = itertools.cycle(options.devices)
         self.stop = threading.Event()
         self.lock = threading.Lock()
         self.written = 0
@@ -80,14 +93,14 @@ class Run:
         """Make every tensor that is not done yet. Raises the first error; what is finished stays finished."""
         todo = [step for step in self.plan.steps if step.name not in self.sink.done]
         self.written = sum(step.slot.info.nbytes for step in self.plan.steps) - sum(s.slot.info.nbytes for s in todo)
-        with quiet_torch(load=needs_torch(todo)):
+        with quiet_torch(load=needs_torch(todo) or any(device != CPU for device in self.options.devices)):
             if any(woven(step.node) for step in todo):
                 wake_kernels()
             self.started = time.perf_counter()
             self.on_event(
                 {"event": "start", "tensors": len(self.plan.steps), "resumed": len(self.plan.steps) - len(todo)}
             )
-            with ThreadPoolExecutor(self.options.workers, thread_name_prefix="weft") as pool:
+            with device_errors(), ThreadPoolExecutor(self.options.workers, thread_name_prefix="weft") as pool:
                 self.statistics(pool, todo)
                 self.weave(pool, todo)
         self.report(force=True)
@@ -125,7 +138,7 @@ class Run:
     @property
     def loom(self) -> Loom:
         if not hasattr(self.looms, "loom"):
-            self.looms.loom = Loom()
+            self.looms.loom = Loom(next(self.dealt))
         return self.looms.loom
 
     def make(self, step: Step) -> str:

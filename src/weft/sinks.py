@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from weft.devices import CPU
 from weft.errors import PlanError
 from weft.journal import Journal
 from weft.layout import INDEX, Layout, Slot
@@ -28,8 +29,8 @@ ROOM = 64 << 20  # bytes wanted free beyond the output
 class FolderSink:
     """Writes a model folder under a temporary name; finished bytes are synced and journalled in the background."""
 
-    def __init__(self, plan: Plan, out: Path) -> None:
-        self.plan, self.out = plan, out
+    def __init__(self, plan: Plan, out: Path, device: str = CPU.kind) -> None:
+        self.plan, self.out, self.device = plan, out, device
         self.partial = partial_folder(out)
         try:
             self.partial.mkdir(parents=True, exist_ok=True)
@@ -37,6 +38,7 @@ class FolderSink:
         except OSError as error:
             raise write_problem(error, self.partial) from None
         self._refuse_changed_inputs()
+        self._refuse_another_device()
         self.files: list[int] = []
         self._pending: list[tuple[Step, str]] = []
         self._wake = threading.Condition()
@@ -65,10 +67,21 @@ class FolderSink:
             )
         if not self.journal.done:
             try:
-                self.journal.remember(inputs=stamps)
+                self.journal.remember(inputs=stamps, device=self.device)
             except OSError as error:
                 self.journal.close()
                 raise write_problem(error, self.partial) from None
+
+    def _refuse_another_device(self) -> None:
+        """A tensor may differ by one rounding between kinds of devices, and a folder should be of one piece."""
+        before = self.journal.facts.get("device", self.device)
+        if before != self.device and self.journal.done:
+            self.journal.close()
+            raise PlanError(
+                f"the unfinished run in {str(self.partial)!r} computed on {before}, and this one would on {self.device}",
+                why="the two may differ by one rounding, so that the result would be neither's",
+                hint=f"say --device {before}, or remove {str(self.partial)!r} to start anew",
+            )
 
     @property
     def done(self) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ import numpy as np
 from blake3 import blake3
 
 from weft.checkpoints import open_checkpoint
+from weft.devices import CPU
 from weft.errors import PlanError
 from weft.planning import Step, content_mark, make_plan
 from weft.reading import load_recipe
@@ -87,7 +88,7 @@ def derive_again(record: dict[str, Any], sample: int) -> list[str]:
         sink = DigestSink(set(names) - chosen)
         for checkpoint in plan.checkpoints.values():
             checkpoint.prepare()
-        Run(plan, sink, Options()).execute()
+        Run(plan, sink, Options(device=record.get("device", CPU.kind))).execute()
         tensors = record["tensors"]
         return [f"tensor {name!r} comes out differently" for name in chosen if tensors.get(name) != sink.done[name]]
     finally:

@@ -11,6 +11,12 @@ if TYPE_CHECKING:
     from weft.run import Options
 
 Threads = Annotated[int, Parameter(help="Worker threads; 0 takes one for each core.")]
+DeviceName = Annotated[
+    str,
+    Parameter(
+        name="device", help="Where to compute: cpu, cuda (all GPUs), cuda:0, or auto (GPUs where there are any)."
+    ),
+]
 Chunk = Annotated[str, Parameter(help="Elements that are computed at once, a multiple of 64Ki.")]
 Only = Annotated[
     tuple[str, ...],
@@ -22,7 +28,7 @@ Only = Annotated[
 Json = Annotated[bool, Parameter(negative="", help="Print JSON, one event a line, for other programs.")]
 
 
-def run_options(threads: int, chunk: str) -> Options:
+def run_options(threads: int, chunk: str, device: str = "cpu") -> Options:
     """The options of a run as the user wrote them. Raises RecipeError."""
     from weft.errors import RecipeError
     from weft.kernels import BLOCK
@@ -37,7 +43,9 @@ def run_options(threads: int, chunk: str) -> Options:
         raise RecipeError(
             f"--chunk is {chunk!r}", why=f"it must be a multiple of {BLOCK // 1024}Ki", hint="--chunk 256Ki"
         )
-    return Options(threads, size)
+    options = Options(threads, size, device=device)
+    _ = options.devices  # says so at once where it is not there
+    return options
 
 
 def print_json(data: Any) -> None:

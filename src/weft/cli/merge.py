@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from weft.cli.common import Chunk, Json, Only, Threads, run_options
+from weft.cli.common import Chunk, DeviceName, Json, Only, Threads, run_options
 
 
 def merge(
@@ -17,6 +17,7 @@ def merge(
     *,
     threads: Threads = 0,
     chunk: Chunk = "256Ki",
+    device: DeviceName = "cpu",
     only: Only = (),
     replace: Annotated[bool, Parameter(negative="")] = False,
     ray: str | None = None,
@@ -46,7 +47,7 @@ def merge(
     from weft import api
     from weft.progress import reporter
 
-    options = run_options(threads, chunk)
+    options = run_options(threads, chunk, device)
     plan = api.plan(recipe, only=only)
     report = reporter("json" if json else "quiet" if quiet else "auto")
     report.plan(plan)

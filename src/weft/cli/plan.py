@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from weft.cli.common import Json, Only, Threads, print_json, run_options
+from weft.cli.common import DeviceName, Json, Only, Threads, print_json, run_options
 
 
 def plan(
-    recipe: Path, out: Path | None = None, /, *, threads: Threads = 0, only: Only = (), json: Json = False
+    recipe: Path,
+    out: Path | None = None,
+    /,
+    *,
+    threads: Threads = 0,
+    device: DeviceName = "cpu",
+    only: Only = (),
+    json: Json = False,
 ) -> None:
     """Show what merging RECIPE would do, from headers alone, without writing anything.
 
@@ -26,11 +33,12 @@ def plan(
     from weft.progress import show_plan
     from weft.sinks import check_space, partial_folder
 
+    options = run_options(threads, "256Ki", device)
     planned = api.plan(recipe, only=only)
     if out is not None:
         api.check_output(planned, out)
         check_space(partial_folder(out), planned.layout)
-    facts = explain(planned, run_options(threads, "256Ki"))
+    facts = explain(planned, options)
     planned.close()
     if json:
         print_json(facts)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+from weft.devices import CPU, Device
 
 CHUNK = 1 << 18  # elements of a window
 STAGE = 96 << 20  # bytes of a worker's window of a stage's results, which are read several times
@@ -26,17 +29,23 @@ class Context:
 
 
 class Loom:
-    """One worker's buffers, kept from tensor to tensor."""
+    """One worker's buffers, kept from tensor to tensor, and the device that computes on them."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: Device = CPU) -> None:
+        self.device = device
         self._rows: dict[tuple[int, str], np.ndarray] = {}
+
+    @cached_property
+    def kernels(self) -> Any:
+        """The kernels of this worker's device: see `weft.kernels`."""
+        return self.device.kernels()
 
     def rows(self, level: int, purpose: str, count: int, nbytes: int) -> np.ndarray:
         """uint8 (count, at least nbytes), contiguous; contents are undefined. One for each level and purpose."""
         nbytes = -(-nbytes // 64) * 64
         have = self._rows.get((level, purpose))
         if have is None or have.size < count * nbytes:
-            have = np.empty(count * nbytes, dtype=np.uint8)
+            have = self.device.empty(count * nbytes)
             self._rows[level, purpose] = have
         return have[: count * nbytes].reshape(count, nbytes)
 

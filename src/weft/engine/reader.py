@@ -12,7 +12,7 @@ from weft.dtypes import F32, DType
 from weft.engine.loom import Context, Loom
 from weft.errors import DataError
 from weft.graph import Leaf, Weave, woven
-from weft.kernels import BLOCK, LAST_ROW, kernels
+from weft.kernels import BLOCK, LAST_ROW
 
 RUN = 1 << 12  # elements that a sample reads at one place
 SAMPLED_RUNS = 32  # places, at least
@@ -82,6 +82,11 @@ class Reader:
         grain = math.lcm(max(1, own), *(inner.grain for inner in self.inner if inner is not None))
         return min(grain, max(1, self.n))
 
+    @property
+    def chunk(self) -> int:
+        """Elements of a window that is computed at once."""
+        return self.loom.device.window(self.context.chunk, len(self.rows))
+
     def spans(self, start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
         """Ranges of about `size` elements, of whole grains."""
         grain = self.grain
@@ -97,12 +102,12 @@ class Reader:
         """
         staged = any(map(woven, self.rows))
         yield from self.spans(
-            0, self.n, self.context.stage // (self.itemsize * len(self.rows)) if staged else self.context.chunk
+            0, self.n, self.context.stage // (self.itemsize * len(self.rows)) if staged else self.chunk
         )
 
     def pieces(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """A range in pieces that stay in the cache."""
-        yield from self.spans(start, stop, self.context.chunk)
+        yield from self.spans(start, stop, self.chunk)
 
     def load(self, start: int, stop: int) -> np.ndarray:
         """Read a window of every row, unless the buffers hold it. Returns `raw`."""
@@ -138,7 +143,7 @@ class Reader:
         """A whole small tensor of one row: float32 (n,)."""
         raw = self.load(0, self.n)
         values = np.empty(self.n, dtype=np.float32)
-        status = kernels().convert(raw[row], self.rows[row].dtype.code, self.n, values.view(np.uint8), F32.code)
+        status = self.loom.kernels.convert(raw[row], self.rows[row].dtype.code, self.n, values.view(np.uint8), F32.code)
         self.check(int(status != 0) << min(row, LAST_ROW), F32)
         return values
 

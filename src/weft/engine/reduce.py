@@ -24,7 +24,7 @@ def gram(reader: Reader) -> np.ndarray:
     for start, stop in reader.windows():
         raw = reader.load(start, stop)
         blocks = np.zeros((-(-(stop - start) // BLOCK), reader.k, reader.k))
-        reader.check(kernels().gram(raw, reader.codes, stop - start, reader.deltas, blocks), F32)
+        reader.check(reader.loom.kernels.gram(raw, reader.codes, stop - start, reader.deltas, blocks), F32)
         partials.append(blocks)
     stacked = np.concatenate(partials)
     return np.array([[math.fsum(stacked[:, i, j]) for j in range(reader.k)] for i in range(reader.k)])
@@ -36,7 +36,7 @@ def masses(reader: Reader, keys: np.ndarray, thinning: tuple[Any, ...]) -> tuple
     for start, stop in reader.windows():
         raw = reader.load(start, stop)
         blocks = np.zeros((-(-(stop - start) // BLOCK), reader.k, 2))
-        reader.check(kernels().masses(raw, reader.codes, stop - start, start, keys, *thinning, blocks), F32)
+        reader.check(reader.loom.kernels.masses(raw, reader.codes, stop - start, start, keys, *thinning, blocks), F32)
         partials.append(blocks)
     stacked = np.concatenate(partials)
     before, after = ([math.fsum(stacked[:, model, side]) for model in range(reader.k)] for side in (0, 1))
@@ -94,7 +94,7 @@ def count_high(reader: Reader, counts: np.ndarray) -> int:
     """Add the histogram of the whole tensor's magnitudes. Returns how many there are."""
     for start, stop in reader.windows():
         raw = reader.load(start, stop)
-        reader.check(kernels().count_high(raw, reader.codes, stop - start, reader.deltas, counts), F32)
+        reader.check(reader.loom.kernels.count_high(raw, reader.codes, stop - start, reader.deltas, counts), F32)
     return reader.n
 
 
@@ -102,7 +102,9 @@ def count_low(reader: Reader, first: np.ndarray, counts: np.ndarray, above: np.n
     """Add the whole tensor's magnitudes within windows of bit patterns, and above them."""
     for start, stop in reader.windows():
         raw = reader.load(start, stop)
-        reader.check(kernels().count_low(raw, reader.codes, stop - start, reader.deltas, first, counts, above), F32)
+        reader.check(
+            reader.loom.kernels.count_low(raw, reader.codes, stop - start, reader.deltas, first, counts, above), F32
+        )
 
 
 def count_sample(reader: Reader, counts: np.ndarray) -> int:
@@ -111,7 +113,7 @@ def count_sample(reader: Reader, counts: np.ndarray) -> int:
     if sample is None:
         return count_high(reader, counts)
     raw, count = sample
-    kernels().count_high(raw, reader.codes, count, reader.deltas, counts)
+    reader.loom.kernels.count_high(raw, reader.codes, count, reader.deltas, counts)
     return count
 
 

@@ -16,7 +16,7 @@ from weft.engine.loom import Context, Loom
 from weft.engine.needle import Needle
 from weft.engine.reader import Inner, Reader
 from weft.graph import Leaf, Patchwork, Weave
-from weft.kernels import BLOCK, kernels
+from weft.kernels import BLOCK
 from weft.kernels import random as keyed
 from weft.method import Ask, Consensus, Largest, Sum
 
@@ -121,7 +121,7 @@ class Shuttle:
         """The same as float32 (tensors, elements)."""
         for values in self.derived(of):
             items = values if isinstance(values, (list, tuple)) else [values]
-            yield np.stack([item.reshape(-1).numpy() for item in items], dtype=np.float32, casting="same_kind")
+            yield np.stack([item.reshape(-1).cpu().numpy() for item in items], dtype=np.float32, casting="same_kind")
 
     def _order(self, asks: list[tuple[str, Largest]]) -> dict[str, Any]:
         """Order statistics of one thing: the models' deltas, or what is derived from them."""
@@ -146,7 +146,7 @@ class Shuttle:
             items = [values] if single else values
             sums = sums or [[] for _ in items]
             for own, item in zip(sums, items, strict=True):
-                own += reduce.block_sums(item.reshape(-1).numpy(), grain).tolist()
+                own += reduce.block_sums(item.reshape(-1).cpu().numpy(), grain).tolist()
         totals = [math.fsum(own) for own in sums]
         return totals[0] if single else totals
 
@@ -185,7 +185,7 @@ class Shuttle:
     def compute(self, start: int, stop: int, out: np.ndarray, dtype: DType) -> None:
         """Elements [start, stop), whole grains, of the result, rounded once to `dtype`, as bytes at the start of `out`."""
         self.prepare()
-        reader, kernel = self.reader, kernels()
+        reader, kernel = self.reader, self.reader.loom.kernels
         raw = reader.load(start, stop)
         size = stop - start
         if self.method.gives == "tensor" or reader.scope != "tensor":

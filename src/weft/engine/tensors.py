@@ -1,4 +1,4 @@
-"""Calling methods, and what their asks derive, on float32 torch tensors of one piece."""
+"""Calling methods, and what their asks derive, on float32 torch tensors of one piece, on the worker's device."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from weft.kernels import random as keyed
 from weft.method import Base, Random, Shape
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
 
 OUTPUT_STATUS = 1 << 62
 
@@ -23,12 +23,12 @@ OUTPUT_STATUS = 1 << 62
 class Draw:
     """Keyed randomness for one piece of one tensor."""
 
-    def __init__(self, keys: np.ndarray, start: int, stop: int, shape: tuple[int, ...]) -> None:
-        self.keys, self.start, self.stop, self.shape = keys, start, stop, shape
+    def __init__(self, keys: np.ndarray, start: int, stop: int, shape: tuple[int, ...], place: device | None) -> None:
+        self.keys, self.start, self.stop, self.shape, self.place = keys, start, stop, shape, place
 
     def uniform(self, model: int) -> Tensor:
         """float32 in [0, 1), one for each element of the piece."""
-        return keyed.uniform(int(self.keys[model]), self.start, self.stop).reshape(self.shape)
+        return keyed.uniform(int(self.keys[model]), self.start, self.stop, self.place).reshape(self.shape)
 
 
 def piece_shape(reader: Reader, size: int) -> tuple[int, ...]:
@@ -45,11 +45,12 @@ def decode(reader: Reader, window: int, start: int, stop: int) -> list[Tensor]:
     import torch
 
     shape = piece_shape(reader, stop - start)
+    place = reader.loom.device.place or torch.device("cpu")
     tensors = []
     for row, node in enumerate(reader.rows):
         size = node.dtype.itemsize
         stored = torch.from_numpy(reader.raw[row, (start - window) * size : (stop - window) * size])
-        tensor = stored.view(getattr(torch, node.dtype.torch)).to(torch.float32, copy=True).reshape(shape)
+        tensor = stored.view(getattr(torch, node.dtype.torch)).to(place).to(torch.float32, copy=True).reshape(shape)
         if not tensor.isfinite().all():
             reader.check(1 << min(row, LAST_ROW), F32)
         tensors.append(tensor)
@@ -79,7 +80,7 @@ def call(
         elif isinstance(ask, Base):
             given[name] = base
         elif isinstance(ask, Random):
-            given[name] = Draw(keys, start, stop, piece_shape(reader, stop - start))
+            given[name] = Draw(keys, start, stop, piece_shape(reader, stop - start), reader.loom.device.place)
     wanted = inspect.signature(function).parameters
     keyword = inspect.Parameter.KEYWORD_ONLY
     result = function(
@@ -102,8 +103,8 @@ def mix_vectors(
     if reader.scope == "column":
         vectors = vectors.transpose(1, 2)
     wide = vectors.to(torch.float64)
-    share = coefficients(torch.einsum("irc,jrc->rij", wide, wide).numpy())
-    factors = torch.from_numpy(np.ascontiguousarray(share, dtype=np.float32))
+    share = coefficients(torch.einsum("irc,jrc->rij", wide, wide).cpu().numpy())
+    factors = torch.from_numpy(np.ascontiguousarray(share, dtype=np.float32)).to(vectors.device)
     result = torch.zeros_like(vectors[0])
     for model in range(reader.k):
         result += factors[:, model, None] * vectors[model]
@@ -119,4 +120,4 @@ def store(reader: Reader, result: Tensor, out: np.ndarray, dtype: DType) -> None
     stored = result.detach().reshape(-1).to(getattr(torch, dtype.torch)).contiguous()
     if not stored.isfinite().all():
         reader.check(OUTPUT_STATUS, dtype)
-    out[:] = stored.view(torch.uint8).numpy()
+    torch.from_numpy(out).copy_(stored.view(torch.uint8))

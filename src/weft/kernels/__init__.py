@@ -1,7 +1,8 @@
 """Arithmetic on chunks: readable torch versions, and compiled ones that give the same bytes.
 
-`kernels()` returns the module to call. Both modules, `weft.kernels.compiled` and `weft.kernels.readable`,
-have the functions `mix`, `agree`, `convert`, `gram`, `masses`, `count_high` and `count_low`;
+`kernels()` returns the module to call. Both modules, `weft.kernels.compiled` and `weft.kernels.readable`, and the
+`DeviceKernels` of `weft.kernels.device` have the functions `mix`, `agree`, `convert`, `gram`, `masses`, `count_high` and
+`count_low`;
 `weft.kernels.ranks` turns counts into exact order statistics, and `weft.kernels.random` holds the keyed
 generator.
 
@@ -40,6 +41,9 @@ LANES = 256
 
 LAST_ROW = 61
 """The status bit of this row, and of all behind it."""
+
+SLICE = 64 << 20
+"""Bytes of float32 that the rows of one slice on a GPU take, about: see `weft.kernels.device`."""
 
 CHOICES = ("compiled", "readable")
 

@@ -10,7 +10,7 @@ import hashlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, device
 
 GOLDEN = 0x9E3779B97F4A7C15
 FIRST = 0xBF58476D1CE4E5B9
@@ -23,12 +23,12 @@ def key(seed: int, tensor: str, model: str) -> int:
     return int.from_bytes(digest, "little")
 
 
-def uniform(stream: int, start: int, stop: int) -> Tensor:
-    """Elements [start, stop) of a stream: float32 in [0, 1), shape (stop - start,)."""
+def uniform(stream: int, start: int, stop: int, place: device | None = None) -> Tensor:
+    """Elements [start, stop) of a stream: float32 in [0, 1), shape (stop - start,), the same on every device."""
     import torch
 
     first = start // 2
-    counter = torch.arange(first, (stop + 1) // 2, dtype=torch.int64)
+    counter = torch.arange(first, (stop + 1) // 2, dtype=torch.int64, device=place)
     word = counter * _signed(GOLDEN) + _signed(stream)
     word = (word ^ _shift(word, 30)) * _signed(FIRST)
     word = (word ^ _shift(word, 27)) * _signed(SECOND)

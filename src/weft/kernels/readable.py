@@ -1,6 +1,7 @@
 """The kernels in plain torch: what the compiled ones mean, and what runs where numba is not installed.
 
-Conventions of inputs, outputs and status: see `weft.kernels`.
+Conventions of inputs, outputs and status: see `weft.kernels`. Rows, and the outputs of maps, may also be uint8 tensors on any
+device, where the arithmetic is then done: `weft.kernels.device`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from weft.kernels import BLOCK, LANES, LAST_ROW
 from weft.kernels.random import uniform
 
 Array = np.ndarray
+Bytes = np.ndarray | Tensor  # uint8
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)  # in the order of their codes
 _CARRIERS = (np.int16, np.float16, np.float32, np.float64)  # numpy has no bfloat16
@@ -24,8 +26,10 @@ _OVERFLOW = 1 << 62
 # --- storage ------------------------------------------------------------------------------------------------
 
 
-def _stored(row: Array, code: int, n: int) -> Tensor:
+def _stored(row: Bytes, code: int, n: int) -> Tensor:
     dtype = _DTYPES[code]
+    if isinstance(row, Tensor):
+        return row[: n * dtype.itemsize].view(dtype)
     return torch.from_numpy(row[: n * dtype.itemsize].view(_CARRIERS[code])).view(dtype)
 
 
@@ -34,7 +38,7 @@ def _not_finite(values: Tensor) -> bool:
     return len(values) > 0 and not all(extreme.isfinite() for extreme in values.aminmax())
 
 
-def _decode(raw: Array, codes: Array, n: int) -> tuple[list[Tensor], int]:
+def _decode(raw: Bytes, codes: Array, n: int) -> tuple[list[Tensor], int]:
     """Every row in float32, and the status."""
     rows = [_stored(row, int(code), n).to(torch.float32) for row, code in zip(raw, codes, strict=True)]
     status = 0
@@ -43,7 +47,7 @@ def _decode(raw: Array, codes: Array, n: int) -> tuple[list[Tensor], int]:
     return rows, status
 
 
-def _vectors(raw: Array, codes: Array, n: int, has_base: int) -> tuple[Tensor | None, list[Tensor], int]:
+def _vectors(raw: Bytes, codes: Array, n: int, has_base: int) -> tuple[Tensor | None, list[Tensor], int]:
     """The base, if any; what is merged: deltas, or models without a base; and the status."""
     rows, status = _decode(raw, codes, n)
     if not has_base:
@@ -52,7 +56,7 @@ def _vectors(raw: Array, codes: Array, n: int, has_base: int) -> tuple[Tensor | 
     return base, [model - base for model in models], status
 
 
-def _encode(values: Tensor, out: Array, code: int) -> int:
+def _encode(values: Tensor, out: Bytes, code: int) -> int:
     """Write values, rounded to nearest even. Returns the status of the output."""
     rounded = values.to(_DTYPES[code])
     rounded[rounded.isnan()] = torch.nan
@@ -63,14 +67,14 @@ def _encode(values: Tensor, out: Array, code: int) -> int:
 # --- maps ---------------------------------------------------------------------------------------------------
 
 
-def mix(raw: Array, codes: Array, n: int, has_base: int, coefficients: Array, out: Array, out_code: int) -> int:
+def mix(raw: Bytes, codes: Array, n: int, has_base: int, coefficients: Array, out: Bytes, out_code: int) -> int:
     """Mix linearly: sum of c_i x_i, or base + sum of c_i (x_i - base); the sum starts from its first term.
 
     coefficients: float32 (rows, k). The n elements are that many equal rows, each with its own coefficients.
     """
     base, vectors, status = _vectors(raw, codes, n, has_base)
     rows = len(coefficients)
-    columns = torch.from_numpy(coefficients).repeat_interleave(n // rows, dim=0).T
+    columns = torch.from_numpy(coefficients).to(vectors[0].device).repeat_interleave(n // rows, dim=0).T
     total = columns[0] * vectors[0]
     for column, vector in zip(columns[1:], vectors[1:], strict=True):
         total = total + column * vector
@@ -80,7 +84,7 @@ def mix(raw: Array, codes: Array, n: int, has_base: int, coefficients: Array, ou
 
 
 def agree(
-    raw: Array,
+    raw: Bytes,
     codes: Array,
     n: int,
     offset: int,
@@ -95,7 +99,7 @@ def agree(
     normalize: int,
     divisor: float,
     scale: float,
-    out: Array,
+    out: Bytes,
     out_code: int,
 ) -> int:
     """Thin, weigh, elect and sum task vectors by element: `weft.method.Consensus`. Row 0 is the base.
@@ -113,7 +117,7 @@ def agree(
     order. The output is base + scale * total.
     """
     (base, *models), status = _decode(raw, codes, n)
-    total, up, down, up_share, down_share, highest, lowest = torch.zeros(7, n)
+    total, up, down, up_share, down_share, highest, lowest = torch.zeros(7, n, device=base.device)
     for i, model in enumerate(models):
         delta = model - base
         kept = _kept(delta, least[i], most[i], keys[i], probability[i], offset, random)
@@ -125,7 +129,7 @@ def agree(
         down_share += torch.where(value < 0, float(weight[i]), 0.0)
         highest = torch.where(value > highest, value, highest)
         lowest = torch.where(value < lowest, value, lowest)
-    share = torch.full((n,), divisor)
+    share = torch.full((n,), divisor, device=base.device)
     if elect:
         vote = up + down
         positive = vote >= 0 if elect > 0 else vote > 0
@@ -142,7 +146,7 @@ def _kept(delta: Tensor, least: float, most: float, key: int, probability: float
     size = delta.abs()
     kept = (size >= float(least)) & (size <= float(most))
     if random:
-        kept &= uniform(int(key), offset, offset + len(delta)) < float(probability)
+        kept &= uniform(int(key), offset, offset + len(delta), delta.device) < float(probability)
     return kept
 
 
@@ -163,7 +167,7 @@ def convert(row: Array, code: int, n: int, out: Array, out_code: int) -> int:
 def _lanes(vectors: list[Tensor], n: int) -> Tensor:
     """Float64 (BLOCK // LANES, blocks, vectors, LANES), filled up with zeros, which change no sum."""
     blocks = -(-n // BLOCK)
-    padded = torch.zeros(len(vectors), blocks * BLOCK, dtype=torch.float64)
+    padded = torch.zeros(len(vectors), blocks * BLOCK, dtype=torch.float64, device=vectors[0].device)
     for row, vector in zip(padded, vectors, strict=True):
         row[:n] = vector
     return padded.reshape(len(vectors), blocks, BLOCK // LANES, LANES).permute(2, 1, 0, 3)
@@ -175,10 +179,10 @@ def _total(terms: Iterable[Tensor]) -> Array:
     for term in terms:
         lanes = lanes + term
     with np.errstate(invalid="ignore"):
-        return np.add.accumulate(lanes.numpy(), axis=-1)[..., -1]
+        return np.add.accumulate(lanes.cpu().numpy(), axis=-1)[..., -1]
 
 
-def gram(raw: Array, codes: Array, n: int, has_base: int, out: Array) -> int:
+def gram(raw: Bytes, codes: Array, n: int, has_base: int, out: Array) -> int:
     """Inner products of the vectors: out, float64 (blocks, k, k), one matrix for each BLOCK elements.
 
     Products of float32 are exact in float64; within a block they are added in lanes (`weft.kernels.LANES`).
@@ -189,7 +193,7 @@ def gram(raw: Array, codes: Array, n: int, has_base: int, out: Array) -> int:
 
 
 def masses(
-    raw: Array,
+    raw: Bytes,
     codes: Array,
     n: int,
     offset: int,
@@ -221,15 +225,15 @@ def _patterns(vector: Tensor) -> Tensor:
     return vector.abs().view(torch.int32).to(torch.int64)
 
 
-def count_high(raw: Array, codes: Array, n: int, has_base: int, counts: Array) -> int:
+def count_high(raw: Bytes, codes: Array, n: int, has_base: int, counts: Array) -> int:
     """Count the magnitudes of each vector by upper half of their pattern: counts, int64 (k, 32768), grow."""
     _, vectors, status = _vectors(raw, codes, n, has_base)
     for vector, row in zip(vectors, counts, strict=True):
-        row += torch.bincount(_patterns(vector) >> 16, minlength=len(row)).numpy()
+        row += torch.bincount(_patterns(vector) >> 16, minlength=len(row)).cpu().numpy()
     return status
 
 
-def count_low(raw: Array, codes: Array, n: int, has_base: int, first: Array, counts: Array, above: Array) -> int:
+def count_low(raw: Bytes, codes: Array, n: int, has_base: int, first: Array, counts: Array, above: Array) -> int:
     """Count the magnitudes of each vector that lie in windows of patterns, and those that lie above.
 
     first:  int64 (k, windows), the upper half at which a window begins; a negative one is skipped.
@@ -243,6 +247,6 @@ def count_low(raw: Array, codes: Array, n: int, has_base: int, first: Array, cou
         for w in np.flatnonzero(first[i] >= 0):
             places = patterns - (int(first[i, w]) << 16)
             inside = places[(places >= 0) & (places < width)]
-            counts[i, w] += torch.bincount(inside, minlength=width).numpy()
+            counts[i, w] += torch.bincount(inside, minlength=width).cpu().numpy()
             above[i, w] += int((places >= width).sum())
     return status

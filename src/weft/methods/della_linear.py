@@ -44,7 +44,7 @@ def ramp(delta: Tensor, density: float, window: float) -> Tensor:
         return torch.full_like(delta, density)
     steps = torch.linspace(density - window / 2, density + window / 2, n, dtype=torch.float64)
     order = delta.abs().argsort(dim=-1, stable=True)
-    return torch.empty_like(delta).scatter_(-1, order, steps.clamp(0.0, 1.0).to(delta.dtype).expand_as(delta))
+    return torch.empty_like(delta).scatter_(-1, order, steps.clamp(0.0, 1.0).to(delta).expand_as(delta))
 
 
 def kept(deltas: Deltas, random: Any, density: np.ndarray, window: np.ndarray, rescale: str) -> list[Tensor]:

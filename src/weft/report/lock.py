@@ -15,8 +15,11 @@ NAME = "weft.lock.json"
 FORMAT = 1
 
 
-def make_lock(plan: Plan, tensors: Mapping[str, str], texts: Mapping[str, str]) -> dict[str, Any]:
-    """The lock of a finished run. `tensors` are BLAKE3 digests of each tensor's bytes, `texts` SHA-256 of each small file."""
+def make_lock(plan: Plan, tensors: Mapping[str, str], texts: Mapping[str, str], device: str = "cpu") -> dict[str, Any]:
+    """The lock of a finished run. `tensors` are BLAKE3 digests of each tensor's bytes, `texts` SHA-256 of each small file.
+
+    `device` is the kind of device that computed; another kind may give bytes that differ by one rounding.
+    """
     from weft import __version__
 
     return {
@@ -24,6 +27,7 @@ def make_lock(plan: Plan, tensors: Mapping[str, str], texts: Mapping[str, str]) 
         "weft": __version__,
         "python": platform.python_version(),
         "plan": plan.digest,
+        "device": device,
         "only": list(plan.only),
         "seed": plan.recipe.seed,
         "recipe": plan.recipe.plain(),

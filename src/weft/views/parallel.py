@@ -43,8 +43,9 @@ def parallel(builder: Builder, name: str, merge: Merge, views: Mapping[str, View
 
 def align(builder: Builder, donor: View, view: View, merge: Merge) -> dict[str, str] | None:
     """Check that a view has the donor's names and shapes. Returns what is dropped, or None with problems noted."""
-    missing = [tensor for tensor in donor.nodes if tensor not in view.nodes]
-    extra = [tensor for tensor in view.nodes if tensor not in donor.nodes]
+    same = donor.nodes.keys() == view.nodes.keys()
+    missing = [] if same else [tensor for tensor in donor.nodes if tensor not in view.nodes]
+    extra = [] if same else [tensor for tensor in view.nodes if tensor not in donor.nodes]
     dropped: dict[str, str] = {}
     if extra == ["lm_head.weight"] and tied(view.config) and tied(donor.config):
         dropped["lm_head.weight"] = f"{view.name} ties its head to its embeddings, and {donor.name} stores it once"
@@ -73,7 +74,7 @@ def align(builder: Builder, donor: View, view: View, merge: Merge) -> dict[str, 
         )
     if missing or extra:
         return None
-    wrong = [t for t, node in donor.nodes.items() if view.nodes[t].shape != node.shape]
+    wrong = [] if view is donor else [t for t, node in donor.nodes.items() if view.nodes[t].shape != node.shape]
     for tensor in wrong[:SHOWN]:
         shape_problem(builder, tensor, donor, view, place)
     if len(wrong) > SHOWN:

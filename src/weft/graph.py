@@ -41,6 +41,40 @@ class Leaf:
         return self.info.elements
 
 
+MATRICES_AT_ONCE = 1 << 18  # elements of small matrices of one tensor that are merged in one call
+
+
+@dataclass(frozen=True, slots=True)
+class Matrices:
+    """How a tensor is read as matrices [out, in]: so many, one behind the other, stored in rows and columns; `transposed`
+    where the rows are inputs.
+    """
+
+    count: int
+    rows: int
+    columns: int
+    transposed: bool = False
+
+    @property
+    def together(self) -> int:
+        """How many are merged in one call: fixed by their shape alone, as are the bytes of the result."""
+        return max(1, min(self.count, MATRICES_AT_ONCE // max(1, self.rows * self.columns)))
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Outputs and inputs."""
+        return (self.columns, self.rows) if self.transposed else (self.rows, self.columns)
+
+
+def read_matrices(shape: tuple[int, ...], *, conv: bool = False, transposed: bool = False) -> Matrices | None:
+    """Three dimensions are a stack of matrices, unless they are a convolution's; more are one kernel (out, in x ...)."""
+    if len(shape) < 2:
+        return None
+    if len(shape) > 3 or (conv and len(shape) == 3):
+        return Matrices(1, shape[0], math.prod(shape[1:]))
+    return Matrices(1 if len(shape) == 2 else shape[0], shape[-2], shape[-1], transposed)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Weave:
     """A method over nodes of one shape. `models` names them; `settings` are resolved for this tensor."""
@@ -53,6 +87,7 @@ class Weave:
     settings: Mapping[str, Any]
     dtype: DType
     merge: int  # which merge of the recipe made it: tensors of one merge share model-wide statistics
+    matrices: Matrices | None = None  # of a method on matrices
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +11,9 @@ import numpy as np
 from weft.checkpoints import open_checkpoint
 from weft.engine import Context, Loom, Shuttle
 from weft.errors import RecipeError, did_you_mean
-from weft.graph import Leaf, Weave
-from weft.method import Method
+from weft.graph import Leaf, Matrices, Weave, read_matrices
+from weft.kernels import random as keyed
+from weft.method import Base, Method, Random
 from weft.settings import locate, pack
 
 if TYPE_CHECKING:
@@ -26,11 +28,7 @@ def merge_tensors(
 
     models = list(models)
     resolved = resolve_settings(method, len(models), settings)
-    least, most = method.models
-    if not least <= len(models) <= (most or len(models)):
-        raise RecipeError(
-            f"{method.name} merges {least if least == most else f'at least {least}'} models, not {len(models)}"
-        )
+    check_count(method, len(models))
     if method.base == "required" and base is None:
         raise RecipeError(f"{method.name} needs a base")
     given = [*models, *([base] if base is not None else [])]
@@ -43,15 +41,94 @@ def merge_tensors(
     uses_base = base is not None and method.base != "unused"
     inputs = tuple(leaves[: len(models)])
     names = tuple(str(index) for index in range(len(models)))
-    weave = Weave(method, "tensor", names, inputs, leaves[-1] if uses_base else None, resolved, inputs[0].dtype, 0)
+    matrices = check_matrix(method, tuple(given[0].shape)) if method.unit == "matrix" else None
+    weave = Weave(
+        method, "tensor", names, inputs, leaves[-1] if uses_base else None, resolved, inputs[0].dtype, 0, matrices
+    )
     if not weave.elements or not weave.inputs[0].dtype.floating:
         return given[-1 if uses_base else 0].clone()
     dtype = leaves[0].dtype
     out = np.empty(weave.elements * dtype.itemsize, dtype=np.uint8)
     shuttle = Shuttle(weave, Context(seed, alone=True), Loom())
-    for start, stop in shuttle.outputs():
-        shuttle.compute(start, stop, out[start * dtype.itemsize : stop * dtype.itemsize], dtype)
+    with one_thread() if matrices is not None else nullcontext():
+        for start, stop in shuttle.outputs():
+            shuttle.compute(start, stop, out[start * dtype.itemsize : stop * dtype.itemsize], dtype)
     return torch.from_numpy(out).view(getattr(torch, dtype.torch)).reshape(given[0].shape)
+
+
+def merge_factored(
+    method: Method, deltas: Sequence[Any], base: Tensor | None, *, seed: int, settings: Mapping[str, Any]
+) -> Any:
+    """See `Method.__call__`: task vectors as low-rank factors, at the cost of their rank."""
+    from weft.kernels.spectral import Factored
+
+    resolved = resolve_settings(method, len(deltas), settings)
+    check_count(method, len(deltas))
+    if method.unit != "matrix":
+        able = "methods on matrices take them: see `weft methods`"
+        raise RecipeError(f"{method.name} takes no low-rank factors", why="it works on entries", hint=able)
+    if not all(isinstance(delta, Factored) for delta in deltas):
+        raise RecipeError("some task vectors are factors and some are not", hint="give all of them as Factored")
+    shapes = [delta.shape for delta in deltas] + ([tuple(base.shape)] if base is not None else [])
+    if len(set(shapes)) > 1:
+        raise RecipeError("the matrices differ in shape", why=", ".join(map(str, shapes)))
+    given: dict[str, Any] = {}
+    for name, ask in method.asks:
+        if isinstance(ask, Base) and base is None:
+            raise RecipeError(f"{method.name} needs a base", why="it turns the base's own weights")
+        if isinstance(ask, Base) and base is not None:
+            given[name] = base.float()
+        elif isinstance(ask, Random):
+            given[name] = Coins(seed, deltas[0].shape)
+    with one_thread():
+        result = method.function(list(deltas), **given, **resolved)
+        if base is None:
+            return result if isinstance(result, Factored) else result.float()
+        dense = result.dense() if isinstance(result, Factored) else result
+        return (base.float() + dense).to(base.dtype)
+
+
+class Coins:
+    """Keyed randomness for a matrix that is given as factors."""
+
+    def __init__(self, seed: int, shape: tuple[int, int]) -> None:
+        self.seed, self.shape = seed, shape
+
+    def uniform(self, model: int) -> Tensor:
+        """float32 in [0, 1), as `weft.engine.tensors.Draw` gives them for the same matrix stored whole."""
+        rows, columns = self.shape
+        key = keyed.key(self.seed, "tensor", str(model))
+        return keyed.uniform(key, 0, rows * columns).reshape(self.shape)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Linear algebra gives the same bytes on any machine's number of threads by using one for each matrix."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def check_count(method: Method, k: int) -> None:
+    least, most = method.models
+    if not least <= k <= (most or k):
+        raise RecipeError(f"{method.name} merges {least if least == most else f'at least {least}'} models, not {k}")
+
+
+def check_matrix(method: Method, shape: tuple[int, ...]) -> Matrices:
+    """How a tensor is read as matrices. Raises RecipeError for a vector."""
+    matrices = read_matrices(shape)
+    if matrices is None:
+        raise RecipeError(
+            f"{method.name} merges matrices [out, in], not a tensor of shape {list(shape)}",
+            hint="merge vectors with linear or task_arithmetic",
+        )
+    return matrices
 
 
 def resolve_settings(method: Method, k: int, given: Mapping[str, Any]) -> dict[str, Any]:

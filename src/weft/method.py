@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from weft.errors import RecipeError, did_you_mean
 from weft.parts import Packing, Part, serve
+from weft.scope import Preset, Rest, Routing
 from weft.setting import Fraction, PerModel, Setting, Task, each
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ else:
 
 __all__ = [
     "Ask", "Base", "Coefficients", "Consensus", "Count", "Deltas", "Fraction", "Gram", "Largest", "Method", "Models",
-    "Packing", "Part", "PerModel", "Random", "Setting", "Shape", "Sum", "Task", "Tensor", "each", "find", "method",
+    "Packing", "Part", "PerModel", "Preset", "Random", "Setting", "Shape", "Sum", "Task", "Tensor", "each", "find", "method",
     "methods", "register", "serve",
 ]  # fmt: skip
 
@@ -177,7 +178,7 @@ class Sum(Ask):
 
 Takes = Literal["count", "gram", "models", "deltas"]
 Gives = Literal["coefficients", "consensus", "tensor"]
-Unit = Literal["element", "row", "tensor"]
+Unit = Literal["element", "row", "tensor", "matrix"]
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,10 @@ class Method:
     gives: Gives
     check: Callable[[Mapping[str, Any]], None] | None = None
     packing: Packing | None = None
+    scope: tuple[str, ...] | None = None
+    rest: Rest = "linear"
+    presets: Mapping[str, Preset] = field(default_factory=dict)
+    routing: Routing | None = None
 
     @property
     def base(self) -> Literal["required", "optional", "unused"]:
@@ -236,6 +241,8 @@ class Method:
         asked = (ask for _, ask in self.asks if isinstance(ask, (Largest, Sum)))
         if self.takes == "gram" or any(ask.when is None or ask.when(usual) for ask in asked):
             return "statistics of each tensor, then the tensor once more"
+        if self.routing is not None:
+            return f"each matrix once, as a whole: {self.routing(2, 1024, 1024, usual).words}"
         return "each tensor once" if self.unit != "tensor" else "each tensor once, as a whole"
 
     @property
@@ -259,16 +266,18 @@ class Method:
         """The docstring without its first line and without its block of settings."""
         return re.sub(r"\n{3,}", "\n\n", _BLOCK.sub("", self.doc.partition("\n")[2])).strip("\n")
 
-    def __call__(
-        self, models: Sequence[Tensor], base: Tensor | None = None, *, seed: int = 0, **settings: Any
-    ) -> Tensor:
+    def __call__(self, models: Sequence[Any], base: Tensor | None = None, *, seed: int = 0, **settings: Any) -> Any:
         """Merge plain tensors of one shape, exactly as the engine would merge one tensor of a checkpoint.
 
         `settings` are the method's own; a per-model setting takes one value or a sequence with one for each model.
-        Returns a tensor of the first model's dtype. Raises RecipeError for settings or shapes that do not fit.
+        Returns a tensor of the first model's dtype. Methods on matrices also take task vectors as low-rank factors
+        (`weft.kernels.spectral.Factored`): without a base the result is the merged task vector, factored where the method
+        allows. Raises RecipeError for settings or shapes that do not fit.
         """
-        from weft.inmemory import merge_tensors
+        from weft.inmemory import merge_factored, merge_tensors
 
+        if any(hasattr(model, "left") for model in models):
+            return merge_factored(self, models, base, seed=seed, settings=settings)
         return merge_tensors(self, models, base, seed=seed, settings=settings)
 
 
@@ -281,6 +290,10 @@ def method(
     symmetric: bool = True,
     check: Callable[[Mapping[str, Any]], None] | None = None,
     packing: Packing | None = None,
+    scope: tuple[str, ...] | None = None,
+    rest: Rest = "linear",
+    presets: Mapping[str, Preset] | None = None,
+    routing: Routing | None = None,
 ) -> Callable[[Callable[..., Any]], Method]:
     """Make a function a merging method. Its name is the function's name.
 
@@ -288,12 +301,18 @@ def method(
     span:      for `Count` and `Gram` methods: whether the vectors are the models, the deltas, or the deltas where a
                base is named (`either`). Told by the first parameter for the others.
     unit:      the smallest piece on which the function may be called: any chunk (flattened), whole rows (2-D, rows are
-               output neurons; a vector is one row), or the whole tensor in its own shape.
+               output neurons; a vector is one row), the whole tensor in its own shape, or matrices [out, in], however they
+               are stored: one, or several of one shape (..., out, in), each by itself.
     models:    how many models it merges, at least and at most, not counting the base.
     symmetric: whether the order of the models is immaterial (equal settings).
     check:     looks at all settings of one tensor together, as the function would receive them (per-model settings are
                float64 arrays), and raises RecipeError where they do not fit each other.
     packing:   how `weft pack` keeps the models that it serves by task.
+    scope:     the roles of the tensors on which it works; None for all. A `matrix` method leaves out what is no matrix.
+    rest:      what the others get, unless the recipe says otherwise: a method's name, `base`, or a mapping of a method
+               and its settings.
+    presets:   settings, scope and rest by the name under which a recipe asks for them, such as `paper`.
+    routing:   for a `matrix` method: its route, time and workspace for one matrix.
     """
 
     def declare(function: Callable[..., Any]) -> Method:
@@ -313,6 +332,10 @@ def method(
             gives=gives,
             check=check,
             packing=packing,
+            scope=scope,
+            rest=rest,
+            presets=presets or {},
+            routing=routing,
         )
 
     return declare

@@ -79,6 +79,9 @@ class Reader:
     def grain(self) -> int:
         """Elements that must stay together, here and in the stages below; windows are multiples of it."""
         own = self.n if self.whole else self.columns if self.by_row else BLOCK
+        if self.weave.matrices is not None:
+            each = self.weave.matrices
+            own = each.together * each.rows * each.columns
         grain = math.lcm(max(1, own), *(inner.grain for inner in self.inner if inner is not None))
         return min(grain, max(1, self.n))
 
@@ -106,8 +109,8 @@ class Reader:
         )
 
     def pieces(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """A range in pieces that stay in the cache."""
-        yield from self.spans(start, stop, self.chunk)
+        """A range in pieces that stay in the cache; matrices, in the numbers in which they are merged."""
+        yield from self.spans(start, stop, self.grain if self.weave.matrices is not None else self.chunk)
 
     def load(self, start: int, stop: int) -> np.ndarray:
         """Read a window of every row, unless the buffers hold it. Returns `raw`."""

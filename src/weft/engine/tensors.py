@@ -23,16 +23,23 @@ OUTPUT_STATUS = 1 << 62
 class Draw:
     """Keyed randomness for one piece of one tensor."""
 
-    def __init__(self, keys: np.ndarray, start: int, stop: int, shape: tuple[int, ...], place: device | None) -> None:
-        self.keys, self.start, self.stop, self.shape, self.place = keys, start, stop, shape, place
+    def __init__(self, reader: Reader, keys: np.ndarray, start: int, stop: int) -> None:
+        self.reader, self.keys, self.start, self.stop = reader, keys, start, stop
 
     def uniform(self, model: int) -> Tensor:
         """float32 in [0, 1), one for each element of the piece."""
-        return keyed.uniform(int(self.keys[model]), self.start, self.stop, self.place).reshape(self.shape)
+        stream = keyed.uniform(int(self.keys[model]), self.start, self.stop, self.reader.loom.device.place)
+        return turned(self.reader, stream.reshape(piece_shape(self.reader, self.stop - self.start)))
 
 
 def piece_shape(reader: Reader, size: int) -> tuple[int, ...]:
-    """How a method sees a piece: flat, as a matrix of whole rows, or whole in the tensor's own shape."""
+    """How a method sees a piece: flat, as a matrix of whole rows, whole in the tensor's own shape, or as it is stored of
+    matrices.
+    """
+    if reader.weave.matrices is not None:
+        each = reader.weave.matrices
+        count = size // (each.rows * each.columns)
+        return (each.rows, each.columns) if each.count == 1 else (count, each.rows, each.columns)
     if reader.weave.method.unit == "tensor":
         return reader.weave.shape
     if reader.by_row or reader.scope == "column":
@@ -53,8 +60,14 @@ def decode(reader: Reader, window: int, start: int, stop: int) -> list[Tensor]:
         tensor = stored.view(getattr(torch, node.dtype.torch)).to(place).to(torch.float32, copy=True).reshape(shape)
         if not tensor.isfinite().all():
             reader.check(1 << min(row, LAST_ROW), F32)
-        tensors.append(tensor)
+        tensors.append(turned(reader, tensor))
     return tensors
+
+
+def turned(reader: Reader, tensor: Tensor) -> Tensor:
+    """Matrices that are stored the other way round as [out, in], and the other way round."""
+    each = reader.weave.matrices
+    return tensor if each is None or not each.transposed else tensor.mT.contiguous()
 
 
 def call(
@@ -80,14 +93,19 @@ def call(
         elif isinstance(ask, Base):
             given[name] = base
         elif isinstance(ask, Random):
-            given[name] = Draw(keys, start, stop, piece_shape(reader, stop - start), reader.loom.device.place)
+            given[name] = Draw(reader, keys, start, stop)
     wanted = inspect.signature(function).parameters
     keyword = inspect.Parameter.KEYWORD_ONLY
     result = function(
         *(given[name] for name, parameter in wanted.items() if parameter.kind is not keyword),
         **{name: given[name] for name, parameter in wanted.items() if parameter.kind is keyword},
     )
-    return base + result if function is method.function and method.takes == "deltas" else result
+    if function is not method.function:
+        return result
+    if method.takes == "deltas":
+        assert base is not None
+        result = base + result
+    return turned(reader, result)
 
 
 def mix_vectors(

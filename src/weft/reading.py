@@ -19,6 +19,7 @@ from weft.errors import Problems, RecipeError, WeftError, Where, did_you_mean
 from weft.method import Method, Setting, find
 from weft.recipe import DEFAULT_SHARD, Merge, Output, Recipe, Slice, Source
 from weft.runs import unfold
+from weft.scoping import WORDS, Cast, read_scoping
 from weft.shapes import read_conversions, read_growth
 from weft.values import ByModel, Value, parse_layers, parse_value
 
@@ -183,7 +184,8 @@ class Reader:
             )
         if "dtype" in data and inside is None:
             self.fail("the dtype of the result stands under 'output'", (*path, "dtype"), key=True)
-        settings, places = self.settings(data, path, ("method", "base", "models", "stack", "dtype"), method, merged)
+        reserved = ("method", "base", "models", "stack", "dtype", *WORDS)
+        settings, places = self.settings(data, path, reserved, method, merged)
         growth = read_growth(self, data["stack"], (*path, "stack"), method, models) if "stack" in data else None
         stack = self.stack(data["stack"], path, method, models) if "stack" in data and not growth else ()
         if "stack" not in data:
@@ -193,8 +195,10 @@ class Reader:
                     self.fail(
                         f"{method.name} needs {setting.name!r}", path, why=f"{setting.describe()}; it has no default"
                     )
+        slices = tuple((part.merged, part.base or base) for part in stack)
+        scoping = read_scoping(self, data, path, method, Cast(merged, base, slices))
         place = self.document.where(path)
-        return Merge(method.name, merged, base, settings, stack, data.get("dtype"), place, places, growth)
+        return Merge(method.name, merged, base, settings, stack, data.get("dtype"), place, places, growth, **scoping)
 
     def method(self, word: Any, path: tuple[Any, ...], given: bool) -> Method | None:
         if word is None:

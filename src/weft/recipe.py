@@ -12,6 +12,8 @@
       models: [math, blend]      # default: every model but the base
       density: 0.2               # settings of the method: a scalar, a gradient, filtered, or by model
       weight: {math: 0.6, blend: [0.2, 0.8]}
+      parts:                     # other methods for some tensors; the first that fits wins
+        - {where: {role: [embed, head]}, take: base}
     output: {dtype: bfloat16, shard_size: 5GB}
     seed: 0
     drop: ["*.inv_freq"]         # tensors that are left out on purpose
@@ -28,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from weft.errors import Where
-from weft.values import Value
+from weft.scope import BASE
+from weft.values import Condition, Value
 
 DEFAULT_SHARD = 5_000_000_000
 CONVERSIONS = (
@@ -62,6 +65,11 @@ class Slice:
     place: Where | None = field(default=None, compare=False)
 
     @property
+    def merged(self) -> tuple[str, ...]:
+        """Its models but the base."""
+        return tuple(name for name, _ in self.models if name != self.base)
+
+    @property
     def depth(self) -> int:
         low, high = self.models[0][1]
         return high - low + 1
@@ -93,8 +101,29 @@ GROWTHS = {
 
 
 @dataclass(frozen=True)
+class Override:
+    """What tensors that fit a condition get instead of the merge's method: another method, or the tensor of one model."""
+
+    where: Condition = Condition()
+    method: str | None = None
+    take: str | None = None
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    place: Where | None = field(default=None, compare=False)
+    places: Mapping[str, Where] = field(default_factory=dict, compare=False)  # of its settings
+
+    def plain(self) -> dict[str, Any]:
+        """The part as plain data."""
+        where = {"where": self.where.plain()} if self.where != Condition() else {}
+        what = {"take": self.take} if self.take else {"method": self.method}
+        return {**where, **what, **{name: value.plain() for name, value in self.settings.items()}}
+
+
+@dataclass(frozen=True)
 class Merge:
-    """One method over named models; `stack` or `growth` makes a model of another depth."""
+    """One method over named models; `stack` or `growth` makes a model of another depth.
+
+    The first of `parts` that fits a tensor says what it gets; else the method where its scope holds, else the `rest`.
+    """
 
     method: str
     models: tuple[str, ...]
@@ -105,6 +134,9 @@ class Merge:
     place: Where | None = field(default=None, compare=False)
     places: Mapping[str, Where] = field(default_factory=dict, compare=False)  # of its settings
     growth: Growth | None = None
+    preset: str | None = None
+    parts: tuple[Override, ...] = ()
+    rest: Override | None = None
 
     def names(self) -> tuple[str, ...]:
         """All models it refers to, base first, without repetition."""
@@ -189,7 +221,13 @@ def _plain_merge(merge: Merge) -> dict[str, Any]:
         result["base"] = merge.base
     if not merge.stack and not merge.growth:
         result["models"] = list(merge.models)
+    if merge.preset:
+        result["preset"] = merge.preset
     result.update((name, value.plain()) for name, value in merge.settings.items())
+    if merge.rest:
+        result["rest"] = BASE if merge.rest.take else merge.rest.plain()
+    if merge.parts:
+        result["parts"] = [part.plain() for part in merge.parts]
     if merge.dtype:
         result["dtype"] = merge.dtype
     if merge.growth:

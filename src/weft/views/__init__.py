@@ -20,6 +20,7 @@ from weft.views.compatibility import check_families, check_quantised
 from weft.views.convert import converted
 from weft.views.parallel import parallel
 from weft.views.stack import stacked
+from weft.views.treatment import Treatments, check_parts, numbers
 
 
 @dataclass
@@ -35,6 +36,7 @@ class Builder:
     views: dict[str, View | None] = field(default_factory=dict)
     merges: int = 0
     architectures: list[tuple[Checkpoint, Architecture]] = field(default_factory=list)
+    treatments: dict[int, Treatments] = field(default_factory=dict)
     resolved: dict[Any, dict[str, Any]] = field(default_factory=dict)  # settings, by all that values are asked for
 
     def fail(self, what: str, *, where: Where | None = None, why: str = "", hint: str = "") -> None:
@@ -82,9 +84,11 @@ class Builder:
         if any(view is None for view in views.values()):
             return None
         ready = {each: view for each, view in views.items() if view is not None}
-        number, self.merges = self.merges, self.merges + 1
+        number, self.merges = self.merges, self.merges + numbers(merge)
         check_families(self, ready, merge)
         before = len(self.problems)
         build = stacked if merge.stack or merge.growth else parallel
         view = build(self, name, merge, ready, number)
+        if view is not None:
+            check_parts(self, merge, number, view)
         return view if len(self.problems) == before else None

@@ -34,6 +34,8 @@ from weft.setting import Fraction, PerModel, Setting, Task, each
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+
+    from weft.kernels.spectral import Factored
 else:
 
     class Tensor:
@@ -41,7 +43,7 @@ else:
 
 
 __all__ = [
-    "Ask", "Base", "Coefficients", "Consensus", "Count", "Deltas", "Fraction", "Gram", "Largest", "Method", "Models",
+    "Ask", "Base", "Coefficients", "Consensus", "Count", "Deltas", "Fraction", "Gram", "Largest", "Merged", "Method", "Models",
     "Packing", "Part", "PerModel", "Preset", "Random", "Setting", "Shape", "Sum", "Task", "Tensor", "each", "find", "method",
     "methods", "register", "serve",
 ]  # fmt: skip
@@ -75,7 +77,13 @@ else:
 
 if TYPE_CHECKING:
     Coefficients = np.ndarray
+    Merged = Tensor | Factored
 else:
+
+    class Merged:
+        """What a method on matrices returns: the merged task vectors (..., out, in), or their factors where those that it
+        was given are factored.
+        """
 
     class Coefficients:
         """What a method returns that mixes its vectors: float64 `(..., k)`, one coefficient for each."""
@@ -358,7 +366,7 @@ def _setting_docs(function: Callable[..., Any]) -> dict[str, str]:
 
 
 _FIRST: dict[Any, Takes] = {Count: "count", Gram: "gram", Models: "models", Deltas: "deltas"}
-_LAST: dict[Any, Gives] = {Coefficients: "coefficients", Consensus: "consensus", Tensor: "tensor"}
+_LAST: dict[Any, Gives] = {Coefficients: "coefficients", Consensus: "consensus", Tensor: "tensor", Merged: "tensor"}
 
 
 def _read_signature(

@@ -104,7 +104,7 @@ GROWTHS = {
 class Override:
     """What tensors that fit a condition get instead of the merge's method: another method, or the tensor of one model."""
 
-    where: Condition = Condition()
+    where: Condition = field(default_factory=Condition)
     method: str | None = None
     take: str | None = None
     settings: Mapping[str, Value] = field(default_factory=dict)

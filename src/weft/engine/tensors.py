@@ -15,7 +15,7 @@ from weft.kernels import random as keyed
 from weft.method import Base, Random, Shape
 
 if TYPE_CHECKING:
-    from torch import Tensor, device
+    from torch import Tensor
 
 OUTPUT_STATUS = 1 << 62
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -171,7 +172,7 @@ def dense(deltas: Sequence[Tensor | Factored]) -> list[Tensor]:
     return [delta.dense() if isinstance(delta, Factored) else delta for delta in deltas]
 
 
-def total(deltas: Sequence[Tensor], weight: Sequence[float]) -> Tensor:
+def total(deltas: Sequence[Tensor], weight: Any) -> Tensor:
     """The weighted sum, in the order of the models, float64."""
     result = deltas[0].double() * float(weight[0])
     for delta, factor in zip(deltas[1:], weight[1:], strict=True):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ def interference(targets: Sequence[Tensor], probes: Sequence[Tensor]) -> Interfe
     return Interference(basis, size.square(), pull)
 
 
-def rows_as_inputs(deltas: Sequence[Tensor], weight: Sequence[float], *, equal: bool) -> list[Tensor]:
+def rows_as_inputs(deltas: Sequence[Tensor], weight: Any, *, equal: bool) -> list[Tensor]:
     """Each task vector as its own inputs, times the root of its weight; with `equal`, of norm one before that."""
     from weft.kernels.spectral import norm
 

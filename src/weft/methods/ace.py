@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from weft.errors import RecipeError
-from weft.method import Deltas, Fraction, PerModel, Preset, Tensor, each, method
+from weft.method import Deltas, Fraction, Merged, PerModel, Preset, Tensor, each, method
 from weft.methods._routes import WIDE, decomposition
 from weft.methods.wudi import check_weight
 from weft.scope import LINEAR, Route
@@ -56,7 +56,7 @@ def ace(
     ridge_of: Literal["mean", "one"] = "mean",
     leading: Fraction = 0.3,
     scale: float = 1.0,
-) -> Tensor:
+) -> Merged:
     """Average centred task vectors by their own covariances, and level them where tasks are unequal.
 
         d_i = x_i - base less its mean over the outputs;   S_i = d_i^T d_i, over its trace where tasks are unequal

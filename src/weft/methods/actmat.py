@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weft.method import Deltas, PerModel, Preset, Tensor, each, method
+from weft.method import Deltas, Merged, PerModel, Preset, each, method
 from weft.methods.swudi import routing
 from weft.methods.wudi import check_weight
 from weft.scope import LINEAR
@@ -16,7 +16,7 @@ from weft.scope import LINEAR
     presets={"paper": Preset()},
     routing=routing,
 )
-def actmat(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: float = 1.0) -> Tensor:
+def actmat(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: float = 1.0) -> Merged:
     """Average task vectors as RegMean does, with d_i^T d_i for the covariance of a task's inputs.
 
         d_i = x_i - base;   out = base + scale * (sum_i w_i d_i d_i^T d_i) (sum_i w_i d_i^T d_i)^+

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from weft.errors import RecipeError
-from weft.method import Deltas, Fraction, PerModel, Preset, Tensor, each, method
+from weft.method import Deltas, Fraction, Merged, PerModel, Preset, Tensor, each, method
 from weft.methods._agreement import combine
 from weft.methods._routes import by_svd
 from weft.methods._scale import outer
@@ -58,7 +58,7 @@ def dc_merge(
     density: Fraction = 0.001,
     blocks: bool = True,
     scale: float | None = None,
-) -> Tensor:
+) -> Merged:
     """Move all tasks into orthonormal directions of both sides that cover them, and let entries agree there.
 
         x_i - base = U_i S_i V_i^T, of which the leading r = floor(min(out, in) / k) triplets are kept

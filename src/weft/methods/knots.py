@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from weft.method import Deltas, Fraction, PerModel, Preset, Random, Tensor, each, method
+from weft.method import Deltas, Fraction, Merged, PerModel, Preset, Random, Tensor, each, method
 from weft.methods._agreement import combine
 from weft.methods._routes import EIGEN, WIDE
 from weft.methods._weights import check_sum
@@ -51,7 +51,7 @@ def knots(
     across: Literal["input", "output"] = "input",
     normalize: bool = True,
     scale: float = 1.0,
-) -> Tensor:
+) -> Merged:
     """Express all task vectors in one basis, merge their coordinates there, and map the result back.
 
         [x_1 - base .. x_k - base] = U S [V_1^T .. V_k^T]  (side by side);   Z_i = S V_i^T = U^T (x_i - base)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from weft.method import Deltas, PerModel, Preset, Tensor, each, method
+from weft.method import Deltas, Merged, PerModel, Preset, Tensor, each, method
 from weft.methods._routes import decomposition
 from weft.methods.tsv_merge import share
 from weft.methods.wudi import check_steps, descent
@@ -43,7 +43,7 @@ def optmerge(
     steps: int = 300,
     rate: float = 1e-5,
     scale: float = 1.0,
-) -> Tensor:
+) -> Merged:
     """Find the task vector that is least felt by each task's leading inputs, against denoised targets.
 
         d_i = x_i - base;   t_i = m + the leading r singular triplets of d_i - m,   m the mean of all d_i

@@ -120,5 +120,5 @@ def orthomerge(
     whole = turned(averaged([skew(turn) for turn in turns], weight))
     left = [delta.double() - (origin @ turn - origin) for delta, turn in zip(full, turns, strict=True)]
     share = 1.0 / len(full) if scale is None else scale
-    merged = tsv.combine(left, weight) if residual == "tsv" else total(left, weight)
+    (merged,) = dense([tsv.combine(left, weight) if residual == "tsv" else total(left, weight)])
     return (origin @ whole - origin) + merged * share

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from weft.errors import RecipeError
-from weft.method import Deltas, Fraction, PerModel, Preset, Tensor, each, method
+from weft.method import Deltas, Fraction, Merged, PerModel, Preset, Tensor, each, method
 from weft.methods._routes import by_interference
 from weft.methods.wudi import check_weight
 from weft.scope import LINEAR, Route
 
 if TYPE_CHECKING:
-    from weft.kernels.spectral import Factored
+    pass
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
@@ -25,7 +25,7 @@ def check_time(settings: Mapping[str, Any]) -> None:
         raise RecipeError("time must not be negative", why="it says how long the descent goes on")
 
 
-def filtered(deltas: Deltas, weight: Any, start: str, share: Any) -> Tensor | Factored:
+def filtered(deltas: Deltas, weight: Any, start: str, share: Any) -> Merged:
     """The start, moved along each eigenvector of the tasks' inputs by a share of the way to the minimum.
 
     `share(values, into)` gives the shares (..., r) from the eigenvalues (..., r) of matrices with `into` columns.
@@ -70,7 +70,7 @@ def swudi(
     rank: Fraction = 0.65,
     start: Literal["mean", "sum"] = "mean",
     scale: float = 1.0,
-) -> Tensor:
+) -> Merged:
     """Follow WUDI's gradient for a while, in closed form, along the directions that matter.
 
         d_i = x_i - base;   C = sum_i w_i S_i = Q L Q^T,   S_i = d_i^T d_i / |d_i|^2;   D* = (sum_i w_i d_i S_i) C^+

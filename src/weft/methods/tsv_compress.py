@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from weft.method import Deltas, Packing, Part, PerModel, Task, Tensor, each, method
+from weft.method import Deltas, Merged, Packing, Part, PerModel, Task, Tensor, each, method
 from weft.methods._multitask import check_task
 from weft.methods._routes import by_svd
 from weft.methods.tsv_merge import share
@@ -44,7 +44,7 @@ def unpack(parts: Mapping[str, Any]) -> Tensor:
     rest="base",
     routing=routing,
 )
-def tsv_compress(deltas: Deltas, *, task: Task | None = None, scale: PerModel[float] = each(1.0)) -> Tensor:
+def tsv_compress(deltas: Deltas, *, task: Task | None = None, scale: PerModel[float] = each(1.0)) -> Merged:
     """Serve one task from the leading singular triplets of its task vector.
 
         x_t - base = U S V^T;   out = base + scale_t U_r S_r V_r^T   with r = floor(min(out, in) / k), at least 1

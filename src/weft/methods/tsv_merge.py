@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from weft.method import Deltas, PerModel, Preset, Tensor, each, method
+from weft.method import Deltas, Merged, PerModel, Preset, each, method
 from weft.methods._routes import by_svd
 from weft.methods._scale import outer
 from weft.scope import LINEAR, MATRICES, Route
 
 if TYPE_CHECKING:
-    from weft.kernels.spectral import Factored
+    pass
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
@@ -23,7 +23,7 @@ def share(smaller: int, k: int) -> int:
     return max(1, smaller // k)
 
 
-def combine(deltas: Deltas, weight: Any) -> Tensor | Factored:
+def combine(deltas: Deltas, weight: Any) -> Merged:
     """P(U) S P(V)^T of the tasks' leading triplets, stacked."""
     import torch
 
@@ -45,7 +45,7 @@ def combine(deltas: Deltas, weight: Any) -> Tensor | Factored:
     presets={"paper": Preset({"scale": 1.0}, scope=MATRICES)},
     routing=routing,
 )
-def tsv_merge(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: float | None = None) -> Tensor:
+def tsv_merge(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: float | None = None) -> Merged:
     """Keep each task's leading singular vectors and make those of different tasks orthogonal.
 
         x_i - base = U_i S_i V_i^T, of which the leading r = floor(min(out, in) / k) triplets are kept

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from weft.errors import RecipeError
-from weft.method import Deltas, PerModel, Preset, Tensor, each, method
+from weft.method import Deltas, Merged, PerModel, Preset, each, method
 from weft.methods._routes import WIDE, by_interference
 from weft.scope import LINEAR, Route
 
@@ -55,7 +55,7 @@ def wudi(
     steps: int = 300,
     rate: float = 1e-5,
     scale: float = 1.0,
-) -> Tensor:
+) -> Merged:
     """Find the task vector whose distance to each task's own is felt least by that task's inputs.
 
         d_i = x_i - base;   L(D) = sum_i w_i |(D - d_i) d_i^T|^2 / |d_i|^2

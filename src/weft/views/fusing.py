@@ -25,9 +25,11 @@ class Seam:
 
     @property
     def key(self) -> str:
-        """What tells it from the others: `q`, or `gate` of all experts."""
-        words = self.parts[0].key.split()
-        return words[-1] if len(self.parts) > 1 and len(words) > 2 else self.parts[0].key
+        """What tells it from the others: `q`, `expert 3 gate`, or `gate` for those of all experts."""
+        key = self.parts[0].key
+        if len(self.parts) == 1:
+            return key
+        return "experts" if key.split()[-1].isdecimal() else key.split()[-1]
 
     @property
     def shape(self) -> tuple[int, ...]:

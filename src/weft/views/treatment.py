@@ -1,4 +1,4 @@
-"""What each tensor of a merge gets: the first of the recipe's parts that fits, else the method where its scope holds, else the rest."""
+"""What each tensor of a merge gets: the first part of the recipe that fits, else the method in its scope, else the rest."""
 
 from __future__ import annotations
 
@@ -103,9 +103,7 @@ def _declared(rest: Any, merge: Merge) -> Override:
     if "take" in data:
         return Override(take=BASE, place=merge.place)
     name = data.pop("method")
-    return Override(
-        method=name, settings={key: Constant(value) for key, value in data.items()}, place=merge.place
-    )
+    return Override(method=name, settings={key: Constant(value) for key, value in data.items()}, place=merge.place)
 
 
 def _treatment(part: Override, merge: Merge, number: int) -> Treatment:

@@ -40,10 +40,9 @@ def weave(
     if copies(builder, spot):
         return copied
     treatment = treatments_of(builder, merge, number).at(spot, copied.shape)
-    method = treatment.method
-    if method is None:
+    if treatment.method is None:
         return taken(builder, treatment, base, inputs, spot, copied)
-    if method.unit == "matrix":
+    if treatment.method.unit == "matrix":
         found = seams(copied, spot)
         if found:
             builder.treated.setdefault(SPLIT, []).append(spot.name)
@@ -83,9 +82,11 @@ def taken(
 ) -> Node:
     """The tensor of the model that a part of the recipe names."""
     name = base if treatment.take == BASE and BASE not in inputs else treatment.take
-    if name in inputs:
+    if name is not None and name in inputs:
         return inputs[name]
-    builder.fail(f"{spot.name!r} cannot be taken from {name!r}", where=treatment.merge.place, why="it has no such layer")
+    builder.fail(
+        f"{spot.name!r} cannot be taken from {name!r}", where=treatment.merge.place, why="it has no such layer"
+    )
     return copied
 
 
@@ -140,7 +141,17 @@ def settings_at(
     """The settings at one tensor. Tensors that no value can tell apart share one dictionary."""
     if any(by_name(value) for level in levels for value in level.values()):
         return resolve_settings(merge, method, merged, levels, spot, builder.problems)
-    key = (method.name, tuple(map(id, levels)), merged, spot.layer, spot.roles, spot.depth, spot.after, spot.part, spot.number)
+    key = (
+        method.name,
+        tuple(map(id, levels)),
+        merged,
+        spot.layer,
+        spot.roles,
+        spot.depth,
+        spot.after,
+        spot.part,
+        spot.number,
+    )
     if key not in builder.resolved:
         builder.resolved[key] = resolve_settings(merge, method, merged, levels, spot, builder.problems)
     return builder.resolved[key]

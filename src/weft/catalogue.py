@@ -6,15 +6,18 @@ python -m weft.catalogue > docs/methods.md
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from weft.method import Method, Setting, methods
+from weft.scope import BASE, Rest
 
 HEAD = """\
 # Methods
 
 Made by `python -m weft.catalogue`; do not edit. In all formulas x_i are the models, b is the base, d_i = x_i - b are the
 task vectors, w_i are the weights. A setting marked *per model* takes one value for all, or a mapping by model name; every
-setting can be a gradient over depth or filtered by layer and role. `weft methods` prints the table, and `weft methods NAME`
+setting can be a gradient over depth or filtered by layer and role. Under `parts` a recipe gives some tensors another method,
+or one model's own, and under `rest` what a method does not work on. `weft methods` prints the table, and `weft methods NAME`
 what is said of one.
 
 """
@@ -39,8 +42,33 @@ def section(method: Method) -> str:
             for s in method.settings.values()
         ]
         lines.append("")
-    lines += ["```yaml", example(method), "```", ""]
+    lines += [*scoping(method), "```yaml", example(method), "```", ""]
     return "\n".join(lines)
+
+
+def scoping(method: Method) -> list[str]:
+    """Where a method works, what the rest gets, and its presets, in Markdown."""
+    lines = []
+    if method.scope is not None:
+        lines += [f"Works on {listed(method.scope)} tensors; the rest: {treatment(method.rest)}.", ""]
+    for name, preset in method.presets.items():
+        facts = [f"{key}: {value}" for key, value in preset.settings.items()]
+        facts += [f"works on {listed(preset.scope)}"] if preset.scope else []
+        facts += [f"the rest: {treatment(preset.rest)}"] if preset.rest else []
+        lines += [f"`preset: {name}`: {'; '.join(facts) or 'the defaults'}.", ""]
+    return lines
+
+
+def listed(roles: Sequence[str]) -> str:
+    return ", ".join(f"`{role}`" for role in roles)
+
+
+def treatment(rest: Rest) -> str:
+    """What the rest gets, in words."""
+    if isinstance(rest, str):
+        return "the base's own" if rest == BASE else f"`{rest}`"
+    settings = ", ".join(f"{key}: {value}" for key, value in rest.items() if key != "method")
+    return f"`{rest['method']}` ({settings.lower()})"
 
 
 def example(method: Method) -> str:

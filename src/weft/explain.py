@@ -17,12 +17,14 @@ from weft.kernels.ranks import HALF
 from weft.method import Largest
 from weft.planning import Plan
 from weft.run import Options, needs_torch
+from weft.scope import Route
 
 # Rough rates of an ordinary machine, bytes a second: an estimate's purpose is to tell minutes from hours.
 READ_RATE = 2.0e9
 WRITE_RATE = 0.6e9
 KERNEL_RATE = 1.5e9  # of inputs, a worker
 TORCH_RATE = 0.15e9
+MATRIX_RATE = 1.6e10  # operations in float64 a second, a worker
 GPU_RATE = 6.0e9  # of inputs, a GPU, whatever the method: the bus is the limit
 
 INTERPRETER = 45 << 20  # bytes, with numpy and Weft loaded
@@ -40,7 +42,7 @@ def explain(plan: Plan, options: Options = Options()) -> dict[str, Any]:
             name: {"location": str(c.location), **_stamp(c.fingerprint()), "tensors": len(c.tensors)}
             for name, c in plan.checkpoints.items()
         },
-        "parts": parts(plan),
+        "parts": parts(plan, options),
         "output": {
             "tensors": len(plan.steps),
             "dtype": plan.dtype.torch,
@@ -69,7 +71,7 @@ def _stamp(mark: dict[str, Any]) -> dict[str, Any]:
     return {"revision": mark["commit"]} if "commit" in mark else {}
 
 
-def parts(plan: Plan) -> list[dict[str, Any]]:
+def parts(plan: Plan, options: Options = Options()) -> list[dict[str, Any]]:
     """Tensors that get the same treatment, together: how many, which roles, which method with which settings."""
     groups: dict[str, dict[str, Any]] = {}
     described: dict[Any, str] = {}
@@ -79,8 +81,13 @@ def parts(plan: Plan) -> list[dict[str, Any]]:
             described[key] = describe(step.node)
         treatment = described[key]
         group = groups.setdefault(
-            treatment, {"what": treatment, "tensors": 0, "bytes": 0, "roles": Counter(), "layers": set()}
+            treatment, {"what": treatment, "tensors": 0, "bytes": 0, "roles": Counter(), "layers": set(), "work": 0.0}
         )
+        for weave in weaves_of(step.node):
+            route = route_of(weave)
+            if route is not None:
+                group["route"] = route.words
+                group["work"] += route.operations
         group["tensors"] += 1
         group["bytes"] += step.slot.info.nbytes
         part = plan.view.architecture.parts.get(step.name)
@@ -90,12 +97,22 @@ def parts(plan: Plan) -> list[dict[str, Any]]:
                 group["layers"].add(part.layer)
     return [
         {
-            **group,
+            **{name: value for name, value in group.items() if name != "work"},
             "roles": [role for role, _ in group["roles"].most_common()],
             "layers": spans(sorted(group["layers"])),
+            "seconds": round(group["work"] / MATRIX_RATE / options.workers, 1),
         }
         for group in groups.values()
     ]
+
+
+def route_of(weave: Weave) -> Route | None:
+    """How a method on matrices makes all matrices of one tensor; the workspace is that of one call."""
+    method, matrices = weave.method, weave.matrices
+    if method.routing is None or matrices is None:
+        return None
+    route = method.routing(len(weave.inputs), *matrices.sides, weave.settings)
+    return Route(route.words, matrices.count * route.operations, matrices.together * route.workspace)
 
 
 def treatment_key(node: Node) -> Any:
@@ -131,7 +148,7 @@ def _number(value: Any) -> str:
         return items[0] if len(set(items)) == 1 else "[" + ", ".join(items) + "]"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def spans(numbers: list[int]) -> str:
@@ -217,7 +234,9 @@ def loom_bytes(node: Weave | Patchwork, dtype: DType, context: Context, device: 
         total += reader.k * NARROW * HALF * 8 + sample * reader.itemsize * len(reader.rows)
     if device == CPU and (node.method.gives == "tensor" or reader.scope != "tensor"):
         start, stop = next(reader.pieces(0, reader.n))
-        total += (stop - start) * 4 * TEMPORARIES * len(reader.rows)
+        route = route_of(node)
+        rows = len(reader.rows) * (TEMPORARIES if route is None else 1)
+        total += (stop - start) * 4 * rows + (route.workspace if route is not None else 0)
     below = (loom_bytes(row, row.dtype, context, device) for row in reader.rows if not isinstance(row, Leaf))
     return total + sum(below)
 
@@ -228,6 +247,10 @@ def seconds(plan: Plan, options: Options = Options()) -> float:
     for step in plan.steps:
         for weave in weaves_of(step.node):
             nbytes = sum(leaf.info.nbytes for leaf in leaves(weave))
+            route = route_of(weave)
+            if route is not None:
+                work += route.operations / MATRIX_RATE
+                continue
             passes = 3 if weave.method.gives == "consensus" else 2 if weave.method.takes == "gram" else 1
             if gpu:
                 work += passes * nbytes * options.workers / (len(options.devices) * GPU_RATE)

@@ -85,6 +85,10 @@ def packable(recipe: Recipe) -> Method:
         )
     if merge.stack:
         raise RecipeError("a stack cannot be packed", where=merge.place, hint="merge it first")
+    if merge.parts or merge.rest:
+        why = "packed models keep of each tensor what their method gives, or the base's"
+        hint = "leave out 'parts' and 'rest'"
+        raise RecipeError("parts of a model cannot be packed otherwise", where=merge.place, why=why, hint=hint)
     base = recipe.models[merge.base] if merge.base else None
     if not isinstance(base, Source) or not isinstance(base.path, (str, os.PathLike)) or base.task:
         raise RecipeError(
@@ -101,6 +105,7 @@ def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: C
     tasks = plan.recipe.merge.models
     weaves = [step.node for step in plan.steps if isinstance(step.node, Weave)]
     sewn = [step.name for step in plan.steps if not isinstance(step.node, (Leaf, Weave))]
+    sewn += [weave.name for weave in weaves if weave.matrices is not None and len(weave.shape) != 2]
     if sewn:
         why = "the base stores it in another form than the merge makes it"
         raise PlanError(f"{sewn[0]!r} cannot be packed", why=why)

@@ -161,7 +161,9 @@ def show_plan(facts: dict[str, Any]) -> None:
     console.print()
     table = Table("tensors", "layers", "roles", "what they get", box=None, header_style="bold", pad_edge=False)
     for part in facts["parts"][:40]:
-        table.add_row(str(part["tensors"]), part["layers"] or "-", ", ".join(part["roles"]), part["what"])
+        time = f", about {part['seconds']:.0f} s" if part["seconds"] >= 1 else ""
+        what = f"{part['what']}: {part['route']}{time}" if "route" in part else part["what"]
+        table.add_row(str(part["tensors"]), part["layers"] or "-", ", ".join(part["roles"]), what)
     console.print(table, markup=False)
     if len(facts["parts"]) > 40:
         console.print(f"... and {len(facts['parts']) - 40} more; see --json")

@@ -9,6 +9,7 @@ from weft.architecture.sections import PARTS
 from weft.dtypes import OUTPUT_DTYPES
 from weft.method import Method, Setting, methods
 from weft.recipe import CONVERSIONS, GROWTHS
+from weft.scope import BASE
 from weft.values import ROLES
 
 _COUNT = {"type": "integer", "minimum": 1}
@@ -72,6 +73,7 @@ def recipe_schema() -> dict[str, Any]:
             },
         },
         "$defs": {
+            **_parts(),
             "merge": {
                 "type": "object",
                 "oneOf": [_method(method) for method in methods().values()],
@@ -114,8 +116,49 @@ def _method(method: Method) -> dict[str, Any]:
             "models": names,
             "stack": {"oneOf": [{"type": "array", "items": slice_, "minItems": 1}, *_growths()]},
             "dtype": {"enum": list(OUTPUT_DTYPES)},
+            **({"preset": {"enum": list(method.presets)}} if method.presets else {}),
+            **({"rest": _rest()} if method.scope is not None else {}),
+            "parts": {"type": "array", "items": {"$ref": "#/$defs/part"}, "minItems": 1},
             **settings,
         },
+    }
+
+
+def _rest() -> dict[str, Any]:
+    return {
+        "description": "What the tensors get on which the method does not work.",
+        "oneOf": [{"enum": [BASE, *methods()]}, {"$ref": "#/$defs/treatment"}],
+    }
+
+
+def _treatment(method: Method, *, where: bool) -> dict[str, Any]:
+    """A method with its settings, for the rest or for a part."""
+    settings = {setting.name: _setting(setting) for setting in method.settings.values()}
+    place = {"where": {"$ref": "#/$defs/where"}} if where else {}
+    return {
+        "title": method.name,
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["method", *place],
+        "properties": {**place, "method": {"const": method.name}, **settings},
+    }
+
+
+def _parts() -> dict[str, Any]:
+    """What the items of `parts` are, and the mappings under `rest`."""
+    take = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["where", "take"],
+        "properties": {
+            "where": {"$ref": "#/$defs/where"},
+            "take": {"type": "string", "description": "A model of the merge, or its base, whose tensor is taken."},
+        },
+    }
+    known = methods().values()
+    return {
+        "part": {"oneOf": [take, *(_treatment(method, where=True) for method in known)]},
+        "treatment": {"oneOf": [_treatment(method, where=False) for method in known]},
     }
 
 

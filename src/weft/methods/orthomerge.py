@@ -13,7 +13,7 @@ from weft.scope import LINEAR, MATRICES, Route
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     work = k * (3 * decomposition(into, into) + 4.0 * out * into * into) + 5.0 * into**3
-    words = f"{k} rotations of {into} inputs, by 3 decompositions each"
+    words = f"{k} rotations of the inputs, by 3 decompositions each"
     return Route(words, work, WIDE * ((k + 8) * into * into + (k + 3) * out * into))
 
 

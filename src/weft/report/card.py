@@ -23,7 +23,8 @@ def make_card(plan: Plan) -> str:
     if hub:
         front["base_model"] = hub
     merges = [m for m in recipe.models.values() if isinstance(m, Merge)] + [recipe.merge]
-    methods = list(dict.fromkeys(merge.method for merge in merges))
+    used = [[merge.method, *(part.method for part in (*merge.parts, merge.rest) if part)] for merge in merges]
+    methods = list(dict.fromkeys(name for names in used for name in names if name))
     lines = ["---", write_yaml(front).strip(), "---", "", "# A merged model", ""]
     lines += [f"Made by merging {_count(recipe)} with Weft: {', '.join(methods)}.", "", "## Lineage", ""]
     lines += ["| name | source | revision or fingerprint |", "|---|---|---|"]

@@ -24,7 +24,7 @@ from weft.dtypes import F32, DType
 from weft.engine import CHUNK, STAGE, Context, Loom, Shuttle, model, thread
 from weft.engine.shuttle import needed
 from weft.errors import DataError
-from weft.graph import Leaf, Weave, collect, woven
+from weft.graph import Leaf, Weave, collect, derived, woven
 from weft.kernels import find_twin, kernels
 from weft.layout import Slot
 from weft.method import Largest, Sum
@@ -280,7 +280,7 @@ def needs_torch(steps: list[Step]) -> bool:
         key = (weave.method.name, id(weave.settings))
         if key not in told:
             told[key] = uses_torch(weave)
-    return any(told.values())
+    return any(told.values()) or any(each.torch for step in steps for each in derived(step.node))
 
 
 def uses_torch(weave: Weave) -> bool:

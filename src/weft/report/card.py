@@ -11,6 +11,7 @@ from weft.document import write_yaml
 from weft.graph import woven
 from weft.method import find
 from weft.planning import Plan, content_mark
+from weft.progress import vocabulary_line
 from weft.recipe import Merge, Source
 
 
@@ -35,6 +36,8 @@ def make_card(plan: Plan) -> str:
         f"Config and tensor names come from `{recipe.donor}`; the tokenizer from `{plan.tokenizer.label}`.",
         "",
     ]
+    if plan.vocabulary is not None:
+        lines += [f"Vocabulary: {vocabulary_line(plan.vocabulary.facts())}.", ""]
     merged = sum(woven(step.node) for step in plan.steps)
     lines += [f"{merged} tensors were merged and {len(plan.steps) - merged} copied; all are {plan.dtype}.", ""]
     if plan.changes:

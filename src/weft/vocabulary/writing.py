@@ -26,7 +26,7 @@ def choose_chat_template(builder: Builder) -> str | None:
     lead = (
         find_lead(recipe, recipe.wanted_vocabulary) if recipe.wanted_vocabulary else stored_source(recipe, recipe.donor)
     )
-    named = [stored_source(recipe, word)] if word in recipe.models else []
+    named = [stored_source(recipe, word)] if word and word in recipe.models else []
     templates: dict[str, str | None] = {}
     for name in dict.fromkeys((lead, *merged_sources(recipe), *named)):
         try:

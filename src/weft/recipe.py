@@ -170,9 +170,9 @@ class Vocabulary:
     places: Mapping[str, Where] = field(default_factory=dict, compare=False)  # of its keys
 
     def models(self) -> tuple[str, ...]:
-        """Models that it names."""
-        named = [name for name in (self.source, self.base) if name and name not in ("base", "union")]
-        return tuple(dict.fromkeys([*named, *(row.model for row in self.tokens.values() if row.model)]))
+        """Names that it uses; `base` and `union` may be words rather than models."""
+        named = [name for name in (self.source, self.base, *(row.model for row in self.tokens.values())) if name]
+        return tuple(dict.fromkeys(named))
 
     def plain(self) -> dict[str, Any]:
         result: dict[str, Any] = {"from": self.source}

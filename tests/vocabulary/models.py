@@ -24,10 +24,10 @@ def write_model(
 ) -> Path:
     """`rows` are the embeddings; the head has them times ten, and its bias their first column."""
     folder.mkdir(parents=True, exist_ok=True)
-    embed = torch.tensor(rows, dtype=torch.float32)
+    embed = torch.as_tensor(rows, dtype=torch.float32).contiguous().clone()
     tensors = {EMBED: embed, "model.layers.0.mlp.up_proj.weight": torch.ones(2, 2), "model.norm.weight": torch.ones(2)}
     if not tied:
-        tensors |= {HEAD: 10 * embed, BIAS: embed[:, 0].contiguous()}
+        tensors |= {HEAD: 10 * embed, BIAS: embed[:, 0].clone()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     facts = {
         "model_type": "llama",

@@ -14,6 +14,8 @@ from weft.planning import Plan, content_mark
 from weft.progress import vocabulary_line
 from weft.recipe import Merge, Source
 
+PURSUIT = "Goddard and Neto 2025 (arXiv 2506.06607)"
+
 
 def make_card(plan: Plan) -> str:
     """`README.md` of a merged model: front matter that the hub understands, lineage, recipe, citations."""
@@ -50,10 +52,11 @@ def make_card(plan: Plan) -> str:
         lines += ["Left out:", "", *(f"- `{name}`: {why}" for name, why in plan.dropped.items()), ""]
     lines += ["## Recipe", "", "```yaml", write_yaml(recipe.plain()).strip(), "```", ""]
     papers = [(name, find(name)) for name in methods]
-    if any(method.paper for _, method in papers):
-        lines += ["## Citation", ""]
-        lines += [f"- {name}: {method.summary} {source(method)}" for name, method in papers if method.paper]
-        lines.append("")
+    cited = [f"- {name}: {method.summary} {source(method)}" for name, method in papers if method.paper]
+    if plan.vocabulary is not None and plan.vocabulary.wanted.unknown == "omp":
+        cited.append(f"- rows of new tokens: orthogonal matching pursuit. {PURSUIT}")
+    if cited:
+        lines += ["## Citation", "", *cited, ""]
     return "\n".join(lines)
 
 

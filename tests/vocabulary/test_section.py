@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import jsonschema
@@ -12,6 +13,8 @@ from weft.errors import Problems, WeftError
 from weft.reading import load_recipe
 from weft.recipe import TokenRow, Vocabulary
 from weft.schema import recipe_schema
+from weft.vocabulary.chat import named_templates
+from weft.vocabulary.section import UNKNOWN
 
 HEAD = "models: {base: ./base, chat: ./chat}\nmerge: {method: linear}\n"
 FULL = """vocabulary:
@@ -151,3 +154,11 @@ def test_a_model_called_union() -> None:
     text = HEAD.replace("chat", "union") + "output: {tokenizer: union}\n"
     with pytest.raises(WeftError, match="'union' is a model and the word for all models' tokens"):
         load_recipe(text)
+
+
+def test_the_recipes_of_the_page_are_recipes() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "vocabulary.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    assert [load_recipe(block).wanted_vocabulary is not None for block in blocks] == [True, True]
+    assert set(re.findall(r"^\| `(\w+)`", page.split("| `unknown` |")[1].split("\n\n")[0], re.M)) == set(UNKNOWN)
+    assert all(f"`{name}`" in page for name in named_templates())

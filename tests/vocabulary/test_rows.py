@@ -207,8 +207,24 @@ def test_what_cannot_be_given(home: Path) -> None:
     message = fails(home, {"from": "base", "tokens": {"q": {"from": "wide"}}}, base="base", a="a", wide="wide")
     assert "its rows have 3 columns, those of 'base' 2" in message or "is [2, 3] in 'wide'" in message
     assert "matching pursuit cannot make a row for '<new>'" in fails(home, {"add": ["<new>"], "unknown": "omp"})
+    data = words("u", "v", "w")
+    data["model"]["vocab"]["far"] = 1 << 30
+    write_model(home / "far", data, [])
+    message = fails(home, {"from": "far"}, base="base", far="far")
+    assert (
+        "the ids of the tokenizer of 'far' lie too far apart\n  why: 4 tokens have ids up to 1,073,741,824" in message
+    )
     (home / "base" / "tokenizer.json").unlink()
     assert "the model 'base' has no tokenizer" in fails(home, {"from": "union"})
+
+
+def test_the_short_form_with_no_tokenizer_to_give(home: Path) -> None:
+    write_model(home / "a", None, [[0, 0]] * 4)
+    models = {name: str(home / name) for name in ("base", "a")}
+    plan = api.plan({"models": models, "merge": {"method": "linear"}, "output": {"tokenizer": "a"}})
+    assert plan.vocabulary is None
+    assert plan.warnings == ("a has no tokenizer to give; rows stay as they are",)
+    plan.close()
 
 
 def tokenizer(name: str, tokens: list[str]) -> Tokenizer:

@@ -140,11 +140,13 @@ def align_vocabulary(builder: Builder) -> Alignment | None:
     names = dict.fromkeys((*merged, *others, lead))
     try:
         tokenizers = _read(builder, wanted, lead, names)
-        return _align(builder, wanted, lead, merged, tokenizers) if tokenizers else None
+        if tokenizers:
+            return _align(builder, wanted, lead, merged, tokenizers)
+        compare(builder, {name: builder.checkpoints[name] for name in merged}, builder.tokenizers)
     except WeftError as error:
         where = error.where or wanted.place or recipe.merge.place
         builder.problems.append(type(error)(error.what, where=where, why=error.why, hint=error.hint))
-        return None
+    return None
 
 
 def _read(builder: Builder, wanted: Vocabulary, lead: str, names: Mapping[str, None]) -> dict[str, Tokenizer]:
@@ -165,6 +167,7 @@ def _read(builder: Builder, wanted: Vocabulary, lead: str, names: Mapping[str, N
             found[name] = tokenizer
     if lead not in found:
         if short:
+            builder.warnings.append(f"{lead} has no tokenizer to give; rows stay as they are")
             return {}
         raise PlanError(f"the model {lead!r} has no tokenizer", hint="put its tokenizer files into its folder")
     for name in names:

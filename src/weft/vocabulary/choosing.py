@@ -18,11 +18,11 @@ import numpy as np
 
 from weft.errors import PlanError
 from weft.recipe import TokenRow, Vocabulary
-from weft.vocabulary.reading import BYTE_BPE, PIECE_BPE, PLAIN_BPE, UNIGRAM, WORDPIECE, WORDS, Tokenizer
+from weft.vocabulary.reading import Tokenizer
 from weft.vocabulary.surface import meaning
 
 ZERO, AVERAGE, UNKNOWN, GROUPS = -1, -2, -3, -4  # givers that are no model; groups count down from GROUPS
-MODELS = (BYTE_BPE, PIECE_BPE, PLAIN_BPE, UNIGRAM, WORDPIECE, WORDS)
+SPARE = 1 << 16  # ids that may be without a token, whatever the number of tokens
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,11 @@ def known_rows(chosen: Chosen, member: Member, size: int) -> np.ndarray:
 
 
 def count_rows(wanted: Vocabulary, chosen: Chosen, lead_rows: int | None) -> int:
-    """Rows of the output's embeddings."""
+    """Rows of the output's embeddings. Raises PlanError where ids lie so far apart that most would be empty."""
     size = chosen.end
+    if size > 2 * len(chosen.tokens) + SPARE:
+        why = f"{len(chosen.tokens):,} tokens have ids up to {size - 1:,}"
+        raise PlanError(f"the ids of the tokenizer of {chosen.lead.label!r} lie too far apart", why=why)
     if wanted.padding == "keep" and lead_rows is not None:
         size = max(size, lead_rows)
     multiple = wanted.pad_to_multiple_of or 1
@@ -144,11 +147,11 @@ def assign_rows(
     if base is not None:
         filled = own[base] >= 0
         giver[filled], row[filled] = names.index(base), own[base][filled]
-    for index in np.flatnonzero(is_token & (count > 0) & ~filled):
+    for index in np.flatnonzero(is_token & (count > 0) & (count < len(merged)) & ~filled):
         holders = tuple(place for place, there in zip(merged, has[:, index], strict=True) if there)
         if len(holders) == 1:
             giver[index], row[index] = holders[0], own[names[holders[0]]][index]
-        elif len(holders) < len(merged):
+        else:
             group = groups.setdefault(holders, [])
             giver[index], row[index] = GROUPS - list(groups).index(holders), len(group)
             group.append(int(index))

@@ -209,8 +209,11 @@ def test_what_cannot_be_given(home: Path) -> None:
     assert "matching pursuit cannot make a row for '<new>'" in fails(home, {"add": ["<new>"], "unknown": "omp"})
     data = words("u", "v", "w")
     data["model"]["vocab"]["far"] = 1 << 30
-    write_model(home / "far", data, [])
-    message = fails(home, {"from": "far"}, base="base", far="far")
+    write_model(home / "far", data, torch.zeros(0, 2))
+    models = {name: str(home / name) for name in ("base", "far")}
+    with pytest.raises(WeftError) as caught:
+        api.plan({"models": models, "merge": {"method": "linear", "models": ["base"]}, "vocabulary": {"from": "far"}})
+    message = str(caught.value)
     assert (
         "the ids of the tokenizer of 'far' lie too far apart\n  why: 4 tokens have ids up to 1,073,741,824" in message
     )

@@ -30,7 +30,7 @@ def pursue(targets: Tensor, atoms: Tensor, k: int) -> tuple[Tensor, Tensor]:
     directions = directions.to(atoms.dtype)
     indices = torch.zeros(len(targets), k, dtype=torch.int64)
     coefficients = torch.zeros(len(targets), k, dtype=torch.float64)
-    batch = max(1, BATCH_BYTES // (8 * k * (atoms.shape[1] + k) + 2 * atoms.element_size() * len(atoms)))
+    batch = max(1, BATCH_BYTES // (8 * k * (atoms.shape[1] + k) + atoms.element_size() * len(atoms)))
     for start in range(0, len(targets), batch):
         part = slice(start, start + batch)
         indices[part], coefficients[part] = _pursue(targets[part], directions, k)
@@ -49,11 +49,11 @@ def _pursue(targets: Tensor, directions: Tensor, k: int) -> tuple[Tensor, Tensor
     upper = torch.eye(k, dtype=torch.float64).repeat(n, 1, 1)
     along = torch.zeros(n, k, dtype=torch.float64)
     indices = torch.zeros(n, k, dtype=torch.int64)
-    taken = torch.zeros(n, len(directions), dtype=torch.bool)
-    every = torch.arange(n)
+    agreement = torch.empty(n, len(directions), dtype=directions.dtype)
     active = sizes > 0
     for step in range(k):
-        agreement = (rest.to(directions.dtype) @ directions.T).abs_().masked_fill_(taken, -1)
+        torch.mm(rest.to(directions.dtype), directions.T, out=agreement)
+        agreement.abs_().scatter_(1, indices[:, :step], -1)
         best, chosen = agreement.max(dim=1)
         atom = directions[chosen].double()
         before = basis[:, :step]
@@ -64,7 +64,6 @@ def _pursue(targets: Tensor, directions: Tensor, k: int) -> tuple[Tensor, Tensor
         length = new.norm(dim=1)
         active = active & (best > 0) & (length > SMALLEST)
         indices[:, step] = chosen
-        taken[every, chosen] = True
         new = torch.where(active[:, None], new / length.clamp_min(SMALLEST)[:, None], 0)
         upper[:, :step, step] = torch.where(active[:, None], first + again, 0)
         upper[:, step, step] = torch.where(active, length, 1)

@@ -244,6 +244,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     models = build(options.size, cache=options.cache)
+    others = os.getloadavg()[0]
     scratch = options.cache / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     results = {}
@@ -264,7 +265,8 @@ def main() -> None:
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
     ]
     cores, machine = len(os.sched_getaffinity(0)), names[0] if names else platform.machine()
-    text += f"\n{cores} cores ({machine}), Python {platform.python_version()}.\n"
+    text += f"\n{cores} cores ({machine}), Python {platform.python_version()}; "
+    text += f"{others:.1f} processes of others ran when the measurement began.\n"
     print(text)
     if options.write:
         options.write.write_text(_page(text))

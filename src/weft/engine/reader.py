@@ -128,7 +128,7 @@ class Reader:
 
     def sample(self) -> tuple[np.ndarray, int] | None:
         """Runs of elements spread evenly over the tensor, and how many elements they are; None for small tensors."""
-        if self.n < 2 * SAMPLED_RUNS * RUN or self.grain != BLOCK:
+        if self.n < 2 * SAMPLED_RUNS * RUN or (self.grain != BLOCK and any(map(woven, self.rows))):
             return None
         runs = max(SAMPLED_RUNS, self.n // (SAMPLED_SHARE * RUN))
         raw = self.loom.rows(self.level, "sample", len(self.rows), runs * RUN * self.itemsize)

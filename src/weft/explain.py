@@ -158,7 +158,7 @@ def peak_memory(plan: Plan, options: Options = Options()) -> int:
             continue
         weaving = True
         for node in weaves_of(step.node):
-            key = (node.merge, node.shape, tuple(row.dtype for row in node.rows), node.settings.get("scope"))
+            key = (node.merge, node.shape, *[row.dtype.code for row in node.rows], node.settings.get("scope"))
             if key in seen:
                 continue
             seen.add(key)
@@ -227,7 +227,7 @@ def seconds(plan: Plan, options: Options = Options()) -> float:
     work, gpu = 0.0, options.devices[0] != CPU
     for step in plan.steps:
         for weave in weaves_of(step.node):
-            nbytes = sum(leaf.info.nbytes for leaf in leaves(weave))
+            nbytes = sum([leaf.info.nbytes for leaf in leaves(weave)])
             passes = 3 if weave.method.gives == "consensus" else 2 if weave.method.takes == "gram" else 1
             if gpu:
                 work += passes * nbytes * options.workers / (len(options.devices) * GPU_RATE)

@@ -11,7 +11,7 @@ from weft.devices import CPU, Device
 from weft.dtypes import DType
 from weft.engine import Context, Loom, Shuttle, thread
 from weft.engine.order import BUCKETS, NARROW
-from weft.engine.reader import RUN, SAMPLED_RUNS, SAMPLED_SHARE
+from weft.engine.reader import RUN, sampled_runs
 from weft.graph import Leaf, Node, Patchwork, Weave, leaves, woven
 from weft.kernels.ranks import HALF
 from weft.method import Largest
@@ -213,7 +213,7 @@ def loom_bytes(node: Weave | Patchwork, dtype: DType, context: Context, device: 
     start, stop = next(reader.windows() if shuttle.reduces else reader.pieces(0, reader.n))
     total = (stop - start) * (reader.itemsize * len(reader.rows) + dtype.itemsize)
     if any(isinstance(ask, Largest) for _, ask in node.method.asks):
-        sample = min(reader.n, max(SAMPLED_RUNS * RUN, reader.n // SAMPLED_SHARE))
+        sample = min(reader.n, sampled_runs(reader.n) * RUN)
         total += reader.k * NARROW * HALF * 8 + sample * reader.itemsize * len(reader.rows)
     if device == CPU and (node.method.gives == "tensor" or reader.scope != "tensor"):
         start, stop = next(reader.pieces(0, reader.n))

@@ -8,14 +8,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import weft_process
-from tests.test_resume import SLOW
+from tests.conftest import held_merge, journalled, weft_process
 from weft import api
 from weft.errors import WeftError
 from weft.run import Options
@@ -279,14 +279,12 @@ def test_an_input_that_may_not_be_read(nobody, weft, name, mode):
 
 def test_a_second_run_on_one_output_refuses(recipe, tmp_path):
     path, out = recipe(TEXT), tmp_path / "out"
-    command = [sys.executable, "-c", SLOW.replace("0.01", "0.3"), "merge", str(path), str(out), "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as first:
-        assert first.stdout is not None
-        for line in first.stdout:
-            if '"progress"' in line:
-                break
+    gate = tmp_path / "gate"
+    with held_merge(gate, path, out, "--quiet", stderr=subprocess.DEVNULL) as first:
+        while not journalled(tmp_path / "out.partial"):
+            time.sleep(0.01)
         second = weft_process("merge", path, out, "--quiet")
-        first.stdout.read()
+        gate.touch()
     assert first.returncode == 0
     assert second.returncode == 2
     assert second.stderr.startswith("weft: another run is writing")
@@ -298,7 +296,7 @@ def test_a_second_run_on_one_output_refuses(recipe, tmp_path):
 def test_kills_over_several_recipes():
     script = Path(__file__).parent.parent / "benchmarks/kill.py"
     command = [sys.executable, str(script), "--kills", "9", "--recipes", "3", "--width", "64"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "9 kills over 3 recipes" in done.stdout
     assert ": 0 different bytes" in done.stdout

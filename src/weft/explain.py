@@ -11,7 +11,7 @@ from weft.devices import CPU, Device
 from weft.dtypes import DType
 from weft.engine import Context, Loom, Shuttle, thread
 from weft.engine.order import BUCKETS, NARROW
-from weft.engine.reader import RUN, SAMPLED_RUNS, SAMPLED_SHARE
+from weft.engine.reader import RUN, sampled_runs
 from weft.graph import Derived, Leaf, Node, Patchwork, Weave, derived, leaves, woven
 from weft.kernels.ranks import HALF
 from weft.method import Largest
@@ -168,7 +168,7 @@ def peak_memory(plan: Plan, options: Options = Options()) -> int:
         if made is not None:
             worst = max(worst, loom_bytes(step.node, step.slot.info.dtype, context))
         for node in weaves_of(step.node):
-            key = (node.merge, node.shape, tuple(row.dtype for row in node.rows), node.settings.get("scope"))
+            key = (node.merge, node.shape, *[row.dtype.code for row in node.rows], node.settings.get("scope"))
             if key in seen:
                 continue
             seen.add(key)
@@ -226,7 +226,7 @@ def loom_bytes(node: Weave | Patchwork | Derived, dtype: DType, context: Context
     start, stop = next(reader.windows() if shuttle.reduces else reader.pieces(0, reader.n))
     total = (stop - start) * (reader.itemsize * len(reader.rows) + dtype.itemsize)
     if any(isinstance(ask, Largest) for _, ask in node.method.asks):
-        sample = min(reader.n, max(SAMPLED_RUNS * RUN, reader.n // SAMPLED_SHARE))
+        sample = min(reader.n, sampled_runs(reader.n) * RUN)
         total += reader.k * NARROW * HALF * 8 + sample * reader.itemsize * len(reader.rows)
     if device == CPU and (node.method.gives == "tensor" or reader.scope != "tensor"):
         start, stop = next(reader.pieces(0, reader.n))
@@ -240,7 +240,7 @@ def seconds(plan: Plan, options: Options = Options()) -> float:
     work, gpu = 0.0, options.devices[0] != CPU
     for step in plan.steps:
         for weave in weaves_of(step.node):
-            nbytes = sum(leaf.info.nbytes for leaf in leaves(weave))
+            nbytes = sum([leaf.info.nbytes for leaf in leaves(weave)])
             passes = 3 if weave.method.gives == "consensus" else 2 if weave.method.takes == "gram" else 1
             if gpu:
                 work += passes * nbytes * options.workers / (len(options.devices) * GPU_RATE)

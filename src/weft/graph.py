@@ -179,7 +179,13 @@ def leaves(node: Node) -> list[Leaf]:
     """All stored tensors under a node."""
     if isinstance(node, Leaf):
         return [node]
-    return [leaf for row in node.rows for leaf in leaves(row)]
+    found: list[Leaf] = []
+    for row in node.rows:  # there may be half a million
+        if isinstance(row, Leaf):
+            found.append(row)
+        else:
+            found += leaves(row)
+    return found
 
 
 @dataclass(frozen=True)
@@ -222,13 +228,14 @@ def collect(nodes: Iterable[Node]) -> dict[int, list[Weave]]:
     """All weaves under some nodes by the merge that made them, inner merges first."""
     found: dict[int, dict[int, Weave]] = {}
 
-    def visit(node: Node) -> None:
-        if not isinstance(node, Leaf):
-            for row in node.rows:
+    def visit(node: Weave | Patchwork) -> None:
+        for row in node.rows:
+            if not isinstance(row, Leaf):
                 visit(row)
         if isinstance(node, Weave):
             found.setdefault(node.merge, {})[id(node)] = node
 
     for node in nodes:
-        visit(node)
+        if not isinstance(node, Leaf):
+            visit(node)
     return {merge: list(found[merge].values()) for merge in sorted(found)}

@@ -74,7 +74,7 @@ class Plan:
     def bytes_in(self) -> int:
         """Bytes of all stored tensors that the output depends on, each counted once."""
         seen = {id(leaf): leaf.info for step in self.steps for leaf in leaves(step.node)}
-        return sum(info.nbytes for info in seen.values())
+        return sum([info.nbytes for info in seen.values()])
 
     @property
     def bytes_out(self) -> int:
@@ -131,13 +131,19 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
     """Open every source. Models under one path share a checkpoint."""
     allow_files()
     opened: dict[str, Checkpoint] = {}
+    headers: dict[str, Any] = {}
     problems: list[WeftError] = []
     for name, model in recipe.models.items():
         if not isinstance(model, Source):
             continue
         try:
             opened[name] = open_checkpoint(
-                model.path, revision=model.revision, task=model.task, label=name, relative_to=recipe.folder
+                model.path,
+                revision=model.revision,
+                task=model.task,
+                label=name,
+                relative_to=recipe.folder,
+                headers=headers,
             )
         except Problems as error:
             problems += error.errors

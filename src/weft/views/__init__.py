@@ -37,6 +37,7 @@ class Builder:
     views: dict[str, View | None] = field(default_factory=dict)
     merges: int = 0
     architectures: list[tuple[Checkpoint, Architecture]] = field(default_factory=list)
+    named: dict[Any, bool] = field(default_factory=dict)  # whether any value of these levels asks for names
     resolved: dict[Any, dict[str, Any]] = field(default_factory=dict)  # settings, by all that values are asked for
     sources: dict[str, View | None] = field(default_factory=dict)  # models as they are stored
     tokenizers: Tokenizers = field(default_factory=Tokenizers)

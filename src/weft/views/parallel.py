@@ -46,8 +46,9 @@ def parallel(builder: Builder, name: str, merge: Merge, views: Mapping[str, View
 
 def align(builder: Builder, donor: View, view: View, merge: Merge) -> dict[str, str] | None:
     """Check that a view has the donor's names and shapes. Returns what is dropped, or None with problems noted."""
-    missing = [tensor for tensor in donor.nodes if tensor not in view.nodes]
-    extra = [tensor for tensor in view.nodes if tensor not in donor.nodes]
+    same = donor.nodes.keys() == view.nodes.keys()
+    missing = [] if same else [tensor for tensor in donor.nodes if tensor not in view.nodes]
+    extra = [] if same else [tensor for tensor in view.nodes if tensor not in donor.nodes]
     place = merge.place
     beside = beside_language(builder, donor, view, missing, extra) if missing or extra else None
     if beside is not None:
@@ -81,7 +82,8 @@ def align(builder: Builder, donor: View, view: View, merge: Merge) -> dict[str, 
         )
     if missing or extra:
         return None
-    wrong = [t for t, node in donor.nodes.items() if t in view.nodes and view.nodes[t].shape != node.shape]
+    nodes = {} if view is donor else view.nodes
+    wrong = [t for t, node in donor.nodes.items() if t in nodes and nodes[t].shape != node.shape]
     for tensor in wrong[:SHOWN]:
         shape_problem(builder, tensor, donor, view, place)
     if len(wrong) > SHOWN:

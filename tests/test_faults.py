@@ -13,12 +13,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.conftest import held_merge, journalled, weft_process
 from weft import api
+from weft.distribute import SharedFiles
 from weft.errors import WeftError
 from weft.run import Options
+from weft.sinks import FolderSink
 
 TEXT = """\
 models: {base: {llamas}/base, a: {llamas}/a, b: {llamas}/b}
@@ -138,6 +141,31 @@ def test_a_disk_that_writes_nothing_is_no_endless_loop(recipe, tmp_path, monkeyp
     monkeypatch.setattr(os, "pwrite", lambda *arguments: pwrite(*arguments) if next(calls) < 8 else 0)
     with pytest.raises(WeftError, match="cannot write in"):
         api.merge(recipe(TEXT), tmp_path / "out", options=ONE)
+
+
+def test_a_clusters_worker_is_told_of_faults_as_the_driver_is(recipe, tmp_path, monkeypatch):
+    """A worker writes into files that the driver has laid out: halves of writes, no writes, and errors."""
+    plan = api.plan(recipe(TEXT))
+    out = tmp_path / "out.partial"
+    FolderSink(plan, tmp_path / "out").abandon()
+    files, slot = SharedFiles(plan, out), plan.steps[3].slot
+    data = np.arange(slot.info.nbytes, dtype=np.uint8)
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, view, offset: pwrite(fd, view[: len(view) // 2 + 1], offset))
+    files.write(slot, 0, data)
+    written = (out / plan.layout.shards[slot.shard].name).read_bytes()
+    assert written[slot.offset : slot.offset + data.size] == data.tobytes()
+    monkeypatch.setattr(os, "pwrite", lambda *arguments: 0)
+    with pytest.raises(WeftError, match="cannot write in"):
+        files.write(slot, 0, data)
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    for call in ("pwrite", "fdatasync"):
+        with pytest.MonkeyPatch.context() as patch:
+            Faults(patch, call, 0)
+            with pytest.raises(WeftError, match="the disk is full"):
+                files.write(slot, 0, data)
+                files.finished([plan.steps[3]], {})
+    plan.close()
 
 
 @pytest.mark.parametrize("at", [0, 5, 40])

@@ -159,12 +159,16 @@ def test_a_clusters_worker_is_told_of_faults_as_the_driver_is(recipe, tmp_path, 
     with pytest.raises(WeftError, match="cannot write in"):
         files.write(slot, 0, data)
     monkeypatch.setattr(os, "pwrite", pwrite)
+
+    def write_and_finish() -> None:
+        files.write(slot, 0, data)
+        files.finished([plan.steps[3]], {})
+
     for call in ("pwrite", "fdatasync"):
         with pytest.MonkeyPatch.context() as patch:
             Faults(patch, call, 0)
             with pytest.raises(WeftError, match="the disk is full"):
-                files.write(slot, 0, data)
-                files.finished([plan.steps[3]], {})
+                write_and_finish()
     plan.close()
 
 

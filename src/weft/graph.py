@@ -228,7 +228,7 @@ def collect(nodes: Iterable[Node]) -> dict[int, list[Weave]]:
     """All weaves under some nodes by the merge that made them, inner merges first."""
     found: dict[int, dict[int, Weave]] = {}
 
-    def visit(node: Weave | Patchwork) -> None:
+    def visit(node: Weave | Patchwork | Derived) -> None:
         for row in node.rows:
             if not isinstance(row, Leaf):
                 visit(row)

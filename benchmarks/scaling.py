@@ -144,10 +144,10 @@ def plan_point(recipe: Path, size: float, label: str) -> Point:
     return Point(size, label, wall, processor, peak)
 
 
-def merge_point(recipe: Path, size: float, label: str) -> Point:
-    facts = json.loads(run(["plan", str(recipe), "--json"])[3])
+def merge_point(recipe: Path, size: float, label: str, *only: str) -> Point:
+    facts = json.loads(run(["plan", str(recipe), "--json", *only])[3])
     out = recipe.parent / "out"
-    wall, processor, peak, _ = run(["merge", str(recipe), str(out), "--quiet"])
+    wall, processor, peak, _ = run(["merge", str(recipe), str(out), "--quiet", *only])
     shutil.rmtree(out)
     return Point(size, label, wall, processor, peak, facts["peak_memory"] / 2**20)
 
@@ -170,7 +170,7 @@ def count_parameters(shapes: Shapes) -> int:
 
 def measure(scratch: Path, method: str, largest: float, most_models: int) -> dict[str, list[Point]]:
     """All curves."""
-    curves: dict[str, list[Point]] = {"parameters": [], "models": [], "tensors": [], "plans": [], "planned tensors": []}
+    curves: dict[str, list[Point]] = {name: [] for name in TITLES}
 
     def add(curve: str, point: Point) -> None:
         curves[curve].append(point)
@@ -215,6 +215,10 @@ def measure(scratch: Path, method: str, largest: float, most_models: int) -> dic
         recipe = write_recipe(scratch, family(scratch, shapes, config, 4), method)
         size = count_parameters(shapes)
         add("plans", plan_point(recipe, size, f"{size / 1e9:.0f} billion"))
+        point = merge_point(
+            recipe, size, f"{size / 1e9:.0f} billion", "--only", "model.layers.0.self_attn.*_proj.weight"
+        )
+        add("parts", point)
     return curves
 
 
@@ -226,6 +230,7 @@ TITLES = {
     "tensors": ("Merging: number of tensors", "tensors of each of 4 models, 8 by 8 for the most part"),
     "plans": ("Planning: number of parameters", "parameters of each of 4 models"),
     "planned tensors": ("Planning: number of tensors", "tensors of each of 4 models"),
+    "parts": ("Merging a part: the attention of one layer", "parameters of each of 4 models"),
 }
 
 
@@ -247,41 +252,53 @@ def tables(curves: Mapping[str, list[Point]]) -> str:
     return "\n".join(lines)
 
 
+MERGE, PLAN, FAINT = "#0b6e99", "#d9730d", "#8a8f98"
+
+
 def draw(curves: Mapping[str, list[Point]], path: Path) -> None:
     """Time above, memory below, one column for each thing that grows."""
     import matplotlib as mpl
 
     mpl.use("agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    figure, axes = pyplot.subplots(2, 3, figsize=(11, 5.6), layout="constrained")
-    pairs = (
-        ("parameters of each model", "parameters", "plans"), ("fine-tunes", "models", None),
-        ("tensors of each model", "tensors", "planned tensors"),
-    )  # fmt: skip
-    for column, (runs, merges, plans) in enumerate(pairs):
-        time_axis, memory_axis = axes[0, column], axes[1, column]
-        points = curves[merges]
-        sizes = [point.size for point in points]
-        time_axis.plot(sizes, [point.processor for point in points], "o-", color="#0b6e99", label="merge")
-        memory_axis.plot(sizes, [point.peak for point in points], "o-", color="#0b6e99", label="merge")
-        memory_axis.plot(sizes, [point.planned for point in points], "--", color="#0b6e99", label="merge, as planned")
-        if plans:
-            sizes = [point.size for point in curves[plans]]
-            time_axis.plot(sizes, [point.processor for point in curves[plans]], "s-", color="#d9730d", label="plan")
-            memory_axis.plot(sizes, [point.peak for point in curves[plans]], "s-", color="#d9730d", label="plan")
-        time_axis.set_yscale("log")
-        time_axis.yaxis.set_minor_formatter("")
-        for axis in (time_axis, memory_axis):
-            axis.set(xscale="log", xlabel=runs)
-            axis.set_ylim(0.1 if axis is time_axis else 0, axis.dataLim.y1 * (2 if axis is time_axis else 1.1))
-            axis.grid(alpha=0.3)
+    figure, axes = pyplot.subplots(2, 3, figsize=(11, 6), layout="constrained", sharex="col")
+    columns = (
+        ("parameters of each of 4 models", "parameters", "plans", (1e8, 1e9, 1e10, 1e11)),
+        ("fine-tunes merged at once", "models", None, (2, 5, 10, 25, 50, 100)),
+        ("tensors of each of 4 models", "tensors", "planned tensors", (1e3, 1e4, 1e5)),
+    )
+    for column, (runs, merges, plans, ticks) in enumerate(columns):
+        for line, value in enumerate(("processor", "peak")):
+            axis = axes[line, column]
+            for curve, color, mark, label in ((merges, MERGE, "o", "merge"), (plans, PLAN, "s", "plan")):
+                if curve is None:
+                    continue
+                points = curves[curve]
+                sizes, heights = [point.size for point in points], [getattr(point, value) for point in points]
+                axis.plot(sizes, heights, f"{mark}-", color=color, label=label, markersize=5)
+                if curve == merges and value == "peak":
+                    axis.plot(sizes, [point.planned for point in points], "--", color=FAINT, label="merge, as planned")
+            axis.set(xscale="log", ylim=(0, axis.dataLim.y1 * 1.15))
+            axis.xaxis.set_major_locator(FixedLocator(ticks))
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda size, _: short(size)))
+            axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
+        axes[1, column].set_xlabel(runs)
     axes[0, 0].set_ylabel("processor time, s")
     axes[1, 0].set_ylabel("peak memory, MiB")
-    axes[0, 0].legend(frameon=False)
-    axes[1, 0].legend(frameon=False)
+    figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(path, dpi=130)
+
+
+def short(number: float) -> str:
+    """A number as a tick says it: 100 M, 1 B, 10 k."""
+    for size, letter in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:.0f}{letter}"
+    return f"{number:.0f}"
 
 
 def main() -> None:

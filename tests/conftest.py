@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -43,7 +44,45 @@ def weft(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 def weft_process(*arguments: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
     """Run the command line as a process of its own."""
     command = [sys.executable, "-m", "weft", *(str(argument) for argument in arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **kwargs)  # type: ignore[call-overload]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, **kwargs)  # type: ignore[call-overload]
+
+
+HELD = """
+import sys, time
+from pathlib import Path
+import weft.run as run
+from weft.cli import main
+from weft.sinks import FolderSink
+gate, runs, finished = Path(sys.argv.pop(1)), [], FolderSink.finished
+class Held(run.Run):
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        runs.append(self)
+def wait(self, *arguments):
+    finished(self, *arguments)
+    while not gate.exists() and not runs[0].stop.is_set():
+        time.sleep(0.01)
+run.BATCH_TENSORS, FolderSink.finished = 1, wait
+import weft.api
+weft.api.Run = Held
+main(sys.argv[1:])
+"""
+
+
+def held_merge(gate: Path, *arguments: object, **streams: int) -> subprocess.Popen[str]:
+    """`weft merge` as a process whose workers wait behind their first tensors until the file `gate` is there.
+
+    They end where they are told to stop. So what happens to a run in its middle does not depend on the machine's speed.
+    """
+    command = [sys.executable, "-c", HELD, str(gate), "merge", *(str(argument) for argument in arguments)]
+    return subprocess.Popen(command, text=True, **streams)  # type: ignore[call-overload]
+
+
+def journalled(partial: Path) -> int:
+    """How many tensors an unfinished folder's journal says are done."""
+    journal = partial / "journal.jsonl"
+    lines = journal.read_bytes().split(b"\n")[:-1] if journal.exists() else []
+    return sum(len(json.loads(line).get("done", {})) for line in lines)
 
 
 def make_llama(folder: Path, seed: int, base: Path | None = None, dtype: str = "float32", **changes: object) -> Path:

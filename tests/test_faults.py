@@ -8,17 +8,20 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.conftest import weft_process
-from tests.test_resume import SLOW
+from tests.conftest import held_merge, journalled, weft_process
 from weft import api
+from weft.distribute import SharedFiles
 from weft.errors import WeftError
 from weft.run import Options
+from weft.sinks import FolderSink
 
 TEXT = """\
 models: {base: {llamas}/base, a: {llamas}/a, b: {llamas}/b}
@@ -138,6 +141,35 @@ def test_a_disk_that_writes_nothing_is_no_endless_loop(recipe, tmp_path, monkeyp
     monkeypatch.setattr(os, "pwrite", lambda *arguments: pwrite(*arguments) if next(calls) < 8 else 0)
     with pytest.raises(WeftError, match="cannot write in"):
         api.merge(recipe(TEXT), tmp_path / "out", options=ONE)
+
+
+def test_a_clusters_worker_is_told_of_faults_as_the_driver_is(recipe, tmp_path, monkeypatch):
+    """A worker writes into files that the driver has laid out: halves of writes, no writes, and errors."""
+    plan = api.plan(recipe(TEXT))
+    out = tmp_path / "out.partial"
+    FolderSink(plan, tmp_path / "out").abandon()
+    files, slot = SharedFiles(plan, out), plan.steps[3].slot
+    data = np.arange(slot.info.nbytes, dtype=np.uint8)
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, view, offset: pwrite(fd, view[: len(view) // 2 + 1], offset))
+    files.write(slot, 0, data)
+    written = (out / plan.layout.shards[slot.shard].name).read_bytes()
+    assert written[slot.offset : slot.offset + data.size] == data.tobytes()
+    monkeypatch.setattr(os, "pwrite", lambda *arguments: 0)
+    with pytest.raises(WeftError, match="cannot write in"):
+        files.write(slot, 0, data)
+    monkeypatch.setattr(os, "pwrite", pwrite)
+
+    def write_and_finish() -> None:
+        files.write(slot, 0, data)
+        files.finished([plan.steps[3]], {})
+
+    for call in ("pwrite", "fdatasync"):
+        with pytest.MonkeyPatch.context() as patch:
+            Faults(patch, call, 0)
+            with pytest.raises(WeftError, match="the disk is full"):
+                write_and_finish()
+    plan.close()
 
 
 @pytest.mark.parametrize("at", [0, 5, 40])
@@ -279,14 +311,12 @@ def test_an_input_that_may_not_be_read(nobody, weft, name, mode):
 
 def test_a_second_run_on_one_output_refuses(recipe, tmp_path):
     path, out = recipe(TEXT), tmp_path / "out"
-    command = [sys.executable, "-c", SLOW.replace("0.01", "0.3"), "merge", str(path), str(out), "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as first:
-        assert first.stdout is not None
-        for line in first.stdout:
-            if '"progress"' in line:
-                break
+    gate = tmp_path / "gate"
+    with held_merge(gate, path, out, "--quiet", stderr=subprocess.DEVNULL) as first:
+        while not journalled(tmp_path / "out.partial"):
+            time.sleep(0.01)
         second = weft_process("merge", path, out, "--quiet")
-        first.stdout.read()
+        gate.touch()
     assert first.returncode == 0
     assert second.returncode == 2
     assert second.stderr.startswith("weft: another run is writing")
@@ -298,7 +328,7 @@ def test_a_second_run_on_one_output_refuses(recipe, tmp_path):
 def test_kills_over_several_recipes():
     script = Path(__file__).parent.parent / "benchmarks/kill.py"
     command = [sys.executable, str(script), "--kills", "9", "--recipes", "3", "--width", "64"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "9 kills over 3 recipes" in done.stdout
     assert ": 0 different bytes" in done.stdout

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import weights_of
+from tests.conftest import held_merge, journalled, weights_of
 from weft import api
 from weft.errors import DataError, PlanError
+from weft.run import Options, Run
+from weft.sinks import MemorySink
 
 TEXT = """\
 models: {base: {llamas}/base, a: {llamas}/a, b: {llamas}/b}
@@ -75,7 +77,7 @@ def test_kills_at_random_points_change_nothing(recipe, tmp_path, weft):
         while kills < 6 and process.poll() is None and not any(tmp_path.glob("out.partial/*.safetensors")):
             time.sleep(0.005)  # however long a busy machine takes to start it
         try:
-            process.wait(timeout=chance.random() * 0.3 if kills < 6 else 120)
+            process.wait(timeout=chance.random() * 0.3 if kills < 6 else 600)
             assert process.returncode == 0
         except subprocess.TimeoutExpired:
             os.kill(process.pid, signal.SIGKILL)
@@ -151,22 +153,20 @@ def test_time_is_kept(recipe, tmp_path):
 @pytest.mark.parametrize(("number", "word"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")])
 def test_a_signal_stops_cleanly_and_says_how_to_go_on(recipe, tmp_path, number, word):
     path, out = recipe(TEXT), tmp_path / "out"
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW.replace("0.01", "0.2"), "merge", str(path), str(out), "--json"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = held_merge(tmp_path / "gate", path, out, "--json", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
-    for line in process.stdout:
-        if '"progress"' in line:
-            break
+    while not journalled(tmp_path / "out.partial"):
+        time.sleep(0.01)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 128 + number
     assert f"weft: {word}; run the same command again to go on" in errors
     assert "Traceback" not in errors
     assert not out.exists()
-    assert (tmp_path / "out.partial/journal.jsonl").exists()
-    api.merge(path, out)
+    kept = journalled(tmp_path / "out.partial")
+    result = api.merge(path, out)
+    assert isinstance(result, api.Result)
+    assert 0 < kept <= result.resumed < len(result.plan.steps)
     api.merge(path, tmp_path / "calm")
     assert weights_of(out) == weights_of(tmp_path / "calm")
 
@@ -198,3 +198,40 @@ def test_an_unfinished_run_does_not_go_on_with_other_files(recipe, tmp_path, lla
     os.utime(tmp_path / "a/model.safetensors")
     with pytest.raises(PlanError, match="a changed since the unfinished run"):
         api.merge(path, tmp_path / "out")
+
+
+def test_what_a_batch_has_made_is_kept_when_the_rest_of_it_fails(recipe, tmp_path):
+    path, made = recipe(TEXT), []
+
+    def fail_later(real):
+        def make(self, step):
+            made.append(step.name)
+            if len(made) > 5:
+                raise Killed
+            return real(self, step)
+
+        return make
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("weft.run.Run.make", fail_later(Run.make))
+        with pytest.raises(Killed):
+            api.merge(path, tmp_path / "out", options=Options(threads=1))
+    assert journalled(tmp_path / "out.partial") == 5
+    result = api.merge(path, tmp_path / "out")
+    assert isinstance(result, api.Result)
+    assert result.resumed == 5
+
+
+def test_a_stop_during_statistics_stops_the_workers(recipe):
+    path = recipe(TEXT.replace("dare_ties", "ties").replace("density: 0.5", "density: 0.5, scope: model"))
+    plan = api.plan(path)
+
+    def stop(event):
+        if event["event"] == "statistics":
+            raise Killed
+
+    run = Run(plan, MemorySink(plan), Options(), stop)
+    with pytest.raises(Killed):
+        run.execute()
+    assert run.stop.is_set()
+    plan.close()

@@ -17,6 +17,28 @@ from weft.explain import explain
 from weft.run import Options
 
 
+class Clock:
+    """Counts this process's time in seconds of a quiet machine: a busy one is slow at a loop as well.
+
+    The loop takes 0.05 s on a quiet core.
+    """
+
+    def __init__(self) -> None:
+        self.loop, self.began = loop(), time.process_time()
+
+    def read(self) -> float:
+        took = time.process_time() - self.began
+        return took / max(1.0, self.loop / 0.05, loop() / 0.05)
+
+
+def loop() -> float:
+    """Processor seconds of a million additions."""
+    began, total = time.process_time(), 0
+    for number in range(1_000_000):
+        total += number
+    return time.process_time() - began
+
+
 def recipe_of(models: list[Path], method: str = "ties") -> dict[str, object]:
     names = {f"m{number}": str(model) for number, model in enumerate(models)}
     return {"models": names, "merge": {"method": method, "base": "m0"}}
@@ -40,23 +62,23 @@ def merge_process(recipe: Path, out: Path, *arguments: str, files: int | None = 
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
     command = [sys.executable, "-c", code, sys.executable, "-m", "weft", "merge", str(recipe), str(out), "--quiet"]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=120, preexec_fn=limit)
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=600, preexec_fn=limit)
     assert done.returncode == 0, done.stderr
     return int(done.stdout) * 1024
 
 
 def test_405_billion_parameters_are_planned_in_seconds(tmp_path):
     recipe = recipe_of(family(tmp_path, 4))
-    began = time.process_time()
+    clock = Clock()
     plan = api.plan(recipe)
     facts = explain(plan, Options(threads=2))
-    took = time.process_time() - began
+    took = clock.read()
     plan.close()
     assert 1.6e12 < sum(step.slot.info.nbytes for step in plan.steps) * 2 < 1.7e12
     assert len(plan.steps) == 1137
     assert len(plan.layout.shards) > 150
     assert facts["peak_memory"] < 1 << 30
-    assert took < 10
+    assert took < 6
 
 
 def test_a_part_of_a_large_model_takes_the_memory_of_a_small_one(tmp_path):
@@ -72,14 +94,14 @@ def test_a_hundred_thousand_tensors_are_planned_in_seconds(tmp_path):
     shapes = experts_shapes(64, 520)
     config = {"model_type": "qwen3_moe", "num_hidden_layers": 64}
     models = [sparse(tmp_path / name, shapes, config) for name in ("base", "a")]
-    began = time.process_time()
+    clock = Clock()
     plan = api.plan(recipe_of(models))
     explain(plan)
-    took = time.process_time() - began
+    took = clock.read()
     plan.close()
     assert len(plan.steps) > 100_000
     assert len({id(step.node.settings) for step in plan.steps if hasattr(step.node, "settings")}) < 2000
-    assert took < 20  # seconds of a busy machine: a quiet one takes a few
+    assert took < 15  # a quiet machine takes less than five
 
 
 def test_a_hundred_fine_tunes_are_merged_with_few_open_files_and_planned_memory(tmp_path):
@@ -116,10 +138,10 @@ def test_fifteen_thousand_small_tensors_are_merged_in_seconds(tmp_path):
     config = {"model_type": "qwen3_moe", "num_hidden_layers": 10}
     models = [sparse(tmp_path / name, shapes, config) for name in ("base", "a")]
     plan = api.plan(recipe_of(models, "linear"))
-    began = time.process_time()
+    clock = Clock()
     api.merge(plan, tmp_path / "out")
     assert len(plan.steps) > 15_000
-    assert time.process_time() - began < 20
+    assert clock.read() < 10
 
 
 def test_tensors_that_no_value_tells_apart_share_their_settings(tmp_path):

@@ -17,6 +17,7 @@ from weft.recipe import Recipe
 from weft.report import card, lock
 from weft.run import Event, Options, Run
 from weft.sinks import FolderSink, MemorySink, check_space, partial_folder
+from weft.vocabulary.writing import tokenizer_files
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -189,9 +190,10 @@ def side_files(plan: Plan) -> dict[str, bytes]:
     for name in config_donor.files:
         if name.startswith(OTHER_FILES) or name.endswith(".py"):
             texts[name] = config_donor.file(name)
-    for name in plan.tokenizer.files:
-        if name.startswith(TOKENIZER_FILES) or name.endswith(".tiktoken"):
-            texts[name] = plan.tokenizer.file(name)
+    if plan.generation is not None:
+        texts["generation_config.json"] = plan.generation
+    own = [name for name in plan.tokenizer.files if name.startswith(TOKENIZER_FILES) or name.endswith(".tiktoken")]
+    texts |= tokenizer_files(plan, own)
     texts["README.md"] = card.make_card(plan).encode()
     return texts
 

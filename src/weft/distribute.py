@@ -31,7 +31,7 @@ from weft.layout import Slot
 from weft.planning import Plan, Step, make_plan
 from weft.recipe import Recipe, Source
 from weft.run import Options, Run, batches, needs_torch, quiet_torch
-from weft.sinks import FolderSink, write_problem
+from weft.sinks import FolderSink, write_problem, write_whole
 
 BATCH = 64 << 20  # bytes that a worker is given at once: a call takes a millisecond
 LOSSES = 3  # times that a batch's worker, or a new worker, may be lost before the run gives up
@@ -94,11 +94,8 @@ class SharedFiles:
 
     def write(self, slot: Slot, start: int, data: np.ndarray) -> None:
         """Write bytes of a tensor; `start` counts bytes from its beginning."""
-        view, offset = data.data, slot.offset + start
         try:
-            while view:
-                count = os.pwrite(self._file(slot.shard), view, offset)
-                view, offset = view[count:], offset + count
+            write_whole(self._file(slot.shard), data, slot.offset + start)
         except OSError as error:
             raise write_problem(error, self.folder) from None
 

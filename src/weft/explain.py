@@ -11,13 +11,14 @@ from weft.devices import CPU, Device
 from weft.dtypes import DType
 from weft.engine import Context, Loom, Shuttle, thread
 from weft.engine.order import BUCKETS, NARROW
-from weft.engine.reader import RUN, SAMPLED_RUNS, SAMPLED_SHARE
-from weft.graph import Leaf, Node, Patchwork, Weave, leaves, woven
+from weft.engine.reader import RUN, sampled_runs
+from weft.graph import Derived, Leaf, Node, Patchwork, Weave, derived, leaves, woven
 from weft.kernels.ranks import HALF
 from weft.method import Largest
 from weft.planning import Plan
 from weft.run import Options, needs_torch
 from weft.scope import Route
+from weft.vocabulary.writing import chat_sample
 
 # Rough rates of an ordinary machine, bytes a second: an estimate's purpose is to tell minutes from hours.
 READ_RATE = 2.0e9
@@ -49,12 +50,14 @@ def explain(plan: Plan, options: Options = Options()) -> dict[str, Any]:
             "shards": [{"file": shard.name, "bytes": shard.size} for shard in plan.layout.shards],
             "config": plan.recipe.donor,
             "tokenizer": plan.tokenizer.label,
+            "vocabulary": plan.vocabulary.facts() if plan.vocabulary else None,
             "layers": plan.view.architecture.depth,
         },
         "changes": [
             {"model": change.model, "what": change.what, "loses": change.loss, "exact": not change.loss}
             for change in plan.changes
         ],
+        "chat": chat_sample(plan),
         "dropped": dict(plan.dropped),
         "bytes_in": plan.bytes_in,
         "bytes_out": plan.bytes_out,
@@ -119,6 +122,8 @@ def treatment_key(node: Node) -> Any:
     """Equal for nodes that `describe` puts in the same words."""
     if isinstance(node, Leaf):
         return node.model
+    if isinstance(node, Derived):
+        return node.what
     if isinstance(node, Patchwork):
         return tuple(dict.fromkeys(map(treatment_key, node.sources)))
     return id(node.settings), node.merge, node.base is None, *map(treatment_key, node.rows)
@@ -128,6 +133,8 @@ def describe(node: Node) -> str:
     """One node in words: `ties of math, code on base (density 0.2, ...)`, or `copy of base`."""
     if isinstance(node, Leaf):
         return f"copy of {node.model}"
+    if isinstance(node, Derived):
+        return node.what
     if isinstance(node, Patchwork):
         return " and ".join(dict.fromkeys(map(describe, node.sources))) or "zeros"
     names = ", ".join(
@@ -174,8 +181,11 @@ def peak_memory(plan: Plan, options: Options = Options()) -> int:
         if isinstance(step.node, Leaf) or not woven(step.node):
             continue
         weaving = True
+        made = next(derived(step.node), None)
+        if made is not None:
+            worst = max(worst, loom_bytes(step.node, step.slot.info.dtype, context))
         for node in weaves_of(step.node):
-            key = (node.merge, node.shape, tuple(row.dtype for row in node.rows), node.settings.get("scope"))
+            key = (node.merge, node.shape, *[row.dtype.code for row in node.rows], node.settings.get("scope"))
             if key in seen:
                 continue
             seen.add(key)
@@ -216,8 +226,11 @@ def device_memory(plan: Plan, options: Options = Options()) -> int:
     return -(-options.workers // len(options.devices)) * (device.memory + tensors)
 
 
-def loom_bytes(node: Weave | Patchwork, dtype: DType, context: Context, device: Device = CPU) -> int:
+def loom_bytes(node: Weave | Patchwork | Derived, dtype: DType, context: Context, device: Device = CPU) -> int:
     """What one worker's buffers hold while it makes one tensor."""
+    if isinstance(node, Derived):
+        below = sum(loom_bytes(row, row.dtype, context) for row in node.sources if not isinstance(row, Leaf))
+        return node.elements * 4 + node.memory + below
     if isinstance(node, Patchwork):
         stages = [source for source in node.sources if not isinstance(source, Leaf)]
         windows = sum(min(source.elements, thread(source, context, Loom(device)).grain) for source in stages)
@@ -230,7 +243,7 @@ def loom_bytes(node: Weave | Patchwork, dtype: DType, context: Context, device: 
     start, stop = next(reader.windows() if shuttle.reduces else reader.pieces(0, reader.n))
     total = (stop - start) * (reader.itemsize * len(reader.rows) + dtype.itemsize)
     if any(isinstance(ask, Largest) for _, ask in node.method.asks):
-        sample = min(reader.n, max(SAMPLED_RUNS * RUN, reader.n // SAMPLED_SHARE))
+        sample = min(reader.n, sampled_runs(reader.n) * RUN)
         total += reader.k * NARROW * HALF * 8 + sample * reader.itemsize * len(reader.rows)
     if device == CPU and (node.method.gives == "tensor" or reader.scope != "tensor"):
         start, stop = next(reader.pieces(0, reader.n))
@@ -246,7 +259,7 @@ def seconds(plan: Plan, options: Options = Options()) -> float:
     work, gpu = 0.0, options.devices[0] != CPU
     for step in plan.steps:
         for weave in weaves_of(step.node):
-            nbytes = sum(leaf.info.nbytes for leaf in leaves(weave))
+            nbytes = sum([leaf.info.nbytes for leaf in leaves(weave)])
             route = route_of(weave)
             if route is not None:
                 work += route.operations / MATRIX_RATE

@@ -1,5 +1,5 @@
-"""The expressions of a plan: each output tensor is a leaf (a tensor of a checkpoint), a weave of others of its shape, or
-a patchwork of ranges of others.
+"""The expressions of a plan: each output tensor is a leaf (a tensor of a checkpoint), a weave of others of its shape,
+a patchwork of ranges of others, or derived from others by a function.
 
 A stage of a recipe is a `View`: named tensors and the node that makes each. A view costs nothing until a node is
 evaluated, chunk by chunk, so a multi-stage recipe needs no intermediate folder.
@@ -8,7 +8,7 @@ evaluated, chunk by chunk, so a multi-stage recipe needs no intermediate folder.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,7 +133,56 @@ class Patchwork:
         return self.sources
 
 
-Node = Leaf | Weave | Patchwork
+Read = Callable[[int, int], np.ndarray]  # elements [start, stop) of a tensor, as float32
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Derived:
+    """A small tensor that a function makes whole from others, read as it likes: the average of rows, rows for new tokens.
+
+    `make` gets one reader for each source and returns float32 of the tensor's shape. It must not depend on threads.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    sources: tuple[Node, ...]
+    make: Callable[[Sequence[Read]], np.ndarray]
+    what: str  # in words, such as "average of rows"
+    memory: int = 0  # bytes that `make` holds at its worst
+    torch: bool = False  # whether it needs torch
+    dtype: DType = F32
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def rows(self) -> tuple[Node, ...]:
+        """What it is made from."""
+        return self.sources
+
+
+Node = Leaf | Weave | Patchwork | Derived
+
+
+def gather(
+    name: str, shape: tuple[int, ...], sources: Sequence[Node], which: np.ndarray, rows: np.ndarray, width: int
+) -> Node:
+    """A tensor of rows of others, `width` elements each: row i is `rows[i]` of `sources[which[i]]`; -1 is zeros."""
+    which = np.asarray(which, dtype=np.int64)
+    rows = np.where(which < 0, 0, np.asarray(rows, dtype=np.int64))
+    follows = (which[1:] == which[:-1]) & ((which[1:] < 0) | (rows[1:] == rows[:-1] + 1))
+    first = np.flatnonzero(np.concatenate(([True], ~follows)))
+    lengths = np.diff(np.append(first, len(which)))
+    used = sorted({int(number) for number in np.unique(which) if number >= 0})
+    patches = np.full(len(sources) + 1, -1, dtype=np.int64)
+    patches[used] = np.arange(len(used))
+    kept = tuple(sources[number] for number in used)
+    if len(first) == 1 and len(kept) == 1 and rows[0] == 0 and kept[0].shape == shape:
+        return kept[0]
+    dtypes = {node.dtype for node in kept}
+    dtype = dtypes.pop() if len(dtypes) == 1 else F32
+    return Patchwork(name, shape, dtype, kept, patches[which[first]], rows[first] * width, lengths * width)
 
 
 def sew(name: str, shape: tuple[int, ...], patches: Sequence[tuple[Node | None, int, int]]) -> Node:
@@ -165,7 +214,13 @@ def leaves(node: Node) -> list[Leaf]:
     """All stored tensors under a node."""
     if isinstance(node, Leaf):
         return [node]
-    return [leaf for row in node.rows for leaf in leaves(row)]
+    found: list[Leaf] = []
+    for row in node.rows:  # there may be half a million
+        if isinstance(row, Leaf):
+            found.append(row)
+        else:
+            found += leaves(row)
+    return found
 
 
 @dataclass(frozen=True)
@@ -192,20 +247,30 @@ class Change:
 
 def woven(node: Node) -> bool:
     """Whether any arithmetic is done to make a node."""
-    return isinstance(node, Weave) or (isinstance(node, Patchwork) and any(map(woven, node.sources)))
+    return isinstance(node, (Weave, Derived)) or (isinstance(node, Patchwork) and any(map(woven, node.sources)))
+
+
+def derived(node: Node) -> Iterator[Derived]:
+    """All derived tensors under a node."""
+    if isinstance(node, Derived):
+        yield node
+    if not isinstance(node, Leaf):
+        for row in node.rows:
+            yield from derived(row)
 
 
 def collect(nodes: Iterable[Node]) -> dict[int, list[Weave]]:
     """All weaves under some nodes by the merge that made them, inner merges first."""
     found: dict[int, dict[int, Weave]] = {}
 
-    def visit(node: Node) -> None:
-        if not isinstance(node, Leaf):
-            for row in node.rows:
+    def visit(node: Weave | Patchwork | Derived) -> None:
+        for row in node.rows:
+            if not isinstance(row, Leaf):
                 visit(row)
         if isinstance(node, Weave):
             found.setdefault(node.merge, {})[id(node)] = node
 
     for node in nodes:
-        visit(node)
+        if not isinstance(node, Leaf):
+            visit(node)
     return {merge: list(found[merge].values()) for merge in sorted(found)}

@@ -58,29 +58,29 @@ def lay_out(infos: Iterable[TensorInfo], shard_size: int, metadata: Mapping[str,
     groups: list[list[TensorInfo]] = [[]]
     filled = 0
     for info in infos:
-        if groups[-1] and filled + info.nbytes > shard_size:
+        nbytes = info.nbytes
+        if groups[-1] and filled + nbytes > shard_size:
             groups.append([])
             filled = 0
         groups[-1].append(info)
-        filled += info.nbytes
+        filled += nbytes
     shards: list[Shard] = []
     slots: list[Slot] = []
     for number, group in enumerate(groups):
         group.sort(key=lambda info: -info.dtype.itemsize)
         entries: dict[str, object] = {"__metadata__": dict(metadata)}
         end = 0
+        begins: list[int] = []
         for info in group:
             if info.name in entries:
                 raise PlanError(f"the tensor name {info.name!r} cannot be written", why="safetensors reserves it")
             begin, end = end, end + info.nbytes
+            begins.append(begin)
             entries[info.name] = {"dtype": info.dtype.name, "shape": list(info.shape), "data_offsets": [begin, end]}
         text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
         text += b" " * (-len(text) % 8)
         header = len(text).to_bytes(8, "little") + text
         name = "model.safetensors" if len(groups) == 1 else f"model-{number + 1:05d}-of-{len(groups):05d}.safetensors"
         shards.append(Shard(name, header, len(header) + end))
-        offset = len(header)
-        for info in group:
-            slots.append(Slot(info, number, offset))
-            offset += info.nbytes
+        slots += [Slot(info, number, len(header) + begin) for info, begin in zip(group, begins, strict=True)]
     return Layout(tuple(shards), tuple(slots))

@@ -25,6 +25,8 @@ from weft.values import PARTS, ROLES, Condition, Spot, parse_condition
 from weft.views import Builder
 from weft.views.care import remarks
 from weft.views.weaving import output_dtype
+from weft.vocabulary.aligning import Alignment, align_vocabulary, find_lead, stored_source
+from weft.vocabulary.writing import choose_chat_template, write_generation
 
 FILES = 1 << 16  # open files wanted at most
 ARITHMETIC = 2  # raised when the same recipe would give other bytes: older journals are then refused
@@ -59,6 +61,9 @@ class Plan:
     digest: str
     only: tuple[str, ...]  # the parts to which the output is restricted; empty for all of it
     stamps: Mapping[str, Any]  # of the inputs' files, when they were opened
+    vocabulary: Alignment | None  # None where rows and tokenizer are the donor's own
+    template: str | None  # the chat template that is written; None: the tokenizer's own
+    generation: bytes | None  # generation_config.json, where its donor's is not right
     changes: tuple[Change, ...] = ()  # of the shape of models: conversions and stacks
 
     def changed(self) -> list[str]:
@@ -69,7 +74,7 @@ class Plan:
     def bytes_in(self) -> int:
         """Bytes of all stored tensors that the output depends on, each counted once."""
         seen = {id(leaf): leaf.info for step in self.steps for leaf in leaves(step.node)}
-        return sum(info.nbytes for info in seen.values())
+        return sum([info.nbytes for info in seen.values()])
 
     @property
     def bytes_out(self) -> int:
@@ -126,13 +131,19 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
     """Open every source. Models under one path share a checkpoint."""
     allow_files()
     opened: dict[str, Checkpoint] = {}
+    headers: dict[str, Any] = {}
     problems: list[WeftError] = []
     for name, model in recipe.models.items():
         if not isinstance(model, Source):
             continue
         try:
             opened[name] = open_checkpoint(
-                model.path, revision=model.revision, task=model.task, label=name, relative_to=recipe.folder
+                model.path,
+                revision=model.revision,
+                task=model.task,
+                label=name,
+                relative_to=recipe.folder,
+                headers=headers,
             )
         except Problems as error:
             problems += error.errors
@@ -148,8 +159,10 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
 
 def _plan(recipe: Recipe, checkpoints: dict[str, Checkpoint], only: tuple[str, ...]) -> Plan:
     builder = Builder(recipe, checkpoints)
-    view = builder.merge("merge", recipe.merge)
+    builder.alignment = align_vocabulary(builder)
+    view = builder.merge("merge", recipe.merge) if not builder.problems else None
     donors = {key: _donor(recipe, builder, key) for key in ("config", "tokenizer")}
+    template = choose_chat_template(builder)
     if builder.problems:
         raise builder.problems[0] if len(builder.problems) == 1 else Problems(builder.problems)
     assert view is not None
@@ -165,6 +178,7 @@ def _plan(recipe: Recipe, checkpoints: dict[str, Checkpoint], only: tuple[str, .
     steps = tuple(Step(slot, view.nodes[slot.info.name]) for slot in layout.slots)
     dtype = _main_dtype(infos)
     config = _output_config(view.config, dtype)
+    generation = write_generation(builder, donors["config"])
     warnings = [
         *recipe.notes,
         *builder.warnings,
@@ -184,9 +198,12 @@ def _plan(recipe: Recipe, checkpoints: dict[str, Checkpoint], only: tuple[str, .
         donors["tokenizer"],
         view.dropped,
         tuple(dict.fromkeys(warnings)),
-        _digest(recipe, checkpoints, layout, only),
+        _digest(recipe, checkpoints, layout, only, builder.alignment),
         only,
         {name: checkpoint.stamp() for name, checkpoint in checkpoints.items()},
+        builder.alignment,
+        template,
+        generation,
         tuple(builder.changes),
     )
 
@@ -199,12 +216,10 @@ def _treated(builder: Builder) -> list[str]:
 
 def _donor(recipe: Recipe, builder: Builder, key: str) -> Checkpoint:
     """The checkpoint that gives the config or the tokenizer: the named one, else the recipe's donor."""
-    name = getattr(recipe.output, key) or recipe.donor
-    while not isinstance(recipe.models[name], Source):
-        stage = recipe.models[name]
-        assert not isinstance(stage, Source)
-        name = stage.base or stage.names()[0]
-    return builder.checkpoints[name]
+    wanted = recipe.wanted_vocabulary
+    if key == "tokenizer" and wanted is not None:
+        return builder.checkpoints[find_lead(recipe, wanted)]
+    return builder.checkpoints[stored_source(recipe, recipe.donor)]
 
 
 def _original(view: View, stored: Mapping[str, TensorInfo]) -> Mapping[str, TensorInfo]:
@@ -310,6 +325,7 @@ def _digest(
     checkpoints: Mapping[str, Checkpoint],
     layout: Layout,
     only: tuple[str, ...],
+    alignment: Alignment | None,
 ) -> str:
     """A hash of all that determines the output's bytes: the resolved recipe, the inputs and the layout."""
     from weft import __version__
@@ -330,5 +346,7 @@ def _digest(
         "inputs": {name: content_mark(checkpoint.fingerprint()) for name, checkpoint in checkpoints.items()},
         "files": [[shard.name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],
     }
+    if alignment is not None:
+        state["vocabulary"] = alignment.digest()
     text = json.dumps(state, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -148,6 +148,18 @@ def summary(plan: Plan) -> str:
     )
 
 
+def vocabulary_line(facts: dict[str, Any]) -> str:
+    """One line about the output's tokens."""
+    parts = [f"{facts['tokens']:,} tokens ({facts['kind']}), {facts['rows']:,} rows"]
+    if facts["from_others"]:
+        parts.append(f"{facts['from_others']:,} from other models than {facts['lead']}")
+    if facts["added"]:
+        parts.append(f"{len(facts['added']):,} added")
+    if facts["made"]:
+        parts.append(f"{facts['made']:,} with rows that are made")
+    return ", ".join(parts)
+
+
 def show_plan(facts: dict[str, Any]) -> None:
     """Print a plan for a person."""
     from rich.console import Console
@@ -174,6 +186,7 @@ def show_plan(facts: dict[str, Any]) -> None:
         ("output", f"{output['tensors']} tensors in {output['dtype']}, {output['layers']} layers, {shards}"),
         ("config from", output["config"]),
         ("tokenizer from", output["tokenizer"]),
+        *([("vocabulary", vocabulary_line(output["vocabulary"]))] if output["vocabulary"] else []),
         ("reads", size(facts["bytes_in"])),
         ("writes", size(facts["bytes_out"])),
         ("peak memory", f"about {size(facts['peak_memory'])}"),
@@ -186,6 +199,10 @@ def show_plan(facts: dict[str, Any]) -> None:
     for change in facts["changes"]:
         what = f"{change['model']}: {change['what']}"
         console.print(f"{what} (exact)" if change["exact"] else f"{what}; loses {change['loses']}", markup=False)
+    if facts["chat"]:
+        console.print("[bold]chat template[/bold]", facts["chat"].get("error", "a conversation in it:"))
+        for line in facts["chat"].get("text", "").splitlines():
+            console.print(f"  {line}", markup=False)
     for name, why in facts["dropped"].items():
         console.print(f"left out: {name} ({why})", markup=False)
     for warning in facts["warnings"]:

@@ -17,11 +17,13 @@ from weft.document import Document, read_documents, read_file
 from weft.dtypes import OUTPUT_DTYPES
 from weft.errors import Problems, RecipeError, WeftError, Where, did_you_mean
 from weft.method import Method, Setting, find
-from weft.recipe import DEFAULT_SHARD, Merge, Output, Recipe, Slice, Source
+from weft.recipe import DEFAULT_SHARD, Merge, Output, Recipe, Slice, Source, Vocabulary
 from weft.runs import unfold
 from weft.scoping import WORDS, Cast, read_scoping
 from weft.shapes import read_conversions, read_growth
 from weft.values import ByModel, Value, parse_layers, parse_value
+from weft.vocabulary.chat import check_template
+from weft.vocabulary.section import check_source, read_section
 
 Parsed = TypeVar("Parsed")
 MOST_PROBLEMS = 100  # shown at once
@@ -75,7 +77,7 @@ class Reader:
         data = self.document.data
         if not isinstance(data, dict):
             raise RecipeError("a recipe is a mapping with 'models' and 'merge'", where=self.document.where())
-        self.only(data, (), ("models", "merge", "output", "seed", "drop", "allow"))
+        self.only(data, (), ("models", "merge", "output", "vocabulary", "seed", "drop", "allow"))
         named, self.runs, problems = unfold(data.get("models"), folder)
         for name, error in problems.items():
             self.fail(error.what, ("models", name), why=error.why, hint=error.hint)
@@ -87,6 +89,10 @@ class Reader:
         else:
             merge = self.merge(data["merge"], ("merge",), names)
         output = self.output(data.get("output"), names)
+        vocabulary = read_section(self, data.get("vocabulary"), names)
+        if vocabulary and output.tokenizer:
+            hint = "keep 'vocabulary', with 'from'"
+            self.fail("output.tokenizer and vocabulary say the same thing twice", ("output", "tokenizer"), hint=hint)
         seed = data.get("seed", 0)
         if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
             self.fail(f"seed is {seed!r}", ("seed",), why="it must be a whole number, zero or more")
@@ -96,11 +102,13 @@ class Reader:
                 "drop must be a list of patterns of tensor names", ("drop",), hint="drop: ['*.rotary_emb.inv_freq']"
             )
         allow = self.allow(data.get("allow", []))
-        self.references(models, merge, output)
+        self.references(models, merge, output, vocabulary)
         if self.errors:
             raise self.errors[0] if len(self.errors) == 1 else Problems(self.errors)
         assert merge is not None
-        return Recipe(models, merge, output, seed, tuple(drop), allow, folder, self.document.file)
+        return Recipe(
+            models, merge, output, seed, tuple(drop), allow, folder, self.document.file, vocabulary=vocabulary
+        )
 
     def allow(self, data: Any) -> tuple[str, ...]:
         if not isinstance(data, list):
@@ -349,7 +357,7 @@ class Reader:
         if not isinstance(data, dict):
             self.fail("output must be a mapping", path, hint="output: {dtype: bfloat16}")
             return Output()
-        self.only(data, path, ("dtype", "shard_size", "config", "tokenizer"))
+        self.only(data, path, ("dtype", "shard_size", "config", "tokenizer", "chat_template"))
         dtype = data.get("dtype")
         if dtype is not None and str(dtype) not in OUTPUT_DTYPES:
             self.fail(f"unknown dtype {dtype!r}", (*path, "dtype"), hint=did_you_mean(str(dtype), OUTPUT_DTYPES))
@@ -358,12 +366,26 @@ class Reader:
             shard = parse_size(data.get("shard_size", DEFAULT_SHARD))
         except RecipeError as error:
             self.fail(error.what, (*path, "shard_size"), why=error.why, hint=error.hint)
-        for key in ("config", "tokenizer"):
-            if data.get(key) is not None:
-                self.name(data[key], (*path, key), models)
-        return Output(dtype, shard, data.get("config"), data.get("tokenizer"))
+        if data.get("config") is not None:
+            self.name(data["config"], (*path, "config"), models)
+        tokenizer = data.get("tokenizer")
+        if tokenizer is not None:
+            tokenizer = check_source(self, tokenizer, (*path, "tokenizer"), models)
+        template = data.get("chat_template")
+        if template is not None:
+            try:
+                check_template(template, models)
+            except RecipeError as error:
+                self.fail(error.what, (*path, "chat_template"), why=error.why, hint=error.hint)
+        return Output(dtype, shard, data.get("config"), tokenizer, template)
 
-    def references(self, models: Mapping[str, Source | Merge], merge: Merge | None, output: Output) -> None:
+    def references(
+        self,
+        models: Mapping[str, Source | Merge],
+        merge: Merge | None,
+        output: Output,
+        vocabulary: Vocabulary | None,
+    ) -> None:
         """Stages must not go in circles, and each named model must be used."""
 
         def visit(name: str, trail: tuple[str, ...]) -> None:
@@ -381,9 +403,9 @@ class Reader:
         used: set[str] = set()
         if merge is None or self.errors:
             return
-        for name in (*merge.names(), output.config, output.tokenizer):
-            if name:
-                visit(name, ())
+        others = [output.config, output.tokenizer, output.chat_template, *(vocabulary.models() if vocabulary else ())]
+        for name in (*merge.names(), *(name for name in others if name in models)):
+            visit(name, ())
         if not self.errors:
             self.errors += too_many_stages(models, merge)
         for name in models:

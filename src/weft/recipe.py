@@ -14,7 +14,7 @@
       weight: {math: 0.6, blend: [0.2, 0.8]}
       parts:                     # other methods for some tensors; the first that fits wins
         - {where: {role: [embed, head]}, take: base}
-    output: {dtype: bfloat16, shard_size: 5GB}
+    output: {dtype: bfloat16, shard_size: 5GB, tokenizer: union}
     seed: 0
     drop: ["*.inv_freq"]         # tensors that are left out on purpose
     allow: [rope_theta]          # differences between the configs that are accepted on purpose
@@ -155,12 +155,76 @@ class Merge:
 
 @dataclass(frozen=True)
 class Output:
-    """What is written: dtype (None keeps the donor's), shard size in bytes, donors of config and tokenizer."""
+    """What is written: dtype (None keeps the donor's), shard size in bytes, the config's donor, the vocabulary (a model's,
+    `base` or `union`) and the chat template (a model's, a named one, Jinja or `auto`)."""
 
     dtype: str | None = None
     shard_size: int = DEFAULT_SHARD
     config: str | None = None
     tokenizer: str | None = None
+    chat_template: str | None = None
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """Where the row of one token comes from: a model's own, another token's, an id's, or zeros."""
+
+    model: str | None = None  # None: zeros
+    token: str | None = None  # None: the same token
+    id: int | None = None
+    force: bool = False  # also for models that know the token
+    place: Where | None = field(default=None, compare=False)
+
+    def plain(self) -> Any:
+        if self.model is None:
+            return {"zero": True, "force": True} if self.force else "zero"
+        row: dict[str, Any] = {"from": self.model}
+        if self.token is not None:
+            row = {"like": self.token, "of": self.model}
+        if self.id is not None:
+            row = {"id": self.id, "of": self.model}
+        return {**row, "force": True} if self.force else row
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of the output and the rows that they get."""
+
+    source: str = "base"  # base, union or a model
+    base: str | None = None  # whose rows fill what others lack; None: the merge's base
+    tokens: Mapping[str, TokenRow] = field(default_factory=dict)
+    add: Mapping[str, bool] = field(default_factory=dict)  # new tokens, and whether each is a special one
+    pad_to_multiple_of: int | None = None
+    padding: str = "keep"  # keep or cut
+    unknown: str = "mean"  # rows of tokens that no merged model has: mean, zero, random, subword or omp
+    neighbours: int = 64  # of omp: tokens of which a row is made
+    place: Where | None = field(default=None, compare=False)
+    places: Mapping[str, Where] = field(default_factory=dict, compare=False)  # of its keys
+
+    def models(self) -> tuple[str, ...]:
+        """Names that it uses; `base` and `union` may be words rather than models."""
+        named = [name for name in (self.source, self.base, *(row.model for row in self.tokens.values())) if name]
+        return tuple(dict.fromkeys(named))
+
+    def plain(self) -> dict[str, Any]:
+        result: dict[str, Any] = {"from": self.source}
+        if self.base:
+            result["base"] = self.base
+        if self.tokens:
+            result["tokens"] = {token: row.plain() for token, row in self.tokens.items()}
+        if self.add:
+            result["add"] = [
+                token if special else {"token": token, "special": False} for token, special in self.add.items()
+            ]
+        if self.pad_to_multiple_of:
+            result["pad_to_multiple_of"] = self.pad_to_multiple_of
+        if self.padding != "keep":
+            result["padding"] = self.padding
+        if self.unknown == "omp":
+            result["unknown"] = {"omp": self.neighbours}
+        elif self.unknown != "mean":
+            result["unknown"] = self.unknown
+        return result
 
 
 @dataclass(frozen=True)
@@ -176,11 +240,18 @@ class Recipe:
     folder: Path = Path()
     file: str = field(default="recipe", compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)  # what an importer wants the user to know
+    vocabulary: Vocabulary | None = None
 
     @property
     def donor(self) -> str:
         """The model whose names, config and side files the output takes."""
         return self.output.config or self.merge.base or self.merge.names()[0]
+
+    @property
+    def wanted_vocabulary(self) -> Vocabulary | None:
+        """What the recipe says of the output's tokens, in either form."""
+        short = self.output.tokenizer
+        return Vocabulary(short) if short and self.vocabulary is None else self.vocabulary
 
     def plain(self) -> dict[str, Any]:
         """The recipe as plain data: what `weft import` prints and the digest is made of."""
@@ -193,11 +264,13 @@ class Recipe:
             output["dtype"] = self.output.dtype
         if self.output.shard_size != DEFAULT_SHARD:
             output["shard_size"] = self.output.shard_size
-        for name in ("config", "tokenizer"):
+        for name in ("config", "tokenizer", "chat_template"):
             if getattr(self.output, name):
                 output[name] = getattr(self.output, name)
         if output:
             result["output"] = output
+        if self.vocabulary:
+            result["vocabulary"] = self.vocabulary.plain()
         if self.seed:
             result["seed"] = self.seed
         if self.drop:

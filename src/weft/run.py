@@ -24,7 +24,7 @@ from weft.dtypes import F32, DType
 from weft.engine import CHUNK, STAGE, Context, Loom, Shuttle, model, thread
 from weft.engine.shuttle import needed
 from weft.errors import DataError
-from weft.graph import Leaf, Weave, collect, woven
+from weft.graph import Leaf, Weave, collect, derived, woven
 from weft.kernels import find_twin, kernels
 from weft.layout import Slot
 from weft.method import Largest, Sum
@@ -101,20 +101,19 @@ class Run:
                 {"event": "start", "tensors": len(self.plan.steps), "resumed": len(self.plan.steps) - len(todo)}
             )
             with device_errors(), ThreadPoolExecutor(self.options.workers, thread_name_prefix="weft") as pool:
-                self.statistics(pool, todo)
-                self.weave(pool, todo)
+                try:
+                    self.statistics(pool, todo)
+                    self.weave(pool, todo)
+                except BaseException:
+                    self.stop.set()  # the pool waits for its workers, which end at their next window
+                    raise
         self.report(force=True)
 
     def weave(self, pool: ThreadPoolExecutor, todo: list[Step]) -> None:
         """Let every worker of the pool take batches until none is left."""
         queue = deque(batches(todo))
-        futures = [pool.submit(self.work, queue) for _ in range(self.options.workers)]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            self.stop.set()
-            raise
+        for future in [pool.submit(self.work, queue) for _ in range(self.options.workers)]:
+            future.result()
 
     def work(self, queue: deque[list[Step]]) -> None:
         try:
@@ -124,11 +123,13 @@ class Run:
                 except IndexError:
                     return
                 digests: dict[str, str] = {}
-                for step in batch:
-                    if self.stop.is_set():
-                        return
-                    digests[step.name] = self.make(step)
-                self.sink.finished(batch, digests)
+                try:
+                    for step in batch:
+                        if self.stop.is_set():
+                            return
+                        digests[step.name] = self.make(step)
+                finally:  # what is whole is kept, whatever stops the rest of the batch
+                    self.sink.finished([step for step in batch if step.name in digests], digests)
         except Interrupted:
             return
         except BaseException:
@@ -280,7 +281,7 @@ def needs_torch(steps: list[Step]) -> bool:
         key = (weave.method.name, id(weave.settings))
         if key not in told:
             told[key] = uses_torch(weave)
-    return any(told.values())
+    return any(told.values()) or any(each.torch for step in steps for each in derived(step.node))
 
 
 def uses_torch(weave: Weave) -> bool:

@@ -11,6 +11,7 @@ from weft.method import Method, Setting, methods
 from weft.recipe import CONVERSIONS, GROWTHS
 from weft.scope import BASE
 from weft.values import ROLES
+from weft.vocabulary.section import LARGEST_MULTIPLE, MOST_NEIGHBOURS, PADDING, UNKNOWN
 
 _COUNT = {"type": "integer", "minimum": 1}
 _RANGE = {"oneOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\s*\d+\s*(-\s*\d+\s*)?$"}]}
@@ -61,9 +62,14 @@ def recipe_schema() -> dict[str, Any]:
                     "dtype": {"enum": list(OUTPUT_DTYPES)},
                     "shard_size": {"oneOf": [{"type": "integer", "minimum": 1}, {"type": "string"}], "default": "5GB"},
                     "config": {"type": "string", "description": "The model whose config and names the output takes."},
-                    "tokenizer": {"type": "string", "description": "The model whose tokenizer the output takes."},
+                    "tokenizer": {
+                        "type": "string",
+                        "description": "The output's vocabulary: base, union or a model's.",
+                    },
+                    "chat_template": {"type": "string", "description": "auto, a model, a named template, or Jinja."},
                 },
             },
+            "vocabulary": _vocabulary(),
             "seed": {"type": "integer", "minimum": 0, "default": 0},
             "drop": {"type": "array", "items": {"type": "string"}},
             "allow": {
@@ -88,6 +94,51 @@ def recipe_schema() -> dict[str, Any]:
                     "name": {"type": "string", "description": "A pattern over the whole tensor name."},
                 },
             },
+        },
+    }
+
+
+def _vocabulary() -> dict[str, Any]:
+    """The section `vocabulary`."""
+    force = {"type": "boolean", "default": False}
+
+    def row(**properties: Any) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "required": list(properties),
+            "additionalProperties": False,
+            "properties": {**properties, "force": force},
+        }
+
+    name = {"type": "string"}
+    token = {"type": "string", "minLength": 1}
+    rows = [
+        {"const": "zero"},
+        row(zero={"const": True}),
+        row(**{"from": name}),
+        row(like=token, of=name),
+        row(id={"type": "integer", "minimum": 0}, of=name),
+    ]
+    new = {
+        "type": "object",
+        "required": ["token"],
+        "additionalProperties": False,
+        "properties": {"token": token, "special": {"type": "boolean", "default": True}},
+    }
+    count = {"type": "integer", "minimum": 1, "maximum": MOST_NEIGHBOURS, "default": 64}
+    omp = {"type": "object", "required": ["omp"], "additionalProperties": False, "properties": {"omp": count}}
+    return {
+        "description": "The output's tokens and the rows that they get.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "from": {"type": "string", "default": "base", "description": "base, union, or a model's name."},
+            "base": {"type": "string", "description": "The model whose rows fill what others lack."},
+            "tokens": {"type": "object", "additionalProperties": {"oneOf": rows}},
+            "add": {"type": "array", "items": {"oneOf": [token, new]}},
+            "pad_to_multiple_of": {"type": "integer", "minimum": 1, "maximum": LARGEST_MULTIPLE},
+            "padding": {"enum": list(PADDING), "default": "keep"},
+            "unknown": {"oneOf": [{"enum": list(UNKNOWN)}, omp], "default": "mean"},
         },
     }
 

@@ -90,15 +90,10 @@ class FolderSink:
 
     def write(self, slot: Slot, start: int, data: np.ndarray) -> None:
         """Write bytes of a tensor; `start` counts bytes from its beginning."""
-        view, offset = data.data, slot.offset + start
-        while view:
-            try:
-                count = os.pwrite(self.files[slot.shard], view, offset)
-            except OSError as error:
-                raise write_problem(error, self.partial) from None
-            if not count:
-                raise write_problem(OSError(errno.EIO, os.strerror(errno.EIO)), self.partial)
-            view, offset = view[count:], offset + count
+        try:
+            write_whole(self.files[slot.shard], data, slot.offset + start)
+        except OSError as error:
+            raise write_problem(error, self.partial) from None
 
     def finished(self, steps: list[Step], digests: Mapping[str, str]) -> None:
         """These tensors' bytes have all been written."""
@@ -236,6 +231,16 @@ def check_space(folder: Path, layout: Layout) -> None:
             why=f"{layout.nbytes / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free",
             hint="free some space, choose another disk, or write a narrower dtype",
         )
+
+
+def write_whole(file: int, data: np.ndarray, offset: int) -> None:
+    """Write all of it, however little the system takes at once. Raises OSError, also where it takes nothing."""
+    view = data.data
+    while view:
+        count = os.pwrite(file, view, offset)
+        if not count:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        view, offset = view[count:], offset + count
 
 
 def write_problem(error: OSError, folder: Path) -> PlanError:

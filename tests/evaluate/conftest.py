@@ -44,6 +44,12 @@ def train_tokenizer() -> Any:
     return fast
 
 
+@pytest.fixture(autouse=True)
+def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests run beside one another: each takes one thread where it would take one for each core."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0})
+
+
 @pytest.fixture(scope="session")
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with language models `base`, `a` and `b`, fine-tunes of `base`, each with the tokenizer."""

@@ -13,6 +13,8 @@ from tests.evaluate.conftest import choices, prompts, texts
 from weft.errors import CheckpointError, PlanError, RecipeError
 from weft.evaluate import Options, open_subject
 
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's
+
 
 @pytest.fixture
 def merged(zoo, tmp_path):

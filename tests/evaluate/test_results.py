@@ -32,7 +32,7 @@ def test_what_was_asked_before_is_read(finished, monkeypatch):
     again = run()
     assert again.cached
     assert again.file == str(file)
-    assert again.items == read_result(file).items
+    assert {outcome.item: outcome for outcome in again.items} == {o.item: o for o in read_result(file).items}
 
 
 def test_a_copy_of_a_model_is_the_same_model_and_a_changed_one_is_not(finished, zoo, tmp_path):

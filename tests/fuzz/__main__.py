@@ -23,7 +23,8 @@ from tests.fuzz.inputs import Case, make
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 FIELDS = ("at", "inputs", "accepted", "refused", "crashes", "slowest", "slowest_at")
-STUCK = 60.0  # seconds on one input after which the process is given up
+STUCK = 60.0  # processor seconds on one input after which the process is given up; on a busy machine they take long
+ASLEEP = 1200.0  # seconds, of a process that waits for something
 SPARE = 6 << 30  # bytes of address space that it may take beyond what it has at first
 FOUND = Path(__file__).parent / "found"
 
@@ -103,15 +104,15 @@ def supervise(
         finally:
             sys.stdout.flush()
             os._exit(code)
-    seen, since, pause = (-1, -1), time.monotonic(), 0.01
+    seen, since, spent, pause = (-1, -1), time.monotonic(), 0.0, 0.01
     while True:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
             break
         now = (board.get("at"), board.get("inputs"))
         if now != seen:
-            seen, since = now, time.monotonic()
-        elif time.monotonic() - since > STUCK:
+            seen, since, spent = now, time.monotonic(), processor(child)
+        elif processor(child) - spent > STUCK or time.monotonic() - since > ASLEEP:
             os.kill(child, signal.SIGKILL)
         time.sleep(pause)
         pause = min(0.2, pause * 1.5)
@@ -121,6 +122,15 @@ def supervise(
     if os.waitstatus_to_exitcode(status):
         raise SystemExit("the fuzzer itself failed")
     return None
+
+
+def processor(child: int) -> float:
+    """Seconds that a process has computed; 0 where the system does not say."""
+    try:
+        fields = Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def work(

@@ -49,7 +49,7 @@ def main() -> None:
         (room / "room").mkdir()
         for number, case in enumerate(seeds(kinds)):
             (room / f"seeds/{number}").write_bytes(bytes([kinds.index(case.kind)]) + case.files[FILES[case.kind]])
-        feeder = feed.Feeder(room / "room")
+        feeder = feed.Feeder(room / "room", seconds=5.0)  # what is followed is slow
 
         def one(data: bytes) -> None:
             if not data:

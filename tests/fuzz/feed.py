@@ -134,8 +134,8 @@ class Watch:
 class Feeder:
     """Feeds inputs, one after the other, in a folder of its own (in memory where there is /dev/shm)."""
 
-    def __init__(self, room: Path) -> None:
-        self.room = room
+    def __init__(self, room: Path, seconds: float = SECONDS) -> None:
+        self.room, self.seconds = room, seconds
         (room / "secret.safetensors").write_bytes(safetensors(b"{}", b""))
         for name in ("base", "a", "b"):
             _write(room, {f"{name}/{file}": content for file, content in sound().items()})
@@ -158,7 +158,14 @@ class Feeder:
         shutil.rmtree(self.room / "warm")
 
     def feed(self, case: Case) -> Outcome:
-        """One input. `faults` is empty where it did no harm."""
+        """One input. `faults` is empty where it did no harm. Where it was slow, it is fed again: the machine may have been."""
+        outcome = self.feed_once(case)
+        for _ in range(2):
+            if outcome.seconds > self.seconds and "it would not end" not in outcome.faults:
+                outcome = self.feed_once(case)
+        return outcome
+
+    def feed_once(self, case: Case) -> Outcome:
         outcome = Outcome()
         case = self.prepare(case)
         before = snapshot(self.room / "case") if case.kind in ON_DISK else {}
@@ -171,7 +178,7 @@ class Feeder:
         ]
         if case.kind in RECIPES:  # a recipe is its user's own, and may name any file
             allowed.append(str(self.room / "secret.safetensors"))
-        signal.setitimer(signal.ITIMER_PROF, 3 * SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, 3 * self.seconds)
         try:
             with self.watch.on(*allowed):
                 FEEDS[case.kind](case, self.room)
@@ -191,7 +198,7 @@ class Feeder:
         outcome.seconds = time.process_time() - started
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
         outcome.faults += self.watch.faults
-        if outcome.seconds > SECONDS:
+        if outcome.seconds > self.seconds:
             outcome.faults.append(f"it took {outcome.seconds:.1f} s")
         if grown > MEMORY:
             outcome.faults.append(f"it took {grown >> 10} MiB of memory")

@@ -53,6 +53,17 @@ def test_the_compiled_kernels_do_not_load_torch() -> None:
     assert done.stdout.strip() == "False"
 
 
+def test_the_compiled_kernels_do_not_load_scipy_and_leave_it_usable() -> None:
+    pytest.importorskip("scipy.linalg.cython_blas")
+    code = (
+        "import sys, numpy as np, numba, weft.kernels.compiled\n"
+        "print('scipy.linalg' in sys.modules)\n"
+        "print(numba.njit(lambda a: np.dot(a, a)[0, 0])(np.ones((2, 2))), 'scipy.linalg' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["False", "2.0", "True"]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_both_modules_have_the_same_functions(name: str) -> None:
     ours, theirs = getattr(compiled, name), getattr(readable, name)

@@ -28,7 +28,7 @@ from tests.kernels.kernel_cases import (
     singles,
 )
 from weft.kernels.random import uniform
-from weft.kernels.ranks import locate, magnitude, settle, window
+from weft.kernels.ranks import locate, magnitude, settle, windows
 
 both = pytest.mark.parametrize("module", BOTH)
 
@@ -239,7 +239,7 @@ def test_a_sample_saves_a_pass(module: ModuleType) -> None:
     case = make(9, "weights", [0, 0, 2], n, 1)
     sample = case.part(40_000, 50_000)
     _, high = count_high(module, sample)
-    first = np.array([[window(row, int(share * sample.n), buckets)] for row in high], np.int64)
+    first = np.array([windows(row, int(share * sample.n), 1, buckets)[:1] for row in high], np.int64)
     _, low, above = count_low(module, case, first, buckets)
     rank = int(share * n)
     found = [settle(int(first[i, 0]), low[i, 0], int(above[i, 0]), rank) for i in range(2)]
@@ -263,9 +263,22 @@ def test_ranks() -> None:
     for rank in (0, 7):
         with pytest.raises(ValueError, match=rf"rank {rank} is not in 1\.\.6"):
             locate(counts, rank)
-    assert [window(counts, rank, 2) for rank in (1, 2, 6)] == [2, 1, 0]
     assert magnitude(0x3F800000) == 1.0
     assert magnitude(0) == 0.0
+
+
+def test_windows_hold_what_a_sample_leaves_open() -> None:
+    counts = np.zeros(40, np.int64)
+    counts[[10, 11, 12, 13]] = 25  # ranks 1-25, 26-50, 51-75 and 76-100, from the highest bucket
+    assert windows(counts, 50, 10, 4) == [10]  # between buckets 11 and 12: one window holds both
+    assert windows(counts, 50, 40, 2) == [10, 12]  # all four: two windows side by side
+    counts = np.zeros(40, np.int64)
+    counts[[5, 20, 35]] = 30
+    assert windows(counts, 45, 10, 4) == [19]  # well inside the middle value's ranks
+    assert windows(counts, 32, 10, 4) == [18, 33]  # the sample may have missed the value above
+    assert windows(counts, 58, 10, 4) == [18, 3]  # or the one below
+    assert windows(counts, 30, 10, 4) == [33, 18]
+    assert windows(counts, 90, 100, 4) == [3, 18]
 
 
 # --- chunks -------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from tests.mergekit.conftest import Read, Refuse
 from weft.mergekit.config import Reference
 from weft.mergekit.names import name_models
 from weft.reading import load_recipe
-from weft.recipe import Merge, Output, Source
+from weft.recipe import Merge, Source
 from weft.values import Constant
 
 LINEAR = "merge_method: linear\nparameters: {weight: 1}\nmodels:\n"
@@ -228,48 +228,12 @@ def test_dtype(read: Read, lines: str, dtype: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "tokenizer"),
-    [
-        ("tokenizer_source: b", "b"),
-        ("tokenizer_source: a", None),
-        ("tokenizer_source: org/other@v1", "other"),
-        ("tokenizer: {source: b}", "b"),
-        ("tokenizer_source: {model: {path: b}}", "b"),
-        ("base_model: b\ntokenizer_source: base", None),
-        ("base_model: b\ntokenizer_source: a", "a"),
-    ],
-)
-def test_tokenizer(read: Read, lines: str, tokenizer: str | None) -> None:
-    assert read(PAIR + lines + "\n").output == Output(tokenizer=tokenizer)
-
-
-@pytest.mark.parametrize(
-    "lines", ["tokenizer_source: union", "tokenizer: {source: union}", "tokenizer: {pad_to_multiple_of: 8}"]
-)
-def test_unions_of_vocabularies_are_notes(read: Read, lines: str) -> None:
-    recipe = read(PAIR + lines + "\n")
-    assert recipe.output == Output()
-    assert any(
-        note == "line 6: the vocabulary is that of one model, the donor: sound where all models have the same tokens; "
-        "vocabularies with different tokens are not supported yet"
-        for note in recipe.notes
-    )
-
-
-@pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("tokenizer: {source: base, tokens: {<|im_end|>: {source: a}}}",
-         "6:35: the embeddings of single tokens cannot be chosen\n"
-         "  why: vocabularies with different tokens are not supported yet"),
         ("tokenizer: {source: a}\ntokenizer_source: a",
          "7:19: tokenizer and tokenizer_source say the same thing twice\n  try: keep one"),
         ("tokenizer: {suorce: a}", "6:13: unknown key 'suorce'\n  try: did you mean 'source'?"),
         ("tokenizer: base", "6:12: tokenizer must be a mapping\n  try: tokenizer: {source: base}"),
-        ("chat_template: chatml",
-         "6:16: another chat template cannot be written yet\n"
-         "  why: the output takes the template of the model which gives its tokenizer\n"
-         "  try: leave chat_template out, or name a model with that template as tokenizer_source"),
         ("random_seed: -1", "6:14: random_seed is -1\n  why: it must be a whole number, zero or more"),
     ],
 )  # fmt: skip
@@ -278,11 +242,9 @@ def test_outputs_that_are_refused(refuse: Refuse, lines: str, message: str) -> N
 
 
 def test_notes_on_the_output(read: Read) -> None:
-    recipe = read(PAIR + "chat_template: auto\nrandom_seed: 7\ntokenizer: {source: b, pad_to_multiple_of: 8}\n")
+    recipe = read(PAIR + "random_seed: 7\n")
     assert recipe.notes == (
-        "line 8: pad_to_multiple_of is passed over: embeddings keep their rows",
-        "line 6: the chat template is that of the model which gives the tokenizer",
-        "line 7: random_seed becomes the recipe's seed; mergekit takes it from the command line only",
+        "line 6: random_seed becomes the recipe's seed; mergekit takes it from the command line only",
     )
     assert recipe.seed == 7
 
@@ -317,9 +279,11 @@ def test_a_stage_that_nothing_needs(read: Read) -> None:
 
 def test_the_tokenizer_of_a_stage(read: Read) -> None:
     stage = "name: one\n" + PAIR + "tokenizer_source: b\n---\n"
-    assert read(stage + LINEAR + "  - model: one\n").output.tokenizer == "b"
-    assert read(stage + LINEAR + "  - model: c\n  - model: one\n").output.tokenizer is None
-    assert read(stage + LINEAR + "  - model: c\ntokenizer_source: one\n").output.tokenizer == "b"
+    for last, source in (("  - model: one\n", "b"), ("  - model: c\ntokenizer_source: one\n", "b")):
+        vocabulary = read(stage + LINEAR + last).vocabulary
+        assert vocabulary is not None
+        assert vocabulary.source == source
+    assert read(stage + LINEAR + "  - model: c\n  - model: one\n").vocabulary is None
 
 
 def test_a_tokenizer_that_nothing_takes_is_no_model(read: Read) -> None:

@@ -23,6 +23,8 @@ from tests.parity import compare, differences, sampling
 from tests.parity.cases import DRAWN, SAME, Case
 from tests.parity.models import MEMBERS, make
 from tests.parity.programs import Mergekit, weft_merge
+from tests.parity.tokens import CASES as TOKENS
+from tests.parity.tokens import compare_tokens
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 NOISY = ("arcee_fusion",)  # its divergences lose digits in float32, and with them a few entries at the threshold
@@ -124,7 +126,7 @@ def table(head: list[str], rows: list[list[str]]) -> str:
 def report(session: Session, seconds: float) -> str:
     runs = session.runs
     failed = sum(run.problem is not None for run in runs)
-    groups = {name: [run for run in runs if run.group == name] for name in ("same", "drawn", "different")}
+    groups = {name: [run for run in runs if run.group == name] for name in ("same", "tokens", "drawn", "different")}
 
     def rows(group: str) -> list[list[str]]:
         return [
@@ -148,6 +150,14 @@ def report(session: Session, seconds: float) -> str:
             "Weft was loaded by transformers with no weight missing and none left over.",
             "",
             table(["method", "file", "model", "dtype", "Weft", "mergekit", "holds"], rows("same")),
+            "",
+            "## Vocabularies that differ",
+            "",
+            "Three models of one family with other numbers of rows and other words: each token's row, and every other tensor, "
+            f"differs by at most {compare.EXACT:g} of its tensor's largest magnitude. mergekit numbers new tokens in no fixed "
+            "order, so rows are compared by token.",
+            "",
+            table(["file", "model", "tokens", "difference", "holds"], rows("tokens")),
             "",
             "## Random methods",
             "",
@@ -184,6 +194,9 @@ def main() -> int:
             for case in SAME:
                 if options.only in f"{case.method}: {case.name} {case.family} {case.dtype}":
                     note(session, compare_case(session, case))
+            for tokens in TOKENS:
+                if options.only in f"tokens {tokens.name} {tokens.family}":
+                    note(session, Run("tokens", *compare_tokens(session, tokens)))
             for drawn in DRAWN:
                 if options.only in f"drawn {drawn.method}":
                     note(session, Run("drawn", *sampling.check(session, drawn)))

@@ -114,10 +114,10 @@ def write(folder: Path, config: PreTrainedConfig, weights: dict[str, torch.Tenso
     write_tokenizer(folder)
 
 
-def write_tokenizer(folder: Path, words: tuple[str, ...] = ()) -> None:
+def write_tokenizer(folder: Path, words: tuple[str, ...] = (), count: int = VOCABULARY) -> None:
     """A tokenizer with one word for each row of the embeddings."""
     known = ["<pad>", "<s>", "</s>", "<unk>", *words]
-    known += [f"w{number}" for number in range(VOCABULARY - len(known))]
+    known += [f"w{number}" for number in range(count - len(known))]
     special = [
         {
             "id": i,

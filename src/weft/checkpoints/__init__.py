@@ -29,6 +29,7 @@ def open_checkpoint(
     task: str | None = None,
     label: str | None = None,
     relative_to: Path | None = None,
+    headers: dict[str, Any] | None = None,
 ) -> Checkpoint:
     """Open a model for reading. Headers and small text files are read, weights are not.
 
@@ -36,6 +37,7 @@ def open_checkpoint(
     a torch module, or a checkpoint, which is returned as it is. A path that exists is taken before a hub id
     of that spelling. `revision` is a branch, tag or commit of a hub model, `task` one of the models of a packed
     folder. `label` is what messages call the model. Relative paths are looked up from the folder `relative_to`.
+    One dictionary given as `headers` for several local models lets equal headers be read and kept once.
     Raises `CheckpointError`.
     """
     if isinstance(source, Checkpoint):
@@ -54,7 +56,7 @@ def open_checkpoint(
             why = f"the revision {revision!r} belongs to a model on the hub"
             hint = f"leave out the revision, or rename the folder if you mean the hub's {text}"
             raise CheckpointError("a local path has no revisions", where=Where(text), why=why, hint=hint)
-        return _open_path(path, task, label or text)
+        return _open_path(path, task, label or text, headers)
     if task is not None:
         raise _not_packed(task, text)
     if isinstance(source, str) and _HUB_ID.fullmatch(text) and not text.endswith(WEIGHT_FILES):
@@ -79,7 +81,7 @@ def _not_packed(task: str, text: str) -> CheckpointError:
     return CheckpointError("these are no packed models", where=Where(text), why=why, hint="leave out the task")
 
 
-def _open_path(path: Path, task: str | None, label: str) -> Checkpoint:
+def _open_path(path: Path, task: str | None, label: str, headers: dict[str, Any] | None) -> Checkpoint:
     from weft.checkpoints.folder import FileCheckpoint, FolderCheckpoint
     from weft.checkpoints.packed import CARD, PackedCheckpoint
 
@@ -88,9 +90,9 @@ def _open_path(path: Path, task: str | None, label: str) -> Checkpoint:
     if task is not None:
         raise _not_packed(task, str(path))
     if path.is_dir():
-        return FolderCheckpoint(path, label)
+        return FolderCheckpoint(path, label, headers)
     if path.suffix in WEIGHT_FILES:
-        return FileCheckpoint(path, label)
+        return FileCheckpoint(path, label, headers)
     raise CheckpointError(
         "this is not a weight file",
         where=Where(str(path)),

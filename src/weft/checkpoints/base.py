@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,14 +24,11 @@ class TensorInfo:
 
     @property
     def elements(self) -> int:
-        count = 1
-        for size in self.shape:
-            count *= size
-        return count
+        return math.prod(self.shape)
 
     @property
     def nbytes(self) -> int:
-        return self.elements * self.dtype.bits // 8
+        return math.prod(self.shape) * self.dtype.bits // 8
 
 
 class Checkpoint(ABC):

@@ -53,9 +53,9 @@ class StoredCheckpoint(Checkpoint):
 class FileCheckpoint(StoredCheckpoint):
     """One weight file: `.safetensors`, `.bin`, `.pt`, `.pth` or `.ckpt`; no config, no side files."""
 
-    def __init__(self, path: Path, label: str | None = None) -> None:
+    def __init__(self, path: Path, label: str | None = None, headers: dict[str, Any] | None = None) -> None:
         self.label, self.location = label or path.name, str(path)
-        file = open_weight_file(LocalFile(path))
+        file = open_weight_file(LocalFile(path), headers)
         self._weights = join({path.name: file})
         self.unread = file.unread
 
@@ -63,7 +63,7 @@ class FileCheckpoint(StoredCheckpoint):
 class FolderCheckpoint(StoredCheckpoint):
     """A model folder as `save_pretrained` writes it: weights in one file or in shards, config, side files."""
 
-    def __init__(self, path: Path, label: str | None = None) -> None:
+    def __init__(self, path: Path, label: str | None = None, headers: dict[str, Any] | None = None) -> None:
         self.label, self.location, self._path = label or path.name, str(path), path
         names = _names(path)
         self._files = tuple(sorted(name for name in names if is_side_file(name)))
@@ -77,7 +77,7 @@ class FolderCheckpoint(StoredCheckpoint):
             names,
             self.location,
             self._fetch,
-            lambda files: [open_weight_file(LocalFile(path / name)) for name in files],
+            lambda files: [open_weight_file(LocalFile(path / name), headers) for name in files],
         )
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
 from weft.checkpoints.jsonfile import parse_object
 from weft.checkpoints.layout import find_weights, shards_of
@@ -10,12 +11,15 @@ from weft.checkpoints.source import Source
 from weft.checkpoints.weights import WeightFile, Weights, join
 
 
-def open_weight_file(source: Source) -> WeightFile:
-    """One file's headers. The name tells the format; `.safetensors` is one, all others are torch's."""
+def open_weight_file(source: Source, headers: dict[str, Any] | None = None) -> WeightFile:
+    """One file's headers. The name tells the format; `.safetensors` is one, all others are torch's.
+
+    `headers` remembers what has been read: of equal headers, only the first is.
+    """
     if source.name.endswith(".safetensors"):
         from weft.checkpoints.safetensors import SafetensorsFile
 
-        return SafetensorsFile(source)
+        return SafetensorsFile(source, headers)
     from weft.checkpoints.torchfile import open_torch_file
 
     return open_torch_file(source)

@@ -10,6 +10,8 @@ import hashlib
 import json
 import math
 import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from weft.checkpoints.base import TensorInfo
@@ -26,30 +28,52 @@ _KEYS = {"dtype", "shape", "data_offsets"}
 _INT = {int}
 
 
-class SafetensorsFile(WeightFile):
-    """One safetensors file. `tensors` are in the order of their offsets; `metadata` is the file's own."""
+@dataclass(frozen=True)
+class Header:
+    """What a file's header says: its tensors in the order of their offsets, where each begins, and where the file ends."""
 
-    def __init__(self, source: Source) -> None:
+    metadata: Mapping[str, str]
+    tensors: dict[str, TensorInfo]
+    begins: dict[str, int]
+    data: int
+    end: int  # of the data
+
+
+class SafetensorsFile(WeightFile):
+    """One safetensors file. `tensors` are in the order of their offsets; `metadata` is the file's own.
+
+    `headers` are those that have been read, by SHA-256: fine-tunes of one model have equal ones, which are kept once.
+    """
+
+    def __init__(self, source: Source, headers: dict[str, Header] | None = None) -> None:
         self.source = source
-        header = _header_bytes(source)
-        self.header_sha256 = hashlib.sha256(header).hexdigest()
-        entries = _parse(header, source.name)
-        self.metadata = _metadata(entries.pop("__metadata__", {}), source.name)
-        self._data = 8 + len(header)
-        self._begins: dict[str, int] = {}
-        self.tensors = {}
-        spans = sorted(_check_entry(name, entry, source.name) for name, entry in entries.items())
-        end = 0
-        for place, (begin, stop, _, info) in enumerate(spans):
-            if begin != end:
-                raise _misplaced(source.name, spans[place - 1][3].name if place else "", info.name, begin - end)
-            end = stop
-            self._begins[info.name] = self._data + begin
-            self.tensors[info.name] = info
-        _check_size(source, self._data, end)
+        text = _header_bytes(source)
+        self.header_sha256 = hashlib.sha256(text).hexdigest()
+        known = {} if headers is None else headers
+        if self.header_sha256 not in known:
+            known[self.header_sha256] = _read_header(text, source.name)
+        self._header = known[self.header_sha256]
+        self.metadata, self.tensors = self._header.metadata, self._header.tensors
+        _check_size(source, self._header.data, self._header.end)
 
     def read_range(self, info: TensorInfo, start: int, stop: int, into: memoryview) -> None:
-        self.source.read_into(self._begins[info.name] + start * info.dtype.bits // 8, into)
+        self.source.read_into(self._header.begins[info.name] + start * info.dtype.bits // 8, into)
+
+
+def _read_header(text: bytes, file: str) -> Header:
+    entries = _parse(text, file)
+    metadata = _metadata(entries.pop("__metadata__", {}), file)
+    data, end = 8 + len(text), 0
+    begins: dict[str, int] = {}
+    tensors: dict[str, TensorInfo] = {}
+    spans = sorted(_check_entry(name, entry, file) for name, entry in entries.items())
+    for place, (begin, stop, name, info) in enumerate(spans):
+        if begin != end:
+            raise _misplaced(file, spans[place - 1][2] if place else "", name, begin - end)
+        end = stop
+        begins[name] = data + begin
+        tensors[name] = info
+    return Header(metadata, tensors, begins, data, end)
 
 
 def _refuse(file: str, what: str, why: str = "", hint: str = DAMAGED) -> NoReturn:
@@ -147,7 +171,7 @@ def _are_counts(value: Any) -> bool:
     """Whether this is a short list of non-negative whole numbers of 63 bits; JSON's true and 1.0 are none."""
     if type(value) is not list or len(value) > DIMENSIONS_LIMIT or not _INT.issuperset(map(type, value)):
         return False
-    return min(value, default=0) >= 0 and max(value, default=0) < 1 << 63
+    return not value or (min(value) >= 0 and max(value) < 1 << 63)
 
 
 def _misplaced(file: str, before: str, name: str, distance: int) -> CheckpointError:

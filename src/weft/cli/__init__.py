@@ -29,6 +29,7 @@ for name, command, summary in (
     ("compare", "compare:compare", "Compare models on the same tasks, and say what is noise."),
     ("import", "import_:import_", "Print the native recipe that gives what a mergekit file gives."),
     ("schema", "schema:schema", "Print the JSON schema of recipes, for editors."),
+    ("vocabulary", "vocabulary:app", "Give a model another tokenizer."),
 ):
     app.command(f"weft.cli.{command}", name=name, help=summary)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from weft.cli.common import Json, print_json
+from weft.cli.common import Json, print_json, wait_without_spinning
 from weft.cli.evaluate import Batch, Several, Split, Tasks, TorchThreads
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def compare(
     results
         The folder in which results are kept.
     """
+    wait_without_spinning()
     import weft
     from weft.cli.evaluate import read_tasks, run
     from weft.cli.scores import ScoreReporter, show_comparison

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from weft.cli.common import Json, print_json
+from weft.cli.common import Json, print_json, wait_without_spinning
 
 if TYPE_CHECKING:
     from weft.evaluate import Evaluation, Options, Task
@@ -72,6 +72,7 @@ def evaluate(
     quiet
         Print nothing but errors.
     """
+    wait_without_spinning()
     from weft.cli.scores import ScoreReporter, show_evaluation
     from weft.evaluate import Options
 

@@ -6,14 +6,16 @@ misled, two passes over the upper and the lower half of the patterns always do. 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 
-from weft.kernels.ranks import HALF, locate, settle, window
+from weft.kernels.ranks import HALF, locate, settle, windows
 
 BUCKETS = 1 << 15  # upper halves of the patterns of non-negative float32
-NARROW = 4  # buckets of the window that a sample chooses
+NARROW = 4  # buckets of a window that a sample chooses
+SURE = 4.0  # standard deviations by which a sample's rank may be off
 
 CountHigh = Callable[[np.ndarray], int]  # adds to int64 (k, BUCKETS); returns how many elements it counted
 CountLow = Callable[[np.ndarray, np.ndarray, np.ndarray], None]  # first (k, m), counts (k, m, width), above (k, m)
@@ -31,22 +33,31 @@ def largest(ranks: np.ndarray, n: int, high: CountHigh, low: CountLow, sample: C
         seen = sample(counts)
         if seen:
             scaled = np.clip(np.rint(ranks * (seen / n)).astype(np.int64), 1, seen)
-            first = _starts(open_, lambda i, w: window(counts[i], int(scaled[i, w]), NARROW))
+            first = _starts(open_, lambda i, w: _likely(counts[i], int(scaled[i, w]), seen))
             open_ = _search(values, open_, ranks, first, NARROW * HALF, low)
     if open_.any():
         counts = np.zeros((len(ranks), BUCKETS), dtype=np.int64)
         high(counts)
-        first = _starts(open_, lambda i, w: locate(counts[i], int(ranks[i, w])))
+        first = _starts(open_, lambda i, w: [locate(counts[i], int(ranks[i, w]))])
         open_ = _search(values, open_, ranks, first, HALF, low)
         assert not open_.any()
     return values
 
 
-def _starts(open_: np.ndarray, start: Callable[[int, int], int]) -> np.ndarray:
-    first = np.full(open_.shape, -1, dtype=np.int64)
+def _likely(counts: np.ndarray, rank: int, seen: int) -> list[int]:
+    """Windows that hold the rank, by a sample of `seen`, unless it misleads by more than SURE standard deviations."""
+    deviation = math.sqrt(rank * (seen - rank) / seen) + 1.0
+    return windows(counts, rank, math.ceil(SURE * deviation), NARROW)
+
+
+def _starts(open_: np.ndarray, start: Callable[[int, int], list[int]]) -> np.ndarray:
+    """Where windows begin, int64 (k, m or 2 m): the second ones, where there are any, behind the first ones."""
+    k, m = open_.shape
+    first = np.full((k, 2 * m), -1, dtype=np.int64)
     for i, w in zip(*np.nonzero(open_), strict=True):
-        first[i, w] = start(int(i), int(w))
-    return first
+        for number, begin in enumerate(start(int(i), int(w))):
+            first[i, number * m + w] = begin
+    return first if (first[:, m:] >= 0).any() else np.ascontiguousarray(first[:, :m])
 
 
 def _search(
@@ -57,10 +68,13 @@ def _search(
     above = np.zeros(first.shape, dtype=np.int64)
     low(first, counts, above)
     left = np.zeros_like(open_)
+    m = open_.shape[1]
     for i, w in zip(*np.nonzero(open_), strict=True):
-        value = settle(int(first[i, w]), counts[i, w], int(above[i, w]), int(ranks[i, w]))
-        if value is None:
-            left[i, w] = True
+        places = [place for place in range(w, first.shape[1], m) if first[i, place] >= 0]
+        found = [settle(int(first[i, p]), counts[i, p], int(above[i, p]), int(ranks[i, w])) for p in places]
+        answers = [value for value in found if value is not None]
+        if answers:
+            values[i, w] = answers[0]
         else:
-            values[i, w] = value
+            left[i, w] = True
     return left

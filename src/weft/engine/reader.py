@@ -16,7 +16,13 @@ from weft.kernels import BLOCK, LAST_ROW
 
 RUN = 1 << 12  # elements that a sample reads at one place
 SAMPLED_RUNS = 32  # places, at least
-SAMPLED_SHARE = 64  # a sample is at least one part in so many
+SAMPLED_SHARE = 64  # a sample is one part in so many, of tensors up to 64 Mi elements
+SAMPLED_MOST = 256  # places: a million elements tell a rank to a few parts in ten thousand
+
+
+def sampled_runs(n: int) -> int:
+    """At how many places a tensor of n elements is sampled. There is an end to it, so that memory does not grow with n."""
+    return min(SAMPLED_MOST, max(SAMPLED_RUNS, n // (SAMPLED_SHARE * RUN)))
 
 
 class Inner(Protocol):
@@ -131,9 +137,9 @@ class Reader:
 
     def sample(self) -> tuple[np.ndarray, int] | None:
         """Runs of elements spread evenly over the tensor, and how many elements they are; None for small tensors."""
-        if self.n < 2 * SAMPLED_RUNS * RUN or self.grain != BLOCK:
+        if self.n < 2 * SAMPLED_RUNS * RUN or (self.grain != BLOCK and any(map(woven, self.rows))):
             return None
-        runs = max(SAMPLED_RUNS, self.n // (SAMPLED_SHARE * RUN))
+        runs = sampled_runs(self.n)
         raw = self.loom.rows(self.level, "sample", len(self.rows), runs * RUN * self.itemsize)
         for row, node in enumerate(self.rows):
             size = RUN * node.dtype.itemsize

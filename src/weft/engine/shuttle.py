@@ -14,10 +14,11 @@ import numpy as np
 from weft.devices import CPU
 from weft.dtypes import F32, DType
 from weft.engine import reduce, tensors
+from weft.engine.deriver import Deriver
 from weft.engine.loom import Context, Loom
 from weft.engine.needle import Needle
 from weft.engine.reader import Inner, Reader
-from weft.graph import Leaf, Patchwork, Weave
+from weft.graph import Derived, Leaf, Patchwork, Weave
 from weft.kernels import BLOCK, find_twin
 from weft.kernels import random as keyed
 from weft.method import Ask, Consensus, Largest, Sum
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     from weft.kernels import Twin
 
 
-def thread(node: Weave | Patchwork, context: Context, loom: Loom, level: int = 0) -> Inner:
+def thread(node: Weave | Patchwork | Derived, context: Context, loom: Loom, level: int = 0) -> Inner:
     """What makes a node, window by window, with the loom's buffers from `level` on."""
     if isinstance(node, Weave):
         return Shuttle(node, context, loom, level)
+    if isinstance(node, Derived):
+        return Deriver(node, partial(thread, context=context, loom=loom), loom, level)
     return Needle(node, partial(thread, context=context, loom=loom), loom, level)
 
 

@@ -256,17 +256,25 @@ def _aligned(read: Sequence[Evaluation]) -> list[dict[str, TaskResult]]:
     return tables
 
 
+def _in_order(result: TaskResult) -> TaskResult:
+    """The same result with its items by id: 1, 2, 10."""
+    items = sorted(result.items, key=lambda outcome: (len(outcome.item), outcome.item))
+    return replace(result, items=tuple(items))
+
+
 class _Table:
     """All models on one task."""
 
     def __init__(self, results: dict[str, TaskResult], parents: tuple[str, ...], seed: int, resamples: int) -> None:
-        self.results, self.seed, self.resamples = results, seed, resamples
+        self.seed, self.resamples = seed, resamples
+        # Files hold items in the order in which they were answered, which another tokenizer changes.
+        self.results = {name: _in_order(result) for name, result in results.items()}
         self.names = list(results)
         self.parents = parents
-        self.first = results[self.names[0]]
+        self.first = self.results[self.names[0]]
         self.task = self.first.task
         self.metric: Metric = self.first.metrics[0]
-        columns = [result.columns(self.metric.name) for result in results.values()]
+        columns = [result.columns(self.metric.name) for result in self.results.values()]
         self.values = np.stack([values for values, _ in columns])
         self.weights = columns[0][1]
         self.items = self.values.shape[1]

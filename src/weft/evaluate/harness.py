@@ -90,8 +90,10 @@ def find_tasks(names: Sequence[str | Path], include: str | Path | None = None) -
     wanted = [str(name) for name in names if Path(name) not in files]
     folders = [str(folder) for folder in ([include] if include else []) + [file.parent for file in files]]
     with _offline():
-        manager = TaskManager(include_path=list(dict.fromkeys(folders)) or None, include_defaults=bool(wanted))
+        manager = TaskManager(include_path=list(dict.fromkeys(folders)) or None, include_defaults=False)
         wanted += [_name_of(file, manager) for file in files]
+        if any(name not in manager.all_tasks for name in wanted):  # lm-eval's own are some ten thousand files
+            manager = TaskManager(include_path=list(dict.fromkeys(folders)) or None, include_defaults=True)
         for name in wanted:
             if name not in manager.all_tasks:
                 raise TaskError(f"lm-eval has no task {name!r}", hint=did_you_mean(name, manager.all_tasks))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -136,7 +137,10 @@ def _from_adapter(path: Path, name: str, tokenizer: Any, base: str | Path | None
         # A head that the adapter itself brings may be missing in its base.
         task = str(adapter.get("task_type"))
         module = _pretrained(str(found), below.config, head, dtype, whole=task != "SEQ_CLS")
-        return Loaded(PeftModel.from_pretrained(module, str(path)), _tokenizer(tokenizer, own))
+        with warnings.catch_warnings():  # of transformers, about what peft asks it
+            warnings.simplefilter("ignore", FutureWarning)
+            adapted = PeftModel.from_pretrained(module, str(path))
+        return Loaded(adapted, _tokenizer(tokenizer, own))
 
     return Subject(name, digest([below.fingerprint, mark]), below.config, load)
 

@@ -1,8 +1,8 @@
 """From counts to exact order statistics. A rank counts from the largest magnitude, which has rank 1.
 
 Two passes over the data always do: `count_high` over all of it, `locate` the bucket, `count_low` over that
-bucket, `settle`. One pass and a sample mostly do: `count_high` over the sample, take a `window` of a few
-buckets, `count_low` over the window, `settle`; where that gives None, the sample misled and two passes
+bucket, `settle`. One pass and a sample mostly do: `count_high` over the sample, take `windows` of a few
+buckets, or two, `count_low` over them, `settle`; where that gives None, the sample misled and two passes
 follow. The result is the same.
 """
 
@@ -38,12 +38,25 @@ def magnitude(pattern: int) -> float:
     return float(np.uint32(pattern).view(np.float32))
 
 
-def window(counts: np.ndarray, rank: int, buckets: int) -> int:
-    """Where a window of so many buckets should begin to hold, most likely, the rank-th largest of a sample.
+def windows(counts: np.ndarray, rank: int, spread: int, buckets: int) -> list[int]:
+    """Where one or two windows of so many buckets should begin to hold, most likely, the rank-th largest of a sample.
 
-    counts: int64 (32768,), by `count_high` over the sample; rank: in the sample.
+    counts: int64 (32768,), by `count_high` over the sample; rank: in the sample; spread: how far off it may be. Where few
+    values occur, ranks near to each other lie far apart: the second window is then around the nearest value outside the
+    first.
     """
-    return min(max(0, locate(counts, rank) - buckets // 2), len(counts) - buckets)
+    total, last = int(counts.sum()), len(counts) - buckets
+    top, bottom = locate(counts, max(1, rank - spread)), locate(counts, min(total, rank + spread))
+    if top - bottom < buckets:
+        return [min(max(0, bottom - (buckets - 1 - (top - bottom)) // 2), last)]
+    if top - bottom < 2 * buckets:
+        return [min(bottom, last), min(bottom + buckets, last)]
+    first = min(max(0, locate(counts, rank) - buckets // 2), last)
+    above = int(counts[first + buckets :].sum())
+    through = above + int(counts[first : first + buckets].sum())
+    nearest = above if 0 < rank - above <= through + 1 - rank or through == total else through + 1
+    beyond = locate(counts, max(1, nearest))
+    return [first, min(max(0, beyond - buckets // 2), last)]
 
 
 def settle(first: int, counts: np.ndarray, above: int, rank: int) -> float | None:

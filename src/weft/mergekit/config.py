@@ -9,6 +9,7 @@ from weft.document import Document
 from weft.errors import Where
 from weft.mergekit.methods import Rule
 from weft.mergekit.parameters import Chain, Level, Path_
+from weft.mergekit.tokens import Tokens
 from weft.method import Method
 
 
@@ -53,7 +54,8 @@ class Config:
     parts: tuple[Part, ...] = ()
     common: Mapping[str, Chain] = field(default_factory=dict)  # of the module, then of the whole file
     dtype: str | None = None
-    tokenizer: Reference | None = None
+    tokens: Tokens | None = None
+    template: str | None = None
     name: str | None = None
     seed: int = 0
     places: dict[Reference, Where] = field(default_factory=dict)

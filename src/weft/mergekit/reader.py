@@ -11,6 +11,7 @@ from weft.errors import RecipeError, WeftError, Where, did_you_mean
 from weft.mergekit.config import Config, Input, Part, Reference
 from weft.mergekit.methods import KNOWN, RULES, Parameter, Rule
 from weft.mergekit.parameters import Chain, Level, Path_, join, read_chain
+from weft.mergekit.tokens import read_template, read_tokens
 from weft.method import Method, find
 
 DOCUMENT = (
@@ -83,8 +84,8 @@ class Reader:
         config.common = {name: join(*(level.get(name, ()) for level in common)) for name in names}
         dtypes = self.dtype(data, "out_dtype"), self.dtype(data, "dtype")
         config.dtype = dtypes[0] or dtypes[1]
-        config.tokenizer = self.tokenizer(data, config.base)
-        self.chat_template(data.get("chat_template"))
+        config.tokens = read_tokens(self, data)
+        config.template = read_template(self, data.get("chat_template"))
         config.seed = self.seed(data.get("random_seed"))
         return config
 
@@ -263,55 +264,6 @@ class Reader:
             self.fail(f"{key} is {word!r}", (key,), hint=did_you_mean(name, OUTPUT_DTYPES))
             return None
         return name
-
-    def tokenizer(self, data: Mapping[str, Any], base: Reference | None) -> Reference | None:
-        """The model whose tokenizer the output takes, where the file names one."""
-        legacy, block = data.get("tokenizer_source"), data.get("tokenizer")
-        if legacy and block:
-            self.fail(
-                "tokenizer and tokenizer_source say the same thing twice",
-                ("tokenizer_source",),
-                hint="keep one",
-            )
-        source, path = legacy, ("tokenizer_source",)
-        if isinstance(block, dict):
-            self.only(block, ("tokenizer",), ("source", "tokens", "pad_to_multiple_of"))
-            source, path = block.get("source", "union"), ("tokenizer", "source")
-            if block.get("tokens"):
-                self.fail(
-                    "the embeddings of single tokens cannot be chosen",
-                    ("tokenizer", "tokens"),
-                    why="vocabularies with different tokens are not supported yet",
-                )
-            if block.get("pad_to_multiple_of"):
-                self.note(
-                    "pad_to_multiple_of is passed over: embeddings keep their rows",
-                    ("tokenizer", "pad_to_multiple_of"),
-                )
-        elif block:
-            self.fail("tokenizer must be a mapping", ("tokenizer",), hint="tokenizer: {source: base}")
-        if not source:
-            return None
-        if source == "union":
-            self.note(
-                "the vocabulary is that of one model, the donor: sound where all models have the same tokens; "
-                "vocabularies with different tokens are not supported yet",
-                path if path in self.document.keys else ("tokenizer",),
-            )
-            return None
-        return base if source == "base" else self.reference(source, path)
-
-    def chat_template(self, data: Any) -> None:
-        path = ("chat_template",)
-        if data == "auto":
-            self.note("the chat template is that of the model which gives the tokenizer", path)
-        elif data:
-            self.fail(
-                "another chat template cannot be written yet",
-                path,
-                why="the output takes the template of the model which gives its tokenizer",
-                hint="leave chat_template out, or name a model with that template as tokenizer_source",
-            )
 
     def seed(self, data: Any) -> int:
         if data is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from weft.document import Document
@@ -12,7 +13,8 @@ from weft.mergekit.names import name_models
 from weft.mergekit.parameters import Level, Path_
 from weft.mergekit.reader import Reader
 from weft.mergekit.settings import Settings
-from weft.recipe import Merge, Output, Recipe, Slice, Source
+from weft.mergekit.tokens import template_word
+from weft.recipe import Merge, Output, Recipe, Slice, Source, Vocabulary
 
 
 def translate(documents: list[Document], folder: Path) -> Recipe:
@@ -31,7 +33,7 @@ def translate(documents: list[Document], folder: Path) -> Recipe:
     problems += _check_names(configs)
     _give_up(problems)
     translator = _Translator(configs, folder)
-    models, merge, output = translator.translate()
+    models, merge, output, vocabulary = translator.translate()
     notes += translator.notes
     return Recipe(
         models,
@@ -41,6 +43,7 @@ def translate(documents: list[Document], folder: Path) -> Recipe:
         folder=folder,
         file=documents[0].file,
         notes=tuple(dict.fromkeys(notes)),
+        vocabulary=vocabulary,
     )
 
 
@@ -81,7 +84,7 @@ class _Translator:
         self.stages = {config.name: config for config in configs if config.name and config is not self.final}
         self.names: dict[Reference, str] = {}
 
-    def translate(self) -> tuple[dict[str, Source | Merge], Merge, Output]:
+    def translate(self) -> tuple[dict[str, Source | Merge], Merge, Output, Vocabulary | None]:
         order = self.order()
         _give_up(self.errors)
         for name, config in self.stages.items():
@@ -92,7 +95,15 @@ class _Translator:
             for reference in config.references():
                 if reference.path not in self.stages:
                     sources.setdefault(reference, config.places[reference])
-        sources.setdefault(self.tokenizer(self.final), self.final.document.where())
+        teller = self.teller(self.final)
+        tokens = teller.tokens if teller else None
+        if teller and tokens:
+            for reference in tokens.references():
+                if reference.path in self.stages:
+                    what = f"the tokenizer names the merge {reference.path!r}"
+                    self.errors.append(RecipeError(what, where=tokens.place, hint="name one of its models"))
+                else:
+                    sources.setdefault(reference, teller.places[reference])
         self.names = name_models(sources, taken=self.stages)
         models: dict[str, Source | Merge] = {}
         for reference, place in sources.items():
@@ -103,7 +114,8 @@ class _Translator:
             models[config.name] = self.merge(config)
         merge = self.merge(self.final)
         _give_up(self.errors)
-        return models, merge, self.output(merge)
+        vocabulary = tokens.vocabulary(self.name, teller, merge.names(), merge.base) if tokens and teller else None
+        return models, merge, self.output(merge, models), vocabulary
 
     def name(self, reference: Reference) -> str:
         return reference.path if reference.path in self.stages else self.names[reference]
@@ -129,27 +141,23 @@ class _Translator:
 
     # --- output ---------------------------------------------------------------------------------------------
 
-    def output(self, merge: Merge) -> Output:
-        """The donors of config and tokenizer are named where they are not those that a recipe takes anyway."""
+    def output(self, merge: Merge, models: Mapping[str, Source | Merge]) -> Output:
+        """The donor of the config is named where it is not the one that a recipe takes anyway."""
         base = self.final.base and self.name(self.final.base)
         config = base if base and merge.base is None and merge.names()[0] != base else None
-        tokenizer = self.tokenizer(self.final)
-        other = self.name(tokenizer) if tokenizer != self.donor(self.final) else None
-        return Output(self.final.dtype, config=config, tokenizer=other)
+        return Output(self.final.dtype, config=config, chat_template=template_word(self.final.template, models))
 
-    def donor(self, config: Config) -> Reference:
-        """The model from which the config comes in the end, through all stages."""
-        donor = config.base or next(iter(config.references()))
-        stage = self.stages.get(donor.path)
-        return self.donor(stage) if stage else donor
-
-    def tokenizer(self, config: Config, trail: tuple[Config, ...] = ()) -> Reference:
-        """The model from which the tokenizer comes in the end."""
-        chosen = config.tokenizer or config.base or next(iter(config.references()))
+    def teller(self, config: Config, trail: tuple[Config, ...] = ()) -> Config | None:
+        """The document that says which tokenizer the output has: the last one, or a stage that it takes it from."""
+        if config in trail:
+            return None
+        named = config.tokens.source if config.tokens else ""
+        stage = self.stages.get(named.path) if isinstance(named, Reference) else None
+        if config.tokens:
+            return (stage and self.teller(stage, (*trail, config))) or config
+        chosen = config.base or next(iter(config.references()))
         stage = self.stages.get(chosen.path)
-        if stage is None:
-            return chosen
-        return self.donor(config) if stage in trail else self.tokenizer(stage, (*trail, config))
+        return self.teller(stage, (*trail, config)) if stage else None
 
     # --- merges ---------------------------------------------------------------------------------------------
 

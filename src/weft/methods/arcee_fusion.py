@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from weft.method import Base, Largest, Models, Tensor, method
-from weft.methods._exponential import bend, exp, log
+from weft.methods._exponential import NEAR, bend, exp, log
 
 LANES = 256  # partial sums of a row
 
@@ -28,7 +28,7 @@ def divergence(model: Tensor, base: Tensor) -> Tensor:
     whole_p, whole_q = row_sums(p), row_sums(q)
     ratio = (x - y) - log(whole_p / whole_q)
     p, q = p * (1.0 / whole_p), q * (1.0 / whole_q)
-    near = ratio.abs() <= 0.5
+    near = ratio.abs() <= NEAR
     return row_sums((p * bend(ratio)).where(near, p * (ratio - 1.0) + q))
 
 

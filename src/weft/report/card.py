@@ -11,7 +11,10 @@ from weft.document import write_yaml
 from weft.graph import woven
 from weft.method import find
 from weft.planning import Plan, content_mark
+from weft.progress import vocabulary_line
 from weft.recipe import Merge, Source
+
+PURSUIT = "Goddard and Neto 2025 (arXiv 2506.06607)"
 
 
 def make_card(plan: Plan) -> str:
@@ -36,6 +39,8 @@ def make_card(plan: Plan) -> str:
         f"Config and tensor names come from `{recipe.donor}`; the tokenizer from `{plan.tokenizer.label}`.",
         "",
     ]
+    if plan.vocabulary is not None:
+        lines += [f"Vocabulary: {vocabulary_line(plan.vocabulary.facts())}.", ""]
     merged = sum(woven(step.node) for step in plan.steps)
     lines += [f"{merged} tensors were merged and {len(plan.steps) - merged} copied; all are {plan.dtype}.", ""]
     if plan.changes:
@@ -48,10 +53,11 @@ def make_card(plan: Plan) -> str:
         lines += ["Left out:", "", *(f"- `{name}`: {why}" for name, why in plan.dropped.items()), ""]
     lines += ["## Recipe", "", "```yaml", write_yaml(recipe.plain()).strip(), "```", ""]
     papers = [(name, find(name)) for name in methods]
-    if any(method.paper for _, method in papers):
-        lines += ["## Citation", ""]
-        lines += [f"- {name}: {method.summary} {source(method)}" for name, method in papers if method.paper]
-        lines.append("")
+    cited = [f"- {name}: {method.summary} {source(method)}" for name, method in papers if method.paper]
+    if plan.vocabulary is not None and plan.vocabulary.wanted.unknown == "omp":
+        cited.append(f"- rows of new tokens: orthogonal matching pursuit. {PURSUIT}")
+    if cited:
+        lines += ["## Citation", "", *cited, ""]
     return "\n".join(lines)
 
 

@@ -21,6 +21,8 @@ from weft.views.convert import converted
 from weft.views.parallel import parallel
 from weft.views.stack import stacked
 from weft.views.treatment import Treatments, check_parts, numbers
+from weft.vocabulary.aligning import Alignment
+from weft.vocabulary.comparing import Tokenizers
 
 
 @dataclass
@@ -37,7 +39,11 @@ class Builder:
     merges: int = 0
     architectures: list[tuple[Checkpoint, Architecture]] = field(default_factory=list)
     treatments: dict[int, Treatments] = field(default_factory=dict)
+    named: dict[Any, bool] = field(default_factory=dict)  # whether any value of these levels asks for names
     resolved: dict[Any, dict[str, Any]] = field(default_factory=dict)  # settings, by all that values are asked for
+    sources: dict[str, View | None] = field(default_factory=dict)  # models as they are stored
+    tokenizers: Tokenizers = field(default_factory=Tokenizers)
+    alignment: Alignment | None = None  # of the models' rows to the output's vocabulary
 
     def fail(self, what: str, *, where: Where | None = None, why: str = "", hint: str = "") -> None:
         self.problems.append(PlanError(what, where=where, why=why, hint=hint))
@@ -46,8 +52,26 @@ class Builder:
         """The view of a named model; None where it has problems."""
         if name not in self.views:
             model = self.recipe.models[name]
-            self.views[name] = self.source(name, model) if isinstance(model, Source) else self.merge(name, model)
+            self.views[name] = self.aligned(name) if isinstance(model, Source) else self.merge(name, model)
         return self.views[name]
+
+    def aligned(self, name: str) -> View | None:
+        """A stored model, with its rows in the order of the output's vocabulary; None where it has problems."""
+        if self.alignment is None:
+            return self.stored(name)
+        try:
+            return self.alignment.view(name)
+        except PlanError as error:
+            self.fail(error.what, where=self.recipe.merge.place, why=error.why, hint=error.hint)
+            return None
+
+    def stored(self, name: str) -> View | None:
+        """A model as it is stored."""
+        if name not in self.sources:
+            model = self.recipe.models[name]
+            assert isinstance(model, Source)
+            self.sources[name] = self.source(name, model)
+        return self.sources[name]
 
     def source(self, name: str, source: Source) -> View | None:
         checkpoint = self.checkpoints[name]

@@ -62,6 +62,8 @@ def check_families(builder: Builder, views: Mapping[str, View], merge: Merge) ->
     for name, config in others:
         for key, mine, theirs in config_differences(first[1], config):
             text = f"{key} differs: {first[0]} has {shown(mine)}, {name} has {shown(theirs)}"
+            if key == "layer_types" and merge.stack:
+                continue  # each layer of a stack keeps its own kind
             if key in ALLOWABLE and key not in allowed:
                 wrong.setdefault(name, []).append(key)
                 wrong[name].append(text)

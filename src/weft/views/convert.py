@@ -348,7 +348,7 @@ def _relayered(builder: Builder, view: View, source: Source) -> View:
     for number, (layer, new) in enumerate(picks):
         for name, node in view.nodes.items():
             if parts[name].layer == layer:
-                zero = new and output_projection(parts[name].roles) and node.dtype.floating
+                zero = new and output_projection(name, parts[name].roles) and node.dtype.floating
                 nodes[view.architecture.rename(name, number)] = _zeros(name, node) if zero else node
     nodes |= behind_stack
     assert view.config is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from weft.anatomy import RESIDUAL
@@ -10,18 +9,21 @@ from weft.architecture import text_config
 from weft.errors import Where
 from weft.graph import Change, View
 from weft.recipe import Growth, Slice
-from weft.values import Condition, Constant, Filtered
+from weft.values import Condition, Constant, Filtered, Spot
 
 if TYPE_CHECKING:
     from weft.views import Builder
 
-PROJECTIONS = ("attention.o", "mlp.down")
-_SILENT = {"scale": Filtered(((Condition(roles=PROJECTIONS), Constant(0.0)),))}
+_PROJECTIONS = (
+    Condition(roles=("attention.o", "mlp.down")),
+    Condition(roles=("ssm",), name="*.out_proj.*"),  # of a state-space block
+)
+_SILENT = {"scale": Filtered(tuple((condition, Constant(0.0)) for condition in _PROJECTIONS))}
 
 
-def output_projection(roles: Iterable[str]) -> bool:
+def output_projection(name: str, roles: tuple[str, ...]) -> bool:
     """Whether a tensor is among those that write a block's result to the residual stream."""
-    return any(role in PROJECTIONS for role in roles)
+    return any(condition.holds(Spot(name, roles=roles)) for condition in _PROJECTIONS)
 
 
 def grow(builder: Builder, growth: Growth, view: View, depth: int) -> tuple[Slice, ...]:
@@ -52,7 +54,7 @@ def grow(builder: Builder, growth: Growth, view: View, depth: int) -> tuple[Slic
 def check_residual(builder: Builder, view: View, place: Where | None) -> None:
     """Note a problem where silencing the output projections of a copied layer would not make it do nothing."""
     family = text_config(view.config).get("model_type")
-    silent = {part.layer for part in view.architecture.parts.values() if output_projection(part.roles)}
+    silent = {part.layer for name, part in view.architecture.parts.items() if output_projection(name, part.roles)}
     if family not in RESIDUAL or not silent >= set(range(view.architecture.depth)):
         builder.fail(
             f"no layer that adds nothing is known for {view.name!r}",

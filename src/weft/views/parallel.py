@@ -14,6 +14,8 @@ from weft.values import Spot
 from weft.views.respelling import beside_language, only_heads, respelled
 from weft.views.weaving import weave
 from weft.views.wording import SHOWN, listed, nearest
+from weft.vocabulary.comparing import explain_shapes
+from weft.vocabulary.rows import token_tensors
 
 if TYPE_CHECKING:
     from weft.views import Builder
@@ -44,8 +46,9 @@ def parallel(builder: Builder, name: str, merge: Merge, views: Mapping[str, View
 
 def align(builder: Builder, donor: View, view: View, merge: Merge) -> dict[str, str] | None:
     """Check that a view has the donor's names and shapes. Returns what is dropped, or None with problems noted."""
-    missing = [tensor for tensor in donor.nodes if tensor not in view.nodes]
-    extra = [tensor for tensor in view.nodes if tensor not in donor.nodes]
+    same = donor.nodes.keys() == view.nodes.keys()
+    missing = [] if same else [tensor for tensor in donor.nodes if tensor not in view.nodes]
+    extra = [] if same else [tensor for tensor in view.nodes if tensor not in donor.nodes]
     place = merge.place
     beside = beside_language(builder, donor, view, missing, extra) if missing or extra else None
     if beside is not None:
@@ -79,7 +82,8 @@ def align(builder: Builder, donor: View, view: View, merge: Merge) -> dict[str, 
         )
     if missing or extra:
         return None
-    wrong = [t for t, node in donor.nodes.items() if t in view.nodes and view.nodes[t].shape != node.shape]
+    nodes = {} if view is donor else view.nodes
+    wrong = [t for t, node in donor.nodes.items() if t in nodes and nodes[t].shape != node.shape]
     for tensor in wrong[:SHOWN]:
         shape_problem(builder, tensor, donor, view, place)
     if len(wrong) > SHOWN:
@@ -89,11 +93,14 @@ def align(builder: Builder, donor: View, view: View, merge: Merge) -> dict[str, 
 
 def shape_problem(builder: Builder, tensor: str, donor: View, view: View, place: Where | None) -> None:
     mine, theirs = donor.nodes[tensor].shape, view.nodes[tensor].shape
-    roles = donor.architecture.parts[tensor].roles if tensor in donor.architecture.parts else ()
-    vocabulary = ("embed" in roles or "head" in roles) and mine[1:] == theirs[1:]
+    why, hint = "tensors are merged element by element", "merge models of one architecture"
+    tables = (token_tensors(each.nodes, each.architecture) for each in (donor, view))
+    if all(tensor in table for table in tables) and mine[1:] == theirs[1:]:
+        sides = ((donor.name, donor.donor, mine[0]), (view.name, view.donor, theirs[0]))
+        why, hint = explain_shapes(builder, *sides)
     builder.fail(
         f"{tensor!r} is {list(mine)} in {donor.name!r} and {list(theirs)} in {view.name!r}",
         where=place,
-        why="the vocabularies differ in size" if vocabulary else "tensors are merged element by element",
-        hint="resize the embeddings to one vocabulary first" if vocabulary else "merge models of one architecture",
+        why=why,
+        hint=hint,
     )

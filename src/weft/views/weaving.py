@@ -121,7 +121,7 @@ def treated(
         method,
         spot.name,
         merged,
-        tuple(inputs[each] for each in merged),
+        tuple([inputs[each] for each in merged]),
         inputs[base] if uses_base and base else None,
         settings,
         dtype,
@@ -139,19 +139,12 @@ def settings_at(
     spot: Spot,
 ) -> dict[str, Any]:
     """The settings at one tensor. Tensors that no value can tell apart share one dictionary."""
-    if any(by_name(value) for level in levels for value in level.values()):
+    places = tuple(map(id, levels))
+    if places not in builder.named:
+        builder.named[places] = any(by_name(value) for level in levels for value in level.values())
+    if builder.named[places]:
         return resolve_settings(merge, method, merged, levels, spot, builder.problems)
-    key = (
-        method.name,
-        tuple(map(id, levels)),
-        merged,
-        spot.layer,
-        spot.roles,
-        spot.depth,
-        spot.after,
-        spot.part,
-        spot.number,
-    )
+    key = (method.name, places, merged, spot.layer, spot.roles, spot.depth, spot.after, spot.part, spot.number)
     if key not in builder.resolved:
         builder.resolved[key] = resolve_settings(merge, method, merged, levels, spot, builder.problems)
     return builder.resolved[key]

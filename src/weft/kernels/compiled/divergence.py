@@ -8,27 +8,29 @@ from weft.kernels import LANES
 from weft.kernels.compiled.jit import inner, kernel
 from weft.kernels.compiled.maps import OVERFLOW
 from weft.kernels.compiled.piece import Piece
-from weft.kernels.compiled.storage import STEP, decode, encode, f32
+from weft.kernels.compiled.storage import STEP, bits, decode, encode, f32, i32, real, u32
 from weft.kernels.compiled.sums import total_of
 from weft.methods import _exponential as series
 
 f64, i64 = np.float64, np.int64
 _EXP, _LOG, _BEND = (np.array(table) for table in (series.EXP, series.LOG, series.BEND))
-_LOG2_E, _LN2_HIGH, _LN2_LOW, _LEAST = series.LOG2_E, series.LN2_HIGH, series.LN2_LOW, series.LEAST
+_NEAR, _LOG2_E, _LN2_HIGH, _LN2_LOW, _LEAST = series.NEAR, series.LOG2_E, series.LN2_HIGH, series.LN2_LOW, series.LEAST
 _MANTISSA, _ONE = i64((1 << 52) - 1), i64(1023 << 52)
+_SHIFTER = 1.5 * 2.0**52
 _ROOT = float(np.sqrt(2.0))
 
 
 @inner
 def _exp(x):
     """e^x for x <= 0. See `weft.methods._exponential.exp`."""
-    inside = max(x, _LEAST)
-    halvings = np.rint(inside * _LOG2_E)
+    inside = x if x > _LEAST else _LEAST
+    whole = f64(inside * _LOG2_E + _SHIFTER)  # rounded to a whole number, which its lowest bits then hold
+    halvings = whole - _SHIFTER
     rest = (inside - halvings * _LN2_HIGH) - halvings * _LN2_LOW
     total = rest * _EXP[0] + _EXP[1]
-    for n in range(2, 14):
+    for n in range(2, 12):
         total = total * rest + _EXP[n]
-    power = i64((i64(halvings) + i64(1023)) << i64(52)).view(np.float64)
+    power = i64(i64(f64(whole).view(np.int64) + i64(1023)) << i64(52)).view(np.float64)
     return total * power if x >= _LEAST else 0.0
 
 
@@ -50,11 +52,18 @@ def _log(x):
 
 
 @inner
+def _sortable(pattern):
+    """Integers in the order of the numbers whose patterns they are; and back."""
+    return i32(pattern ^ i32(i32(pattern >> i32(31)) & i32(0x7FFFFFFF)))
+
+
+@inner
 def _most(values):
-    most = values[0]
+    most = i32(-0x80000000)
     for e in range(values.size):
-        most = max(most, values[e])
-    return most
+        own = _sortable(i32(bits(values[e])))
+        most = own if own > most else most
+    return f64(real(u32(_sortable(most))))
 
 
 @inner
@@ -80,17 +89,17 @@ def _terms(x, y, top_x, top_y, shift, share_p, share_q, p, q):
         ratio = ((f64(x[e]) - top_x) - (f64(y[e]) - top_y)) - shift
         own, other = p[e] * share_p, q[e] * share_q
         total = ratio * _BEND[0] + _BEND[1]
-        for n in range(2, 15):
+        for n in range(2, 8):
             total = total * ratio + _BEND[n]
         near, far = own * (ratio * ratio * total), own * (ratio - 1.0) + other
-        p[e] = near if abs(ratio) <= 0.5 else far
+        p[e] = near if abs(ratio) <= _NEAR else far
 
 
 @inner
 def _divergence(x, y, work, lanes):
     """KL(softmax(x) || softmax(y)). See `weft.methods.arcee_fusion.divergence`."""
     p, q = work[0], work[1]
-    top_x, top_y = f64(_most(x)), f64(_most(y))
+    top_x, top_y = _most(x), _most(y)
     _exponentials(x, top_x, p)
     _exponentials(y, top_y, q)
     whole_p, whole_q = _row_sum(p, lanes), _row_sum(q, lanes)

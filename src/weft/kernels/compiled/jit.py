@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +15,25 @@ from numba.core.caching import FunctionCache
 
 # Without fastmath, a product and a sum are two roundings.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+
+
+def _load_lean() -> None:
+    """Load numba's functions on arrays without scipy's linear algebra, for which they look only to know whether it is there.
+
+    Loading that takes longer than numba itself; functions that need it load it when they are compiled.
+    """
+    name = "scipy.linalg.cython_blas"
+    if name in sys.modules or "numba.np.arraymath" in sys.modules:
+        return
+    sys.modules[name] = None  # type: ignore[assignment]  # importing it fails
+    try:
+        arraymath: Any = importlib.import_module("numba.np.arraymath")
+    finally:
+        del sys.modules[name]
+    arraymath._HAVE_BLAS = importlib.util.find_spec("scipy") is not None
+
+
+_load_lean()
 
 
 def _digest() -> str:

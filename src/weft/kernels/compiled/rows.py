@@ -124,10 +124,9 @@ def _decide(coins, places, lowest, highest, flags, open_):
 def toss(values, coins, key, first, limits, flags, places, open_, counts, bounds):
     """Whether each entry of a row is kept: whether its coin lies below the limit of its rank.
 
-    values: a row; coins: int32 room (n,); places: uint8 room (n,); limits: int32 (n,), rising, by rank from 0; flags: uint8
-    (n,), the
-    answer; open_: uint8 room for n and zeros up to the next multiple of 8; counts: int32 (2, BUCKETS + 1); bounds: int32
-    (2, BUCKETS).
+    values: a row; coins: int32 room (n,); places: uint8 room (n,); limits: int32 (n,), rising, by rank from 0; flags:
+    uint8 (n,), the answer; open_: uint8 room for n and zeros up to the next multiple of 8; counts: int32 (2, BUCKETS + 1);
+    bounds: int32 (2, BUCKETS).
 
     Counting the row's magnitudes in buckets tells between which ranks an entry lies. The few whose coin lies between the
     limits of these are ranked by comparing them with all.

@@ -23,7 +23,15 @@ def _read(raw, codes, start, base, deltas):
 
 
 @inner
-def _add_apart(delta, first, total, square):
+def _set_apart(first, one, two, total, square):
+    for e in range(first.size):
+        origin = f64(first[e])
+        a, b = f64(one[e]) - origin, f64(two[e]) - origin
+        total[e], square[e] = a + b, a * a + b * b
+
+
+@inner
+def _add_apart(first, delta, total, square):
     for e in range(delta.size):
         apart = f64(delta[e]) - f64(first[e])
         total[e] += apart
@@ -31,20 +39,30 @@ def _add_apart(delta, first, total, square):
 
 
 @inner
-def _root(total, square, share, values):
-    for e in range(values.size):
-        values[e] = f32(np.sqrt((square[e] - total[e] * total[e] * share) * share))
+def _moments(deltas, size, moments):
+    """Sums of what is apart from the first model, and of its squares: moments (2, STEP)."""
+    total, square, first = moments[0, :size], moments[1, :size], deltas[0, :size]
+    begun = 1
+    if deltas.shape[0] > 2:
+        _set_apart(first, deltas[1, :size], deltas[2, :size], total, square)
+        begun = 3
+    else:
+        total[:], square[:] = 0, 0
+    for i in range(begun, deltas.shape[0]):
+        _add_apart(first, deltas[i, :size], total, square)
 
 
 @inner
-def _spread(deltas, moments, values):
+def _variance(total, square, share):
+    return (square - total * total * share) * share
+
+
+@inner
+def _root(moments, share, values):
     """The standard deviation of each entry across the models. See `weft.methods.sce.spread`."""
-    size = values.size
-    total, square = moments[0, :size], moments[1, :size]
-    moments[:] = 0
-    for i in range(1, deltas.shape[0]):
-        _add_apart(deltas[i, :size], deltas[0, :size], total, square)
-    _root(total, square, 1.0 / deltas.shape[0], values)
+    total, square = moments[0], moments[1]
+    for e in range(values.size):
+        values[e] = f32(np.sqrt(_variance(total[e], square[e], share)))
 
 
 @kernel
@@ -55,7 +73,8 @@ def _spreads(raw, codes, n, out):
     for start in range(0, n, STEP):
         size = min(STEP, n - start)
         status |= _read(raw, codes, start, base[:size], deltas)
-        _spread(deltas, moments, out[start : start + size])
+        _moments(deltas, size, moments)
+        _root(moments, 1.0 / k, out[start : start + size])
     return status
 
 
@@ -64,56 +83,83 @@ def spread(piece: Piece, values: np.ndarray) -> int:
     return _spreads(piece.raw, piece.codes, piece.n, values[0])
 
 
+def least_variance(cut: float) -> float:
+    """The least variance whose root, as float32, reaches `cut`: comparing with it spares the root."""
+    if cut == np.inf:
+        return np.inf
+    most = np.square(np.finfo(np.float32).max, dtype=np.float64)
+    low, high = 0, int(most.view(np.int64))  # patterns of numbers, in their order
+    while low < high:
+        middle = (low + high) // 2
+        if np.float32(np.sqrt(np.int64(middle).view(np.float64))) >= np.float32(cut):
+            high = middle
+        else:
+            low = middle + 1
+    return float(np.int64(low).view(np.float64))
+
+
+LEAST_SPREAD = float(np.float32(2.0**-149))  # that is not zero
+
+
 @inner
-def _positive(values):
-    count = np.int32(0)
-    for e in range(values.size):
-        count = np.int32(count + np.int32(values[e] > 0))
+def _varying(moments, size, share, least):
+    count = np.int64(0)
+    total, square = moments[0], moments[1]
+    for e in range(size):
+        count += np.int64(_variance(total[e], square[e], share) >= least)
     return np.int64(count)
 
 
 @kernel
-def _count_varying(raw, codes, n, grain, out):
+def _count_varying(raw, codes, n, grain, least, out):
     k = codes.size - 1
-    deltas, buffers, moments = np.empty((k, STEP), np.float32), np.empty((2, STEP), np.float32), np.empty((2, STEP))
+    deltas, buffer, moments = np.empty((k, STEP), np.float32), np.empty(STEP, np.float32), np.empty((2, STEP))
     status = np.int64(0)
     for block in range(out.size):
         end = min((block + 1) * grain, n)
         out[block] = 0
         for start in range(block * grain, end, STEP):
             size = min(STEP, end - start)
-            base, values = buffers[0, :size], buffers[1, :size]
-            status |= _read(raw, codes, start, base, deltas)
-            _spread(deltas, moments, values)
-            out[block] += _positive(values)
+            status |= _read(raw, codes, start, buffer[:size], deltas)
+            _moments(deltas, size, moments)
+            out[block] += _varying(moments, size, 1.0 / k, least)
     return status
 
 
 def varying(piece: Piece, sums: np.ndarray) -> int:
     """The twin of `weft.methods.sce.varying`, summed."""
-    return _count_varying(piece.raw, piece.codes, piece.n, piece.grain, sums[0])
+    if "least" not in piece.memory:
+        piece.memory["least"] = least_variance(LEAST_SPREAD)
+    return _count_varying(piece.raw, piece.codes, piece.n, piece.grain, piece.memory["least"], sums[0])
 
 
 @inner
-def _select(delta, values, cut):
+def _choose(moments, share, least, chosen):
+    total, square = moments[0], moments[1]
+    for e in range(chosen.size):
+        chosen[e] = f32(1) if _variance(total[e], square[e], share) >= least else f32(0)
+
+
+@inner
+def _select(delta, chosen):
     for e in range(delta.size):
-        chosen = f32(1) if values[e] >= cut else f32(0)
-        delta[e] *= chosen
+        delta[e] *= chosen[e]
 
 
 @inner
-def _selected(raw, codes, start, cut, base, deltas, moments, values):
-    """All deltas of a step, zero where the models vary less than `cut`; a negative cut selects all."""
+def _selected(raw, codes, start, least, base, deltas, moments, chosen):
+    """All deltas of a step, zero where the models vary less than `least`; a negative one selects all."""
     status = _read(raw, codes, start, base, deltas)
-    if cut >= 0:
-        _spread(deltas, moments, values)
+    if least >= 0:
+        _moments(deltas, base.size, moments)
+        _choose(moments, 1.0 / deltas.shape[0], least, chosen)
         for i in range(deltas.shape[0]):
-            _select(deltas[i, : base.size], values, cut)
+            _select(deltas[i, : base.size], chosen)
     return status
 
 
 @kernel
-def _energies(raw, codes, n, grain, cut, out):
+def _energies(raw, codes, n, grain, least, out):
     k = codes.size - 1
     deltas, buffers, moments = np.empty((k, STEP), np.float32), np.empty((2, STEP), np.float32), np.empty((2, STEP))
     lanes = np.empty((k, LANES))
@@ -124,7 +170,7 @@ def _energies(raw, codes, n, grain, cut, out):
         for start in range(block * grain, end, STEP):
             size = min(STEP, end - start)
             base, values = buffers[0, :size], buffers[1, :size]
-            status |= _selected(raw, codes, start, f32(cut), base, deltas, moments, values)
+            status |= _selected(raw, codes, start, least, base, deltas, moments, values)
             for i in range(k):
                 add_products(deltas[i, :size], deltas[i, :size], lanes[i])
         for i in range(k):
@@ -138,8 +184,13 @@ def energies(piece: Piece, sums: np.ndarray) -> int:
 
 
 def _cut(piece: Piece) -> float:
+    """The least variance that is selected; negative where all are."""
     cut = piece.known["cut"]
-    return -1.0 if cut is None else float(cut)
+    if cut is None:
+        return -1.0
+    if "cut" not in piece.memory:
+        piece.memory["cut"] = least_variance(float(cut))
+    return piece.memory["cut"]
 
 
 @inner
@@ -166,14 +217,14 @@ def _divide_shares(merged, share):
 
 
 @kernel
-def _merge(raw, codes, n, cut, weight, scale, out, out_code):
+def _merge(raw, codes, n, least, weight, scale, out, out_code):
     k = codes.size - 1
     deltas, buffers, moments = np.empty((k, STEP), np.float32), np.empty((4, STEP), np.float32), np.empty((2, STEP))
     status = np.int64(0)
     for start in range(0, n, STEP):
         size = min(STEP, n - start)
         base, values, merged, share = buffers[0, :size], buffers[1, :size], buffers[2, :size], buffers[3, :size]
-        status |= _selected(raw, codes, start, f32(cut), base, deltas, moments, values)
+        status |= _selected(raw, codes, start, least, base, deltas, moments, values)
         vote = moments[0, :size]
         vote[:], merged[:], share[:] = 0, 0, 0
         for i in range(k):

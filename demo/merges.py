@@ -21,6 +21,8 @@ MERGES: Mapping[str, Mapping[str, Any]] = {
     "dare_ties": {"method": "dare_ties", "density": 0.5, "scale": 0.8},
     "breadcrumbs": {"method": "breadcrumbs", "density": 0.5, "scale": 0.45},
     "ram": {"method": "ram", "scale": 2.0},
+    "tsv_merge": {"method": "tsv_merge", "scale": 1.3},
+    "swudi_a": {"method": "swudi_a"},
 }
 """The `merge` section of each recipe, to which `write_recipe` adds the base where the method has one."""
 

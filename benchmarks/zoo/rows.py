@@ -34,6 +34,8 @@ class Row:
 
 SUMS = (0.2, 0.3, 0.4, 0.5, 0.6)  # scales of what adds task vectors up
 MEANS = (1.0, 1.5, 2.0, 3.0, 4.0)  # scales of what averages those that take part
+TURNED = (0.5, 0.7, 1.0, 1.4)  # scales of sums whose directions were made orthogonal
+SOLVED = (0.7, 1.0, 1.4)  # scales of a minimum of interference
 
 ROWS: tuple[Row, ...] = (
     Row("average", "linear"),
@@ -60,9 +62,24 @@ ROWS: tuple[Row, ...] = (
     Row("sparse", "trust_region", {"drop": (0.01, 0.05), "scale": SUMS}),
     Row("sparse", "magmax", {"scale": (0.5, 0.8, 1.0, 1.5)}),
     Row("sparse", "neuromerging", {"density": (0.1, 0.3)}),
+    Row("spectral", "tsv_merge", {"scale": TURNED}),
+    Row("spectral", "iso_c", {"scale": TURNED}),
+    Row("spectral", "iso_cts", {"scale": TURNED}),
+    Row("spectral", "subspace_boosting", {"scale": (0.15, 0.25, 0.35, 0.5)}),
+    Row("spectral", "dc_merge", {"scale": TURNED}),
+    Row("spectral", "knots", {"scale": (1.0, 1.5, 2.0)}),
+    Row("spectral", "orthomerge", {"scale": (0.25, 0.4, 0.6)}),
+    Row("quadratic", "wudi", {"start": ("mean", "sum"), "scale": SOLVED}),
+    Row("quadratic", "wudi", {"scale": SOLVED}, {"solver": "closed"}, label="wudi, closed"),
+    Row("quadratic", "optmerge", {"scale": SOLVED}, {"start": "sum"}),
+    Row("quadratic", "swudi", {"time": (30.0, 300.0), "scale": SOLVED}),
+    Row("quadratic", "swudi_a", {"scale": SOLVED}),
+    Row("quadratic", "actmat", {"scale": (1.0, 1.5, 2.0)}),
+    Row("quadratic", "ace", {"scale": (1.0, 1.5, 2.0)}),
     Row("serving", "tall_mask", {"threshold": (0.2, 0.4, 0.6)}, served=True),
     Row("serving", "emr", served=True),
     Row("serving", "onebit", served=True),
+    Row("serving", "tsv_compress", served=True),
 )
 
 LEFT_OUT = {  # and why

@@ -144,6 +144,11 @@ def test_the_largest_entries_are_those_that_sorting_finds(data):
         assert torch.equal(kept, torch.where(each.abs() >= least, each, 0.0))
 
 
+def test_entries_that_rounding_keeps_from_a_tie_tie():
+    matrix = torch.tensor([[1.0, 1.0 + 1e-15, 1.0 - 1e-8]], dtype=torch.float64)
+    assert (largest(matrix, 0.3, torch.tensor(3)) != 0.0).tolist() == [[True, True, False]]
+
+
 def test_the_level_of_a_spectrum_is_the_mean_of_what_is_there():
     s = torch.tensor([[4.0, 2.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
     assert flat_level(s).tolist() == [[3.0], [0.0]]

@@ -94,8 +94,9 @@ def iso_cts(
 
 
 def largest(x: Array, share: float, among: int) -> Array:
-    """The entries of the largest magnitudes, a share of so many; zero elsewhere."""
-    return x * (np.abs(x) >= threshold(np.abs(x), max(1, math.floor(share * among)) if share > 0.0 else 0))
+    """The entries of the largest magnitudes, a share of so many, and what ties with the last; zero elsewhere."""
+    least = threshold(np.abs(x), max(1, math.floor(share * among)) if share > 0.0 else 0)
+    return x * (np.abs(x) >= (1.0 - 1e-9) * least)
 
 
 def knots(

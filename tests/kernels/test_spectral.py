@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from weft.kernels.spectral import (
     Factored,
     Frame,
+    cleared,
     dense,
     flat_level,
     framed,
@@ -147,6 +148,12 @@ def test_the_largest_entries_are_those_that_sorting_finds(data):
 def test_entries_that_rounding_keeps_from_a_tie_tie():
     matrix = torch.tensor([[1.0, 1.0 + 1e-15, 1.0 - 1e-8]], dtype=torch.float64)
     assert (largest(matrix, 0.3, torch.tensor(3)) != 0.0).tolist() == [[True, True, False]]
+
+
+def test_what_rounding_leaves_of_an_entry_is_no_entry():
+    matrix = torch.tensor([[[2.0, -1e-15], [1e-5, -1.0]], [[0.0, 0.0], [0.0, 0.0]]], dtype=torch.float64)
+    assert cleared(matrix).tolist() == [[[2.0, 0.0], [1e-5, -1.0]], [[0.0, 0.0], [0.0, 0.0]]]
+    assert cleared(torch.zeros(2, 0)).shape == (2, 0)
 
 
 def test_the_level_of_a_spectrum_is_the_mean_of_what_is_there():

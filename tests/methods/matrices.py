@@ -29,7 +29,8 @@ def orthonormal(rows: int, columns: int, seed: int) -> torch.Tensor:
 def apart(k: int, rank: int, out: int, into: int, seed: int) -> list[torch.Tensor]:
     """Task vectors of a rank whose directions, of outputs and of inputs, are at right angles to those of the others."""
     left, right = orthonormal(out, k * rank, seed), orthonormal(into, k * rank, seed + 1)
-    size = torch.rand(k * rank, generator=torch.Generator().manual_seed(seed)).double() + 0.5
+    order = torch.randperm(k * rank, generator=torch.Generator().manual_seed(seed))
+    size = 2.0 - order.double() / (k * rank)  # none like another, which would leave the directions open
     own = [slice(rank * task, rank * (task + 1)) for task in range(k)]
     return [(left[:, each] * size[each] @ right[:, each].mT).float() for each in own]
 

@@ -60,6 +60,12 @@ def rank(s: Tensor) -> Tensor:
     return (s > 0.0).sum(-1)
 
 
+def cleared(matrix: Tensor) -> Tensor:
+    """Entries (..., m, n) below `RANK` of the largest magnitude are zero, so that rounding takes no part in elections."""
+    size = matrix.abs()
+    return matrix * (size > RANK * size.amax((-2, -1), keepdim=True)) if matrix.numel() else matrix
+
+
 def largest(matrix: Tensor, share: float, among: Tensor) -> Tensor:
     """The entries (..., m, n) of the largest magnitudes, zero elsewhere: a share of `among` (...), at least one if any.
 

@@ -93,6 +93,11 @@ def iso_cts(
     return task_vectors(merge, models, base)
 
 
+def cleared(x: Array) -> Array:
+    """Entries that are nothing beside the largest are zero."""
+    return x * (np.abs(x) > RANK * np.abs(x).max(initial=0.0))
+
+
 def largest(x: Array, share: float, among: int) -> Array:
     """The entries of the largest magnitudes, a share of so many, and what ties with the last; zero elsewhere."""
     least = threshold(np.abs(x), max(1, math.floor(share * among)) if share > 0.0 else 0)
@@ -116,8 +121,9 @@ def knots(
     def merge(given: list[Array]) -> Array:
         given = [x.T for x in given] if across == "output" else given
         deltas, draws = given[:k], given[k:]
-        basis, s, _ = thin(np.hstack(deltas))
+        basis = thin(np.hstack(deltas))[0]
         inside = [basis.T @ delta for delta in deltas]
+        inside = inside if host == "linear" else [cleared(z) for z in inside]
         if host == "ties":
             inside = [largest(z, p, z.size) if z.size else z for z, p in zip(inside, density, strict=True)]
         elif host == "dare_ties":
@@ -166,7 +172,9 @@ def dc_merge(
         left, right = stacked(triplets)
         count = len(right)
         inside = [
-            largest(left.T @ u @ np.diag(even(s)) @ vh @ right.T, density, count**2) if count else np.zeros((0, 0))
+            largest(cleared(left.T @ u @ np.diag(even(s)) @ vh @ right.T), density, count**2)
+            if count
+            else np.zeros((0, 0))
             for u, s, vh in triplets
         ]
         merged = fuse(inside, np.zeros((count, count)), weight, elect=True, normalize=True, scale=1.0)
@@ -202,6 +210,7 @@ def orthomerge(
         length = np.linalg.norm(whole)
         mid = whole * (size / length if length > 0.0 else 0.0)
         turn = np.linalg.inv(unit - mid) @ (unit + mid)
+        turns = [np.linalg.inv(unit - log) @ (unit + log) for log in logs]
         left = [origin + delta - origin @ own for delta, own in zip(deltas, turns, strict=True)]
         rest = tsv(left, weight) if residual == "tsv" else weighed(left, weight)
         return origin @ turn - origin + rest * (1.0 / k if scale is None else scale)

@@ -24,6 +24,7 @@ from torch import Tensor
 
 RANK = 1e-6  # of the largest singular value: smaller ones are zero
 FAINT = 1e-4  # of the largest singular value: below it, vectors are made orthonormal once more
+TIE = 1e-9  # of a magnitude: what lies closer is the same number but for rounding
 
 
 def svd(matrix: Tensor, top: int | None = None, *, of: Tensor | float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -59,17 +60,23 @@ def rank(s: Tensor) -> Tensor:
     return (s > 0.0).sum(-1)
 
 
+def cleared(matrix: Tensor) -> Tensor:
+    """Entries (..., m, n) below `RANK` of the largest magnitude are zero, so that rounding takes no part in elections."""
+    size = matrix.abs()
+    return matrix * (size > RANK * size.amax((-2, -1), keepdim=True)) if matrix.numel() else matrix
+
+
 def largest(matrix: Tensor, share: float, among: Tensor) -> Tensor:
     """The entries (..., m, n) of the largest magnitudes, zero elsewhere: a share of `among` (...), at least one if any.
 
-    Entries that tie with the last are kept.
+    Entries that tie with the last are kept, those too that rounding keeps from it.
     """
     if share == 0.0:
         return matrix * 0.0
     keep = (share * among).long().clamp(min=1)
     flat = matrix.abs().flatten(-2)
     cut = flat.topk(min(int(keep.max()), flat.shape[-1]), dim=-1).values.gather(-1, keep.unsqueeze(-1) - 1)
-    return matrix * (matrix.abs() >= cut.unsqueeze(-1))
+    return matrix * (matrix.abs() >= (1.0 - TIE) * cut.unsqueeze(-1))
 
 
 def flat_level(s: Tensor) -> Tensor:

@@ -66,6 +66,8 @@ def dc_merge(
         keep the largest entries of each M_i, elect signs, average those that agree, keep the k diagonal blocks: M
         out = base + scale * P M Q^T
 
+    Entries of M_i below 1e-6 of its largest are zero.
+
     Settings:
         weight: factor of each task's M_i.
         smooth: even out the singular values of each task first, their sum staying: to their mean, or to a line; for
@@ -83,7 +85,7 @@ def dc_merge(
     """
     import torch
 
-    from weft.kernels.spectral import framed, largest, polar, rank, svd
+    from weft.kernels.spectral import cleared, framed, largest, polar, rank, svd
 
     cores, frame = framed(deltas)
     kept = share(frame.smaller, len(cores))
@@ -94,7 +96,8 @@ def dc_merge(
     inside = []
     for u, s, vh in triplets:
         own = smoothed(s, smooth, ratio)
-        inside.append(largest((left.mT @ u * own.unsqueeze(-2)) @ (vh @ right.mT), density, entries))
+        seen = (left.mT @ u * own.unsqueeze(-2)) @ (vh @ right.mT)
+        inside.append(largest(cleared(seen), density, entries))
     merged = combine(inside, weight, elect=True, normalize=True) * outer(scale, len(cores))
     if blocks:
         wide = triplets[0][1].shape[-1]

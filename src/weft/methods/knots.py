@@ -59,7 +59,8 @@ def knots(
 
     f is the host: `linear` sums w_i Z_i, which is task arithmetic (or its mean); `ties` keeps the largest entries of
     each Z_i, elects signs and sums those that agree; `dare_ties` drops entries at random, divides by what is kept,
-    and goes on as ties does. Directions with singular values below 1e-6 of the largest are left out.
+    and goes on as ties does. Directions with singular values below 1e-6 of the largest are left out, and so are such
+    entries of a Z_i where signs are elected.
 
     Settings:
         host: what merges the coordinates.
@@ -78,7 +79,7 @@ def knots(
     """
     import torch
 
-    from weft.kernels.spectral import framed, largest, rank, svd
+    from weft.kernels.spectral import cleared, framed, largest, rank, svd
 
     flip = across == "output"
     if flip:
@@ -86,6 +87,8 @@ def knots(
     cores, frame = framed(deltas, one_sided=True)
     basis, s, _ = svd(torch.cat([core.double() for core in cores], dim=-1))
     inside = [basis.mT @ core.double() for core in cores]
+    if host != "linear":
+        inside = [cleared(z) for z in inside]
     if host == "dare_ties":
         coins = [random.uniform(model) for model in range(len(inside))]
         coins = [each_.mT for each_ in coins] if flip else coins

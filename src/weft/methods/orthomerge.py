@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from weft.method import Base, Deltas, PerModel, Preset, Tensor, each, method
-from weft.methods import tsv_merge as tsv
 from weft.methods._routes import WIDE, decomposition
+from weft.methods.tsv_merge import combine
 from weft.scope import LINEAR, MATRICES, Route
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
-    work = k * (3 * decomposition(into, into) + 4.0 * out * into * into) + 5.0 * into**3
+    work = k * (3 * decomposition(into, into) + 4.0 * out * into * into) + 5.0 * (k + 1) * into**3
     words = f"{k} rotations of the inputs, by 3 decompositions each"
     return Route(words, work, WIDE * ((k + 8) * into * into + (k + 3) * out * into))
 
@@ -88,7 +88,8 @@ def orthomerge(
         out = base R + scale * sum_i w_i (x_i - base R_i)
 
     Rows conflict where a task vector's row points away from the mean of all. A is skew, so that its average is a
-    rotation again; the norm is corrected because rotations about different axes cancel.
+    rotation again; the norm is corrected because rotations about different axes cancel. Reflections and half turns
+    have no A: there R_i is the identity, and the residual takes them.
 
     Settings:
         weight: factor of each model's rotation and residual.
@@ -116,9 +117,9 @@ def orthomerge(
     origin = base.double()
     unit = torch.eye(origin.shape[-1], dtype=torch.float64, device=origin.device)
     aims = conflicting(full) if rows == "conflicting" else [delta.double() for delta in full]
-    turns = [rotation(origin, origin + aim) if bool(aim.any()) else unit for aim in aims]
-    whole = turned(averaged([skew(turn) for turn in turns], weight))
-    left = [delta.double() - (origin @ turn - origin) for delta, turn in zip(full, turns, strict=True)]
+    generators = [skew(rotation(origin, origin + aim)) if bool(aim.any()) else 0.0 * unit for aim in aims]
+    whole = turned(averaged(generators, weight))
+    left = [delta.double() - (origin @ turned(own) - origin) for delta, own in zip(full, generators, strict=True)]
     share = 1.0 / len(full) if scale is None else scale
-    (merged,) = dense([tsv.combine(left, weight) if residual == "tsv" else total(left, weight)])
+    (merged,) = dense([combine(left, weight) if residual == "tsv" else total(left, weight)])
     return (origin @ whole - origin) + merged * share

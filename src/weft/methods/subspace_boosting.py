@@ -17,7 +17,8 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
 
 def boosted(s: Tensor, beta: float) -> Tensor:
     """Singular values (..., r), largest first, where none but zeros lies below the one at which the sum reaches beta."""
-    reached = s.cumsum(-1) >= beta * s.sum(-1, keepdim=True)
+    so_far = s.cumsum(-1)
+    reached = so_far >= beta * so_far[..., -1:]
     place = reached.to(s.dtype).argmax(-1, keepdim=True)
     return s.maximum(s.gather(-1, place)) * (s > 0.0)
 

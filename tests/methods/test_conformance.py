@@ -4,9 +4,12 @@ from typing import Annotated, Any
 
 import numpy as np
 import pytest
+import torch
 
+from weft.errors import RecipeError
 from weft.method import Coefficients, Count, Deltas, Gram, Largest, Models, PerModel, Random, Sum, Tensor, each, method
 from weft.testing.conformance import Check, conformance
+from weft.testing.reference.arrays import by_matrix
 from weft.testing.whole import run_whole
 
 
@@ -153,8 +156,6 @@ def test_keyed_randomness_is_sound():
 @method()
 def unkeyed(deltas: Deltas) -> Tensor:
     """Noise of its own."""
-    import torch
-
     return sum(delta * torch.rand_like(delta) for delta in deltas)
 
 
@@ -190,8 +191,6 @@ def asks(
 
 
 def test_asks_are_answered_in_order():
-    import torch
-
     a, b = torch.tensor([1.0, -2, 3, 0, 0, 0]), torch.tensor([0.0, 0, 1, -1, 2, 0])
     out = run_whole(asks, [a, b], torch.zeros(6))
     # sums of squares 14 and 6; second largest magnitudes 2 and 1; 14 |a| + 6 |b| = 14, 28, 48, 6, 12, 0
@@ -202,10 +201,55 @@ def test_asks_are_answered_in_order():
 
 @pytest.mark.parametrize("pieces", [1, 2, 3, 7])
 def test_pieces_share_one_stream_of_randomness(pieces):
-    import torch
-
     from weft.testing.whole import WholeTensors
 
     delta, zero = torch.ones(3, 5), torch.zeros(3, 5)
     out = WholeTensors(pieces=pieces)(noisy, [delta], zero, seed=3)
     assert torch.equal(out, run_whole(noisy, [delta], zero, seed=3))
+
+
+@method(unit="matrix")
+def leading(deltas: Deltas) -> Tensor:
+    """The leading singular triplet of the mean."""
+    u, s, vh = torch.linalg.svd((sum(deltas) / len(deltas)).double(), full_matrices=False)
+    return u[..., :1] * s[..., None, :1] @ vh[..., :1, :]
+
+
+def leading_in_float64(models, base, coins):
+    def merge(matrices):
+        u, s, vh = np.linalg.svd(sum(matrices) / len(matrices))
+        return s[0] * np.outer(u[:, 0], vh[0])
+
+    return base + by_matrix(merge, [model - base for model in models])
+
+
+def test_a_sound_method_on_matrices_passes():
+    assert failures(leading, reference=leading_in_float64, mirrored=True) == set()
+
+
+@method(unit="matrix")
+def joint(deltas: Deltas) -> Tensor:
+    """The mean, of the size of the largest entry."""
+    mean = sum(deltas) / len(deltas)
+    return mean.sign() * mean.abs().amax()
+
+
+def test_matrices_of_a_stack_that_know_of_each_other():
+    assert failures(joint) == {"takes_each_matrix_by_itself"}
+
+
+@method(unit="matrix")
+def lopsided(deltas: Deltas) -> Tensor:
+    """The mean, of the size of the largest entry of each row."""
+    mean = sum(deltas) / len(deltas)
+    return mean.sign() * mean.abs().amax(-1, keepdim=True)
+
+
+def test_a_wrong_claim_of_two_like_sides():
+    assert failures(lopsided) == set()
+    assert failures(lopsided, mirrored=True) == {"gives_the_transpose_of_the_transpose"}
+
+
+def test_vectors_are_no_matrices():
+    with pytest.raises(RecipeError, match=r"lopsided merges matrices, not a tensor of shape \[3\]"):
+        run_whole(lopsided, [torch.ones(3)], torch.ones(3))

@@ -30,6 +30,8 @@ Reference = Callable[..., "np.ndarray"]
 
 SHAPES = ((), (1,), (7,), (5, 3), (3, 1), (1, 6), (2, 3, 4), (33, 65))
 EMPTY = ((0,), (0, 3), (3, 0))
+MATRICES = ((1, 1), (5, 3), (3, 1), (1, 6), (2, 3, 4), (3, 2, 2, 2), (33, 65), (65, 33))
+EMPTY_MATRICES = ((0, 3), (3, 0), (0, 2, 3))
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 GRID = 2.0**-20  # all examples are multiples of it below 2, so that float32 differences are exact
 
@@ -61,6 +63,8 @@ class Conformance:
     scale_free: bool
     also: Sequence[Evaluate]
     tolerance: float
+    close: float = 1e-6
+    mirrored: bool = False
 
     def __post_init__(self) -> None:
         least, most = self.method.models
@@ -74,6 +78,20 @@ class Conformance:
     def bases(self) -> tuple[bool, ...]:
         """With and without a base, as far as the method takes one."""
         return {"required": (True,), "optional": (True, False), "unused": (False,)}[self.method.base]
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes that the method takes."""
+        return MATRICES if self.method.unit == "matrix" else SHAPES
+
+    @property
+    def empty(self) -> tuple[tuple[int, ...], ...]:
+        return EMPTY_MATRICES if self.method.unit == "matrix" else EMPTY
+
+    @property
+    def large(self) -> tuple[tuple[int, ...], ...]:
+        """Shapes of more than one piece, where the method takes pieces."""
+        return ((65, 129), (3, 33, 43)) if self.method.unit == "matrix" else ((129, 257), (33153,))
 
     def merge(
         self,
@@ -104,7 +122,7 @@ class Conformance:
     def keeps_shape_and_dtype(self) -> None:
         import torch
 
-        for shape, dtype, with_base in itertools.product((*SHAPES, *EMPTY), DTYPES, self.bases):
+        for shape, dtype, with_base in itertools.product((*self.shapes, *self.empty), DTYPES, self.bases):
             models, base = example(shape, self.k, dtype=dtype, base=with_base)
             out = self.merge(models, base)
             assert tuple(out.shape) == shape, f"{shape} became {tuple(out.shape)}"
@@ -125,7 +143,7 @@ class Conformance:
             assert same(self.merge(models, base, seed=3), self.merge(models, base, seed=3))
 
     def gives_the_base_where_nothing_changed(self) -> None:
-        for shape in SHAPES:
+        for shape in self.shapes:
             models, base = example(shape, self.k, base=True)
             assert base is not None
             out = self.merge([base.clone() for _ in models], base)
@@ -133,7 +151,7 @@ class Conformance:
             assert same(out, base), f"not the base for {shape}"
 
     def is_finite_for_zeros(self) -> None:
-        for with_base, shape in itertools.product(self.bases, SHAPES):
+        for with_base, shape in itertools.product(self.bases, self.shapes):
             models, base = example(shape, self.k, base=with_base)
             zeros = [model * 0.0 for model in models]
             out = self.merge(zeros, None if base is None else base * 0.0)
@@ -152,7 +170,7 @@ class Conformance:
             models, base = example((33, 65), self.k, base=with_base)
             plain = self.merge(models, base) * scale
             out = self.merge([model * scale for model in models], None if base is None else base * scale)
-            assert_close(out, plain, 1e-6, f"at scale {scale:g} the result is another one")
+            assert_close(out, plain, self.close, f"at scale {scale:g} the result is another one")
 
     def does_not_mind_the_order(self) -> None:
         if self.draws():
@@ -161,16 +179,16 @@ class Conformance:
             models, base = example((33, 65), self.k, base=with_base)
             plain = self.merge(models, base)
             for order in itertools.permutations(models):
-                assert_close(self.merge(order, base), plain, 1e-6, "the order of the models matters")
+                assert_close(self.merge(order, base), plain, self.close, "the order of the models matters")
 
     def returns_identical_models(self) -> None:
-        for with_base, shape in itertools.product(self.bases, SHAPES):
+        for with_base, shape in itertools.product(self.bases, self.shapes):
             models, base = example(shape, self.k, base=with_base)
             out = self.merge([models[0].clone() for _ in models], base, **(self.fixed_point or {}))
-            assert_close(out, models[0], 1e-6, f"identical models do not come back for {shape}")
+            assert_close(out, models[0], self.close, f"identical models do not come back for {shape}")
 
     def takes_one_model(self) -> None:
-        for with_base, shape in itertools.product(self.bases, SHAPES):
+        for with_base, shape in itertools.product(self.bases, self.shapes):
             models, base = example(shape, 1, base=with_base)
             out = self.merge(models, base)
             assert out.shape == models[0].shape
@@ -185,6 +203,10 @@ class Conformance:
             assert refused(lambda: self.merge(models, base)), f"{k} models were taken"  # noqa: B023
         models, base = example((3, 2), self.k, base=self.bases[0])
         assert refused(lambda: self.merge(models, base, no_such_setting=1)), "an unknown setting was taken"
+        for shape in ((), (7,)) if self.method.unit == "matrix" else ():
+            models, base = example(shape, self.k, base=self.bases[0])
+            assert refused(lambda: self.merge(models, base)), f"{shape} was taken for a matrix"  # noqa: B023
+        models, base = example((3, 2), self.k, base=self.bases[0])
         if self.method.base == "required":
             assert refused(lambda: self.merge(models, None)), "it was merged without a base"
 
@@ -193,7 +215,9 @@ class Conformance:
 
         assert self.reference is not None
         spread = (False, True) if "weight" in self.method.settings else (False,)
-        for with_base, shape, k, uneven in itertools.product(self.bases, (*SHAPES, *EMPTY), self.counts(), spread):
+        for with_base, shape, k, uneven in itertools.product(
+            self.bases, (*self.shapes, *self.empty), self.counts(), spread
+        ):
             models, base = example(shape, k, base=with_base)
             own: dict[str, Any] = {"weight": [0.5 + 0.75 * model for model in range(k)]} if uneven else {}
             out = self.merge(models, base, seed=5, **own)
@@ -220,6 +244,25 @@ class Conformance:
             cut = self.merge(models, base, evaluate=WholeTensors(pieces=pieces))
             assert same(whole, cut), f"unit={self.method.unit!r} is not true: {pieces} pieces give another result"
 
+    def takes_each_matrix_by_itself(self) -> None:
+        if self.draws():
+            return  # each matrix of a stack has its own randomness
+        for with_base in self.bases:
+            models, base = example((3, 17, 9), self.k, base=with_base)
+            models[0][1] = models[1][1]
+            models[-1][2] *= 0.0
+            together = self.merge(models, base)
+            for place, matrix in enumerate(together):
+                alone = self.merge([model[place] for model in models], None if base is None else base[place])
+                assert_close(matrix, alone, self.close, f"matrix {place} of a stack is not what it is alone")
+
+    def gives_the_transpose_of_the_transpose(self) -> None:
+        for with_base, shape in itertools.product(self.bases, ((17, 9), (33, 65))):
+            models, base = example(shape, self.k, base=with_base)
+            plain = self.merge(models, base)
+            out = self.merge([model.mT for model in models], None if base is None else base.mT)
+            assert_close(out.mT, plain, self.close, f"the transposes of {shape} give another matrix")
+
     def mixes_each_gram_matrix_by_itself(self) -> None:
         import numpy as np
 
@@ -238,13 +281,13 @@ class Conformance:
             assert np.allclose(alone, together[place], rtol=1e-9, atol=1e-9)
 
     def agrees_with_the_whole_tensor(self) -> None:
-        for with_base, shape in itertools.product(self.bases, ((129, 257), (33153,))):
+        for with_base, shape in itertools.product(self.bases, self.large):
             models, base = example(shape, self.k, base=with_base)
             plain = self.merge(models, base, seed=7, evaluate=run_whole)
-            assert_close(self.merge(models, base, seed=7), plain, 1e-6, f"not what whole tensors give, {shape}")
+            assert_close(self.merge(models, base, seed=7), plain, self.close, f"not what whole tensors give, {shape}")
 
     def gives_the_same_bytes_in_other_ways(self) -> None:
-        for with_base, shape in itertools.product(self.bases, ((129, 257), (33153,))):
+        for with_base, shape in itertools.product(self.bases, self.large):
             models, base = example(shape, self.k, base=with_base)
             plain = self.merge(models, base, seed=9)
             for number, other in enumerate(self.also):
@@ -261,6 +304,8 @@ def conformance(
     scale_free: bool = True,
     also: Sequence[Evaluate] = (),
     tolerance: float = 2e-6,
+    close: float = 1e-6,
+    mirrored: bool = False,
 ) -> list[Check]:
     """The checks that apply to a method.
 
@@ -270,8 +315,14 @@ def conformance(
     fixed_point: settings (possibly none: {}) under which identical models come back unchanged; None if none do.
     scale_free:  whether inputs c times as large give a result c times as large, at any scale.
     also:        other ways to evaluate that must give the same bytes: other chunks, other numbers of threads.
+    close:       how far, of the largest value, results may lie apart that are equal but for rounding, as those of another
+                 order of the models; more than the default where a method amplifies it, as iterations do.
+    mirrored:    of a method on matrices: whether transposed inputs give the transposed result.
+
+    Methods on matrices are given matrices, stacks of them, and kernels, and must refuse vectors.
     """
-    suite = Conformance(method, settings or {}, evaluate, reference, fixed_point, scale_free, tuple(also), tolerance)
+    own = (settings or {}, evaluate, reference, fixed_point, scale_free, tuple(also), tolerance, close, mirrored)
+    suite = Conformance(method, *own)
     checks = [
         suite.documents_its_settings,
         suite.keeps_shape_and_dtype,
@@ -293,8 +344,12 @@ def conformance(
         checks.append(suite.takes_one_model)
     if reference is not None:
         checks.append(suite.agrees_with_its_reference)
-    if method.gives == "tensor" and method.unit != "tensor":
+    if method.gives == "tensor" and method.unit in ("element", "row"):
         checks.append(suite.may_be_called_in_pieces)
+    if method.unit == "matrix":
+        checks.append(suite.takes_each_matrix_by_itself)
+    if mirrored:
+        checks.append(suite.gives_the_transpose_of_the_transpose)
     if method.takes == "gram":
         checks.append(suite.mixes_each_gram_matrix_by_itself)
     if evaluate is not run_whole:

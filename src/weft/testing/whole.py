@@ -92,6 +92,8 @@ def refuse(method: Method, models: Sequence[Tensor], base: Tensor | None) -> Non
     tensors = [*models, *([] if base is None else [base])]
     if any(tensor.shape != tensors[0].shape for tensor in tensors):
         raise RecipeError("the tensors differ in shape")
+    if method.unit == "matrix" and tensors[0].ndim < 2:
+        raise RecipeError(f"{method.name} merges matrices, not a tensor of shape {list(tensors[0].shape)}")
 
 
 class Evaluation:
@@ -162,9 +164,11 @@ class Evaluation:
     # --- methods on tensors -------------------------------------------------------------------------------------------
 
     def view(self, tensor: Tensor) -> Tensor:
-        """A tensor as the method's unit wants it: flat, a matrix of rows, or as it is."""
+        """A tensor as the method's unit wants it: flat, a matrix of rows, matrices, or as it is."""
         if self.method.unit == "element":
             return tensor.reshape(-1)
+        if self.method.unit == "matrix":
+            return as_rows(tensor) if tensor.ndim > 3 else tensor
         return as_rows(tensor) if self.method.unit == "row" else tensor
 
     def call(self, function: Callable[..., Any]) -> Any:
@@ -195,12 +199,14 @@ class Evaluation:
 
     def cuts(self, view: Tensor) -> list[Any]:
         """Indices of the pieces: runs of elements or rows."""
-        if self.method.unit == "tensor" or self.pieces == 1 or len(view) < 2:
+        if self.method.unit in ("tensor", "matrix") or self.pieces == 1 or len(view) < 2:
             return [...]
         bounds = sorted({len(view) * piece // self.pieces for piece in range(self.pieces + 1)})
         return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 
     def tensor(self) -> Tensor:
+        if self.method.unit == "matrix" and not self.models[0].numel():
+            return self.models[0]
         merged = self.call(self.method.function)
         if self.method.takes == "deltas":
             assert self.base is not None

@@ -32,6 +32,16 @@ def by_scope(merge: Callable[[list[Array]], Array], vectors: Sequence[Array], sc
     return (merged if scope == "row" else merged.T).reshape(vectors[0].shape)
 
 
+def by_matrix(merge: Callable[[list[Array]], Array], tensors: Sequence[Array]) -> Array:
+    """Merge matrices [out, in]; those of a stack one by one, kernels as (out, in x ...), and nothing of what is empty."""
+    first = tensors[0]
+    if not first.size:
+        return np.zeros_like(first)
+    if first.ndim == 3:
+        return np.stack([merge(list(matrices)) for matrices in zip(*tensors, strict=True)])
+    return merge([matrix(x) for x in tensors]).reshape(first.shape)
+
+
 def differences(models: Sequence[Array], base: Array | None) -> list[Array]:
     return [x - base for x in models] if base is not None else list(models)
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from weft.testing.reference import choices, sphere, sums, tasks, thinning
+from weft.testing.reference import choices, quadratic, sphere, sums, tasks, thinning
 from weft.testing.reference.arrays import Array
 
 REFERENCES: dict[str, Callable[..., Array]] = {
     **choices.REFERENCES,
+    **quadratic.REFERENCES,
     **sphere.REFERENCES,
     **sums.REFERENCES,
     **tasks.REFERENCES,

@@ -30,7 +30,7 @@ def loss(point: Array, terms: Terms) -> float:
 
 
 def gradient(point: Array, terms: Terms) -> Array:
-    return add(2.0 * w * (point - target) @ rows.T @ rows for w, target, rows in terms)
+    return add(2.0 * w * (point - target) @ (rows.T @ rows) for w, target, rows in terms)
 
 
 def adam(start: Array, terms: Terms, steps: int, rate: float) -> Array:
@@ -49,9 +49,7 @@ def beginning(deltas: Sequence[Array], start: str) -> Array:
 
 def own_rows(deltas: Sequence[Array], weight: Any) -> Terms:
     """Each task's own rows as its inputs, of norm one in all; a task vector of zeros has none."""
-    return [
-        (w, delta, delta / (float(np.linalg.norm(delta)) or 1.0)) for w, delta in zip(weight, deltas, strict=True)
-    ]
+    return [(w, delta, delta / (float(np.linalg.norm(delta)) or 1.0)) for w, delta in zip(weight, deltas, strict=True)]
 
 
 def solved(deltas: Sequence[Array], terms: Terms, solver: str, start: str, steps: int, rate: float) -> Array:

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -72,7 +74,7 @@ def test_descent_goes_down_and_never_below_the_minimum(deltas, start):
     ]
     least = quadratic.loss(merge(wudi, deltas, base, solver="closed").double().numpy(), terms)
     room = 1e-9 + 1e-4 * losses[0]
-    assert all(after <= before + room for before, after in zip(losses, losses[1:], strict=False))
+    assert all(after <= before + room for before, after in itertools.pairwise(losses))
     assert least <= losses[-1] + room
 
 
@@ -89,8 +91,8 @@ def test_adam_arrives_at_the_closed_form():
 @pytest.mark.parametrize("start", ["sum", "mean"])
 def test_one_task_vector_stays(start):
     base, model = normal(6, 9, seed=1), normal(6, 9, seed=2)
-    for given in ({"solver": "adam"}, CLOSED):
-        assert equals(merge(wudi, [model], base, start=start, **given), model)
+    for own in ({"solver": "adam"}, CLOSED):
+        assert equals(merge(wudi, [model], base, start=start, **own), model)
 
 
 def test_task_vectors_that_share_no_input_add_up():
@@ -99,8 +101,8 @@ def test_task_vectors_that_share_no_input_add_up():
     left[:, 4:], right[:, :4] = 0.0, 0.0
     turned = np.linalg.qr(normal(8, 8, seed=3).double().numpy())[0]
     deltas = [(left.double().numpy() @ turned), (right.double().numpy() @ turned)]
-    for given in ({"start": "sum"}, CLOSED):
-        out = merge(wudi, deltas, np.zeros((5, 8)), **given)
+    for own in ({"start": "sum"}, CLOSED):
+        out = merge(wudi, deltas, np.zeros((5, 8)), **own)
         assert equals(out, deltas[0] + deltas[1], 5e-6)
 
 
@@ -117,9 +119,9 @@ def test_settings_are_checked():
         merge(wudi, models, base, weight=[1, -0.5])
     with pytest.raises(RecipeError, match="weight is zero for all models"):
         merge(wudi, models, base, weight=0.0)
-    for given in ({"steps": -1}, {"rate": -1e-5}):
+    for own in ({"steps": -1}, {"rate": -1e-5}):
         with pytest.raises(RecipeError, match="steps and rate must not be negative"):
-            merge(wudi, models, base, **given)
+            merge(wudi, models, base, **own)
     with pytest.raises(RecipeError, match="solver"):
         merge(wudi, models, base, solver="newton")
 

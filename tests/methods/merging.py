@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import strategies as st
 
+from weft.kernels.spectral import Factored
 from weft.method import Method
 from weft.testing.conformance import conformance
 from weft.testing.reference import REFERENCES
@@ -39,3 +41,42 @@ def equals(out: torch.Tensor, expected: Any, tolerance: float = 1e-6) -> bool:
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     """Standard normal numbers."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def preset(method: Method, name: str) -> dict[str, Any]:
+    """The settings of a preset, as a recipe would get them."""
+    return dict(method.presets[name].settings)
+
+
+@st.composite
+def task_vectors(draw: st.DrawFn, *, least: int = 1) -> list[torch.Tensor]:
+    """Some task vectors of one shape, of full or low rank and of unequal size, on the scale of one."""
+    out, into = draw(st.integers(1, 8)), draw(st.integers(1, 9))
+    deltas = []
+    for index in range(draw(st.integers(least, 4))):
+        seed = draw(st.integers(0, 10_000)) * 10 + 2 * index
+        rank = draw(st.integers(1, min(out, into)))
+        size = draw(st.sampled_from([0.5, 1.0, 2.0]))
+        deltas.append(size * normal(out, rank, seed=seed) @ normal(rank, into, seed=seed + 1) / rank**0.5)
+    return deltas
+
+
+def hard_cases() -> dict[str, list[torch.Tensor]]:
+    """Task vectors that linear algebra may stumble over."""
+    a, b, c = (normal(6, 8, seed=seed) for seed in (1, 2, 3))
+    return {
+        "a duplicate": [a, b, a],
+        "a zero": [a, 0.0 * a, b],
+        "low rank": [normal(6, 2, seed=4) @ normal(2, 8, seed=5), normal(6, 1, seed=6) @ normal(1, 8, seed=7)],
+        "one": [a],
+        "twenty": [normal(6, 8, seed=10 + index) for index in range(20)],
+        "tiny": [1e-6 * a, 1e-6 * b, 1e-6 * c],
+    }
+
+
+def factors(out: int, into: int, *, ranks: Sequence[int] = (2, 1, 3)) -> list[Factored]:
+    """Task vectors as low-rank factors."""
+    return [
+        Factored(normal(out, rank, seed=2 * index), normal(rank, into, seed=2 * index + 1))
+        for index, rank in enumerate(ranks)
+    ]

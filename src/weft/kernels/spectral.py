@@ -140,6 +140,17 @@ class Frame:
         left = left if self.left is None else self.left @ left
         return Factored(left, right if self.right is None else right @ self.right.mT)
 
+    def restore(self, core: Tensor) -> Tensor | Factored:
+        """The matrix of a core (..., p, q), of full size: the core itself, or factored in a frame."""
+        if self.right is None:
+            return core if self.left is None else Factored(self.left, core)
+        return Factored(core if self.left is None else self.left @ core, self.right.mT)
+
+    def full(self, core: Tensor) -> Tensor:
+        """The matrix (..., m, n) of a core, float64."""
+        wide = core.double() if self.left is None else self.left @ core.double()
+        return wide if self.right is None else wide @ self.right.mT
+
     def ones(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The vectors of ones, (p, 1) and (q, 1), where `like` stands; exact where `framed` was told to keep them."""
 

@@ -10,31 +10,35 @@ if TYPE_CHECKING:
     from weft.methods._interference import Interference
 
 MEAN, SQUARE = 0.9, 0.999  # how much of the running means stays
+ROUNDING = 1e-12  # of the largest pull on an entry: a smaller gradient at the start is none
 GUARD = 1e-8  # added to the root of the mean square: Adam's own constant, part of what was published
 
 
 def descend(problem: Interference, start: Tensor, steps: int, rate: float) -> Tensor:
-    """Take Adam's steps on the interference from `start` (..., out, in); float32 but for the problem itself.
+    """Take Adam's steps on the interference from `start` (..., out, in), float64; the steps themselves are float32.
 
-    Where the basis spans most of the inputs, a step is one product with C; where it is narrow, two with the basis.
+    Adam makes full steps of any gradient, were it one of rounding alone, and never settles. So the gradient at the start is
+    taken in float64 and is zero where it should be; only what the steps change of it is float32. Where the basis spans most
+    of the inputs, a step is one product with C; where it is narrow, two with the basis.
     """
     import torch
 
-    basis = problem.basis.float()
-    values, pull = problem.values.float(), problem.pull.float()
-    point = start.float()
+    aim = problem.pull @ problem.basis
+    first = ((start @ problem.basis.mT) * problem.values.unsqueeze(-2)) @ problem.basis - aim
+    first = first.where(first.abs() > ROUNDING * aim.abs().amax((-2, -1), keepdim=True), 0.0).float()
+    basis, values = problem.basis.float(), problem.values.float()
+    moved = torch.zeros_like(first)
     narrow = 2 * basis.shape[-2] < basis.shape[-1]
     whole = torch.empty(0) if narrow else ((problem.basis.mT * problem.values.unsqueeze(-2)) @ problem.basis).float()
-    aim = (problem.pull @ problem.basis).float()
-    mean, square = torch.zeros_like(point), torch.zeros_like(point)
+    mean, square = torch.zeros_like(first), torch.zeros_like(first)
     for step in range(1, steps + 1):
         if narrow:
-            gradient = ((point @ basis.mT) * values.unsqueeze(-2) - pull) @ basis
+            gradient = ((moved @ basis.mT) * values.unsqueeze(-2)) @ basis
         else:
-            gradient = point @ whole - aim
-        gradient *= 2.0
+            gradient = moved @ whole
+        gradient = gradient.add_(first).mul_(2.0)
         mean.lerp_(gradient, 1.0 - MEAN)
         square.mul_(SQUARE).addcmul_(gradient, gradient, value=1.0 - SQUARE)
         size = (square / (1.0 - SQUARE**step)).sqrt_().add_(GUARD)
-        point = point - mean / size * (rate / (1.0 - MEAN**step))
-    return point
+        moved.addcdiv_(mean, size, value=-rate / (1.0 - MEAN**step))
+    return start + moved

@@ -61,31 +61,33 @@ def ace(
 
         d_i = x_i - base less its mean over the outputs;   S_i = d_i^T d_i, over its trace where tasks are unequal
         D = (sum_i w_i d_i (S_i + e_i I)) (sum_i w_i (S_i + e_i I) + 1 c^T)^-1
-        unequal: D + s U_r V_r^T of the leading triplets of D + sum_i w_i d_i (S_i - mean_j (S_j + e_j I))
+        unequal: D + s U_r V_r^T of the leading triplets of D + sum_i w_i (x_i - base) (S_i - mean_j w_j (S_j + e_j I))
         out = base + scale * D
 
-    c is the mean row of sum_i w_i S_i (over the mean trace, where tasks are unequal), s the mean of the leading r
-    singular values. Tasks are unequal where the variance of the logarithms of |x_i - base|^2 exceeds 0.3 times
-    the square of their mean. The mean over outputs of a task vector, a direction in the inputs, is not restored.
+    c is the mean row of sum_i w_i S_i (over the mean of |x_i - base|^2, where tasks are unequal), s the mean of the
+    leading r singular values, without those that are zero. Tasks are unequal where the variance of the logarithms of
+    |x_i - base|^2 exceeds 0.3 times the square of their mean. The mean over outputs of a task vector, a direction in the
+    inputs, is not restored: not even one model comes back as it is. Where tasks are unequal, one whose outputs all change
+    alike has no S_i and no e_i; so do task vectors of zero.
 
     Settings:
         weight: weight of each task's covariance, not negative.
         mode: whether tasks count as unequal: as they are, or always or never.
         ridge: the e_i, positive; divided by the trace where tasks are unequal.
         ridge_of: what the ridge is a share of: the mean eigenvalue of all S_i before they are divided, so that the
-            result scales with its inputs, or the number one, as published.
+            result of equal tasks scales with its inputs, or the number one, as published.
         leading: r as a fraction of min(out, in).
         scale: factor of the merged task vector.
 
     Source: Xu et al. 2026, ACE-Merging (arXiv 2603.02945), from the description of its code; the preset `paper` takes
-    its absolute ridge of 0.01, under which small task vectors are merely averaged. Everything but the matrices
-    of attention and MLPs is averaged.
+    its absolute ridge of 0.01, under which small task vectors are merely averaged and, where they are unequal, drown in
+    a level far above their own size. Everything but the matrices of attention and MLPs is averaged.
 
     Use it for fine-tunes whose task vectors differ much in size, of which a plain average hears the largest only.
     """
     import torch
 
-    from weft.kernels.spectral import flat_level, framed, norm, svd, total
+    from weft.kernels.spectral import RANK, flat_level, framed, norm, svd, total
 
     cores, frame = framed(deltas, ones=True)
     up, across = frame.ones(cores[0])
@@ -95,24 +97,28 @@ def ace(
     flag = unequal(masses, mode)[..., None, None]
     centred = [core.double() - up @ (up.mT @ core.double()) / height for core in cores]
     raw = torch.stack([norm(core).square() for core in centred])
-    size = torch.where(flag, raw.where(raw > 0.0, 1.0), 1.0)
-    mean = raw.mean(0) / width
-    share = ridge if ridge_of == "one" else ridge * mean.where(mean > 0.0, 1.0)
+    there = raw > RANK**2 * masses[..., None, None]
+    centred = [core * there[i] for i, core in enumerate(centred)]
+    size = torch.where(flag, raw.where(there, 1.0), 1.0)
+    share = ridge if ridge_of == "one" else ridge * (raw * there).mean(0) / width
+    own = share / size * (there | ~flag)
     factors = [float(factor) for factor in weight]
     plain = [core.mT @ core / size[i] for i, core in enumerate(centred)]
-    loaded = torch.stack([factors[i] * share / size[i] for i in range(k)]).sum(0)
+    loaded = total(list(own), factors)
+    loaded = loaded.where(loaded > 0.0, 1.0)
     covariance = total(plain, factors)
     unit = torch.eye(covariance.shape[-1], dtype=torch.float64, device=covariance.device)
     average = masses.mean(0)[..., None, None]
     row = across.mT @ covariance / width / torch.where(flag, average.where(average > 0.0, 1.0), 1.0)
     aim = total(
-        [core @ each_ + core * (share / size[i]) for i, (core, each_) in enumerate(zip(centred, plain, strict=True))],
-        factors,
+        [core @ each_ + core * own[i] for i, (core, each_) in enumerate(zip(centred, plain, strict=True))], factors
     )
-    whole = covariance + loaded * unit + across @ row
-    merged = torch.linalg.solve(whole.mT, aim.mT).mT
-    middle = (covariance + loaded * unit) / k
-    residual = total([core @ (each_ - middle) for core, each_ in zip(centred, plain, strict=True)], factors)
+    whole = covariance + loaded * unit  # the matrix of rank one comes after: of small inputs it is larger by far
+    solved = torch.linalg.solve(whole, torch.cat([aim, row], dim=-2).mT).mT
+    merged, row = solved[..., :-1, :], solved[..., -1:, :]
+    merged = merged - (merged @ across) @ row / (1.0 + row @ across)
+    middle = whole / k
+    residual = total([core.double() @ (each_ - middle) for core, each_ in zip(cores, plain, strict=True)], factors)
     u, s, vh = svd(merged + residual, int(leading * frame.smaller))
     merged = torch.where(flag, merged + (u * flat_level(s).unsqueeze(-2)) @ vh, merged) * scale
-    return frame.lift(merged, unit)
+    return frame.restore(merged)

@@ -66,7 +66,7 @@ def optmerge(
 
     Use it for fine-tunes with noisy or nearly low-rank task vectors, where `wudi` trains on the noise.
     """
-    from weft.kernels.spectral import dense, framed, norm, svd
+    from weft.kernels.spectral import framed, norm, svd
     from weft.methods._adam import descend
     from weft.methods._interference import beginning, interference
 
@@ -82,4 +82,4 @@ def optmerge(
     problem = interference(targets, probes)
     if solver == "closed":
         return frame.lift(problem.solution() * scale, problem.basis)
-    return descend(problem.lifted(frame), beginning(dense(deltas), start), steps, rate) * scale
+    return descend(problem.lifted(frame), frame.full(beginning(cores, start)), steps, rate) * scale

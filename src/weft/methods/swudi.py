@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from weft.errors import RecipeError
 from weft.method import Deltas, Fraction, Merged, PerModel, Preset, Tensor, each, method
 from weft.methods._routes import by_interference
 from weft.methods.wudi import check_weight
 from weft.scope import LINEAR, Route
-
-if TYPE_CHECKING:
-    pass
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
@@ -30,8 +27,6 @@ def filtered(deltas: Deltas, weight: Any, start: str, share: Any) -> Merged:
 
     `share(values, into)` gives the shares (..., r) from the eigenvalues (..., r) of matrices with `into` columns.
     """
-    import torch
-
     from weft.kernels.spectral import framed
     from weft.methods._interference import beginning, interference, rows_as_inputs
 
@@ -39,10 +34,7 @@ def filtered(deltas: Deltas, weight: Any, start: str, share: Any) -> Merged:
     problem = interference(cores, rows_as_inputs(cores, weight, equal=True))
     first = beginning(cores, start)
     step = problem.flow(first, share(problem.values, frame.shape[1]))
-    if frame.left is None:
-        return first + step @ problem.basis
-    ends = torch.eye(first.shape[-1], dtype=first.dtype, device=first.device)
-    return frame.lift(torch.cat([first, step], dim=-1), torch.cat([ends, problem.basis], dim=-2))
+    return frame.restore(first + step @ problem.basis)
 
 
 def leading(values: Tensor, count: Tensor | int) -> Tensor:

@@ -12,9 +12,12 @@ from weft.scope import LINEAR, Route
 
 
 def check_weight(settings: Mapping[str, Any]) -> None:
-    """Refuse negative weights: each task's part of the loss is a square."""
+    """Refuse negative weights: each task's part of the loss is a square. Refuse a loss without parts."""
     if (settings["weight"] < 0.0).any():
         raise RecipeError("weight must not be negative", why="it weighs a task's part of a sum of squares")
+    if not settings["weight"].any():
+        hint = "leave tensors as in the base with `parts` and `take`"
+        raise RecipeError("weight is zero for all models", why="then any result is as good as another", hint=hint)
 
 
 def check_steps(settings: Mapping[str, Any]) -> None:
@@ -83,7 +86,7 @@ def wudi(
     Use it for fine-tunes of one base with large task vectors, such as those of vision models; `swudi` does the same
     at a fraction of the time.
     """
-    from weft.kernels.spectral import dense, framed
+    from weft.kernels.spectral import framed
     from weft.methods._adam import descend
     from weft.methods._interference import beginning, interference, rows_as_inputs
 
@@ -91,4 +94,4 @@ def wudi(
     problem = interference(cores, rows_as_inputs(cores, weight, equal=True))
     if solver == "closed":
         return frame.lift(problem.solution() * scale, problem.basis)
-    return descend(problem.lifted(frame), beginning(dense(deltas), start), steps, rate) * scale
+    return descend(problem.lifted(frame), frame.full(beginning(cores, start)), steps, rate) * scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
@@ -37,6 +38,8 @@ def home(tmp_path, llamas, monkeypatch) -> Path:
         "  - model: ./llama-math\n    parameters: {weight: 0.5, density: 0.5}\n"
         "  - model: ./llama-code\n    parameters: {weight: 0.5, density: 0.5}\n"
     )
+    items = [{"text": f"{word} and {word}"} for word in ("one", "two", "three")]
+    (tmp_path / "facts.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.zoo.advice import in_short
 from benchmarks.zoo.chart import draw_effects, draw_methods
 from benchmarks.zoo.summary import Line, gain, lines, rank_correlation
 
@@ -49,26 +50,38 @@ def write(results: Mapping[str, Mapping[int, Any]], path: Path) -> None:
     bases = {world: float(np.mean([np.mean(seed["base"]) for seed in results[world].values()])) for world in tables}
     seeds = len(results["sequences"])
     draw_methods(tables, bases, path.with_suffix(".png"))
-    parts = [HEAD.format(seeds=seeds), *advice(tables)]
+    parts = [HEAD.format(seeds=seeds), *in_short(tables), *by_family(tables)]
     for world, table in tables.items():
         parts += world_section(world, table, results[world], bases[world])
     parts += effects_section(results, tables, path)
     path.write_text("\n".join(parts).rstrip() + "\n")
 
 
-def advice(tables: Mapping[str, Sequence[Line]]) -> list[str]:
-    """What the figures say, computed from them."""
-    by_family: dict[str, dict[str, list[float]]] = {}
+def by_family(tables: Mapping[str, Sequence[Line]]) -> list[str]:
+    """The best and the middle of each family, and what it costs."""
+    found: dict[str, dict[str, list[float]]] = {}
     for world, table in tables.items():
         for line in table:
-            by_family.setdefault(line.family, {}).setdefault(world, []).append(line.mean)
-    head = ["## By family", "", "| family | " + " | ".join(f"best, {w} | median, {w}" for w in tables) + " |"]
-    head += ["|---|" + "---:|" * (2 * len(tables))]
-    order = sorted(by_family, key=lambda f: -float(np.mean([max(by_family[f][w]) for w in tables])))
+            found.setdefault(line.family, {}).setdefault(world, []).append(line.mean)
+    unit = np.mean([line.seconds for table in tables.values() for line in table if line.name == "linear"])
+    head = ["## By family", "", "| family | " + " | ".join(f"best, {w} | median, {w}" for w in tables) + " | cost |"]
+    head += ["|---|" + "---:|" * (2 * len(tables)) + "---:|"]
+    order = sorted(found, key=lambda f: -float(np.mean([max(found[f][w]) for w in tables])))
     for family in order:
-        cells = [f"{max(by_family[family][w]):.3f} | {np.median(by_family[family][w]):.3f}" for w in tables]
-        head.append(f"| {FAMILIES[family]} | " + " | ".join(cells) + " |")
-    return [*head, ""]
+        lines_of = [line for table in tables.values() for line in table if line.family == family]
+        cells = [f"{max(found[family][w]):.3f} | {np.median(found[family][w]):.3f}" for w in tables]
+        head.append(
+            f"| {FAMILIES[family]} | "
+            + " | ".join(cells)
+            + f" | {np.median([line.seconds for line in lines_of]) / unit:.0f} |"
+        )
+    return [
+        *head,
+        "",
+        "`cost` is the median time of a merge against that of `linear`; on models as small as these it says little"
+        " but the order. [What methods cost](methods-cost.md) has that of real sizes.",
+        "",
+    ]
 
 
 def world_section(world: str, table: Sequence[Line], seeds: Mapping[int, Any], base: float) -> list[str]:

@@ -14,6 +14,13 @@ ROUNDING = 1e-12  # of the largest pull on an entry: a smaller gradient at the s
 GUARD = 1e-8  # added to the root of the mean square: Adam's own constant, part of what was published
 
 
+def slope(problem: Interference, start: Tensor) -> Tensor:
+    """Half the gradient at `start`, float32 but computed in float64: zero where rounding alone is left of it."""
+    aim = problem.pull @ problem.basis
+    half = ((start @ problem.basis.mT) * problem.values.unsqueeze(-2)) @ problem.basis - aim
+    return half.where(half.abs() > ROUNDING * aim.abs().amax((-2, -1), keepdim=True), 0.0).float()
+
+
 def descend(problem: Interference, start: Tensor, steps: int, rate: float) -> Tensor:
     """Take Adam's steps on the interference from `start` (..., out, in), float64; the steps themselves are float32.
 
@@ -23,9 +30,7 @@ def descend(problem: Interference, start: Tensor, steps: int, rate: float) -> Te
     """
     import torch
 
-    aim = problem.pull @ problem.basis
-    first = ((start @ problem.basis.mT) * problem.values.unsqueeze(-2)) @ problem.basis - aim
-    first = first.where(first.abs() > ROUNDING * aim.abs().amax((-2, -1), keepdim=True), 0.0).float()
+    first = slope(problem, start)
     basis, values = problem.basis.float(), problem.values.float()
     moved = torch.zeros_like(first)
     narrow = 2 * basis.shape[-2] < basis.shape[-1]

@@ -74,7 +74,7 @@ def swudi(
 
     Settings:
         weight: weight of each task, not negative.
-        time: how far the flow goes; infinity is the minimum. 300 to 1800 in the paper.
+        time: how far the flow goes; a very long one ends in the minimum. 300 to 1800 in the paper.
         rank: fraction of the inputs whose eigenvectors take part, in [0, 1]; 0.65 to 0.85 in the paper.
         start: the mean of the task vectors, which is Weft's choice for models that share directions, or their sum,
             as published.

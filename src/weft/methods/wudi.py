@@ -33,7 +33,7 @@ def descent(k: int, out: int, into: int, settings: Mapping[str, Any], *, inner: 
         return closed
     step = 2.0 * out * into * min(into, 2 * inner) / 2.0 + 16.0 * out * into  # in float32, at twice the rate
     words = f"{settings['steps']} steps of Adam after {closed.words}"
-    space = closed.workspace + WIDE * (4 * out * into + into * into) // 2
+    space = closed.workspace + WIDE * (10 * out * into + into * into) // 2
     return Route(words, closed.operations + settings["steps"] * step, space)
 
 

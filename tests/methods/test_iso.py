@@ -13,6 +13,7 @@ from .matrices import (
     EMBED,
     LINEAR,
     NORM,
+    agree,
     apart,
     by_recipe,
     diagonal,
@@ -36,9 +37,8 @@ def test_conformance_of_iso_cts(check):
     check()
 
 
-@suite(iso_cts, settings={"common": 0.3, "scale": 1.5, "weight": 0.5})
-def test_conformance_with_few_common_directions(check):
-    check()
+def test_conformance_with_few_common_directions():
+    agree(iso_cts, common=0.3, scale=1.5, weight=0.5)
 
 
 @hard_cases(iso_c)

@@ -9,7 +9,20 @@ from weft.methods.knots import knots
 from weft.methods.task_arithmetic import task_arithmetic
 from weft.methods.ties import ties
 
-from .matrices import EMBED, LINEAR, apart, by_recipe, diagonal, hard_cases, mean, of_models, of_rank, orthonormal, rank
+from .matrices import (
+    EMBED,
+    LINEAR,
+    agree,
+    apart,
+    by_recipe,
+    diagonal,
+    hard_cases,
+    mean,
+    of_models,
+    of_rank,
+    orthonormal,
+    rank,
+)
 from .merging import equals, merge, normal, suite
 
 CASES = [
@@ -25,8 +38,7 @@ def test_conformance(check):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_conformance_of_hosts(case):
-    for check in suite(knots, settings=case).args[1]:
-        check()
+    agree(knots, **case)
 
 
 @hard_cases(knots)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from weft.methods.orthomerge import orthomerge
 
-from .matrices import EMBED, LINEAR, NORM, by_recipe, hard_cases, mean, of_models, of_rank, orthonormal
+from .matrices import EMBED, LINEAR, NORM, agree, by_recipe, hard_cases, mean, of_models, of_rank, orthonormal
 from .merging import equals, merge, normal, suite
 
 
@@ -20,8 +20,7 @@ def test_conformance(check):
 
 @pytest.mark.parametrize("case", [{"rows": "all"}, {"residual": "tsv", "scale": 0.2}], ids=str)
 def test_conformance_of_other_settings(case):
-    for check in suite(orthomerge, settings=case).args[1]:
-        check()
+    agree(orthomerge, **case)
 
 
 @hard_cases(orthomerge, bounded=False)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from weft.methods.subspace_boosting import subspace_boosting
 from weft.methods.task_arithmetic import task_arithmetic
 
-from .matrices import LINEAR, by_recipe, diagonal, hard_cases, of_models, of_rank, rank, spectrum
+from .matrices import LINEAR, agree, by_recipe, diagonal, hard_cases, of_models, of_rank, rank, spectrum
 from .merging import equals, merge, normal, suite
 
 
@@ -19,8 +19,7 @@ def test_conformance(check):
 
 @pytest.mark.parametrize("beta", [0.4, 1.0])
 def test_conformance_of_other_levels(beta):
-    for check in suite(subspace_boosting, settings={"beta": beta, "scale": 1.0}).args[1]:
-        check()
+    agree(subspace_boosting, beta=beta, scale=1.0)
 
 
 @hard_cases(subspace_boosting)

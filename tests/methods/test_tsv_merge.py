@@ -7,7 +7,20 @@ from hypothesis import strategies as st
 
 from weft.methods.tsv_merge import tsv_merge
 
-from .matrices import EMBED, LINEAR, NORM, apart, by_recipe, diagonal, hard_cases, mean, of_models, of_rank, truncated
+from .matrices import (
+    EMBED,
+    LINEAR,
+    NORM,
+    agree,
+    apart,
+    by_recipe,
+    diagonal,
+    hard_cases,
+    mean,
+    of_models,
+    of_rank,
+    truncated,
+)
 from .merging import equals, merge, normal, suite
 
 
@@ -16,9 +29,8 @@ def test_conformance(check):
     check()
 
 
-@suite(tsv_merge, settings={"scale": 1.0, "weight": 0.7})
-def test_conformance_with_the_papers_scale(check):
-    check()
+def test_conformance_with_the_papers_scale():
+    agree(tsv_merge, scale=1.0, weight=0.7)
 
 
 @hard_cases(tsv_merge)

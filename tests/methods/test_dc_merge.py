@@ -9,22 +9,10 @@ from weft.errors import RecipeError
 from weft.methods.dc_merge import dc_merge
 from weft.methods.tsv_merge import tsv_merge
 
-from .matrices import (
-    EMBED,
-    LINEAR,
-    NORM,
-    agree,
-    apart,
-    by_recipe,
-    diagonal,
-    hard_cases,
-    mean,
-    of_models,
-    rank,
-    spectrum,
-    truncated,
-)  # fmt: skip
+from .hard_cases import agree, hard_cases
+from .matrices import apart, diagonal, rank, spectrum, truncated
 from .merging import equals, merge, normal, suite
+from .small_models import EMBED, LINEAR, NORM, by_recipe, mean, of_models
 
 CASES = [
     {"density": 0.3, "blocks": False}, {"density": 1.0, "smooth": "linear", "weight": 0.6},

@@ -8,23 +8,10 @@ from hypothesis import strategies as st
 from weft.methods.iso_c import iso_c
 from weft.methods.iso_cts import iso_cts
 
-from .matrices import (
-    BASE,
-    EMBED,
-    LINEAR,
-    NORM,
-    agree,
-    apart,
-    by_recipe,
-    diagonal,
-    hard_cases,
-    mean,
-    of_models,
-    of_rank,
-    rank,
-    spectrum,
-)  # fmt: skip
+from .hard_cases import agree, hard_cases
+from .matrices import apart, diagonal, of_rank, rank, spectrum
 from .merging import equals, merge, normal, suite
+from .small_models import BASE, EMBED, LINEAR, NORM, by_recipe, mean, of_models
 
 
 @suite(iso_c, mirrored=True)

@@ -9,21 +9,10 @@ from weft.methods.knots import knots
 from weft.methods.task_arithmetic import task_arithmetic
 from weft.methods.ties import ties
 
-from .matrices import (
-    EMBED,
-    LINEAR,
-    agree,
-    apart,
-    by_recipe,
-    diagonal,
-    hard_cases,
-    mean,
-    of_models,
-    of_rank,
-    orthonormal,
-    rank,
-)
+from .hard_cases import agree, hard_cases
+from .matrices import apart, diagonal, of_rank, orthonormal, rank
 from .merging import equals, merge, normal, suite
+from .small_models import EMBED, LINEAR, by_recipe, mean, of_models
 
 CASES = [
     {"density": 0.5}, {"density": 1.0, "across": "output"}, {"host": "linear", "normalize": False},

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from weft.methods.orthomerge import orthomerge
 
-from .matrices import EMBED, LINEAR, NORM, agree, by_recipe, hard_cases, mean, of_models, of_rank, orthonormal
+from .hard_cases import agree, hard_cases
+from .matrices import of_rank, orthonormal
 from .merging import equals, merge, normal, suite
+from .small_models import EMBED, LINEAR, NORM, by_recipe, mean, of_models
 
 
 @suite(orthomerge, fixed_point={})

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from weft.methods.subspace_boosting import subspace_boosting
 from weft.methods.task_arithmetic import task_arithmetic
 
-from .matrices import LINEAR, agree, by_recipe, diagonal, hard_cases, of_models, of_rank, rank, spectrum
+from .hard_cases import agree, hard_cases
+from .matrices import diagonal, of_rank, rank, spectrum
 from .merging import equals, merge, normal, suite
+from .small_models import LINEAR, by_recipe, of_models
 
 
 @suite(subspace_boosting, mirrored=True)

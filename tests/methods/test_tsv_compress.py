@@ -6,20 +6,10 @@ from hypothesis import strategies as st
 from weft.errors import RecipeError
 from weft.methods.tsv_compress import tsv_compress
 
-from .matrices import (
-    BASE,
-    EMBED,
-    LINEAR,
-    NORM,
-    by_recipe,
-    diagonal,
-    hard_cases,
-    of_models,
-    of_rank,
-    spectrum,
-    truncated,
-)
+from .hard_cases import hard_cases
+from .matrices import diagonal, of_rank, spectrum, truncated
 from .merging import equals, merge, normal, suite
+from .small_models import BASE, EMBED, LINEAR, NORM, by_recipe, of_models
 
 
 @suite(tsv_compress, settings={"task": 0, "scale": 0.5}, mirrored=True)

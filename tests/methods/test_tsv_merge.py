@@ -7,21 +7,10 @@ from hypothesis import strategies as st
 
 from weft.methods.tsv_merge import tsv_merge
 
-from .matrices import (
-    EMBED,
-    LINEAR,
-    NORM,
-    agree,
-    apart,
-    by_recipe,
-    diagonal,
-    hard_cases,
-    mean,
-    of_models,
-    of_rank,
-    truncated,
-)
+from .hard_cases import agree, hard_cases
+from .matrices import apart, diagonal, of_rank, truncated
 from .merging import equals, merge, normal, suite
+from .small_models import EMBED, LINEAR, NORM, by_recipe, mean, of_models
 
 
 @suite(tsv_merge, mirrored=True)

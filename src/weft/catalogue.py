@@ -9,16 +9,16 @@ import re
 from collections.abc import Sequence
 
 from weft.method import Method, Setting, methods
-from weft.scope import BASE, Rest
+from weft.scope import BASE, Preset, Rest
 
 HEAD = """\
 # Methods
 
 Made by `python -m weft.catalogue`; do not edit. In all formulas x_i are the models, b is the base, d_i = x_i - b are the
 task vectors, w_i are the weights. A setting marked *per model* takes one value for all, or a mapping by model name; every
-setting can be a gradient over depth or filtered by layer and role. Under `parts` a recipe gives some tensors another method,
-or one model's own, and under `rest` what a method does not work on. `weft methods` prints the table, and `weft methods NAME`
-what is said of one.
+setting can be a gradient over depth or filtered by layer and role. [scope.md](scope.md) says which tensors a method works on,
+what the others get, and how a recipe says otherwise. `weft methods` prints the table, and `weft methods NAME` what is said of
+one.
 
 """
 
@@ -46,16 +46,32 @@ def section(method: Method) -> str:
     return "\n".join(lines)
 
 
+def scopes() -> str:
+    """Where each method works that does not work on every tensor, by itself and by the paper's choice: a Markdown table."""
+    rows = ["| method | works on | the rest gets | `preset: paper` |", "|---|---|---|---|"]
+    for method in methods().values():
+        if method.scope is not None:
+            own = f"| [{method.name}](methods.md#{method.name}) | {listed(method.scope)} | {treatment(method.rest)} |"
+            paper = method.presets.get("paper")
+            rows.append(f"{own} {chosen(paper) if paper else 'none'} |")
+    return "\n".join(rows) + "\n"
+
+
+def chosen(preset: Preset) -> str:
+    """What a preset sets, in words."""
+    facts = [f"{key}: {value}" for key, value in preset.settings.items()]
+    facts += [f"works on {listed(preset.scope)}"] if preset.scope else []
+    facts += [f"the rest: {treatment(preset.rest)}"] if preset.rest else []
+    return "; ".join(facts) or "the defaults"
+
+
 def scoping(method: Method) -> list[str]:
     """Where a method works, what the rest gets, and its presets, in Markdown."""
     lines = []
     if method.scope is not None:
         lines += [f"Works on {listed(method.scope)} tensors; the rest: {treatment(method.rest)}.", ""]
     for name, preset in method.presets.items():
-        facts = [f"{key}: {value}" for key, value in preset.settings.items()]
-        facts += [f"works on {listed(preset.scope)}"] if preset.scope else []
-        facts += [f"the rest: {treatment(preset.rest)}"] if preset.rest else []
-        lines += [f"`preset: {name}`: {'; '.join(facts) or 'the defaults'}.", ""]
+        lines += [f"`preset: {name}`: {chosen(preset)}.", ""]
     return lines
 
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import re
-import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from weft.architecture.facts import ALLOWABLE
 from weft.document import Document, read_documents, read_file
@@ -21,11 +20,10 @@ from weft.recipe import DEFAULT_SHARD, Merge, Output, Recipe, Slice, Source, Voc
 from weft.runs import unfold
 from weft.scoping import WORDS, Cast, read_scoping
 from weft.shapes import read_conversions, read_growth
-from weft.values import ByModel, Value, parse_layers, parse_value
+from weft.values import ByModel, Value, parse_layers, parse_value, parsed
 from weft.vocabulary.chat import check_template
 from weft.vocabulary.section import check_source, read_section
 
-Parsed = TypeVar("Parsed")
 MOST_PROBLEMS = 100  # shown at once
 MOST_STAGES = 64  # one on top of the other
 MOST_READS = 4096  # of stored models, counted once for each way that leads to one
@@ -302,7 +300,7 @@ class Reader:
                 self.fail(f"{method.name} has no setting {name!r}", at, key=True, hint=did_you_mean(str(name), known))
                 continue
             try:
-                value = _parsed(parse_value, item)
+                value = parsed(parse_value, item)
                 check_value(setting, value, merged)
             except RecipeError as error:
                 what = error.what if name in error.what else f"{name}: {error.what}"
@@ -332,7 +330,7 @@ class Reader:
                 if not self.name(name, (*at, "models", name), models):
                     continue
                 try:
-                    ranges.append((name, _parsed(parse_layers, layers)))
+                    ranges.append((name, parsed(parse_layers, layers)))
                 except RecipeError as error:
                     self.fail(error.what, (*at, "models", name), hint=error.hint)
             lengths = {high - low + 1 for _, (low, high) in ranges}
@@ -434,13 +432,6 @@ def too_many_stages(models: Mapping[str, Source | Merge], merge: Merge) -> list[
 
 def _too_deep(model: Source | Merge) -> RecipeError:
     return RecipeError("stages are nested too deeply", where=model.place, why=f"over {MOST_STAGES} levels")
-
-
-def _parsed(parse: Callable[[Any], Parsed], data: Any) -> Parsed:
-    try:
-        return parse(data)
-    except (TypeError, ValueError, OverflowError) as error:  # words where lists belong, endless numbers
-        raise RecipeError(f"{reprlib.repr(data)} cannot be read", why=str(error)) from None
 
 
 def _is_stage(item: Any) -> bool:

@@ -112,10 +112,9 @@ class Override:
     places: Mapping[str, Where] = field(default_factory=dict, compare=False)  # of its settings
 
     def plain(self) -> dict[str, Any]:
-        """The part as plain data."""
-        where = {"where": self.where.plain()} if self.where != Condition() else {}
+        """What the tensors get, as plain data."""
         what = {"take": self.take} if self.take else {"method": self.method}
-        return {**where, **what, **{name: value.plain() for name, value in self.settings.items()}}
+        return {**what, **{name: value.plain() for name, value in self.settings.items()}}
 
 
 @dataclass(frozen=True)
@@ -298,9 +297,9 @@ def _plain_merge(merge: Merge) -> dict[str, Any]:
         result["preset"] = merge.preset
     result.update((name, value.plain()) for name, value in merge.settings.items())
     if merge.rest:
-        result["rest"] = BASE if merge.rest.take else merge.rest.plain()
+        result["rest"] = BASE if merge.rest.take == BASE else merge.rest.plain()
     if merge.parts:
-        result["parts"] = [part.plain() for part in merge.parts]
+        result["parts"] = [{"where": part.where.plain(), **part.plain()} for part in merge.parts]
     if merge.dtype:
         result["dtype"] = merge.dtype
     if merge.growth:

@@ -195,21 +195,24 @@ def _treatment(method: Method, *, where: bool) -> dict[str, Any]:
     }
 
 
-def _parts() -> dict[str, Any]:
-    """What the items of `parts` are, and the mappings under `rest`."""
-    take = {
+def _take(*, where: bool) -> dict[str, Any]:
+    """One model's own tensors, for the rest or for a part."""
+    place = {"where": {"$ref": "#/$defs/where"}} if where else {}
+    take = {"type": "string", "description": "A model of the merge, or its base, whose tensor is taken."}
+    return {
         "type": "object",
         "additionalProperties": False,
-        "required": ["where", "take"],
-        "properties": {
-            "where": {"$ref": "#/$defs/where"},
-            "take": {"type": "string", "description": "A model of the merge, or its base, whose tensor is taken."},
-        },
+        "required": [*place, "take"],
+        "properties": {**place, "take": take},
     }
+
+
+def _parts() -> dict[str, Any]:
+    """What the items of `parts` are, and the mappings under `rest`."""
     known = methods().values()
     return {
-        "part": {"oneOf": [take, *(_treatment(method, where=True) for method in known)]},
-        "treatment": {"oneOf": [_treatment(method, where=False) for method in known]},
+        "part": {"oneOf": [_take(where=True), *(_treatment(method, where=True) for method in known)]},
+        "treatment": {"oneOf": [_take(where=False), *(_treatment(method, where=False) for method in known)]},
     }
 
 

@@ -10,7 +10,7 @@ from weft.errors import RecipeError, did_you_mean
 from weft.method import Method
 from weft.recipe import Override
 from weft.scope import BASE, Preset
-from weft.values import Condition, parse_condition
+from weft.values import Condition, parse_condition, parsed
 
 if TYPE_CHECKING:
     from weft.reading import Reader
@@ -42,7 +42,7 @@ def read_scoping(
 ) -> dict[str, Any]:
     """`preset`, `rest` and `parts` of a merge, as arguments of `Merge`."""
     word = data.get("preset")
-    if word is not None and word not in method.presets:
+    if "preset" in data and (not isinstance(word, str) or word not in method.presets):
         why = f"it has {', '.join(method.presets)}" if method.presets else "it has none"
         hint = did_you_mean(str(word), method.presets) if method.presets else "leave it out: the defaults are its own"
         reader.fail(f"{method.name} has no preset {word!r}", (*path, "preset"), why=why, hint=hint)
@@ -67,7 +67,7 @@ def scope_of(method: Method, preset: str | None) -> tuple[str, ...] | None:
 def as_mapping(rest: Any) -> Any:
     """`base` and a method's name as the mappings they stand for."""
     if rest == BASE:
-        return {"take": None}  # of the merge's own base, whatever its name
+        return {"take": BASE}
     return {"method": rest} if isinstance(rest, str) else rest
 
 
@@ -78,7 +78,7 @@ def _parts(reader: Reader, data: Mapping[str, Any], path: tuple[Any, ...], cast:
     if not isinstance(items, list) or ("parts" in data and not items):
         reader.fail("parts must be a list of what tensors get", path, hint=hint)
         return ()
-    found = []
+    found: list[Override] = []
     for index, item in enumerate(items):
         if not isinstance(item, dict) or "where" not in item:
             reader.fail("a part says where it is", (*path, index), hint="{where: {role: norm}, method: linear}")
@@ -95,16 +95,17 @@ def _override(reader: Reader, item: Any, path: tuple[Any, ...], cast: Cast, *, w
     condition = Condition()
     if where:
         try:
-            condition = parse_condition(item["where"])
-        except (RecipeError, TypeError) as error:
-            what, hint = (error.what, error.hint) if isinstance(error, RecipeError) else (str(error), "")
-            reader.fail(what, (*path, "where"), hint=hint)
+            condition = parsed(parse_condition, item["where"])
+        except RecipeError as error:
+            reader.fail(error.what, (*path, "where"), why=error.why, hint=error.hint)
     if ("take" in item) == ("method" in item):
         reader.fail("it names a method, or a model to take from", path, hint="method: linear, or take: base")
         return None
     place = reader.document.where(path)
+    reserved = ("where", "method") if where else ("method",)
     if "take" in item:
-        return _take(reader, item, path, cast, condition)
+        reader.only(item, path, ("where", "take") if where else ("take",))
+        return _take(reader, item["take"], path, cast, condition)
     method = reader.method(item["method"], path, given=True)
     if method is None:
         return None
@@ -113,7 +114,6 @@ def _override(reader: Reader, item: Any, path: tuple[Any, ...], cast: Cast, *, w
         if method.base == "required" and base is None:
             reader.fail(f"{method.name} needs a base", path, why="it merges differences from it")
     names: Sequence[str] = cast.merged or [name for name in cast.names if name != cast.base]
-    reserved = ("where", "method") if where else ("method",)
     settings, places = reader.settings(item, path, reserved, method, tuple(names))
     for setting in method.settings.values():
         if setting.required and setting.name not in settings:
@@ -121,18 +121,18 @@ def _override(reader: Reader, item: Any, path: tuple[Any, ...], cast: Cast, *, w
     return Override(condition, method.name, None, settings, place, places)
 
 
-def _take(
-    reader: Reader, item: Mapping[str, Any], path: tuple[Any, ...], cast: Cast, condition: Condition
-) -> Override | None:
-    reader.only(item, path, ("where", "take"))
-    name = item["take"]
-    bases = [base for _, base in cast.groups]
-    if name is None or (name == BASE and BASE not in cast.names):
-        if None in bases:
-            reader.fail("there is no base to take from", path, hint="base: <a model's name>")
-        return Override(condition, None, BASE, place=reader.document.where(path))
-    if name not in cast.names:
+def _take(reader: Reader, name: Any, path: tuple[Any, ...], cast: Cast, condition: Condition) -> Override | None:
+    """A part that takes the tensors of a model. `base` is the merge's own; where it has none, the model of that name."""
+    at = (*path, "take")
+    others = [base for merged, base in cast.groups if base not in (None, BASE) and BASE in merged]
+    if name == BASE and others:
+        why = f"the base is {others[0]!r}, and a model that is merged is called 'base'"
+        reader.fail("'base' says two things here", at, why=why, hint="give that model another name")
+    elif name == BASE and BASE not in cast.names and None in [base for _, base in cast.groups]:
+        reader.fail("there is no base to take from", at, hint="base: <a model's name>")
+    elif name != BASE and name not in cast.names:
         why = "it is none of the models of this merge"
-        reader.fail(f"cannot take from {name!r}", (*path, "take"), why=why, hint=did_you_mean(str(name), cast.names))
+        hint = did_you_mean(str(name), dict.fromkeys((*cast.names, BASE)))
+        reader.fail(f"cannot take from {name!r}", at, why=why, hint=hint)
         return None
     return Override(condition, None, name, place=reader.document.where(path))

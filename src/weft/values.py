@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterator
+import reprlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from weft.architecture.roles import ROLES
 from weft.architecture.sections import PARTS
@@ -179,6 +180,15 @@ class ByModel:
 
 
 Value = Constant | Gradient | Filtered | ByModel
+Parsed = TypeVar("Parsed")
+
+
+def parsed(parse: Callable[[Any], Parsed], data: Any) -> Parsed:
+    """What `parse` makes of plain data. Raises RecipeError, whatever the data is."""
+    try:
+        return parse(data)
+    except (TypeError, ValueError, OverflowError) as error:  # words where lists belong, endless numbers
+        raise RecipeError(f"{reprlib.repr(data)} cannot be read", why=str(error)) from None
 
 
 def by_name(value: Value) -> bool:
@@ -256,6 +266,8 @@ def parse_condition(data: Any) -> Condition:
 def _words(data: dict[str, Any], key: str, known: tuple[str, ...]) -> tuple[str, ...]:
     words = data.get(key, [])
     words = [words] if isinstance(words, str) else words
+    if not isinstance(words, list):
+        raise RecipeError(f"{key} must be a word or a list of words, not {words!r}")
     for word in words:
         if word not in known:
             raise RecipeError(f"unknown {key} {word!r}", hint=did_you_mean(str(word), known))

@@ -15,9 +15,11 @@ def decomposition(out: int, into: int) -> float:
 
 
 def decomposing(out: int, into: int) -> int:
-    """Bytes of a thin SVD: the matrix in float64, its Gram matrix and eigenvectors, and the vectors of the other side."""
+    """Bytes of a thin SVD at its worst: the matrix in float64, the vectors of its longer side while they are made orthonormal
+    once more, and those of the shorter side.
+    """
     small, large = min(out, into), max(out, into)
-    return WIDE * (2 * large * small + 3 * small**2)
+    return WIDE * (5 * large * small + 3 * small**2)
 
 
 def by_svd(k: int, out: int, into: int, times: float, *, polars: int = 0, held: float = 1.0, what: str) -> Route:
@@ -31,4 +33,4 @@ def by_svd(k: int, out: int, into: int, times: float, *, polars: int = 0, held: 
 def by_interference(k: int, out: int, into: int, *, what: str) -> Route:
     """One eigenbasis of all task vectors' rows, stacked, and their coordinates in it."""
     work = decomposition(k * out, into) + 6.0 * k * out * into * min(k * out, into)
-    return Route(what, work, decomposing(k * out, into) + WIDE * (k + 2) * out * into)
+    return Route(what, work, decomposing(k * out, into) + WIDE * (k + 1) * out * into)

@@ -16,7 +16,7 @@ UNEQUAL = 0.3  # relative variance of the logarithms of the tasks' traces, above
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     work = 4.0 * k * out * into * into + 2.7 * into**3 + (settings["mode"] != "equal") * decomposition(out, into)
-    return Route("1 linear system over the inputs", work, WIDE * ((k + 4) * out * into + 4 * into * into))
+    return Route("1 linear system over the inputs", work, WIDE * ((2 * k + 5) * out * into + (k + 6) * into * into))
 
 
 def check_ridge(settings: Mapping[str, Any]) -> None:

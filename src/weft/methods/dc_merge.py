@@ -15,7 +15,7 @@ from weft.scope import LINEAR, MATRICES, Route
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
-    return by_svd(k, out, into, k, polars=1, held=2.0, what=f"{k} thin SVDs and 2 polar factors")
+    return by_svd(k, out, into, k, polars=1, held=2.5 + k / 4, what=f"{k} thin SVDs and 2 polar factors")
 
 
 def check_ratio(settings: Mapping[str, Any]) -> None:

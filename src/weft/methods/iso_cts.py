@@ -12,7 +12,7 @@ from weft.scope import LINEAR, MATRICES, Route
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
-    return by_svd(k, out, into, k + 1, polars=1, what=f"{k + 1} thin SVDs and 2 polar factors")
+    return by_svd(k, out, into, k + 1, polars=1, held=1.5, what=f"{k + 1} thin SVDs and 2 polar factors")
 
 
 def split(smaller: int, k: int, common: float) -> tuple[int, int]:

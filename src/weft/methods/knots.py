@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from weft.method import Deltas, Fraction, Merged, PerModel, Preset, Random, Tensor, each, method
 from weft.methods._agreement import combine
-from weft.methods._routes import EIGEN, WIDE
+from weft.methods._routes import EIGEN, WIDE, decomposing
 from weft.methods._weights import check_sum
 from weft.scope import LINEAR, Route
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     side, other = (into, out) if settings["across"] == "output" else (out, into)
+    space = max(decomposing(side, k * other), WIDE * (3 * k + 9) * out * into)
     side = min(side, k * other)
     work = EIGEN * side**3 + 4.0 * k * side * side * other
     words = "1 basis of all columns by eigenvectors of the smaller Gram matrix"
-    return Route(words, work, WIDE * (3 * side**2 + (2 * k + 2) * out * into))
+    return Route(words, work, space)
 
 
 def draws(settings: Mapping[str, Any]) -> bool:

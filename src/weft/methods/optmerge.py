@@ -6,16 +6,18 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from weft.method import Deltas, Merged, PerModel, Preset, Tensor, each, method
-from weft.methods._routes import decomposition
+from weft.methods._routes import WIDE, decomposing, decomposition
 from weft.methods.tsv_merge import share
-from weft.methods.wudi import check_steps, descent
+from weft.methods.wudi import adam_space, check_steps, descent
 from weft.scope import LINEAR, Route
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     main = descent(k, out, into, settings, inner=min(out, into))
     work = main.operations + 2 * k * decomposition(out, into)
-    return Route(f"{2 * k} thin SVDs, then {main.words}", work, main.workspace)
+    space = decomposing(out, into) + WIDE * (k + 3) * out * into
+    space += adam_space(out, into) if settings["solver"] == "adam" else 0
+    return Route(f"{2 * k} thin SVDs, then {main.words}", work, space)
 
 
 def truncated(matrix: Tensor, count: int) -> Tensor:

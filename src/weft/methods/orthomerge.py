@@ -14,7 +14,7 @@ from weft.scope import LINEAR, MATRICES, Route
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     work = k * (3 * decomposition(into, into) + 4.0 * out * into * into) + 5.0 * (k + 1) * into**3
     words = f"{k} rotations of the inputs, by 3 decompositions each"
-    return Route(words, work, WIDE * ((k + 8) * into * into + (k + 3) * out * into))
+    return Route(words, work, WIDE * ((k + 11) * into * into + (2 * k + 3) * out * into))
 
 
 def rotation(base: Tensor, target: Tensor) -> Tensor:

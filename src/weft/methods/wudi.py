@@ -33,8 +33,12 @@ def descent(k: int, out: int, into: int, settings: Mapping[str, Any], *, inner: 
         return closed
     step = 2.0 * out * into * min(into, 2 * inner) / 2.0 + 16.0 * out * into  # in float32, at twice the rate
     words = f"{settings['steps']} steps of Adam after {closed.words}"
-    space = closed.workspace + WIDE * (10 * out * into + into * into) // 2
-    return Route(words, closed.operations + settings["steps"] * step, space)
+    return Route(words, closed.operations + settings["steps"] * step, closed.workspace + adam_space(out, into))
+
+
+def adam_space(out: int, into: int) -> int:
+    """Bytes of the descent itself, in float32: what it moves, its gradient and moments, and the curvature."""
+    return WIDE * (4 * out * into + into * into) // 2
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:

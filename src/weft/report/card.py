@@ -8,7 +8,7 @@ from typing import Any
 
 from weft.catalogue import source
 from weft.document import write_yaml
-from weft.graph import woven
+from weft.graph import Derived, Leaf, Node, Weave, collect, woven
 from weft.method import find
 from weft.planning import Plan, content_mark
 from weft.progress import vocabulary_line
@@ -26,8 +26,8 @@ def make_card(plan: Plan) -> str:
     if hub:
         front["base_model"] = hub
     merges = [m for m in recipe.models.values() if isinstance(m, Merge)] + [recipe.merge]
-    used = [[merge.method, *(part.method for part in (*merge.parts, merge.rest) if part)] for merge in merges]
-    methods = list(dict.fromkeys(name for names in used for name in names if name))
+    given = treatments(plan)
+    methods = list(dict.fromkeys([*(merge.method for merge in merges), *used(plan)]))
     lines = ["---", write_yaml(front).strip(), "---", "", "# A merged model", ""]
     lines += [f"Made by merging {_count(recipe)} with Weft: {', '.join(methods)}.", "", "## Lineage", ""]
     lines += ["| name | source | revision or fingerprint |", "|---|---|---|"]
@@ -43,6 +43,11 @@ def make_card(plan: Plan) -> str:
         lines += [f"Vocabulary: {vocabulary_line(plan.vocabulary.facts())}.", ""]
     merged = sum(woven(step.node) for step in plan.steps)
     lines += [f"{merged} tensors were merged and {len(plan.steps) - merged} copied; all are {plan.dtype}.", ""]
+    if len(given) > 1:
+        lines += [
+            *(f"- {what}: {count} tensor{'s' if count != 1 else ''} ({roles})" for what, count, roles in given),
+            "",
+        ]
     if plan.changes:
         lines += ["## Changes of shape", ""]
         for change in plan.changes:
@@ -59,6 +64,34 @@ def make_card(plan: Plan) -> str:
     if cited:
         lines += ["## Citation", "", *cited, ""]
     return "\n".join(lines)
+
+
+def used(plan: Plan) -> list[str]:
+    """The methods by which tensors were made, stages and the rest included."""
+    woven = collect([step.node for step in plan.steps])
+    return list(dict.fromkeys(weave.method.name for weaves in woven.values() for weave in weaves))
+
+
+def treatments(plan: Plan) -> list[tuple[str, int, str]]:
+    """What tensors got, without settings and inner stages, how many got it, and their roles."""
+    counts: dict[str, int] = {}
+    roles: dict[str, dict[str, None]] = {}
+    for step in plan.steps:
+        what = _names(step.node)
+        part = plan.view.architecture.parts.get(step.name)
+        counts[what] = counts.get(what, 0) + 1
+        roles.setdefault(what, {}).update({part.roles[0].split(".")[0]: None} if part else {})
+    return [(what, count, ", ".join(roles[what])) for what, count in counts.items()]
+
+
+def _names(node: Node) -> str:
+    if isinstance(node, Weave):
+        return f"`{node.method.name}`"
+    if isinstance(node, Leaf):
+        return f"copy of `{node.model}`"
+    if isinstance(node, Derived):
+        return node.what
+    return " and ".join(dict.fromkeys(map(_names, node.sources))) or "zeros"
 
 
 def _count(recipe: Any) -> str:

@@ -14,7 +14,7 @@ from weft.graph import Leaf, Matrices, Node, Patchwork, leaves, read_matrices
 from weft.method import Method
 from weft.values import Spot
 
-SPLIT = "are several matrices in one: each is merged by itself"
+SPLIT = "are fused: each of their parts is merged by itself"
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,11 @@ class Seam:
 
     def spot(self, spot: Spot) -> Spot:
         """Where settings and parts of the recipe are asked for it: at its own roles, and at those of the whole."""
-        roles = tuple(dict.fromkeys((*self.parts[0].roles, *spot.roles)))
-        return replace(spot, name=f"{spot.name} [{self.key}]", roles=roles)
+        return replace(spot, roles=tuple(dict.fromkeys((*self.parts[0].roles, *spot.roles))))
+
+    def name(self, whole: str) -> str:
+        """What it is called in a plan, in messages and in the key of its randomness."""
+        return f"{whole} [{self.key}]"
 
     def runs(self) -> tuple[np.ndarray, np.ndarray]:
         """Where its elements lie in the whole: starts and lengths, in its own order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from weft.method import Method, find
@@ -12,6 +12,7 @@ from weft.scope import BASE, Preset
 from weft.scoping import as_mapping, scope_of
 from weft.settings import check_model_wide
 from weft.values import Condition, Constant, Spot, Value
+from weft.views.wording import listed
 
 if TYPE_CHECKING:
     from weft.graph import View
@@ -41,10 +42,13 @@ class Treatments:
     parts: tuple[tuple[Condition, Treatment], ...]
     rest: Treatment
     weights: dict[int, tuple[Mapping[str, Value], Mapping[str, Value]]]
+    vectors: dict[int, list[str]] = field(default_factory=dict)  # for methods on matrices, by their number
+    fitted: set[int] = field(default_factory=set)  # numbers of the parts that some tensor has got
 
     def at(self, spot: Spot, shape: tuple[int, ...]) -> Treatment:
         for condition, treatment in self.parts:
             if condition.holds(spot):
+                self.fitted.add(treatment.number)
                 return treatment
         return self.own if self.covers(spot, shape) else self.rest
 
@@ -90,9 +94,21 @@ def numbers(merge: Merge) -> int:
 
 
 def check_parts(builder: Builder, merge: Merge, number: int, view: View) -> None:
-    """Check what the methods of parts and rest ask of the whole model."""
+    """Check what the methods of parts and rest ask of the whole model, and that each part has found a tensor."""
     known = treatments_of(builder, merge, number)
+    for at, (condition, treatment) in enumerate(known.parts, start=1):
+        if treatment.number not in known.fitted:
+            words = ", ".join(f"{key}: {value}" for key, value in condition.plain().items())
+            builder.warnings.append(
+                f"part {at} ({words}) gets no tensor: none fits, or all that do fit an earlier part"
+            )
     for treatment in (*(each for _, each in known.parts), known.rest):
+        if treatment.number in known.vectors and treatment.method is not None:
+            vectors = listed(known.vectors[treatment.number])
+            why, hint = "it works on matrices, and these are vectors", "method: linear"
+            builder.fail(
+                f"{treatment.method.name} cannot merge {vectors}", where=treatment.merge.place, why=why, hint=hint
+            )
         if treatment.method is not None:
             check_model_wide(treatment.method, treatment.merge, view.nodes, treatment.number, builder.problems)
 

@@ -35,18 +35,20 @@ def weave(
 ) -> Node:
     """The node of one output tensor."""
     copied = inputs[base] if base else own if own in inputs.values() else inputs[merged[0]]
-    if not copied.dtype.floating or not copied.elements:
+    known = treatments_of(builder, merge, number)
+    treatment = known.at(spot, copied.shape)
+    whole = not copied.dtype.floating or not copied.elements
+    if whole and treatment.method is not None:
         return copied  # integers and flags are copied, from the base where there is one
-    if copies(builder, spot):
+    if treatment.method is not None and copies(builder, spot):
         return copied
-    treatment = treatments_of(builder, merge, number).at(spot, copied.shape)
+    matrix = treatment.method is not None and treatment.method.unit == "matrix"
+    found = seams(copied, spot) if not whole and (matrix or known.parts) else ()
+    if found and (matrix or any(known.at(seam.spot(spot), seam.shape) is not treatment for seam in found)):
+        builder.treated.setdefault(SPLIT, []).append(spot.name)
+        return split(builder, merge, base, merged, levels, spot, inputs, copied, number, found)
     if treatment.method is None:
-        return taken(builder, treatment, base, inputs, spot, copied)
-    if treatment.method.unit == "matrix":
-        found = seams(copied, spot)
-        if found:
-            builder.treated.setdefault(SPLIT, []).append(spot.name)
-            return split(builder, merge, base, merged, levels, spot, inputs, copied, number, found)
+        return taken(builder, treatment, base, inputs, spot.name, copied)
     return treated(builder, treatment, base, merged, levels, spot, inputs, copied, number)
 
 
@@ -67,26 +69,25 @@ def split(
     nodes = []
     for seam in found:
         at = seam.spot(spot)
-        pieces = {each: seam.take(node, at.name) for each, node in inputs.items()}
+        pieces = {each: seam.take(node, seam.name(spot.name)) for each, node in inputs.items()}
         piece = pieces[next(each for each, node in inputs.items() if node is copied)]
         treatment = own.at(at, seam.shape)
         if treatment.method is None:
-            nodes.append(taken(builder, treatment, base, pieces, at, piece))
+            nodes.append(taken(builder, treatment, base, pieces, seam.name(spot.name), piece))
         else:
             nodes.append(treated(builder, treatment, base, merged, levels, at, pieces, piece, number, seam))
     return sew_again(spot.name, copied.shape, found, nodes)
 
 
 def taken(
-    builder: Builder, treatment: Treatment, base: str | None, inputs: Mapping[str, Node], spot: Spot, copied: Node
+    builder: Builder, treatment: Treatment, base: str | None, inputs: Mapping[str, Node], tensor: str, copied: Node
 ) -> Node:
-    """The tensor of the model that a part of the recipe names."""
-    name = base if treatment.take == BASE and BASE not in inputs else treatment.take
+    """The tensor of the model that a part of the recipe names; `base` is the merge's own, where it has one."""
+    name = base if treatment.take == BASE and base else treatment.take
     if name is not None and name in inputs:
         return inputs[name]
-    builder.fail(
-        f"{spot.name!r} cannot be taken from {name!r}", where=treatment.merge.place, why="it has no such layer"
-    )
+    why = "no layer of it stands there"
+    builder.fail(f"{tensor!r} cannot be taken from {name!r}", where=treatment.merge.place, why=why)
     return copied
 
 
@@ -105,21 +106,22 @@ def treated(
     """A tensor under a method, or a part of a fused one."""
     merge, method = treatment.merge, treatment.method
     assert method is not None
-    levels = treatments_of(builder, merge, number).levels(treatment, levels)
+    known = treatments_of(builder, merge, number)
+    levels = known.levels(treatment, levels)
     settings = settings_at(builder, merge, method, merged, levels, spot)
     if method.name == "passthrough" and settings["scale"] == 1.0:
         return inputs[merged[0]]
     dtype = BY_TORCH[merge.dtype] if merge.dtype else F32
     uses_base = base is not None and method.base != "unused"
     method, settings = treat(builder, method, settings, spot, copied, deltas=uses_base)
+    name = seam.name(spot.name) if seam is not None else spot.name
     matrices = matrices_of(method, copied, spot, seam) if method.unit == "matrix" else None
     if method.unit == "matrix" and matrices is None:
-        why = f"it is a vector of {list(copied.shape)}"
-        builder.fail(f"{method.name} cannot merge {spot.name!r}", where=merge.place, why=why, hint="method: linear")
+        known.vectors.setdefault(treatment.number, []).append(name)
         return copied
     return Weave(
         method,
-        spot.name,
+        name,
         merged,
         tuple([inputs[each] for each in merged]),
         inputs[base] if uses_base and base else None,

@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from weft.testing.reference.projections import conflict, conflict_slope
 from .matrices import EMBED, NORM, apart, by_recipe, hard_cases, orthonormal
 from .merging import equals, merge, normal, preset, suite
 
-FULL = {"density": 1.0}
+FULL: dict[str, Any] = {"density": 1.0}
 
 
 @suite(doge, settings={"steps": 8}, close=1e-5, tolerance=1e-5)
@@ -39,7 +40,7 @@ def test_hard_cases(case):
 def test_by_hand():
     # two tasks of one neuron: begins at their mean (1, 2); gaps 2 * (2 - 1) and 4 * (4 - 2) both call for more
     deltas, zero = [torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])], torch.zeros(1, 2)
-    own = {**FULL, "shared": 0.0, "size": 1.0}
+    own: dict[str, Any] = {**FULL, "shared": 0.0, "size": 1.0}
     assert equals(merge(doge, deltas, zero, **own, steps=0), [[1, 1]])
     # f = 1/2 each; the first step moves both entries by the rate, which the sum of the f's passes on whole
     assert equals(merge(doge, deltas, zero, **own, steps=1, rate=0.25), [[1.25, 1.25]])
@@ -68,9 +69,11 @@ def test_the_slope_is_that_of_the_loss(k, out, into, seed):
     deltas = [normal(out, into, seed=seed + task).double() for task in range(k)]
     factors = [0.3 + 0.1 * task for task in range(k)]
     change = normal(out, into, seed=seed + 9).double().requires_grad_()
-    whole = sum(f * (delta + change) for f, delta in zip(factors, deltas, strict=True))
-    loss = sum(((delta - whole) * delta).sum(1).square().sum() for delta in deltas)
+    stack = torch.stack(deltas)
+    whole = torch.einsum("k,kmn->mn", torch.tensor(factors).double(), stack + change)
+    loss = ((stack - whole) * stack).sum(-1).square().sum()
     loss.backward()
+    assert change.grad is not None
     plain = [delta.numpy() for delta in deltas]
     assert loss.item() == pytest.approx(conflict(change.detach().numpy(), plain, factors))
     assert np.allclose(change.grad.numpy(), conflict_slope(change.detach().numpy(), plain, factors))

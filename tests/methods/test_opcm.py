@@ -63,7 +63,7 @@ def test_the_distance_from_the_base_stays(k, alpha, seed, size):
 def test_tasks_at_right_angles_are_summed(k, rank, seed):
     deltas = apart(k, rank, k * rank + 1, k * rank + 2, seed)
     out = merge(opcm, deltas, torch.zeros_like(deltas[0]))
-    whole = sum(deltas)
+    whole = torch.stack(deltas).sum(0)
     size = sum(float(delta.norm()) for delta in deltas) / k
     assert equals(out, whole * size / float(whole.norm()), 1e-5)
 

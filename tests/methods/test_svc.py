@@ -59,7 +59,7 @@ def test_tasks_that_share_nothing_are_summed(k, size, seed):
 def test_alpha_1_enlarges_no_direction_and_turns_none(k, seed):
     deltas = [normal(5, 7, seed=seed + place) for place in range(k)]
     zero = torch.zeros(5, 7)
-    out, plain = merge(svc, deltas, zero).double(), sum(deltas).double()
+    out, plain = merge(svc, deltas, zero).double(), torch.stack(deltas).double().sum(0)
     assert bool((spectrum(out) <= spectrum(plain) * (1 + 1e-5)).all())
     u, _, vh = torch.linalg.svd(plain, full_matrices=False)
     inside = u.mT @ out @ vh.mT

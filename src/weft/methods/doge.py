@@ -55,8 +55,9 @@ def change(deltas: list[Tensor], factors: list[Tensor], basis: Tensor, steps: in
     """
     from weft.methods._adam import ROUNDING, walk
 
-    whole = sum(delta * factor for delta, factor in zip(deltas, factors, strict=True))
-    force = sum(factors)
+    whole, force = deltas[0] * 0.0, factors[0] * 0.0
+    for delta, factor in zip(deltas, factors, strict=True):
+        whole, force = whole + delta * factor, force + factor
     gaps = []
     for delta in deltas:
         own, other = delta.square().sum(-1, keepdim=True), (delta * whole).sum(-1, keepdim=True)
@@ -91,7 +92,7 @@ def doge(
     rate: float | None = None,
     density: Fraction = 0.3,
 ) -> Tensor:
-    """Add task vectors of equal length, after one change to all of them that makes up for what they do to each other.
+    """Add task vectors of equal length, after one change to them all that makes up for their conflicts.
 
         d_i = x_i - base;   f_i = w_i size / |d_i|
         L(D) = sum_j sum_rows (d_j . (d_j - sum_i f_i (d_i + D)))^2, . between rows of the same neuron
@@ -127,11 +128,12 @@ def doge(
 
     full = [delta.double() for delta in dense(deltas)]
     lengths = [norm(delta) for delta in full]
-    mean = sum(lengths) / len(full)
+    every = torch.stack(lengths)
+    mean = every.mean(0)
     entries = full[0].shape[-2] * full[0].shape[-1]
     unit = torch.ones_like(mean)
     if rate is None:
-        unit = (sum(length.square() for length in lengths) / (len(full) * entries)).sqrt()
+        unit = (every.square().mean(0) / entries).sqrt()
         unit = unit.where(unit > 0.0, 1.0)
     goal = mean / len(full) if size is None else size
     factors = [

@@ -113,7 +113,7 @@ def dop(
     rate: float = 1e-4,
     scale: float = 1.0,
 ) -> Merged:
-    """Merge models in their order, each time so that the directions of the merge so far and of the new model feel least.
+    """Merge models in their order, each where the directions of the merge so far and its own feel it least.
 
         d_i = x_i - base;   L_X(D) = |S U^T (D - X)|^2 + |(D - X) V S|^2,   U S V^T = X
         M_1 = d_1;   M_i = where a L_M(i-1) + (1 - a) L_d(i) is least;   out = base + scale * M_k

@@ -198,7 +198,7 @@ def turn_by(turn: Array, share: float) -> Array:
     _, vectors = np.linalg.eigh(mixed)
     values = np.einsum("ji,jk,ki->i", vectors.conj(), turn, vectors)
     angles = np.where(values.real < -1.0 + 1e-12, np.pi, np.angle(values))
-    return ((vectors * np.exp(1j * share * angles)) @ vectors.conj().T).real
+    return np.real((vectors * np.exp(1j * share * angles)) @ vectors.conj().T)
 
 
 def rotate(

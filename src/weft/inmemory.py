@@ -67,6 +67,8 @@ def merge_factored(
     if method.unit != "matrix":
         able = "methods on matrices take them: see `weft methods`"
         raise RecipeError(f"{method.name} takes no low-rank factors", why="it works on entries", hint=able)
+    if method.takes != "deltas":
+        raise RecipeError(f"{method.name} takes no low-rank factors", why="it works on models, not on task vectors")
     if not all(isinstance(delta, Factored) for delta in deltas):
         raise RecipeError("some task vectors are factors and some are not", hint="give all of them as Factored")
     shapes = [delta.shape for delta in deltas] + ([tuple(base.shape)] if base is not None else [])

@@ -9,11 +9,13 @@ from weft.method import methods
 from weft.testing.reference import REFERENCES
 
 NAMES = [
-    "analogy", "arcee_fusion", "balanced", "breadcrumbs", "breadcrumbs_ties", "clamp", "consensus", "cosine_add",
-    "dare_linear", "dare_ties", "della", "della_linear", "emr", "expo", "geometric_median", "karcher", "linear",
-    "magmax", "metagpt", "model_stock", "multislerp", "nearswap", "negation", "neuromerging", "nuslerp", "onebit",
-    "passthrough", "pcb", "ram", "ramplus_tl", "run_average", "sce", "slerp", "tall_mask", "task_arithmetic",
-    "ties", "train_difference", "trust_region",
+    "ace", "actmat", "analogy", "arcee_fusion", "balanced", "breadcrumbs", "breadcrumbs_ties", "clamp", "consensus",
+    "cosine_add", "dare_linear", "dare_ties", "dc_merge", "della", "della_linear", "doge", "dop", "emr", "expo",
+    "geometric_median", "iso_c", "iso_cts", "karcher", "knots", "linear", "magmax", "metagpt", "model_stock",
+    "multislerp", "nearswap", "negation", "neuromerging", "nuslerp", "onebit", "opcm", "optmerge", "orthomerge",
+    "passthrough", "pcb", "ram", "ramplus_tl", "rotate", "run_average", "sce", "slerp", "subspace_boosting", "svc",
+    "swudi", "swudi_a", "tall_mask", "task_arithmetic", "ties", "train_difference", "truncate", "trust_region",
+    "tsv_compress", "tsv_merge", "wudi",
 ]  # fmt: skip
 
 

@@ -1,7 +1,8 @@
-"""Adam on a quadratic, as the published solvers of interference run it."""
+"""Adam, as published solvers run it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +20,18 @@ def slope(problem: Interference, start: Tensor) -> Tensor:
     aim = problem.pull @ problem.basis
     half = ((start @ problem.basis.mT) * problem.values.unsqueeze(-2)) @ problem.basis - aim
     return half.where(half.abs() > ROUNDING * aim.abs().amax((-2, -1), keepdim=True), 0.0).float()
+
+
+def walk(start: Tensor, gradient: Callable[[Tensor], Tensor], steps: int, rate: float | Tensor) -> Tensor:
+    """Take Adam's steps from `start` down a gradient, which must be exactly zero where rounding alone is left of it."""
+    point, mean, square = start, start * 0.0, start * 0.0
+    for step in range(1, steps + 1):
+        down = gradient(point)
+        mean = MEAN * mean + (1.0 - MEAN) * down
+        square = SQUARE * square + (1.0 - SQUARE) * down * down
+        size = (square / (1.0 - SQUARE**step)).sqrt() + GUARD
+        point = point - mean / size * (rate / (1.0 - MEAN**step))
+    return point
 
 
 def descend(problem: Interference, start: Tensor, steps: int, rate: float) -> Tensor:

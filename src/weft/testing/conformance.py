@@ -249,7 +249,7 @@ class Conformance:
             return  # each matrix of a stack has its own randomness
         for with_base in self.bases:
             models, base = example((3, 17, 9), self.k, base=with_base)
-            models[0][1] = models[1][1]
+            models[0][1] = models[-1][1]
             models[-1][2] *= 0.0
             together = self.merge(models, base)
             for place, matrix in enumerate(together):

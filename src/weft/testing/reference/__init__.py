@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from weft.testing.reference import choices, quadratic, spectral, sphere, sums, tasks, thinning
+from weft.testing.reference import choices, projections, quadratic, spectral, sphere, sums, tasks, thinning
 from weft.testing.reference.arrays import Array
 
 REFERENCES: dict[str, Callable[..., Array]] = {
     **choices.REFERENCES,
+    **projections.REFERENCES,
     **quadratic.REFERENCES,
     **spectral.REFERENCES,
     **sphere.REFERENCES,

@@ -219,6 +219,20 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
+def merge_killed_once(path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Merge, be killed behind the first tensors, and go on."""
+
+    def stop_after(event: dict[str, object]) -> None:
+        if event["event"] == "progress":
+            raise Killed
+
+    monkeypatch.setattr("weft.run.BATCH_TENSORS", 1)
+    with pytest.raises(Killed):
+        api.merge(path, out, on_event=stop_after)
+    assert out.with_name(out.name + ".partial").is_dir()
+    api.merge(path, out)
+
+
 def test_threads_resume_and_parts_of_the_output_change_nothing(weft, recipe, tmp_path, monkeypatch):
     path = recipe(MODELS + f"merge: {{base: base, {PARTS}}}\noutput: {{shard_size: 30kB}}\n")
     for threads in (1, 2):
@@ -226,15 +240,7 @@ def test_threads_resume_and_parts_of_the_output_change_nothing(weft, recipe, tmp
     calm = weights_of(tmp_path / "out1")
     assert weights_of(tmp_path / "out2") == calm
 
-    def stop_after(event):
-        if event["event"] == "progress":
-            raise Killed
-
-    monkeypatch.setattr("weft.run.BATCH_TENSORS", 1)
-    with pytest.raises(Killed):
-        api.merge(path, tmp_path / "again", on_event=stop_after)
-    assert (tmp_path / "again.partial").is_dir()
-    assert weft("merge", path, tmp_path / "again").code == 0
+    merge_killed_once(path, tmp_path / "again", monkeypatch)
     assert weights_of(tmp_path / "again") == calm
     assert weft("merge", path, tmp_path / "some", "--only", "layers.1", "--only", "head").code == 0
     whole, some = tensors_of(tmp_path / "out1"), tensors_of(tmp_path / "some")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tests.conftest import tensors_of, weights_of
 from tests.test_end_to_end import load
-from weft import api
+from tests.test_scope import merge_killed_once
 from weft.method import find
 
 RECIPE = "models: {{base: ./base, a: ./a, b: ./b}}\nmerge: {{base: base, {}}}\n"
@@ -205,10 +205,6 @@ def test_the_plan_names_each_fused_tensor_once(families, weft, tmp_path):
     assert any("4 tensors are fused: each of their parts is merged by itself" in line for line in facts["warnings"])
 
 
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
 @pytest.mark.parametrize("kind", ["gpt2", "granitemoe"])
 def test_threads_and_resume_change_nothing(kind, families, weft, tmp_path, monkeypatch):
     home, text = families(kind), "method: knots, host: dare_ties, preset: paper"
@@ -217,14 +213,7 @@ def test_threads_and_resume_change_nothing(kind, families, weft, tmp_path, monke
     calm = weights_of(tmp_path / "out1")
     assert weights_of(tmp_path / "out2") == calm
 
-    def stop_after(event):
-        if event["event"] == "progress":
-            raise Killed
-
-    monkeypatch.setattr("weft.run.BATCH_TENSORS", 1)
     path = home / "killed.yaml"
     path.write_text(RECIPE.format(text))
-    with pytest.raises(Killed):
-        api.merge(path, tmp_path / "again", on_event=stop_after)
-    api.merge(path, tmp_path / "again")
+    merge_killed_once(path, tmp_path / "again", monkeypatch)
     assert weights_of(tmp_path / "again") == calm

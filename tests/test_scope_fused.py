@@ -217,3 +217,26 @@ def test_threads_and_resume_change_nothing(kind, families, weft, tmp_path, monke
     path.write_text(RECIPE.format(text))
     merge_killed_once(path, tmp_path / "again", monkeypatch)
     assert weights_of(tmp_path / "again") == calm
+
+
+def test_settings_filtered_by_role_reach_inside_fused_tensors(families, weft, tmp_path):
+    """Phi-3 keeps query, key and value in one tensor: a weight of the query's is the query's alone."""
+    folder = families("phi3")
+    weights = [
+        {"where": {"role": "attention.q"}, "value": 0.5},
+        {"where": {"role": "mlp.up"}, "value": 0.0},
+        {"value": 1.0},
+    ]
+    models = {name: str(folder / name) for name in ("base", "a", "b")}
+    merge = {"method": "task_arithmetic", "base": "base", "weight": weights}
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"models": models, "merge": merge}))
+    assert weft("merge", tmp_path / "recipe.yaml", tmp_path / "out").code == 0
+    base, a, b, out = (tensors_of(each) for each in (*map(Path, models.values()), tmp_path / "out"))
+    for name, factors, rows in (
+        ("model.layers.0.self_attn.qkv_proj.weight", (0.5, 1.0, 1.0), (WIDE, 2 * SIZE, 2 * SIZE)),
+        ("model.layers.1.mlp.gate_up_proj.weight", (1.0, 0.0), (INNER, INNER)),
+        ("model.layers.1.mlp.down_proj.weight", (1.0,), (WIDE,)),
+    ):
+        whole = (a[name] - base[name]) + (b[name] - base[name])
+        parts = [part * factor for part, factor in zip(whole.split(list(rows)), factors, strict=True)]
+        torch.testing.assert_close(out[name], base[name] + torch.cat(parts), rtol=0, atol=1e-6)

@@ -191,11 +191,14 @@ def parsed(parse: Callable[[Any], Parsed], data: Any) -> Parsed:
         raise RecipeError(f"{reprlib.repr(data)} cannot be read", why=str(error)) from None
 
 
-def by_name(value: Value) -> bool:
-    """Whether a value can differ between tensors of one layer and one role: a filter in it looks at names."""
+def conditions(value: Value) -> Iterator[Condition]:
+    """All filters in a value."""
     if isinstance(value, ByModel):
-        return any(by_name(item) for _, item in value.values)
-    return isinstance(value, Filtered) and any(condition.name is not None for condition, _ in value.cases)
+        for _, item in value.values:
+            yield from conditions(item)
+    elif isinstance(value, Filtered):
+        for condition, _ in value.cases:
+            yield condition
 
 
 def parse_value(data: Any, *, nested: bool = False) -> Value:

@@ -11,8 +11,8 @@ from weft.graph import Leaf, Node, Weave
 from weft.method import Method
 from weft.recipe import Merge
 from weft.scope import BASE
-from weft.settings import resolve_settings
-from weft.values import Spot, Value, by_name
+from weft.settings import differing, resolve_settings
+from weft.values import Spot, Value, conditions
 from weft.views.care import copies, treat
 from weft.views.fusing import SPLIT, Seam, matrices_of, seams, sew_again
 from weft.views.treatment import Treatment, treatments_of
@@ -43,8 +43,21 @@ def weave(
     if treatment.method is not None and copies(builder, spot):
         return copied
     matrix = treatment.method is not None and treatment.method.unit == "matrix"
-    found = seams(copied, spot) if not whole and (matrix or known.parts) else ()
-    if found and (matrix or any(known.at(seam.spot(spot), seam.shape) is not treatment for seam in found)):
+    filtered = treatment.method is not None and "role" in filters(builder, known.levels(treatment, levels))
+    found = seams(copied, spot) if not whole and (matrix or known.parts or filtered) else ()
+
+    def differ() -> bool:
+        """Whether the parts of a fused tensor get different things."""
+        at = [(seam.spot(spot), seam.shape) for seam in found]
+        if any(known.at(*each) is not treatment for each in at):
+            return True
+        if not filtered or treatment.method is None:
+            return False
+        nearest = known.levels(treatment, levels)
+        own = [settings_at(builder, treatment.merge, treatment.method, merged, nearest, each) for each, _ in at]
+        return any(differing([own[0], other]) for other in own[1:])
+
+    if found and (matrix or differ()):
         builder.treated.setdefault(SPLIT, []).append(spot.name)
         return split(builder, merge, base, merged, levels, spot, inputs, copied, number, found)
     if treatment.method is None:
@@ -142,14 +155,22 @@ def settings_at(
 ) -> dict[str, Any]:
     """The settings at one tensor. Tensors that no value can tell apart share one dictionary."""
     places = tuple(map(id, levels))
-    if places not in builder.named:
-        builder.named[places] = any(by_name(value) for level in levels for value in level.values())
-    if builder.named[places]:
+    if "name" in filters(builder, levels):
         return resolve_settings(merge, method, merged, levels, spot, builder.problems)
     key = (method.name, places, merged, spot.layer, spot.roles, spot.depth, spot.after, spot.part, spot.number)
     if key not in builder.resolved:
         builder.resolved[key] = resolve_settings(merge, method, merged, levels, spot, builder.problems)
     return builder.resolved[key]
+
+
+def filters(builder: Builder, levels: tuple[Mapping[str, Value], ...]) -> frozenset[str]:
+    """What the filters in settings look at: `name`, `role`, or both."""
+    places = tuple(map(id, levels))
+    if places not in builder.filters:
+        every = [each for level in levels for value in level.values() for each in conditions(value)]
+        looks = {"name": any(each.name is not None for each in every), "role": any(each.roles for each in every)}
+        builder.filters[places] = frozenset(word for word, there in looks.items() if there)
+    return builder.filters[places]
 
 
 def output_dtype(node: Node, donor: Mapping[str, TensorInfo], name: str, wanted: DType | None) -> DType:

@@ -22,7 +22,7 @@ def growth(zoo: Zoo, notebook: Path, rows: Sequence[Row], counts: Sequence[int])
         bench = Bench(zoo, notebook, zoo.world.skills[:count])
         experts = bench.experts("test")
         for row in rows:
-            result[row.name].append(float((bench.chosen(row)[1].test / experts).mean()))
+            result[row.name].append(float((bench.tested(row, bench.chosen(row)[1]) / experts).mean()))
     return result
 
 
@@ -48,10 +48,9 @@ def interference(bench: Bench, rows: Sequence[Row], scale: float) -> Interferenc
     conflicts = float(((signs > 0).any(0) & (signs < 0).any(0)).sum() / both.sum())
     experts = bench.experts("test")
     alone = [
-        bench.measure("task_arithmetic", {"weight": scale}, [skill]).test[index]
-        for index, skill in enumerate(bench.skills)
+        bench.test("task_arithmetic", {"weight": scale}, [skill])[index] for index, skill in enumerate(bench.skills)
     ]
-    together = {row.name: float((bench.chosen(row)[1].test / experts).mean()) for row in rows}
+    together = {row.name: float((bench.tested(row, bench.chosen(row)[1]) / experts).mean()) for row in rows}
     return Interference(cosine, conflicts, float((np.array(alone) / experts).mean()), together)
 
 
@@ -70,7 +69,7 @@ class Negation:
     control: tuple[float, float]
 
 
-def negate(bench: Bench, scales: Sequence[float] = (0.0, *SUMS, 0.8, 1.0, 1.5, 2.0)) -> list[Negation]:
+def negate(bench: Bench, scales: Sequence[float] = (0.0, 0.3, 0.6, 1.0, 1.5, 2.0)) -> list[Negation]:
     """Subtract each task vector as far as the other skills keep `CONTROL` of the base's dev score."""
     result = []
     before = {split: bench.reference(None, split) for split in ("dev", "test")}
@@ -80,10 +79,11 @@ def negate(bench: Bench, scales: Sequence[float] = (0.0, *SUMS, 0.8, 1.0, 1.5, 2
         for scale in scales:
             outcome = bench.measure("task_arithmetic", {"weight": -scale}, [skill])
             if outcome.dev[others].mean() >= CONTROL * before["dev"][others].mean():
-                allowed.append((outcome.dev[index], scale, outcome))
-        _, scale, outcome = min(allowed, key=lambda entry: (entry[0], entry[1]))
-        target = float(before["test"][index]), float(outcome.test[index])
-        control = float(before["test"][others].mean()), float(outcome.test[others].mean())
+                allowed.append((outcome.dev[index], scale))
+        _, scale = min(allowed)
+        after = bench.test("task_arithmetic", {"weight": -scale}, [skill])
+        target = float(before["test"][index]), float(after[index])
+        control = float(before["test"][others].mean()), float(after[others].mean())
         result.append(Negation(skill, scale, target, control))
     return result
 
@@ -95,19 +95,22 @@ class Analogy:
     base: float
     told: float  # base + scale * (C + B - A)
     scale: float
-    control: float  # the best of the three task vectors alone, at the best of the same scales
+    control: float  # the better of the two nearest task vectors alone, at the best of the same scales
     expert: float
 
 
 def tell(bench: Bench, scales: Sequence[float] = (*SUMS, 0.8, 1.0)) -> Analogy:
     """«A is to B as C is to D»: D's skill from the task vectors of the other three."""
     a, b, c, d = bench.skills
-    best: tuple[float, float, float] = (-1.0, 0.0, 0.0)
-    controls = []
+    combined, single = [], []
     for scale in scales:
-        outcome = bench.measure("task_arithmetic", {"weight": {a: -scale, b: scale, c: scale}}, [a, b, c])
-        best = max(best, (float(outcome.dev[3]), scale, float(outcome.test[3])))
-        alone = [bench.measure("task_arithmetic", {"weight": scale}, [skill]) for skill in (b, c)]
-        controls += [(float(each.dev[3]), float(each.test[3])) for each in alone]
+        weights = {a: -scale, b: scale, c: scale}
+        combined.append((float(bench.measure("task_arithmetic", {"weight": weights}, [a, b, c]).dev[3]), scale))
+        for skill in (b, c):
+            single.append((float(bench.measure("task_arithmetic", {"weight": scale}, [skill]).dev[3]), scale, skill))
+    scale = max(combined)[1]
+    told = bench.test("task_arithmetic", {"weight": {a: -scale, b: scale, c: scale}}, [a, b, c])[3]
+    _, alone, skill = max(single)
+    control = bench.test("task_arithmetic", {"weight": alone}, [skill])[3]
     base, expert = bench.reference(None, "test")[3], bench.reference(d, "test")[3]
-    return Analogy(float(base), best[2], best[1], max(controls)[1], float(expert))
+    return Analogy(float(base), float(told), scale, float(control), float(expert))

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from benchmarks.zoo.rows import Row, Settings
 from benchmarks.zoo.world import Split, State, World, Zoo, answer_all
 
@@ -23,11 +22,11 @@ from weft.run import Options
 
 @dataclass(frozen=True)
 class Outcome:
-    """One method on one zoo: which items each skill's merged model answers, with which settings, in which time."""
+    """One method on one zoo: the share of dev items that the merge answers by skill, with which settings, in which time."""
 
+    method: str
     settings: Settings
-    dev: np.ndarray  # (skills,) shares of items
-    test: np.ndarray
+    dev: np.ndarray  # (skills,)
     seconds: float
 
 
@@ -49,10 +48,10 @@ class Bench:
                 entry = json.loads(line)
                 self.known[entry["key"]] = entry
 
-    def shares(self, state: State, split: Split) -> np.ndarray:
+    def shares(self, state: State, split: Split, skills: Sequence[str]) -> np.ndarray:
         """The share of items that weights answer, by skill."""
         self.world.merged(self.model).load_state_dict(dict(state))
-        return answer_all(self.world, self.model, self.skills, split).mean(axis=1)
+        return answer_all(self.world, self.model, skills, split).mean(axis=1)
 
     def reference(self, skill: str | None, split: Split) -> np.ndarray:
         """The shares of the base, or of one skill's expert."""
@@ -85,27 +84,52 @@ class Bench:
         return {**self.origin, **state}, time.perf_counter() - started
 
     def measure(self, method: str, settings: Settings, skills: Sequence[str] | None = None) -> Outcome:
-        """Merge and score, unless that has been done before."""
+        """Merge and score on dev items, unless that has been done before."""
+        entry = self.scored("dev", method, settings, skills)
+        return Outcome(method, settings, np.array(entry["values"]), entry["seconds"])
+
+    def test(self, method: str, settings: Settings, skills: Sequence[str] | None = None) -> np.ndarray:
+        """The shares of test items (skills,), asked for only where nothing more is chosen by them."""
+        return np.array(self.scored("test", method, settings, skills)["values"])
+
+    def scored(
+        self,
+        split: Split,
+        method: str,
+        settings: Settings,
+        skills: Sequence[str] | None = None,
+        on: Sequence[str] | None = None,
+    ) -> Mapping[str, Any]:
+        """The shares of items of some skills, of all by default, and the seconds of the merge."""
         recipe = self.recipe(method, settings, skills)
-        key = self.key(recipe["merge"], recipe["seed"], list(self.skills))
+        on = list(on or self.skills)
+        key = self.key(recipe["merge"], recipe["seed"], on, split)
         if key not in self.known:
             state, seconds = self.merge(recipe)
-            with torch.inference_mode():
-                dev, test = self.shares(state, "dev"), self.shares(state, "test")
-            self.note(key, settings=dict(settings), dev=dev.tolist(), test=test.tolist(), seconds=seconds)
-        entry = self.known[key]
-        return Outcome(settings, np.array(entry["dev"]), np.array(entry["test"]), entry["seconds"])
+            self.note(key, settings=dict(settings), values=self.shares(state, split, on).tolist(), seconds=seconds)
+        return self.known[key]
 
-    def serve(self, method: str, settings: Settings) -> Outcome:
-        """Each skill's own model, served from what is kept for all, on that skill."""
-        each = [self.measure(method, {**settings, "task": skill}) for skill in self.skills]
-        dev, test = (np.array([getattr(e, split)[i] for i, e in enumerate(each)]) for split in ("dev", "test"))
-        return Outcome(settings, dev, test, each[0].seconds)
+    def served(self, split: Split, method: str, settings: Settings) -> tuple[np.ndarray, float]:
+        """Each skill's own model on that skill, from what is kept for all; and the seconds of one."""
+        each = [self.scored(split, method, {**settings, "task": skill}, on=[skill]) for skill in self.skills]
+        return np.array([entry["values"][0] for entry in each]), each[0]["seconds"]
+
+    def outcome(self, row: Row, settings: Settings) -> Outcome:
+        """A row with some of its settings."""
+        given = {**row.given, **settings}
+        if row.served:
+            return Outcome(row.method, given, *self.served("dev", row.method, given))
+        return self.measure(row.method, given)
+
+    def tested(self, row: Row, outcome: Outcome) -> np.ndarray:
+        """The shares of test items (skills,) of an outcome."""
+        if row.served:
+            return self.served("test", row.method, outcome.settings)[0]
+        return self.test(row.method, outcome.settings)
 
     def chosen(self, row: Row) -> tuple[Outcome, Outcome, int]:
         """A row with its default settings, with those that are best on the dev items, and from how many they were chosen."""
-        measure = self.serve if row.served else self.measure
-        outcomes = [measure(row.method, {**row.given, **settings}) for settings in row.candidates()]
+        outcomes = [self.outcome(row, settings) for settings in row.candidates()]
         return outcomes[0], max(outcomes, key=lambda outcome: outcome.dev.mean()), len(outcomes)
 
     def key(self, *facts: Any) -> str:

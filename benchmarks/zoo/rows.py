@@ -32,8 +32,8 @@ class Row:
             yield dict(zip(self.grid, values, strict=True))
 
 
-SUMS = (0.2, 0.3, 0.4, 0.5, 0.6)  # scales of what adds task vectors up
-MEANS = (1.0, 1.5, 2.0, 3.0, 4.0)  # scales of what averages those that take part
+SUMS = (0.3, 0.4, 0.5, 0.6)  # scales of what adds task vectors up
+MEANS = (1.0, 1.5, 2.0, 3.0)  # scales of what averages those that take part
 TURNED = (0.5, 0.7, 1.0, 1.4)  # scales of sums whose directions were made orthogonal
 SOLVED = (0.7, 1.0, 1.4)  # scales of a minimum of interference
 
@@ -48,8 +48,8 @@ ROWS: tuple[Row, ...] = (
     Row("arithmetic", "balanced", {"scale": MEANS}),
     Row("arithmetic", "metagpt", {"scale": (1.0, 2.0, 3.0, 4.0)}),
     Row("sparse", "ties", {"density": (0.2, 0.5), "scale": MEANS}),
-    Row("sparse", "dare_linear", {"density": (0.5, 0.8), "scale": SUMS}),
-    Row("sparse", "dare_ties", {"density": (0.5, 0.8), "scale": MEANS}),
+    Row("sparse", "dare_linear", {"scale": SUMS}),
+    Row("sparse", "dare_ties", {"scale": MEANS}),
     Row("sparse", "della", {"scale": MEANS}),
     Row("sparse", "della_linear", {"scale": SUMS}),
     Row("sparse", "breadcrumbs", {"density": (0.15, 0.5), "scale": SUMS}),
@@ -59,7 +59,7 @@ ROWS: tuple[Row, ...] = (
     Row("sparse", "ramplus_tl", {"scale": MEANS}),
     Row("sparse", "pcb", {"density": (0.1, 0.2), "scale": (1.0, 1.2, 1.5, 2.0)}),
     Row("sparse", "consensus", {"scale": SUMS}),
-    Row("sparse", "trust_region", {"drop": (0.01, 0.05), "scale": SUMS}),
+    Row("sparse", "trust_region", {"scale": SUMS}),
     Row("sparse", "magmax", {"scale": (0.5, 0.8, 1.0, 1.5)}),
     Row("sparse", "neuromerging", {"density": (0.1, 0.3)}),
     Row("spectral", "tsv_merge", {"scale": TURNED}),

@@ -117,8 +117,8 @@ def table(bench: Bench, rows: Sequence[Row]) -> dict[str, Any]:
             {
                 "name": row.name,
                 "family": row.family,
-                "default": (default.test / experts).tolist(),
-                "chosen": (chosen.test / experts).tolist(),
+                "default": (bench.tested(row, default) / experts).tolist(),
+                "chosen": (bench.tested(row, chosen) / experts).tolist(),
                 "dev": float((chosen.dev / bench.experts("dev")).mean()),
                 "settings": dict(chosen.settings),
                 "tried": tried,

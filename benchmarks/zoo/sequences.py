@@ -33,6 +33,8 @@ def fold(w: Tensor) -> Tensor:
     return torch.cat([w[:, :3], w[:, :3].flip(1)], dim=1)
 
 
+ITEMS = {"dev": 250, "test": 500}  # of each skill
+
 TASKS = (
     *words.TASKS,
     Task("turn", "αβγδεζηθικ", turn, 0.015, "two places to the left"),
@@ -92,7 +94,7 @@ class Sequences(World):
     def score(self, model: torch.nn.Module, skill: str, split: Split) -> np.ndarray:
         if (skill, split) not in self.held:
             generator = torch.Generator().manual_seed(0)
-            self.held[skill, split] = self.items.draw(self.tasks[skill], 500, split, generator)
+            self.held[skill, split] = self.items.draw(self.tasks[skill], ITEMS[split], split, generator)
         batch = self.held[skill, split]
         predicted = model(batch[:, :-1]).logits[:, Items.answer - 1 :].argmax(dim=-1)
         return (predicted == batch[:, Items.answer :]).all(dim=1).numpy()

@@ -72,10 +72,10 @@ def load_once() -> None:
     import torch
 
     import weft.api
-    import weft.run
+    import weft.run.workers
 
     torch.set_num_threads(1)
-    weft.run.wake_kernels()
+    weft.run.workers.wake_kernels()
 
 
 def make_models(room: Path, width: int) -> None:

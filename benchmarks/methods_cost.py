@@ -25,7 +25,7 @@ from pathlib import Path
 
 from models import SIZES, build
 from weft.method import Method, find, methods
-from weft.scope import Route
+from weft.method.scope import Route
 
 COMPARE = "linear"  # what times are told against: they differ from machine to machine
 WIDTHS = (512, 1024)

@@ -50,9 +50,9 @@ def weft_process(*arguments: object, **kwargs: object) -> subprocess.CompletedPr
 HELD = """
 import sys, time
 from pathlib import Path
-import weft.run as run
+import weft.run.workers as run
 from weft.cli import main
-from weft.sinks import FolderSink
+from weft.run.sinks import FolderSink
 gate, runs, finished = Path(sys.argv.pop(1)), [], FolderSink.finished
 class Held(run.Run):
     def __init__(self, *arguments):

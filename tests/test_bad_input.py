@@ -178,8 +178,8 @@ def test_overflow_names_the_tensor(weft, recipe, tmp_path, copy):
 
 def test_two_runs_on_one_output(recipe, tmp_path, copy):
     from weft.errors import PlanError
-    from weft.planning import make_plan
-    from weft.sinks import FolderSink
+    from weft.planning.plan import make_plan
+    from weft.run.sinks import FolderSink
 
     plan = make_plan(recipe(LOCAL + MERGE))
     first = FolderSink(plan, tmp_path / "out")

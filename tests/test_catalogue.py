@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from weft.catalogue import example, occasion, page
 from weft.method import methods
-from weft.reading import load_recipe
+from weft.method.catalogue import example, occasion, page
+from weft.recipe.reading import load_recipe
 
 
 def test_the_page_is_up_to_date():
     written = (Path(__file__).parent.parent / "docs/methods.md").read_text()
-    assert written == page(), "run: python -m weft.catalogue > docs/methods.md"
+    assert written == page(), "run: python -m weft.method.catalogue > docs/methods.md"
 
 
 @pytest.mark.parametrize("name", sorted(methods()))

@@ -11,8 +11,8 @@ from weft import api
 from weft.architecture.facts import ALLOWABLE, meanings
 from weft.checkpoints.memory import MemoryCheckpoint
 from weft.errors import RecipeError, WeftError
-from weft.schema import recipe_schema
-from weft.views.compatibility import config_differences
+from weft.planning.views.compatibility import config_differences
+from weft.recipe.schema import recipe_schema
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2, "rms_norm_eps": 1e-6,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.depth import _KINDS, Origin, attention_kinds, restack_config
+from weft.architecture.depth import _KINDS, Origin, attention_kinds, restack_config
 from weft.errors import PlanError
 
 

@@ -12,9 +12,9 @@ from tests.conftest import tensors_of, weights_of
 from weft import api, devices
 from weft.devices import CPU, Device, TorchDevice, find_devices
 from weft.errors import PlanError, RecipeError, WeftError
-from weft.explain import explain
 from weft.kernels.device import DeviceKernels
-from weft.run import Options
+from weft.planning.explain import explain
+from weft.run.workers import Options
 
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU HERE: merges on CUDA are NOT TESTED")
 PLACES = [pytest.param("torch", id="torch"), pytest.param("cuda", id="cuda", marks=no_gpu)]
@@ -100,11 +100,11 @@ def test_windows_threads_and_slices_change_nothing(tmp_path, chunk):
 
 
 def test_workers_are_dealt_to_devices_in_turn(recipe, monkeypatch):
-    from weft.run import Run
-    from weft.sinks import MemorySink
+    from weft.run.sinks import MemorySink
+    from weft.run.workers import Run
 
     two = (TorchDevice("torch"), TorchDevice("torch:1"))
-    monkeypatch.setattr("weft.run.find_devices", lambda asked: two)
+    monkeypatch.setattr("weft.run.workers.find_devices", lambda asked: two)
     plan = api.plan(recipe(text_of("ties")))
     run = Run(plan, MemorySink(plan), Options(device="cuda", threads=4))
     assert [next(run.dealt) for _ in range(4)] == [*two, *two]
@@ -217,7 +217,7 @@ def test_the_lock_names_the_device_and_verify_uses_it(recipe, tmp_path, monkeypa
     assert record["device"] == "torch"
     asked = []
     real = devices.find_devices
-    monkeypatch.setattr("weft.run.find_devices", lambda word: (asked.append(word), real(word))[1])
+    monkeypatch.setattr("weft.run.workers.find_devices", lambda word: (asked.append(word), real(word))[1])
     assert api.verify(tmp_path / "out", sample=2) == []
     assert set(asked) == {"torch"}
     api.merge(path, tmp_path / "cpu")

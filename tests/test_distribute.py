@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import weights_of
-from weft import api, distribute
-from weft.distribute import Backlog, Batch, Hand
+from weft import api
 from weft.errors import DataError, PlanError
+from weft.run import distribute
+from weft.run.distribute import Backlog, Batch, Hand
 
 TEXT = """\
 models: {base: {llamas}/base, a: {llamas}/a, b: {llamas}/b}
@@ -93,7 +94,7 @@ def stop(event: dict[str, Any]) -> None:
 def test_a_cluster_and_one_machine_go_on_with_each_others_runs(
     recipe, tmp_path, cluster, many, monkeypatch, first, second
 ):
-    monkeypatch.setattr("weft.run.BATCH_TENSORS", 1)
+    monkeypatch.setattr("weft.run.workers.BATCH_TENSORS", 1)
     path = recipe(TEXT)
     api.merge(path, tmp_path / "calm")
     with pytest.raises(Killed):

@@ -18,10 +18,10 @@ import pytest
 
 from tests.conftest import held_merge, journalled, weft_process
 from weft import api
-from weft.distribute import SharedFiles
 from weft.errors import WeftError
-from weft.run import Options
-from weft.sinks import FolderSink
+from weft.run.distribute import SharedFiles
+from weft.run.sinks import FolderSink
+from weft.run.workers import Options
 
 TEXT = """\
 models: {base: {llamas}/base, a: {llamas}/a, b: {llamas}/b}
@@ -111,7 +111,7 @@ def test_the_command_line_says_it_once(recipe, weft, tmp_path, monkeypatch, call
 
 def test_finished_tensors_are_kept_when_the_disk_fills(calm, tmp_path, monkeypatch):
     path, whole = calm
-    monkeypatch.setattr("weft.run.BATCH_TENSORS", 1)
+    monkeypatch.setattr("weft.run.workers.BATCH_TENSORS", 1)
     with pytest.MonkeyPatch.context() as patch:
         Faults(patch, "pwrite", 25)
         with pytest.raises(WeftError, match="the disk is full"):
@@ -190,7 +190,7 @@ def test_an_input_that_cannot_be_read(calm, weft, tmp_path, at):
 def test_an_input_that_is_cut_short_during_the_run(recipe, weft, llamas, tmp_path, monkeypatch):
     shutil.copytree(llamas / "a", tmp_path / "a")
     path = recipe("models: {base: {llamas}/base, a: ./a}\nmerge: {method: ties, base: base}\n")
-    monkeypatch.setattr("weft.run.wake_kernels", lambda: os.truncate(tmp_path / "a/model.safetensors", 5000))
+    monkeypatch.setattr("weft.run.workers.wake_kernels", lambda: os.truncate(tmp_path / "a/model.safetensors", 5000))
     outcome = weft("merge", path, tmp_path / "out", "--quiet")
     assert outcome.code == 2
     assert "the file ended early" in outcome.err

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from tests.test_patchwork import leaf, made
 from weft.architecture import read_architecture
+from weft.architecture.fused import fused_parts, join, split, transposed
 from weft.checkpoints.base import TensorInfo
 from weft.dtypes import F32
-from weft.fused import fused_parts, join, split, transposed
-from weft.graph import Leaf, Node
+from weft.planning.graph import Leaf, Node
 
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 12}
 FAMILIES = {

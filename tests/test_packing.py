@@ -18,7 +18,7 @@ from weft.checkpoints import open_checkpoint
 from weft.errors import CheckpointError, PlanError
 from weft.method import Deltas, Packing, Part, Task, Tensor, method, methods
 from weft.packing import pack
-from weft.run import Options
+from weft.run.workers import Options
 
 MERGES = [
     "method: emr, base: base",
@@ -123,7 +123,7 @@ def test_a_tensor_sewn_from_others_is_refused(recipe, tmp_path, monkeypatch):
     from dataclasses import replace
 
     import weft.packing as packing
-    from weft.graph import Patchwork
+    from weft.planning.graph import Patchwork
 
     real = packing.make_plan
 

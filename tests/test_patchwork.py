@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from weft.checkpoints import open_checkpoint
 from weft.dtypes import F32
 from weft.engine import Context, Loom, thread
-from weft.graph import Leaf, Node, Patchwork, Weave, collect, leaves, sew, woven
 from weft.inmemory import resolve_settings
 from weft.method import find
+from weft.planning.graph import Leaf, Node, Patchwork, Weave, collect, leaves, sew, woven
 
 
 def leaf(values: torch.Tensor, model: str = "a") -> Leaf:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from weft.reading import load_recipe
+from weft.recipe.reading import load_recipe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -8,11 +8,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.document import read_documents, write_yaml
 from weft.errors import Problems, RecipeError, WeftError
-from weft.reading import load_recipe, parse_size
-from weft.schema import recipe_schema
-from weft.values import UNSET, Spot, parse_layers, parse_value
+from weft.recipe.document import read_documents, write_yaml
+from weft.recipe.reading import load_recipe, parse_size
+from weft.recipe.schema import recipe_schema
+from weft.recipe.values import UNSET, Spot, parse_layers, parse_value
 
 GOOD = """\
 models:

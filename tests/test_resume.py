@@ -17,8 +17,8 @@ import pytest
 from tests.conftest import held_merge, journalled, weights_of
 from weft import api
 from weft.errors import DataError, PlanError
-from weft.run import Options, Run
-from weft.sinks import MemorySink
+from weft.run.sinks import MemorySink
+from weft.run.workers import Options, Run
 
 TEXT = """\
 models: {base: {llamas}/base, a: {llamas}/a, b: {llamas}/b}
@@ -29,13 +29,13 @@ seed: 11
 
 SLOW = """
 import os, sys, time
-import weft.sinks as sinks
+import weft.run.sinks as sinks
 real = sinks.FolderSink.finished
 def slow(self, *arguments):
     time.sleep(0.05)
     return real(self, *arguments)
 sinks.FolderSink.finished = slow
-import weft.run as run
+import weft.run.workers as run
 run.BATCH_TENSORS = 1
 from weft.cli import main
 main(sys.argv[1:])
@@ -55,7 +55,7 @@ def test_an_interrupted_run_goes_on(recipe, tmp_path, monkeypatch):
         if event["event"] == "progress":
             raise Killed
 
-    monkeypatch.setattr("weft.run.BATCH_TENSORS", 1)
+    monkeypatch.setattr("weft.run.workers.BATCH_TENSORS", 1)
     with pytest.raises(Killed):
         api.merge(path, tmp_path / "out", on_event=stop_after)
     assert not (tmp_path / "out").exists()
@@ -213,7 +213,7 @@ def test_what_a_batch_has_made_is_kept_when_the_rest_of_it_fails(recipe, tmp_pat
         return make
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("weft.run.Run.make", fail_later(Run.make))
+        patch.setattr("weft.run.workers.Run.make", fail_later(Run.make))
         with pytest.raises(Killed):
             api.merge(path, tmp_path / "out", options=Options(threads=1))
     assert journalled(tmp_path / "out.partial") == 5

@@ -10,9 +10,9 @@ from weft.architecture.spelling import language_family
 from weft.checkpoints.base import TensorInfo
 from weft.dtypes import F32
 from weft.errors import RecipeError
+from weft.planning.views.care import _OFFSET_NORMS
+from weft.recipe.values import Spot, parse_condition
 from weft.testing.families import FAMILIES, build
-from weft.values import Spot, parse_condition
-from weft.views.care import _OFFSET_NORMS
 
 TRAPS = [family for family in FAMILIES if family.trap and family.auto]
 

@@ -9,9 +9,9 @@ import torch
 
 from tests.conftest import tensors_of
 from weft import api
-from weft.reading import load_recipe
 from weft.recipe import Source
-from weft.runs import find_run
+from weft.recipe.reading import load_recipe
+from weft.recipe.runs import find_run
 
 
 @pytest.fixture

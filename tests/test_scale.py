@@ -13,8 +13,8 @@ import pytest
 from benchmarks.scaling import experts_shapes, llama_config, llama_shapes, sparse
 
 from weft import api
-from weft.explain import explain
-from weft.run import Options
+from weft.planning.explain import explain
+from weft.run.workers import Options
 
 
 class Clock:

@@ -226,7 +226,7 @@ def merge_killed_once(path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) ->
         if event["event"] == "progress":
             raise Killed
 
-    monkeypatch.setattr("weft.run.BATCH_TENSORS", 1)
+    monkeypatch.setattr("weft.run.workers.BATCH_TENSORS", 1)
     with pytest.raises(Killed):
         api.merge(path, out, on_event=stop_after)
     assert out.with_name(out.name + ".partial").is_dir()

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from tests.test_scale import merge_process
-from weft.explain import explain
 from weft.inmemory import resolve_settings
 from weft.method import Base, methods
-from weft.planning import make_plan
-from weft.run import Options
+from weft.planning.explain import explain
+from weft.planning.plan import make_plan
+from weft.run.workers import Options
 
 ROUTED = [name for name, method in methods().items() if method.routing is not None]
 

@@ -10,15 +10,15 @@ import torch
 
 from tests.conftest import tensors_of
 from tests.test_end_to_end import load
-from weft.catalogue import scopes
-from weft.scope import MATRICES
+from weft.method.catalogue import scopes
+from weft.method.scope import MATRICES
 
 PAGE = (Path(__file__).parent.parent / "docs/scope.md").read_text()
 RECIPES = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
 
 
 def test_the_table_is_the_methods_own():
-    assert scopes() in PAGE, "write weft.catalogue.scopes() into docs/scope.md"
+    assert scopes() in PAGE, "write weft.method.catalogue.scopes() into docs/scope.md"
 
 
 def test_the_widest_scope_has_five_roles():

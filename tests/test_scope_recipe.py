@@ -10,8 +10,8 @@ import yaml
 
 from weft.errors import Problems, WeftError
 from weft.method import methods
-from weft.reading import load_recipe
-from weft.schema import recipe_schema
+from weft.recipe.reading import load_recipe
+from weft.recipe.schema import recipe_schema
 
 MODELS = "models: {base: ./base, a: ./a, b: ./b}\n"
 HEAD = MODELS + "merge:\n  method: {method}\n  base: base\n"

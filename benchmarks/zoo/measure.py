@@ -16,8 +16,8 @@ from benchmarks.zoo.world import Split, State, World, Zoo, answer_all
 
 import weft
 from weft.method import find
-from weft.planning import ARITHMETIC
-from weft.run import Options
+from weft.planning.plan import ARITHMETIC
+from weft.run.workers import Options
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from weft.evaluate import compare, evaluate
     from weft.inspection import inspect
     from weft.packing import pack
-    from weft.reading import load_recipe
     from weft.recipe import Recipe
+    from weft.recipe.reading import load_recipe
+    from weft.run.workers import Options
 
 _HOMES = {
     "merge": "weft.api",
@@ -34,14 +35,15 @@ _HOMES = {
     "verify": "weft.api",
     "compare": "weft.evaluate.comparison",
     "open": "weft.checkpoints:open_checkpoint",
+    "Options": "weft.run.workers",
     "Recipe": "weft.recipe",
-    "load_recipe": "weft.reading",
+    "load_recipe": "weft.recipe.reading",
     "WeftError": "weft.errors",
 }
 
 __all__ = [
-    "Recipe", "WeftError", "compare", "evaluate", "inspect", "load_recipe", "merge", "methods", "open", "pack", "plan",
-    "verify",
+    "Options", "Recipe", "WeftError", "compare", "evaluate", "inspect", "load_recipe", "merge", "methods", "open", "pack",
+    "plan", "verify",
 ]  # fmt: skip
 
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from weft.devices import CPU
 from weft.errors import DataError, PlanError
-from weft.planning import Plan, make_plan
+from weft.planning.plan import Plan, make_plan
 from weft.recipe import Recipe
 from weft.report import card, lock
-from weft.run import Event, Options, Run
-from weft.sinks import FolderSink, MemorySink, check_space, partial_folder
+from weft.run.sinks import FolderSink, MemorySink, check_space, partial_folder
+from weft.run.workers import Event, Options, Run
 from weft.vocabulary.writing import tokenizer_files
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def _make_run(plan: Plan, sink: FolderSink, options: Options, notify: Callable[[
     """A run on this machine, or on the cluster at the address `ray`."""
     if ray is None:
         return Run(plan, sink, options, notify)
-    from weft.distribute import ClusterRun, import_ray
+    from weft.run.distribute import ClusterRun, import_ray
 
     import_ray()
     return ClusterRun(plan, sink, options, notify, ray)

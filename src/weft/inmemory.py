@@ -11,10 +11,10 @@ import numpy as np
 from weft.checkpoints import open_checkpoint
 from weft.engine import Context, Loom, Shuttle
 from weft.errors import RecipeError, did_you_mean
-from weft.graph import Leaf, Matrices, Weave, read_matrices
 from weft.kernels import random as keyed
 from weft.method import Base, Method, Random
-from weft.settings import locate, pack
+from weft.planning.graph import Leaf, Matrices, Weave, read_matrices
+from weft.planning.settings import locate, pack
 
 if TYPE_CHECKING:
     from torch import Tensor

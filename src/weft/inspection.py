@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from weft.architecture import Architecture, read_architecture
+from weft.architecture.fused import fused_parts
 from weft.architecture.spelling import aliases, canonical_names, language_family, ties_head
 from weft.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from weft.errors import Problems, WeftError
-from weft.fused import fused_parts
-from weft.planning import make_plan
-from weft.views.compatibility import quantisation
+from weft.planning.plan import make_plan
+from weft.planning.views.compatibility import quantisation
 
 
 def inspect(path: Any, others: Sequence[Any] = ()) -> dict[str, Any]:

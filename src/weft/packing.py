@@ -19,15 +19,15 @@ from weft.checkpoints.base import TensorInfo
 from weft.checkpoints.packed import CARD, FORMAT, WEIGHTS, part_info, part_name
 from weft.engine import Shuttle, tensors
 from weft.errors import PlanError, RecipeError
-from weft.graph import Leaf, Weave
-from weft.layout import Slot, lay_out
 from weft.method import Method, find, methods
-from weft.planning import Plan, make_plan
-from weft.reading import load_recipe
+from weft.planning.graph import Leaf, Weave
+from weft.planning.layout import Slot, lay_out
+from weft.planning.plan import Plan, make_plan
 from weft.recipe import Recipe, Source
-from weft.run import Event, Options, Run, quiet_torch
-from weft.sinks import check_space, partial_folder, write_problem
-from weft.values import Constant
+from weft.recipe.reading import load_recipe
+from weft.recipe.values import Constant
+from weft.run.sinks import check_space, partial_folder, write_problem
+from weft.run.workers import Event, Options, Run, quiet_torch
 
 ONE_FILE = 1 << 62  # bytes
 

@@ -14,10 +14,10 @@ from blake3 import blake3
 from weft.checkpoints import open_checkpoint
 from weft.devices import CPU
 from weft.errors import PlanError
-from weft.planning import Step, content_mark, make_plan
-from weft.reading import load_recipe
+from weft.planning.plan import Step, content_mark, make_plan
+from weft.recipe.reading import load_recipe
 from weft.report.lock import NAME, read_lock
-from weft.run import Options, Run, windows
+from weft.run.workers import Options, Run, windows
 
 READ = 1 << 22  # elements
 

@@ -219,7 +219,7 @@ class Feeder:
         place.mkdir()
         case = Case(case.kind, dict(case.files))
         if case.kind == "merged":
-            from weft.planning import make_plan
+            from weft.planning.plan import make_plan
 
             _write(place, {name: data for name, data in case.files.items() if not name.startswith("out.")})
             plan = make_plan(place / "recipe.yaml")
@@ -287,7 +287,7 @@ def _use(weights: Weights) -> None:
     """Lay the tensors out again, and read the small ones."""
     import numpy as np
 
-    from weft.layout import lay_out
+    from weft.planning.layout import lay_out
 
     lay_out(weights.tensors.values(), 1 << 20, {"format": "pt"})
     left = READ
@@ -306,9 +306,9 @@ def _index(case: Case, room: Path) -> None:
 
 
 def _config(case: Case, room: Path) -> None:
-    from weft.explain import explain
-    from weft.planning import make_plan
-    from weft.run import Options
+    from weft.planning.explain import explain
+    from weft.planning.plan import make_plan
+    from weft.run.workers import Options
 
     config = parse_config(case.files["config.json"], "config.json")
     files = sound()
@@ -326,8 +326,8 @@ def _config(case: Case, room: Path) -> None:
 def _recipe(case: Case, room: Path) -> None:
     import yaml
 
-    from weft.planning import make_plan
-    from weft.reading import load_recipe
+    from weft.planning.plan import make_plan
+    from weft.recipe.reading import load_recipe
 
     recipe = load_recipe(room / "recipe.yaml")
     yaml.safe_dump(recipe.plain(), allow_unicode=True)
@@ -336,7 +336,7 @@ def _recipe(case: Case, room: Path) -> None:
 
 def _merge(case: Case, room: Path) -> None:
     from weft import api
-    from weft.run import Options
+    from weft.run.workers import Options
 
     api.merge(room / "case/recipe.yaml", room / "case/out", options=Options(1))
 

@@ -16,8 +16,8 @@ from tests.fuzz.feed import MemoryFile
 from tests.fuzz.inputs import KINDS, Case, make
 from tests.fuzz.weights import safetensors
 from weft.checkpoints.opening import open_weight_file
-from weft.document import read_documents
 from weft.errors import WeftError
+from weft.recipe.document import read_documents
 
 CORPUS = Path(__file__).parent / "corpus"
 ROOT = Path(__file__).parent.parent.parent

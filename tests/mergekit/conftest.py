@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from weft.errors import Problems, WeftError
-from weft.reading import load_recipe
 from weft.recipe import Recipe
+from weft.recipe.reading import load_recipe
 
 Read = Callable[[str], Recipe]
 Refuse = Callable[[str], list[str]]

@@ -9,9 +9,9 @@ import pytest
 from tests.mergekit.conftest import Read, Refuse
 from weft.mergekit.config import Reference
 from weft.mergekit.names import name_models
-from weft.reading import load_recipe
 from weft.recipe import Merge, Source
-from weft.values import Constant
+from weft.recipe.reading import load_recipe
+from weft.recipe.values import Constant
 
 LINEAR = "merge_method: linear\nparameters: {weight: 1}\nmodels:\n"
 PAIR = LINEAR + "  - model: a\n  - model: b\n"

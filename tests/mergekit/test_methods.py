@@ -9,7 +9,7 @@ import pytest
 from tests.mergekit.conftest import Read, Refuse
 from weft.mergekit.methods import KNOWN, REQUIRED, RULES
 from weft.method import find
-from weft.values import ByModel, Constant, Filtered, Value
+from weft.recipe.values import ByModel, Constant, Filtered, Value
 
 ARITHMETIC = {"weight": 0.5, "scale": 1.0}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from weft.errors import WeftError
 from weft.mergekit.methods import KNOWN, RULES
-from weft.reading import load_recipe
+from weft.recipe.reading import load_recipe
 
 WORDS = [
     *RULES, *KNOWN, "models", "slices", "modules", "sources", "model", "path", "revision", "lora", "layer_range",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.mergekit.conftest import Read, Refuse
-from weft.values import UNSET, ByModel, Condition, Constant, Filtered, Gradient, Spot
+from weft.recipe.values import UNSET, ByModel, Condition, Constant, Filtered, Gradient, Spot
 
 TWO = (
     "merge_method: linear\nmodels:\n  - {{model: a, parameters: {{{a}}}}}\n  - {{model: b, parameters: {{{b}}}}}\n{top}"

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.mergekit.conftest import Read
 from weft.mergekit.methods import RULES, Parameter, Rule
 from weft.method import find
-from weft.reading import load_recipe
 from weft.recipe import Recipe
+from weft.recipe.reading import load_recipe
 
 PATHS = ["./a", "org/b@v1", "x/a", "/data/ü model/", "12", "runs/7", "yes", "y/b", "a:b", "#c", "x/value"]
 FILTERS = ["mlp", "self_attn", "*", "", "layers.1.", "[x]?*", "'q\"", "- k"]

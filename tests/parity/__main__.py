@@ -94,10 +94,13 @@ def compare_case(session: Session, case: Case) -> Run:
             mine = waiting.result()
         a, b = compare.pair(mine, theirs)
         run.problem = compare.unequal_headers(a, b)
+        a, b = ({name: side[name] for name in side if not case.meant_apart(name)} for side in (a, b))
         if run.problem is None:
             compare.loaded(mine)
             if truth is not None:
-                own, other, run.problem = compare.errors(a, b, compare.pair(truth, mine)[0])
+                exact = compare.pair(truth, mine)[0]
+                exact = {name: tensor for name, tensor in exact.items() if name in a}
+                own, other, run.problem = compare.errors(a, b, exact)
                 run.cells[4:] = [f"{own:.1e}", f"{other:.1e}"]
             else:
                 gap = compare.distance(a, b)

@@ -7,7 +7,7 @@ import torch
 
 from tests.conftest import tensors_of
 from tests.shapes.conftest import FAMILIES, forward, load, logits, make, same
-from weft.anatomy import ANATOMIES
+from weft.architecture.anatomy import ANATOMIES
 
 WIDER = "hidden_size: 48, intermediate_size: 160"
 WIDTHS = [family for family in ANATOMIES if family != "gpt2"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from weft.anatomy import ANATOMIES
+from weft.architecture.anatomy import ANATOMIES
 
 PAGE = (Path(__file__).parents[2] / "docs/stacks.md").read_text()
 

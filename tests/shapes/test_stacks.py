@@ -8,7 +8,7 @@ import torch
 
 from tests.conftest import tensors_of
 from tests.shapes.conftest import FAMILIES, TOKENS, forward, load, logits, make, same
-from weft.anatomy import RESIDUAL
+from weft.architecture.anatomy import RESIDUAL
 
 SOME = [
     "llama",

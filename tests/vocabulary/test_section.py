@@ -8,11 +8,11 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from weft.document import read_documents, write_yaml
 from weft.errors import Problems, WeftError
-from weft.reading import load_recipe
 from weft.recipe import TokenRow, Vocabulary
-from weft.schema import recipe_schema
+from weft.recipe.document import read_documents, write_yaml
+from weft.recipe.reading import load_recipe
+from weft.recipe.schema import recipe_schema
 from weft.vocabulary.chat import named_templates
 from weft.vocabulary.section import UNKNOWN
 

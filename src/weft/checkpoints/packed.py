@@ -18,7 +18,7 @@ from weft.checkpoints.jsonfile import parse_object
 from weft.checkpoints.weights import byte_view
 from weft.dtypes import DTYPES, F32
 from weft.errors import CheckpointError, Where, did_you_mean
-from weft.parts import Packing, Part
+from weft.method.parts import Packing, Part
 
 if TYPE_CHECKING:
     import numpy as np

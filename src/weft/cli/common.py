@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from weft.run import Options
+    from weft.run.workers import Options
 
 Threads = Annotated[int, Parameter(help="Worker threads; 0 takes one for each core.")]
 DeviceName = Annotated[
@@ -33,7 +33,7 @@ def run_options(threads: int, chunk: str, device: str = "cpu") -> Options:
     """The options of a run as the user wrote them. Raises RecipeError."""
     from weft.errors import RecipeError
     from weft.kernels import BLOCK
-    from weft.run import Options
+    from weft.run.workers import Options
 
     if threads < 0:
         raise RecipeError(f"--threads is {threads}", why="it must be 0 or more")

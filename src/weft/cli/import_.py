@@ -8,8 +8,8 @@ from pathlib import Path
 
 def import_(config: Path, /) -> None:
     """Print the native recipe that gives what the mergekit file CONFIG gives."""
-    from weft.document import write_yaml
-    from weft.reading import load_recipe
+    from weft.recipe.document import write_yaml
+    from weft.recipe.reading import load_recipe
 
     recipe = load_recipe(config)
     for note in recipe.notes:

@@ -15,8 +15,8 @@ def inspect(checkpoint: str, /, *others: str, json: Json = False) -> None:
     others
         Models that might be merged with it.
     """
+    from weft.cli.progress import show_checkpoint
     from weft.inspection import inspect as look
-    from weft.progress import show_checkpoint
 
     facts = look(checkpoint, others)
     if json:

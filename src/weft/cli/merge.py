@@ -45,7 +45,7 @@ def merge(
         Print nothing but errors.
     """
     from weft import api
-    from weft.progress import reporter
+    from weft.cli.progress import reporter
 
     options = run_options(threads, chunk, device)
     plan = api.plan(recipe, only=only)

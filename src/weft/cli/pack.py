@@ -21,7 +21,7 @@ def pack(recipe: Path, out: Path, /, *, threads: Threads = 0, chunk: Chunk = "25
         The folder to write. It must not exist.
     """
     from weft import packing
-    from weft.progress import reporter, size
+    from weft.cli.progress import reporter, size
 
     report = reporter("json" if json else "auto")
     try:

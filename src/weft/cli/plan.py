@@ -29,9 +29,9 @@ def plan(
         The output folder, to check that it can be written.
     """
     from weft import api
-    from weft.explain import explain
-    from weft.progress import show_plan
-    from weft.sinks import check_space, partial_folder
+    from weft.cli.progress import show_plan
+    from weft.planning.explain import explain
+    from weft.run.sinks import check_space, partial_folder
 
     options = run_options(threads, "256Ki", device)
     planned = api.plan(recipe, only=only)

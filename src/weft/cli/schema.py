@@ -7,6 +7,6 @@ from weft.cli.common import print_json
 
 def schema() -> None:
     """Print the JSON schema of recipes, for editors."""
-    from weft.schema import recipe_schema
+    from weft.recipe.schema import recipe_schema
 
     print_json(recipe_schema())

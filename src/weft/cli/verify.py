@@ -19,7 +19,7 @@ def verify(folder: Path, /, *, sample: int = 0, json: Json = False) -> None:
         Make that many tensors again from the inputs and compare their bytes.
     """
     from weft import api
-    from weft.progress import reporter
+    from weft.cli.progress import reporter
 
     report = reporter("json" if json else "auto")
     try:

@@ -61,8 +61,8 @@ def transplant(
         Print nothing but errors.
     """
     from weft import api
-    from weft.explain import explain
-    from weft.progress import reporter, show_plan
+    from weft.cli.progress import reporter, show_plan
+    from weft.planning.explain import explain
     from weft.vocabulary.transplanting import transplant_recipe
 
     options = run_options(threads, "256Ki")

@@ -10,8 +10,8 @@ from weft.dtypes import F32, DType
 from weft.engine.loom import CHUNK, Loom
 from weft.engine.reader import Inner
 from weft.errors import DataError
-from weft.graph import Derived, Leaf, Node, Read
 from weft.kernels import kernels
+from weft.planning.graph import Derived, Leaf, Node, Read
 
 
 class Deriver:

@@ -17,8 +17,8 @@ import numpy as np
 from weft.engine import reduce
 from weft.engine.order import largest
 from weft.engine.shuttle import Shuttle, needed
-from weft.graph import Weave
 from weft.method import Ask, Largest, Sum
+from weft.planning.graph import Weave
 
 
 @dataclass(frozen=True)

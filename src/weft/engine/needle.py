@@ -10,8 +10,8 @@ from weft.dtypes import DType
 from weft.engine.loom import CHUNK, Loom
 from weft.engine.reader import Inner
 from weft.errors import DataError
-from weft.graph import Leaf, Patchwork
 from weft.kernels import kernels
+from weft.planning.graph import Leaf, Patchwork
 
 
 class Needle:

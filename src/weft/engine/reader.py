@@ -11,8 +11,8 @@ import numpy as np
 from weft.dtypes import F32, DType
 from weft.engine.loom import Context, Loom
 from weft.errors import DataError
-from weft.graph import Leaf, Weave, woven
 from weft.kernels import BLOCK, LAST_ROW
+from weft.planning.graph import Leaf, Weave, woven
 
 RUN = 1 << 12  # elements that a sample reads at one place
 SAMPLED_RUNS = 32  # places, at least

@@ -11,9 +11,9 @@ import numpy as np
 from weft.dtypes import F32
 from weft.engine.order import largest
 from weft.engine.reader import Reader
-from weft.graph import Weave
 from weft.kernels import BLOCK, LANES, kernels
 from weft.method import Ask, Largest
+from weft.planning.graph import Weave
 
 SORTED_UP_TO = 1 << 14  # elements: smaller tensors are sorted, which costs less than counting
 

@@ -18,10 +18,10 @@ from weft.engine.deriver import Deriver
 from weft.engine.loom import Context, Loom
 from weft.engine.needle import Needle
 from weft.engine.reader import Inner, Reader
-from weft.graph import Derived, Leaf, Patchwork, Weave
 from weft.kernels import BLOCK, find_twin
 from weft.kernels import random as keyed
 from weft.method import Ask, Consensus, Largest, Sum
+from weft.planning.graph import Derived, Leaf, Patchwork, Weave
 
 if TYPE_CHECKING:
     from weft.kernels import Twin

@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from weft.document import Document
 from weft.recipe import Recipe
+from weft.recipe.document import Document
 
 
 def recognises(data: Any) -> bool:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from weft.document import Document
 from weft.errors import Where
 from weft.mergekit.methods import Rule
 from weft.mergekit.parameters import Chain, Level, Path_
 from weft.mergekit.tokens import Tokens
 from weft.method import Method
+from weft.recipe.document import Document
 
 
 @dataclass(frozen=True)

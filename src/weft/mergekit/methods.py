@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from weft.values import Scalar
+from weft.recipe.values import Scalar
 
 
 class _Required:

@@ -14,7 +14,7 @@ from typing import Any
 from weft.errors import RecipeError, did_you_mean
 from weft.mergekit.methods import Parameter
 from weft.method import Setting
-from weft.values import Condition, Constant, Filtered, Gradient, Scalar
+from weft.recipe.values import Condition, Constant, Filtered, Gradient, Scalar
 
 Path_ = tuple[Any, ...]
 Chain = tuple[tuple[Condition, Constant | Gradient], ...]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from weft.document import Document
 from weft.dtypes import OUTPUT_DTYPES
 from weft.errors import RecipeError, WeftError, Where, did_you_mean
 from weft.mergekit.config import Config, Input, Part, Reference
@@ -13,6 +12,7 @@ from weft.mergekit.methods import KNOWN, RULES, Parameter, Rule
 from weft.mergekit.parameters import Chain, Level, Path_, join, read_chain
 from weft.mergekit.tokens import read_template, read_tokens
 from weft.method import Method, find
+from weft.recipe.document import Document
 
 DOCUMENT = (
     "merge_method", "models", "slices", "modules", "base_model", "dtype", "out_dtype", "parameters",

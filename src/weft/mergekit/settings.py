@@ -10,7 +10,7 @@ from weft.errors import Where
 from weft.mergekit.config import Config, Input, Part
 from weft.mergekit.methods import REQUIRED, Parameter, Together
 from weft.mergekit.parameters import ALL, Chain, Path_, as_value, ends, join, map_scalars
-from weft.values import ByModel, Constant, Value
+from weft.recipe.values import ByModel, Constant, Value
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from weft.document import Document
 from weft.errors import Problems, RecipeError, WeftError, Where
 from weft.mergekit.config import Config, Input, Part, Reference
 from weft.mergekit.names import name_models
@@ -15,6 +14,7 @@ from weft.mergekit.reader import Reader
 from weft.mergekit.settings import Settings
 from weft.mergekit.tokens import template_word
 from weft.recipe import Merge, Output, Recipe, Slice, Source, Vocabulary
+from weft.recipe.document import Document
 
 
 def translate(documents: list[Document], folder: Path) -> Recipe:

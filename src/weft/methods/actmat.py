@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from weft.method import Deltas, Merged, PerModel, Preset, each, method
+from weft.method.scope import LINEAR
 from weft.methods.swudi import routing
 from weft.methods.wudi import check_weight
-from weft.scope import LINEAR
 
 
 @method(

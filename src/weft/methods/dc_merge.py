@@ -7,11 +7,11 @@ from typing import Any, Literal
 
 from weft.errors import RecipeError
 from weft.method import Deltas, Fraction, Merged, PerModel, Preset, Tensor, each, method
+from weft.method.scope import LINEAR, MATRICES, Route
 from weft.methods._agreement import combine
 from weft.methods._routes import by_svd
 from weft.methods._scale import outer
 from weft.methods.tsv_merge import share
-from weft.scope import LINEAR, MATRICES, Route
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:

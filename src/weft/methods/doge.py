@@ -7,9 +7,9 @@ from typing import Any
 
 from weft.errors import RecipeError
 from weft.method import Deltas, Fraction, PerModel, Preset, Tensor, each, method
+from weft.method.scope import LINEAR, Route
 from weft.methods._routes import WIDE, by_svd
 from weft.methods.tsv_merge import share as own_share
-from weft.scope import LINEAR, Route
 
 PACE = 0.1  # of the root mean square of the task vectors: how far a step moves an entry where no rate is given
 TIE = 1e-6  # singular values that differ by less, relatively, are the same

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from weft.errors import RecipeError
 from weft.method import Deltas, Fraction, Merged, Preset, Tensor, method
+from weft.method.scope import LINEAR, Route
 from weft.methods._routes import WIDE, decomposing, decomposition
-from weft.scope import LINEAR, Route
 
 BALANCE = 0.999  # how much of the share of the merge so far stays at a step
 

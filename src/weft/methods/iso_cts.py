@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from weft.method import Deltas, Fraction, Merged, PerModel, Preset, each, method
+from weft.method.scope import LINEAR, MATRICES, Route
 from weft.methods._routes import by_svd
 from weft.methods._scale import outer
-from weft.scope import LINEAR, MATRICES, Route
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from weft.method import Deltas, Fraction, Merged, PerModel, Preset, Random, Tensor, each, method
+from weft.method.scope import LINEAR, Route
 from weft.methods._agreement import combine
 from weft.methods._routes import EIGEN, WIDE, decomposing
 from weft.methods._weights import check_sum
-from weft.scope import LINEAR, Route
 
 if TYPE_CHECKING:
     pass

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from weft.method import Deltas, Fraction, Merged, PerModel, Preset, Tensor, each, method
+from weft.method.scope import LINEAR, Route
 from weft.methods._routes import by_svd
-from weft.scope import LINEAR, Route
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from weft.method import Deltas, Merged, PerModel, Preset, Tensor, each, method
+from weft.method.scope import LINEAR, Route
 from weft.methods._routes import WIDE, decomposing, decomposition
 from weft.methods.tsv_merge import share
 from weft.methods.wudi import adam_space, check_steps, descent
-from weft.scope import LINEAR, Route
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from weft.method import Base, Deltas, PerModel, Preset, Tensor, each, method
+from weft.method.scope import LINEAR, MATRICES, Route
 from weft.methods._routes import WIDE, decomposition
 from weft.methods.tsv_merge import combine
-from weft.scope import LINEAR, MATRICES, Route
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:

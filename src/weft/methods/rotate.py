@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from weft.method import Fraction, Models, Preset, Tensor, method
+from weft.method.scope import LINEAR, Route
 from weft.methods._routes import EIGEN, WIDE, decomposition
 from weft.methods.orthomerge import rotation
-from weft.scope import LINEAR, Route
 
 HALF = 1e-12  # 1 + cos of an angle: below it, a turn is a half turn
 

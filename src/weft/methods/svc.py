@@ -7,8 +7,8 @@ from typing import Any
 
 from weft.errors import RecipeError
 from weft.method import Deltas, Merged, PerModel, Preset, each, method
+from weft.method.scope import LINEAR, MATRICES, Route
 from weft.methods._routes import by_svd
-from weft.scope import LINEAR, MATRICES, Route
 
 
 def check_alpha(settings: Mapping[str, Any]) -> None:

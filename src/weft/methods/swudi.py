@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from weft.errors import RecipeError
 from weft.method import Deltas, Fraction, Merged, PerModel, Preset, Tensor, each, method
+from weft.method.scope import LINEAR, Route
 from weft.methods._routes import by_interference
 from weft.methods.wudi import check_weight
-from weft.scope import LINEAR, Route
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from weft.method import Deltas, Merged, PerModel, Preset, Tensor, each, method
+from weft.method.scope import LINEAR
 from weft.methods.swudi import filtered, leading, routing
 from weft.methods.wudi import check_weight
-from weft.scope import LINEAR
 
 
 def participating(values: Tensor) -> Tensor:

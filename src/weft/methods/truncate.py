@@ -7,8 +7,8 @@ from typing import Any
 
 from weft.errors import RecipeError
 from weft.method import Deltas, Fraction, Merged, method
+from weft.method.scope import LINEAR, Route
 from weft.methods._routes import by_svd
-from weft.scope import LINEAR, Route
 
 
 def check_rank(settings: Mapping[str, Any]) -> None:

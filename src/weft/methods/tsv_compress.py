@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from weft.method import Deltas, Merged, Packing, Part, PerModel, Task, Tensor, each, method
+from weft.method.scope import LINEAR, Route
 from weft.methods._multitask import check_task
 from weft.methods._routes import by_svd
 from weft.methods.tsv_merge import share
-from weft.scope import LINEAR, Route
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from weft.method import Deltas, Merged, PerModel, Preset, each, method
+from weft.method.scope import LINEAR, MATRICES, Route
 from weft.methods._routes import by_svd
 from weft.methods._scale import outer
-from weft.scope import LINEAR, MATRICES, Route
 
 if TYPE_CHECKING:
     pass

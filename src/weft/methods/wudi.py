@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from weft.errors import RecipeError
 from weft.method import Deltas, Merged, PerModel, Preset, each, method
+from weft.method.scope import LINEAR, Route
 from weft.methods._routes import WIDE, by_interference
-from weft.scope import LINEAR, Route
 
 
 def check_weight(settings: Mapping[str, Any]) -> None:

@@ -6,13 +6,13 @@ import hashlib
 import json
 from typing import Any
 
-from weft.catalogue import source
-from weft.document import write_yaml
-from weft.graph import Derived, Leaf, Node, Weave, collect, woven
+from weft.cli.progress import vocabulary_line
 from weft.method import find
-from weft.planning import Plan, content_mark
-from weft.progress import vocabulary_line
+from weft.method.catalogue import source
+from weft.planning.graph import Derived, Leaf, Node, Weave, collect, woven
+from weft.planning.plan import Plan, content_mark
 from weft.recipe import Merge, Source
+from weft.recipe.document import write_yaml
 
 PURSUIT = "Goddard and Neto 2025 (arXiv 2506.06607)"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from weft.errors import CheckpointError
-from weft.planning import Plan
+from weft.planning.plan import Plan
 
 NAME = "weft.lock.json"
 FORMAT = 1

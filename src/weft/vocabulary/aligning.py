@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from weft.checkpoints.base import Checkpoint
 from weft.errors import PlanError, WeftError
-from weft.graph import View
+from weft.planning.graph import View
 from weft.recipe import Recipe, Source, Vocabulary
 from weft.vocabulary.choosing import Chosen, Member, Rows, assign_rows, choose_tokens, count_rows
 from weft.vocabulary.comparing import compare, digit_warnings, tokens_in_words
@@ -22,7 +22,7 @@ from weft.vocabulary.rows import Aligner, token_tensors
 from weft.vocabulary.special import move_ids, set_rows
 
 if TYPE_CHECKING:
-    from weft.views import Builder
+    from weft.planning.views import Builder
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from weft.vocabulary.reading import Tokenizer, fingerprint, read_tokenizer
 from weft.vocabulary.surface import digits
 
 if TYPE_CHECKING:
-    from weft.views import Builder
+    from weft.planning.views import Builder
 
 OPTIONS = (
     "output: {tokenizer: base} keeps the base's tokens, {tokenizer: union} all models' tokens, "

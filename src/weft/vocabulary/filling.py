@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from weft.errors import PlanError
-from weft.graph import Derived, Node, Read
 from weft.kernels import random as keyed
+from weft.planning.graph import Derived, Node, Read
 from weft.recipe import Vocabulary
 from weft.vocabulary.choosing import Chosen, Rows
 from weft.vocabulary.reading import Tokenizer

@@ -11,9 +11,9 @@ import numpy as np
 
 from weft.architecture import Architecture
 from weft.errors import PlanError
-from weft.graph import Derived, Node, Read, View, Weave, gather
 from weft.method import find
-from weft.settings import pack
+from weft.planning.graph import Derived, Node, Read, View, Weave, gather
+from weft.planning.settings import pack
 from weft.vocabulary.choosing import AVERAGE, GROUPS, UNKNOWN, ZERO, Rows
 
 PLACES = re.compile(r"position|token_type|(^|\.)wpe(\.|$)|(^|\.)embed_positions(\.|$)")

@@ -20,8 +20,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from weft.document import Document
 from weft.recipe import TokenRow, Vocabulary
+from weft.recipe.document import Document
 
 KEYS = ("from", "base", "tokens", "add", "pad_to_multiple_of", "padding", "unknown")
 WORDS = ("base", "union")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from weft.reading import load_recipe
 from weft.recipe import Recipe
+from weft.recipe.reading import load_recipe
 
 
 def transplant_recipe(

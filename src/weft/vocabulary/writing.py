@@ -14,8 +14,8 @@ from weft.vocabulary.chat import FILE, choose_template, conflict, read_template,
 from weft.vocabulary.reading import ROLES
 
 if TYPE_CHECKING:
-    from weft.planning import Plan
-    from weft.views import Builder
+    from weft.planning.plan import Plan
+    from weft.planning.views import Builder
 
 GENERATION = "generation_config.json"
 

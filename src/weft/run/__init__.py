@@ -1,0 +1,1 @@
+"""From a plan to bytes: workers, where the bytes go, the journal for going on, and clusters that share the work."""

@@ -3,9 +3,9 @@
     python benchmarks/methods_cost.py [--size 0.4B] [--repeats 3] [--only METHOD ...] [--write docs/methods-cost.md]
 
 Each method merges three fine-tunes on their base, or as many as it takes, with its default settings, in a process of its
-own. Methods that work on entries, rows or whole tensors merge the whole model. Methods on matrices merge one layer
-(`--only layers.1`), all layers being alike, and the time of that is multiplied by their number; the figure is marked so, and
-their memory does not depend on how many layers there are. Growth is measured on a square matrix in memory with one thread.
+own. Methods that work on entries, rows or whole tensors merge the whole model. Methods on matrices merge one layer, all layers
+being alike, or one matrix where they take steps by the hundred; the time of that is multiplied by the operations that the plan
+counts for the whole model, over those of the part. Growth is measured on a square matrix in memory with one thread.
 """
 
 from __future__ import annotations
@@ -20,16 +20,22 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import weft
 from models import SIZES, build
 from weft.method import Method, find, methods
 from weft.method.scope import Route
+from weft.planning.explain import route_of, weaves_of
 
 COMPARE = "linear"  # what times are told against: they differ from machine to machine
 WIDTHS = (512, 1024)
 EXPERTS = 3
+LAYER = ("layers.1",)
+MATRIX = ("*.layers.1.self_attn.q_proj.weight",)
+LONG = 3e12  # operations of a layer, beyond which one matrix is measured
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Cost:
 
     method: Method
     seconds: float  # engine time, the whole model
-    one_layer: bool  # whether it was measured on one layer, and multiplied
+    part: tuple[str, ...]  # what was measured, where it was not the whole model
     peak: float  # MB
     planned: float  # MB
     growth: float | None = None  # how many times as long a matrix twice as wide takes
@@ -110,24 +116,39 @@ def grow(method: Method) -> float:
     return seconds[-1] / seconds[-2]
 
 
-def measure(method: Method, folders: list[Path], layers: int, repeats: int, scratch: Path) -> Cost:
+def operations(recipe: dict, only: Sequence[str]) -> float:
+    """What the plan counts for the matrices of a part of the model."""
+    plan = weft.plan(recipe, only=only)
+    weaves = [weave for step in plan.steps for weave in weaves_of(step.node)]
+    return sum(route.operations for route in map(route_of, weaves) if route is not None)
+
+
+def part_of(method: Method, recipe: dict) -> tuple[str, ...]:
+    """The part of the model that is measured: nothing for all of it."""
+    if method.unit != "matrix":
+        return ()
+    return LAYER if operations(recipe, LAYER) < LONG else MATRIX
+
+
+def measure(method: Method, folders: list[Path], repeats: int, scratch: Path) -> Cost:
     """Merge a few times."""
     path, out = scratch / "recipe.yaml", scratch / "out"
-    path.write_text(json.dumps(recipe(method, folders)))
-    matrix = method.unit == "matrix"
-    only = ["--only", "layers.1"] if matrix else []
-    foretold = planned(path, only)
+    wanted = recipe(method, folders)
+    path.write_text(json.dumps(wanted))
+    part = part_of(method, wanted)
+    only = ["--only", *part] if part else []
+    foretold = planned(path, ["--only", *LAYER] if part else [])
     times, peaks = [], []
-    for turn in range(1 if matrix else repeats + 1):
+    for turn in range(1 if part else repeats + 1):
         shutil.rmtree(out, ignore_errors=True)
         os.sync()
         seconds, peak = merge([str(path), str(out), *only])
-        if turn or matrix:  # the first compiles, and warms the cache
+        if turn or part:  # the first compiles, and warms the cache
             times.append(seconds)
         peaks.append(peak)
     shutil.rmtree(out, ignore_errors=True)
-    whole = statistics.median(times) * (layers if matrix else 1)
-    return Cost(method, whole, matrix, max(peaks), foretold, growth(method.name) if matrix else None)
+    whole = statistics.median(times) * (operations(wanted, ()) / operations(wanted, part) if part else 1.0)
+    return Cost(method, whole, part, max(peaks), foretold, growth(method.name) if part else None)
 
 
 def page(costs: list[Cost], size: str) -> str:
@@ -148,7 +169,7 @@ def page(costs: list[Cost], size: str) -> str:
         f"| method | seconds | x {COMPARE} | peak memory, MB | planned, MB | reads |",
         "|---|--:|--:|--:|--:|---|",
     ]
-    for cost in sorted((cost for cost in costs if not cost.one_layer), key=lambda cost: cost.seconds):
+    for cost in sorted((cost for cost in costs if not cost.part), key=lambda cost: cost.seconds):
         lines.append(
             f"| {cost.method.name} | {cost.seconds:.1f} | {cost.seconds / unit:.1f} | {cost.peak:.0f} | {cost.planned:.0f} |"
             f" {cost.method.cost} |"
@@ -162,15 +183,16 @@ def page(costs: list[Cost], size: str) -> str:
         " of each part of a model. `twice as wide` is how many times as long a matrix of twice the width takes: 4 would be the"
         " cost of a pass over it, 8 that of a matrix product.",
         "",
-        f"| method | seconds (one layer x layers) | x {COMPARE} | peak memory, MB | planned, MB | twice as wide | route |",
-        "|---|--:|--:|--:|--:|--:|---|",
+        f"| method | seconds | measured on | x {COMPARE} | peak memory, MB | planned, MB | twice as wide | route |",
+        "|---|--:|---|--:|--:|--:|--:|---|",
     ]
-    for cost in sorted((cost for cost in costs if cost.one_layer), key=lambda cost: cost.seconds):
+    for cost in sorted((cost for cost in costs if cost.part), key=lambda cost: cost.seconds):
         assert cost.route is not None
         assert cost.growth is not None
+        what = "one layer" if cost.part == LAYER else "one matrix"
         lines.append(
-            f"| {cost.method.name} | {cost.seconds:.0f} | {cost.seconds / unit:.0f} | {cost.peak:.0f} | {cost.planned:.0f} |"
-            f" {cost.growth:.1f} | {cost.route.words} |"
+            f"| {cost.method.name} | {cost.seconds:.0f} | {what} | {cost.seconds / unit:.0f} | {cost.peak:.0f} |"
+            f" {cost.planned:.0f} | {cost.growth:.1f} | {cost.route.words} |"
         )
     machine = (
         f"{os.cpu_count()} cores ({platform.processor() or platform.machine()}), Python {platform.python_version()}."
@@ -201,7 +223,7 @@ def main() -> None:
     costs = []
     with tempfile.TemporaryDirectory(dir=folders[0].parent) as scratch:
         for method in chosen:
-            cost = measure(method, folders, SIZES[options.size][2], options.repeats, Path(scratch))
+            cost = measure(method, folders, options.repeats, Path(scratch))
             costs.append(cost)
             print(f"{method.name}: {cost.seconds:.1f} s, {cost.peak:.0f} MB of {cost.planned:.0f}", flush=True)
     text = page(costs, options.size)

@@ -161,7 +161,7 @@ def factors(deltas: Deltas, *, task: Task | None = None) -> Tensor:
 
 def test_factors_are_parts_too(tmp_path, monkeypatch):
     monkeypatch.setitem(methods(), "factors", factors)
-    monkeypatch.setattr("weft.method._registry", {**methods(), "factors": factors})
+    monkeypatch.setattr("weft.method.registry._registry", {**methods(), "factors": factors})
     base = {"w": torch.zeros(6, 5)}
     delta = torch.arange(1.0, 7.0)[:, None] * torch.arange(1.0, 6.0)
     for name, state in (("base", base), ("a", {"w": delta}), ("b", {"w": -2 * delta})):

@@ -62,7 +62,7 @@ def test_the_route_foresees_what_linear_algebra_holds(name, shape):
 
 
 def test_more_models_take_as_much_more_as_is_foreseen():
-    for name in ROUTED:
+    for name in (name for name in ROUTED if methods()[name].models[1] is None):
         took, foreseen = allocated(name, 5, (120, 120))
         assert took <= 1.2 * foreseen, name
 

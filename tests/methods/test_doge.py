@@ -11,8 +11,10 @@ from weft.errors import RecipeError
 from weft.methods.doge import common, doge
 from weft.testing.reference.projections import conflict, conflict_slope
 
-from .matrices import EMBED, NORM, apart, by_recipe, hard_cases, orthonormal
+from .hard_cases import hard_cases
+from .matrices import apart, orthonormal
 from .merging import equals, merge, normal, preset, suite
+from .small_models import EMBED, NORM, by_recipe
 
 FULL: dict[str, Any] = {"density": 1.0}
 

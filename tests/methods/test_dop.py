@@ -10,7 +10,8 @@ from weft.errors import RecipeError
 from weft.methods.dop import dop
 from weft.testing.reference.projections import dual_loss, dual_slope
 
-from .matrices import apart, diagonal, hard_cases
+from .hard_cases import hard_cases
+from .matrices import apart, diagonal
 from .merging import equals, merge, normal, preset, suite
 
 ADAM = {"solver": "adam", "stability": 0.8, "energy": 0.99999}

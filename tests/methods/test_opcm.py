@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from weft.methods.opcm import opcm
 
-from .matrices import apart, diagonal, hard_cases
+from .hard_cases import hard_cases
+from .matrices import apart, diagonal
 from .merging import equals, merge, normal, preset, suite
 
 

@@ -9,8 +9,9 @@ import weft
 from weft.errors import RecipeError
 from weft.methods.rotate import power, rotate
 
-from .matrices import BASE, EMBED, LINEAR, MODELS, NORM, mean, of_rank, orthonormal, spectrum
+from .matrices import of_rank, orthonormal, spectrum
 from .merging import equals, merge, normal, preset, suite
+from .small_models import BASE, EMBED, LINEAR, MODELS, NORM, mean
 
 
 @suite(rotate, fixed_point={}, close=1e-5, tolerance=1e-5)

@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 from weft.errors import RecipeError
 from weft.methods.svc import svc
 
-from .matrices import EMBED, NORM, by_recipe, diagonal, hard_cases, mean, of_models, spectrum
+from .hard_cases import hard_cases
+from .matrices import diagonal, spectrum
 from .merging import equals, merge, normal, preset, suite
+from .small_models import EMBED, NORM, by_recipe, mean, of_models
 
 
 @suite(svc, fixed_point={})

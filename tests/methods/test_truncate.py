@@ -8,8 +8,9 @@ from weft.errors import RecipeError
 from weft.kernels.spectral import Factored
 from weft.methods.truncate import truncate
 
-from .matrices import BASE, LINEAR, MODELS, diagonal, of_rank, rank, truncated
+from .matrices import diagonal, of_rank, rank, truncated
 from .merging import equals, merge, normal, suite
+from .small_models import BASE, LINEAR, MODELS
 
 
 @suite(truncate, fixed_point={"share": 1.0}, mirrored=True)

@@ -16,8 +16,7 @@ def methods(name: str | None = None, /, *, json: Json = False) -> None:
     name
         A method, to read its formula, settings and an example.
     """
-    from weft import catalogue
-    from weft.method import find, methods
+    from weft.method import catalogue, find, methods
 
     chosen = list(methods().values()) if name is None else [find(name)]
     if json:
@@ -54,7 +53,7 @@ def methods(name: str | None = None, /, *, json: Json = False) -> None:
 
 def facts(method: Any) -> dict[str, Any]:
     """A method as plain data."""
-    from weft import catalogue
+    from weft.method import catalogue
 
     return {
         "name": method.name,

@@ -12,7 +12,7 @@ from weft.methods._routes import by_svd
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     what = f"{max(1, k - 1)} thin SVDs, one for each model after the first,"
-    return by_svd(k, out, into, max(1, k - 1), held=2.0, what=what)
+    return by_svd(k, out, into, max(1, k - 1), held=float(k), what=what)
 
 
 def novel(delta: Tensor, merged: Tensor, alpha: float) -> Tensor:

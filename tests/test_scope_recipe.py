@@ -213,3 +213,10 @@ def test_rest_belongs_to_methods_that_do_not_work_on_everything(validator):
         assert validator.is_valid({"models": {"base": "x", "a": "y"}, "merge": merge}) == (method.scope is not None), (
             name
         )
+
+
+def test_parts_are_checked_under_a_method_that_is_none():
+    """A mistake in the method does not hide those behind it."""
+    with pytest.raises(Problems) as caught:
+        load_recipe("models: {a: x, b: y}\nmerge: {method: liner, parts: [{where: {role: norm}, method: tis}]}\n")
+    assert [error.what for error in caught.value.errors] == ["unknown method 'liner'", "unknown method 'tis'"]

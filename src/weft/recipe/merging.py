@@ -10,7 +10,7 @@ from weft.errors import RecipeError, did_you_mean
 from weft.method import Method
 from weft.recipe.reader import Reader
 from weft.recipe.recipe import Merge, Slice
-from weft.recipe.scoping import WORDS, Cast, read_scoping
+from weft.recipe.scoping import WORDS, Cast, read_parts, read_scoping
 from weft.recipe.shapes import read_growth
 from weft.recipe.values import parse_layers, parsed
 
@@ -24,16 +24,17 @@ def read_merge(
         return None
     word = data.get("method", "passthrough" if "stack" in data else None)
     method = reader.method(word, path, "method" in data)
-    if method is None:
-        return None
     base = data.get("base")
     if base is not None:
         reader.name(base, (*path, "base"), models)
-    elif method.base == "required" and "stack" not in data:
+    elif method is not None and method.base == "required" and "stack" not in data:
         reader.fail(
             f"{method.name} needs a base", path, why="it merges differences from it", hint="base: <a model's name>"
         )
     merged = read_models(reader, data, path, models, base, inside)
+    if method is None:  # what can be checked without it
+        read_parts(reader, data, path, Cast(merged, base))
+        return None
     if "dtype" in data and str(data["dtype"]) not in OUTPUT_DTYPES:
         reader.fail(
             f"unknown dtype {data['dtype']!r}",

@@ -55,7 +55,7 @@ def read_scoping(
             reader.fail(f"{method.name} works on every tensor", (*path, "rest"), key=True, why=why, hint=hint)
         else:
             rest = _override(reader, as_mapping(data["rest"]), (*path, "rest"), cast, where=False)
-    return {"preset": word, "rest": rest, "parts": _parts(reader, data, path, cast)}
+    return {"preset": word, "rest": rest, "parts": read_parts(reader, data, path, cast)}
 
 
 def scope_of(method: Method, preset: str | None) -> tuple[str, ...] | None:
@@ -71,7 +71,8 @@ def as_mapping(rest: Any) -> Any:
     return {"method": rest} if isinstance(rest, str) else rest
 
 
-def _parts(reader: Reader, data: Mapping[str, Any], path: tuple[Any, ...], cast: Cast) -> tuple[Override, ...]:
+def read_parts(reader: Reader, data: Mapping[str, Any], path: tuple[Any, ...], cast: Cast) -> tuple[Override, ...]:
+    """`parts` of a merge."""
     items = data.get("parts", [])
     path = (*path, "parts")
     hint = "parts: [{where: {role: [embed, head]}, take: base}]"

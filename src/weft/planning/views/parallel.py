@@ -10,7 +10,7 @@ from weft.method import find
 from weft.planning.graph import Node, View
 from weft.planning.settings import check_model_wide
 from weft.planning.views.respelling import beside_language, only_heads, respelled
-from weft.planning.views.weaving import weave
+from weft.planning.views.weaving import Weaver
 from weft.planning.views.wording import SHOWN, listed, nearest
 from weft.recipe import Merge
 from weft.recipe.values import Spot
@@ -31,6 +31,7 @@ def parallel(builder: Builder, name: str, merge: Merge, views: Mapping[str, View
     nodes: dict[str, Node] = {}
     architecture = donor.architecture
     available = {each: views[each].nodes for each in merge.names()}
+    weaver = Weaver(builder, merge, number, merge.base, merge.models)
     for tensor, own in donor.nodes.items():
         part = architecture.parts[tensor]
         spot = Spot(tensor, part.layer, part.roles, part.height, part.after, part=part.part, number=part.number)
@@ -38,7 +39,7 @@ def parallel(builder: Builder, name: str, merge: Merge, views: Mapping[str, View
         if len(inputs) < len(available):  # a part that a plain language model does not have
             nodes[tensor] = own
             continue
-        nodes[tensor] = weave(builder, merge, method, merge.base, merge.models, (), spot, inputs, own, number)
+        nodes[tensor] = weaver.weave(spot, inputs, own)
     check_model_wide(method, merge, nodes, number, builder.problems)
     dropped = {k: v for view in views.values() for k, v in {**view.dropped, **(aligned[view.name] or {})}.items()}
     return View(name, nodes, architecture, donor.config, donor.donor, dropped)

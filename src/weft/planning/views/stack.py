@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from weft.architecture import Architecture, config_depth, read_architecture, text_config
 from weft.architecture.depth import Origin, restack_config
 from weft.checkpoints.base import TensorInfo
 from weft.errors import PlanError
-from weft.method import Method, find
+from weft.method import find
 from weft.planning.graph import Node, View
 from weft.planning.settings import check_model_wide
 from weft.planning.views.growth import grow
-from weft.planning.views.weaving import weave
+from weft.planning.views.weaving import Weaver
 from weft.planning.views.wording import listed, ranges
 from weft.recipe import Merge, Slice
 from weft.recipe.values import Spot
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 
 def stacked(builder: Builder, name: str, merge: Merge, views: Mapping[str, View], number: int) -> View | None:
-    method = find(merge.method)
     donor = views[builder.recipe.donor] if merge is builder.recipe.merge else views[merge.names()[0]]
     if donor.architecture.stack is None:
         builder.fail(f"{donor.name!r} has no numbered layers to stack", where=merge.place)
@@ -50,16 +49,17 @@ def stacked(builder: Builder, name: str, merge: Merge, views: Mapping[str, View]
                 )
     if builder.problems:
         return None
-    nodes: dict[str, Node] = {}
-    outside(builder, merge, method, views, donor, number, nodes, after=False)
+    stack = Stack(builder, merge, views, donor, number)
+    stack.outside(after=False)
     origins: list[Origin] = []
     for part in merge.stack:
-        layers(builder, merge, method, part, views, donor, number, nodes, len(origins))
+        stack.layers(part, len(origins))
         kept, (low, _) = next((model for model in part.models if model[0] == donor.name), part.models[0])
         origins += [_origin(views[kept], donor, low + step) for step in range(part.depth)]
-    outside(builder, merge, method, views, donor, number, nodes, after=True)
+    stack.outside(after=True)
     if builder.problems:
         return None
+    nodes = stack.nodes
     infos = [TensorInfo(tensor, node.shape, node.dtype) for tensor, node in nodes.items()]
     config = donor.config
     if config is not None:
@@ -69,7 +69,7 @@ def stacked(builder: Builder, name: str, merge: Merge, views: Mapping[str, View]
             builder.fail(error.what, where=merge.place, why=error.why, hint=error.hint)
             return None
         builder.warnings += warnings
-    check_model_wide(method, merge, nodes, number, builder.problems)
+    check_model_wide(find(merge.method), merge, nodes, number, builder.problems)
     dropped = unused_layers(builder, merge, views)
     return View(name, nodes, read_architecture(infos, config), config, donor.donor, dropped)
 
@@ -85,96 +85,71 @@ def _origin(view: View, donor: View, layer: int) -> Origin:
     return Origin(text_config(described.config), layer, stated_depth(described))
 
 
-def outside(
-    builder: Builder,
-    merge: Merge,
-    method: Method,
-    views: Mapping[str, View],
-    donor: View,
-    number: int,
-    nodes: dict[str, Node],
-    *,
-    after: bool,
-) -> None:
-    """Tensors before the stack are made as the first slice says, those behind it as the last says."""
-    part = merge.stack[-1 if after else 0]
-    used = [each for each, _ in part.models]
-    for tensor, own in donor.nodes.items():
-        parsed = donor.architecture.parts[tensor]
-        if parsed.layer is not None or parsed.after != after:
-            continue
-        lacking = [each for each in used if tensor not in views[each].nodes]
-        if lacking:
-            builder.fail(f"{lacking[0]!r} lacks {tensor!r}", where=part.place, why=f"{donor.name!r} has it")
-            continue
-        spot = Spot(tensor, None, parsed.roles, parsed.height, parsed.after, part=parsed.part, number=parsed.number)
-        slice_node(builder, merge, method, part, views, dict.fromkeys(used, tensor), spot, own, number, nodes)
+@dataclass(frozen=True)
+class Stack:
+    """The tensors of a stack, as they are made: those before the layers, the layers slice by slice, those behind them."""
 
+    builder: Builder
+    merge: Merge
+    views: Mapping[str, View]
+    donor: View
+    number: int
+    nodes: dict[str, Node] = field(default_factory=dict)
 
-def layers(
-    builder: Builder,
-    merge: Merge,
-    method: Method,
-    part: Slice,
-    views: Mapping[str, View],
-    donor: View,
-    number: int,
-    nodes: dict[str, Node],
-    first: int,
-) -> None:
-    shapes = {each: _by_layer(views[each].architecture) for each, _ in part.models}
-    lead, (low, _) = part.models[0]
-    for step in range(part.depth):
-        templates = {each: shapes[each].get(start + step, {}) for each, (start, _) in part.models}
-        for each, names in templates.items():
-            gap = [rest for rest in templates[lead] if rest not in names]
-            gap += [rest for rest in names if rest not in templates[lead]]
-            if gap:
-                this = f"layer {dict(part.models)[each][0] + step} of {each!r}"
-                that = f"layer {low + step} of {lead!r}"
-                builder.fail(
-                    f"{this} and {that} differ in {listed(gap)}",
-                    where=part.place,
-                    why="the layers of a slice must have the same tensors",
-                )
-                return
-        for rest, tensor in templates[lead].items():
-            layer = first + step
-            output = f"{donor.architecture.stack}.{layer}.{rest}"
-            parsed = views[lead].architecture.parts[tensor]
-            depth = step / (part.depth - 1) if part.depth > 1 else 1.0
-            names = {each: names[rest] for each, names in templates.items()}
-            spot = Spot(output, layer, parsed.roles, depth, False, tuple(names.items()), number=layer)
-            own = views[lead].nodes[tensor]
-            slice_node(builder, merge, method, part, views, names, spot, own, number, nodes)
+    def outside(self, *, after: bool) -> None:
+        """Tensors before the stack are made as the first slice says, those behind it as the last says."""
+        part = self.merge.stack[-1 if after else 0]
+        used = [each for each, _ in part.models]
+        for tensor, own in self.donor.nodes.items():
+            parsed = self.donor.architecture.parts[tensor]
+            if parsed.layer is not None or parsed.after != after:
+                continue
+            lacking = [each for each in used if tensor not in self.views[each].nodes]
+            if lacking:
+                why = f"{self.donor.name!r} has it"
+                self.builder.fail(f"{lacking[0]!r} lacks {tensor!r}", where=part.place, why=why)
+                continue
+            spot = Spot(tensor, None, parsed.roles, parsed.height, parsed.after, part=parsed.part, number=parsed.number)
+            self.add(part, dict.fromkeys(used, tensor), spot, own)
 
+    def layers(self, part: Slice, first: int) -> None:
+        """The layers of a slice, from the output's layer `first` on."""
+        views, (lead, (low, _)) = self.views, part.models[0]
+        shapes = {each: _by_layer(views[each].architecture) for each, _ in part.models}
+        for step in range(part.depth):
+            templates = {each: shapes[each].get(start + step, {}) for each, (start, _) in part.models}
+            for each, names in templates.items():
+                gap = [rest for rest in templates[lead] if rest not in names]
+                gap += [rest for rest in names if rest not in templates[lead]]
+                if gap:
+                    this = f"layer {dict(part.models)[each][0] + step} of {each!r}"
+                    that = f"layer {low + step} of {lead!r}"
+                    why = "the layers of a slice must have the same tensors"
+                    self.builder.fail(f"{this} and {that} differ in {listed(gap)}", where=part.place, why=why)
+                    return
+            for rest, tensor in templates[lead].items():
+                layer = first + step
+                output = f"{self.donor.architecture.stack}.{layer}.{rest}"
+                parsed = views[lead].architecture.parts[tensor]
+                depth = step / (part.depth - 1) if part.depth > 1 else 1.0
+                names = {each: names[rest] for each, names in templates.items()}
+                spot = Spot(output, layer, parsed.roles, depth, False, tuple(names.items()), number=layer)
+                self.add(part, names, spot, views[lead].nodes[tensor])
 
-def slice_node(
-    builder: Builder,
-    merge: Merge,
-    method: Method,
-    part: Slice,
-    views: Mapping[str, View],
-    names: Mapping[str, str],
-    spot: Spot,
-    own: Node,
-    number: int,
-    nodes: dict[str, Node],
-) -> None:
-    inputs = {each: views[each].nodes[tensor] for each, tensor in names.items()}
-    shapes = {each: node.shape for each, node in inputs.items()}
-    if len(set(shapes.values())) > 1:
-        builder.fail(
-            f"{spot.name!r} would be made of tensors of different shapes",
-            where=part.place,
-            why=", ".join(f"{each} {list(shape)}" for each, shape in shapes.items()),
-        )
-        return
-    base = part.base or merge.base
-    base = base if base in names else None
-    merged = tuple(each for each in names if each != base)
-    levels = (part.settings,)
-    nodes[spot.name] = weave(builder, merge, method, base, merged, levels, spot, inputs, own, number)
+    def add(self, part: Slice, names: Mapping[str, str], spot: Spot, own: Node) -> None:
+        """One tensor of the output, from those of the slice's models under `names`."""
+        inputs = {each: self.views[each].nodes[tensor] for each, tensor in names.items()}
+        shapes = {each: node.shape for each, node in inputs.items()}
+        if len(set(shapes.values())) > 1:
+            what = f"{spot.name!r} would be made of tensors of different shapes"
+            why = ", ".join(f"{each} {list(shape)}" for each, shape in shapes.items())
+            self.builder.fail(what, where=part.place, why=why)
+            return
+        base = part.base or self.merge.base
+        base = base if base in names else None
+        merged = tuple(each for each in names if each != base)
+        weaver = Weaver(self.builder, self.merge, self.number, base, merged, (part.settings,))
+        self.nodes[spot.name] = weaver.weave(spot, inputs, own)
 
 
 def unused_layers(builder: Builder, merge: Merge, views: Mapping[str, View]) -> dict[str, str]:

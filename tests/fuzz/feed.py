@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -342,12 +343,18 @@ def _merge(case: Case, room: Path) -> None:
 
 
 def _tokenizer(case: Case, room: Path) -> None:
-    """Whatever a tokenizer's files hold, a merge copies them as they are; then each reader of tokenizers has its turn."""
+    """Whatever a tokenizer's files hold, a merge copies them as they are, or, where the recipe asks for its tokens and they do
+    not fit the rows, writes JSON in their place; then each reader of tokenizers has its turn.
+    """
     _merge(case, room)
+    asked = b"tokenizer:" in case.files["recipe.yaml"]
     for name in case.files:
         if name.startswith("a/") and "token" in name:
             copied = room / "case/out" / name.removeprefix("a/")
-            assert copied.read_bytes() == case.files[name], name
+            if not asked:
+                assert copied.read_bytes() == case.files[name], name
+            elif name.endswith(".json") and copied.exists():
+                json.loads(copied.read_bytes())
     for read in READERS:
         read(room / "case/a")
 

@@ -40,7 +40,7 @@ def draw_methods(worlds: Mapping[str, Sequence[Line]], bases: Mapping[str, float
             axes.scatter([np.mean(line.default)], [row], s=34, facecolor="white", edgecolor=color, lw=1.4, zorder=4)
             axes.scatter([line.mean], [row], s=40, color=color, zorder=5)
         axes.axvline(bases[world], color=QUIET, lw=1, ls=":", zorder=1)
-        axes.text(bases[world], -1.05, "base", color=QUIET, size=8.5, ha="center", va="bottom")
+        axes.text(bases[world], -0.45, " base", color=QUIET, size=8.5, ha="left", va="center")
         low = min(bases[world], *(min(line.mean, *line.chosen) for line in table))
         axes.set_xlim(max(0.0, low - 0.08), 1.01)
         axes.set_title(world, color=INK, size=12, weight="bold", pad=14)

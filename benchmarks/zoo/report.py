@@ -63,7 +63,7 @@ def by_family(tables: Mapping[str, Sequence[Line]]) -> list[str]:
     for world, table in tables.items():
         for line in table:
             found.setdefault(line.family, {}).setdefault(world, []).append(line.mean)
-    unit = np.mean([line.seconds for table in tables.values() for line in table if line.name == "linear"])
+    unit = np.mean([line.seconds for table in tables.values() for line in table if line.name == "task_arithmetic"])
     head = ["## By family", "", "| family | " + " | ".join(f"best, {w} | median, {w}" for w in tables) + " | cost |"]
     head += ["|---|" + "---:|" * (2 * len(tables)) + "---:|"]
     order = sorted(found, key=lambda f: -float(np.mean([max(found[f][w]) for w in tables])))
@@ -78,7 +78,7 @@ def by_family(tables: Mapping[str, Sequence[Line]]) -> list[str]:
     return [
         *head,
         "",
-        "`cost` is the median time of a merge against that of `linear`; on models as small as these it says little"
+        "`cost` is the median time of a merge against that of `task_arithmetic`; on models as small as these it says little"
         " but the order. [What methods cost](methods-cost.md) has that of real sizes.",
         "",
     ]

@@ -35,7 +35,7 @@ WIDTHS = (512, 1024)
 EXPERTS = 3
 LAYER = ("layers.1",)
 MATRIX = ("*.layers.1.self_attn.q_proj.weight",)
-LONG = 3e12  # operations of a layer, beyond which one matrix is measured
+LONG = 1e12  # operations of a layer, beyond which one matrix is measured
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Cost:
     seconds: float  # engine time, the whole model
     part: tuple[str, ...]  # what was measured, where it was not the whole model
     peak: float  # MB
-    planned: float  # MB
+    planned: float  # MB, for what was measured
+    whole: float  # MB that are planned for the whole model
     growth: float | None = None  # how many times as long a matrix twice as wide takes
 
     @property
@@ -137,7 +138,7 @@ def measure(method: Method, folders: list[Path], repeats: int, scratch: Path) ->
     path.write_text(json.dumps(wanted))
     part = part_of(method, wanted)
     only = ["--only", *part] if part else []
-    foretold = planned(path, ["--only", *LAYER] if part else [])
+    foretold = planned(path, only)
     times, peaks = [], []
     for turn in range(1 if part else repeats + 1):
         shutil.rmtree(out, ignore_errors=True)
@@ -148,7 +149,7 @@ def measure(method: Method, folders: list[Path], repeats: int, scratch: Path) ->
         peaks.append(peak)
     shutil.rmtree(out, ignore_errors=True)
     whole = statistics.median(times) * (operations(wanted, ()) / operations(wanted, part) if part else 1.0)
-    return Cost(method, whole, part, max(peaks), foretold, growth(method.name) if part else None)
+    return Cost(method, whole, part, max(peaks), foretold, planned(path, []), growth(method.name) if part else None)
 
 
 def page(costs: list[Cost], size: str) -> str:
@@ -183,8 +184,9 @@ def page(costs: list[Cost], size: str) -> str:
         " of each part of a model. `twice as wide` is how many times as long a matrix of twice the width takes: 4 would be the"
         " cost of a pass over it, 8 that of a matrix product.",
         "",
-        f"| method | seconds | measured on | x {COMPARE} | peak memory, MB | planned, MB | twice as wide | route |",
-        "|---|--:|---|--:|--:|--:|--:|---|",
+        f"| method | seconds | measured on | x {COMPARE} | peak memory there, MB | planned | planned for the model, MB |"
+        " twice as wide | route |",
+        "|---|--:|---|--:|--:|--:|--:|--:|---|",
     ]
     for cost in sorted((cost for cost in costs if cost.part), key=lambda cost: cost.seconds):
         assert cost.route is not None
@@ -192,7 +194,7 @@ def page(costs: list[Cost], size: str) -> str:
         what = "one layer" if cost.part == LAYER else "one matrix"
         lines.append(
             f"| {cost.method.name} | {cost.seconds:.0f} | {what} | {cost.seconds / unit:.0f} | {cost.peak:.0f} |"
-            f" {cost.planned:.0f} | {cost.growth:.1f} | {cost.route.words} |"
+            f" {cost.planned:.0f} | {cost.whole:.0f} | {cost.growth:.1f} | {cost.route.words} |"
         )
     machine = (
         f"{os.cpu_count()} cores ({platform.processor() or platform.machine()}), Python {platform.python_version()}."

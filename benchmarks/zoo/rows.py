@@ -34,7 +34,7 @@ class Row:
 
 SUMS = (0.3, 0.4, 0.5, 0.6)  # scales of what adds task vectors up
 MEANS = (1.0, 1.5, 2.0, 3.0)  # scales of what averages those that take part
-TURNED = (0.7, 1.0, 1.4, 2.0)  # scales of sums whose directions were made orthogonal
+TURNED = (0.5, 0.7, 1.0, 1.4)  # scales of sums whose directions were made orthogonal
 SOLVED = (0.7, 1.0, 1.4)  # scales of a minimum of interference
 
 ROWS: tuple[Row, ...] = (

@@ -4,8 +4,8 @@
 
 Each method merges three fine-tunes on their base, or as many as it takes, with its default settings, in a process of its
 own. Methods that work on entries, rows or whole tensors merge the whole model. Methods on matrices merge one layer, all layers
-being alike, or one matrix where they take steps by the hundred; the time of that is multiplied by the operations that the plan
-counts for the whole model, over those of the part. Growth is measured on a square matrix in memory with one thread.
+being alike, or two matrices at once where a layer would take long; the time of that is multiplied by the operations that the
+plan counts for the whole model, over those of the part. Growth is measured on a square matrix in memory with one thread.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ COMPARE = "linear"  # what times are told against: they differ from machine to m
 WIDTHS = (512, 1024)
 EXPERTS = 3
 LAYER = ("layers.1",)
-MATRIX = ("*.layers.1.self_attn.q_proj.weight",)
-LONG = 1e12  # operations of a layer, beyond which one matrix is measured
+MATRIX = ("*.layers.[12].self_attn.q_proj.weight",)  # one for each of two cores
+LONG = 1e12  # operations of a layer, beyond which two matrices are measured
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ def page(costs: list[Cost], size: str) -> str:
     for cost in sorted((cost for cost in costs if cost.part), key=lambda cost: cost.seconds):
         assert cost.route is not None
         assert cost.growth is not None
-        what = "one layer" if cost.part == LAYER else "one matrix"
+        what = "one layer" if cost.part == LAYER else "two matrices"
         lines.append(
             f"| {cost.method.name} | {cost.seconds:.0f} | {what} | {cost.seconds / unit:.0f} | {cost.peak:.0f} |"
             f" {cost.planned:.0f} | {cost.whole:.0f} | {cost.growth:.1f} | {cost.route.words} |"

@@ -57,10 +57,15 @@ class Cost:
         return self.method.routing(EXPERTS, hidden, hidden, usual) if self.method.routing else None
 
 
+def count(method: Method) -> int:
+    """How many models it merges here."""
+    least, most = method.models
+    return max(least, min(EXPERTS, most or EXPERTS))
+
+
 def recipe(method: Method, folders: list[Path]) -> dict:
     """A recipe of a method's defaults."""
-    least, most = method.models
-    names = [path.name for path in folders[1 : 1 + max(least, min(EXPERTS, most or EXPERTS))]]
+    names = [path.name for path in folders[1 : 1 + count(method)]]
     merge: dict = {"method": method.name, "models": names}
     models = {path.name: str(path) for path in folders if path.name in names}
     if method.base == "required" or (method.base == "optional" and method.takes != "gram"):
@@ -109,7 +114,7 @@ def grow(method: Method) -> float:
     for width in (64, *WIDTHS):  # the first warms up
         generator = torch.Generator().manual_seed(width)
         base = torch.randn(width, width, generator=generator) * 0.02
-        models = [base + torch.randn(width, width, generator=generator) * 0.001 for _ in range(EXPERTS)]
+        models = [base + torch.randn(width, width, generator=generator) * 0.001 for _ in range(count(method))]
         own = {setting.name: 0 for setting in method.settings.values() if setting.kind == "task"}
         started = time.process_time()
         method(models, base, **own)

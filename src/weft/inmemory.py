@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from weft.kernels import random as keyed
 from weft.method import Base, Method, Random
 from weft.planning.graph import Leaf, Matrices, Weave, read_matrices
 from weft.planning.settings import locate, pack
+from weft.run.workers import quiet_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,7 @@ def merge_tensors(
     dtype = leaves[0].dtype
     out = np.empty(weave.elements * dtype.itemsize, dtype=np.uint8)
     shuttle = Shuttle(weave, Context(seed, alone=True), Loom())
-    with one_thread() if matrices is not None else nullcontext():
+    with quiet_torch(load=True) if matrices is not None else nullcontext():
         for start, stop in shuttle.outputs():
             shuttle.compute(start, stop, out[start * dtype.itemsize : stop * dtype.itemsize], dtype)
     return torch.from_numpy(out).view(getattr(torch, dtype.torch)).reshape(given[0].shape)
@@ -82,7 +83,7 @@ def merge_factored(
             given[name] = base.float()
         elif isinstance(ask, Random):
             given[name] = Coins(seed, deltas[0].shape)
-    with one_thread():
+    with quiet_torch(load=True):
         result = method.function(list(deltas), **given, **resolved)
         if base is None:
             return result if isinstance(result, Factored) else result.float()
@@ -101,19 +102,6 @@ class Coins:
         rows, columns = self.shape
         key = keyed.key(self.seed, "tensor", str(model))
         return keyed.uniform(key, 0, rows * columns).reshape(self.shape)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Linear algebra gives the same bytes on any machine's number of threads by using one for each matrix."""
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def check_count(method: Method, k: int) -> None:

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 else:
     from weft.method.asks import Tensor
 
-# --- the method ---------------------------------------------------------------------------------------------------
-
 Takes = Literal["count", "gram", "models", "deltas"]
 Gives = Literal["coefficients", "consensus", "tensor"]
 Unit = Literal["element", "row", "tensor", "matrix"]

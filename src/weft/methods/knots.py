@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from weft.method import Deltas, Fraction, Merged, PerModel, Preset, Random, Tensor, each, method
 from weft.method.scope import LINEAR, Route
 from weft.methods._agreement import combine
 from weft.methods._routes import EIGEN, WIDE, decomposing
 from weft.methods._weights import check_sum
-
-if TYPE_CHECKING:
-    pass
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from weft.method import Deltas, Merged, PerModel, Preset, each, method
 from weft.method.scope import LINEAR, MATRICES, Route
 from weft.methods._routes import by_svd
 from weft.methods._scale import outer
-
-if TYPE_CHECKING:
-    pass
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from weft.planning.plan import Plan
     from weft.run.workers import Options
 
 Threads = Annotated[int, Parameter(help="Worker threads; 0 takes one for each core.")]
@@ -47,6 +50,36 @@ def run_options(threads: int, chunk: str, device: str = "cpu") -> Options:
     options = Options(threads, size, device=device)
     _ = options.devices  # says so at once where it is not there
     return options
+
+
+def show(plan: Plan, options: Options, *, json: bool) -> None:
+    """Print what a plan would do, and close it."""
+    from weft.cli.progress import show_plan
+    from weft.planning.explain import explain
+
+    facts = explain(plan, options)
+    plan.close()
+    if json:
+        print_json(facts)
+    else:
+        show_plan(facts)
+
+
+def carry_out(
+    plan: Plan, out: Path, options: Options, *, json: bool, quiet: bool, replace: bool, ray: str | None = None
+) -> None:
+    """Run a plan, and report on it as the user wants."""
+    from weft import api
+    from weft.cli.progress import reporter
+
+    report = reporter("json" if json else "quiet" if quiet else "auto")
+    report.plan(plan)
+    try:
+        result = api.merge(plan, out, options=options, on_event=report.event, replace=replace, ray=ray)
+    finally:
+        report.close()
+    assert isinstance(result, api.Result)
+    report.result(result)
 
 
 def print_json(data: Any) -> None:

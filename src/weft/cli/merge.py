@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from weft.cli.common import Chunk, DeviceName, Json, Only, Threads, run_options
+from weft.cli.common import Chunk, DeviceName, Json, Only, Threads, carry_out, run_options
 
 
 def merge(
@@ -45,15 +45,6 @@ def merge(
         Print nothing but errors.
     """
     from weft import api
-    from weft.cli.progress import reporter
 
     options = run_options(threads, chunk, device)
-    plan = api.plan(recipe, only=only)
-    report = reporter("json" if json else "quiet" if quiet else "auto")
-    report.plan(plan)
-    try:
-        result = api.merge(plan, out, options=options, on_event=report.event, replace=replace, ray=ray)
-    finally:
-        report.close()
-    assert isinstance(result, api.Result)
-    report.result(result)
+    carry_out(api.plan(recipe, only=only), out, options, json=json, quiet=quiet, replace=replace, ray=ray)

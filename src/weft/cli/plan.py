@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from weft.cli.common import DeviceName, Json, Only, Threads, print_json, run_options
+from weft.cli.common import DeviceName, Json, Only, Threads, run_options, show
 
 
 def plan(
@@ -29,8 +29,6 @@ def plan(
         The output folder, to check that it can be written.
     """
     from weft import api
-    from weft.cli.progress import show_plan
-    from weft.planning.explain import explain
     from weft.run.sinks import check_space, partial_folder
 
     options = run_options(threads, "256Ki", device)
@@ -38,9 +36,4 @@ def plan(
     if out is not None:
         api.check_output(planned, out)
         check_space(partial_folder(out), planned.layout)
-    facts = explain(planned, options)
-    planned.close()
-    if json:
-        print_json(facts)
-    else:
-        show_plan(facts)
+    show(planned, options, json=json)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from weft.cli.common import Json, Threads, run_options
+from weft.cli.common import Json, Threads, carry_out, run_options, show
 
 app = App(name="vocabulary", help="Tokens and tokenizers of models.", help_format="plaintext")
 
@@ -61,28 +61,12 @@ def transplant(
         Print nothing but errors.
     """
     from weft import api
-    from weft.cli.progress import reporter, show_plan
-    from weft.planning.explain import explain
     from weft.vocabulary.transplanting import transplant_recipe
 
     options = run_options(threads, "256Ki")
     recipe = transplant_recipe(model, donor, fill=fill, neighbours=neighbours, dtype=dtype, seed=seed)
     planned = api.plan(recipe)
     if plan:
-        facts = explain(planned, options)
-        planned.close()
-        if json:
-            from weft.cli.common import print_json
-
-            print_json(facts)
-        else:
-            show_plan(facts)
-        return
-    report = reporter("json" if json else "quiet" if quiet else "auto")
-    report.plan(planned)
-    try:
-        result = api.merge(planned, out, options=options, on_event=report.event, replace=replace)
-    finally:
-        report.close()
-    assert isinstance(result, api.Result)
-    report.result(result)
+        show(planned, options, json=json)
+    else:
+        carry_out(planned, out, options, json=json, quiet=quiet, replace=replace)

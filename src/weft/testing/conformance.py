@@ -14,9 +14,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from weft.errors import RecipeError
 from weft.method import Method, Random
-from weft.testing.whole import Coins, WholeTensors, resolve, run_whole
+from weft.testing.examples import (
+    DTYPES,
+    EMPTY,
+    EMPTY_MATRICES,
+    MATRICES,
+    SHAPES,
+    assert_close,
+    coins_of,
+    example,
+    refused,
+    same,
+)
+from weft.testing.whole import WholeTensors, resolve, run_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,14 +38,6 @@ Evaluate = Callable[..., "Tensor"]
 
 Reference = Callable[..., "np.ndarray"]
 """`reference(models, base, coins, **settings)` in float64 numpy; see `weft.testing.reference`."""
-
-SHAPES = ((), (1,), (7,), (5, 3), (3, 1), (1, 6), (2, 3, 4), (33, 65))
-EMPTY = ((0,), (0, 3), (3, 0))
-MATRICES = ((1, 1), (5, 3), (3, 1), (1, 6), (2, 3, 4), (3, 2, 2, 2), (33, 65), (65, 33))
-EMPTY_MATRICES = ((0, 3), (3, 0), (0, 2, 3))
-DTYPES = ("float32", "bfloat16", "float16", "float64")
-GRID = 2.0**-20  # all examples are multiples of it below 2, so that float32 differences are exact
-
 
 @dataclass(frozen=True)
 class Check:
@@ -357,51 +360,3 @@ def conformance(
     if also:
         checks.append(suite.gives_the_same_bytes_in_other_ways)
     return [Check(check.__name__, check) for check in checks]
-
-
-def example(
-    shape: tuple[int, ...], k: int, *, base: bool = True, dtype: str = "float32", seed: int = 0
-) -> tuple[list[Tensor], Tensor | None]:
-    """Models around a base, whose differences float32 holds exactly. Without `base`, the base is None."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed + 1000 * len(shape) + sum(shape))
-
-    def grid(reach: int) -> Tensor:
-        return torch.randint(-reach, reach + 1, shape, generator=generator).double() * GRID
-
-    centre = grid(1 << 19)
-    models = [(centre + grid(1 << 18)).to(getattr(torch, dtype)) for _ in range(k)]
-    return models, centre.to(getattr(torch, dtype)) if base else None
-
-
-def coins_of(models: Sequence[Tensor], seed: int) -> Callable[[int], np.ndarray]:
-    """The uniform numbers that `Method.__call__` and `run_whole` draw, as references take them."""
-    from weft.kernels import random
-
-    keys = [random.key(seed, "tensor", str(index)) for index in range(len(models))]
-    coins = Coins(keys, models[0])
-    return lambda model: coins.uniform(model).double().numpy()
-
-
-def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors have the same shape, dtype and values."""
-    import torch
-
-    return a.dtype == b.dtype and torch.equal(a, b)
-
-
-def assert_close(out: Tensor, expected: Tensor, tolerance: float, what: str) -> None:
-    """Equal up to `tolerance` times the largest magnitude expected."""
-    assert out.shape == expected.shape, what
-    if expected.numel():
-        error = float((out.double() - expected.double()).abs().max())
-        assert error <= tolerance * float(expected.double().abs().max()), f"{what}: off by {error:.3g}"
-
-
-def refused(call: Callable[[], Any]) -> bool:
-    try:
-        call()
-    except RecipeError:
-        return True
-    return False

@@ -150,14 +150,15 @@ def _overlaps(raw, codes, n, grain, epsilon, out):
 
 
 def _met(piece: Piece, which: int, sums: np.ndarray) -> int:
-    """Both sums are taken at once; the second to ask for a piece's finds them."""
-    key = ("overlaps", piece.start)
-    if key not in piece.memory:
-        piece.memory.clear()
+    """Both sums are taken at once."""
+
+    def find() -> tuple[int, np.ndarray]:
         found = np.empty((2, *sums.shape))
-        status = _overlaps(piece.raw, piece.codes, piece.n, piece.grain, piece.known["epsilon"], found)
-        piece.memory[key] = status, found
-    status, found = piece.memory[key]
+        return _overlaps(
+            piece.raw, piece.codes, piece.n, piece.grain, piece.known["epsilon"], found
+        ), found
+
+    status, found = piece.once("overlaps", find)
     sums[:] = found[which]
     return status
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from weft.kernels.compiled.jit import inner, kernel
-from weft.kernels.compiled.storage import STEP, bits, decode, decode_vector, i32
+from weft.kernels.compiled.storage import MAGNITUDE, STEP, bits, decode, decode_vector, i32, u8, u16, u32, u64
 
-_u16, _u32 = np.uint16, np.uint32
-_GROUP = 64
+_PLACES = u64(0x0001020304050607)  # times a power of 256: its exponent, in the highest byte
 
 
 @inner
@@ -20,7 +19,7 @@ def _patterns(values, patterns):
 @inner
 def _upper(patterns, upper):
     for e in range(patterns.size):
-        upper[e] = _u16(patterns[e] >> _u32(16))
+        upper[e] = u16(patterns[e] >> u32(16))
 
 
 @inner
@@ -28,12 +27,12 @@ def _count(bins, a, b, c, d):
     """Four tables in turn: equal values in a row, which are common, then do not wait for each other."""
     whole = bins.size - bins.size % 4
     for e in range(0, whole, 4):
-        a[bins[e]] += _u32(1)
-        b[bins[e + 1]] += _u32(1)
-        c[bins[e + 2]] += _u32(1)
-        d[bins[e + 3]] += _u32(1)
+        a[bins[e]] += u32(1)
+        b[bins[e + 1]] += u32(1)
+        c[bins[e + 2]] += u32(1)
+        d[bins[e + 3]] += u32(1)
     for e in range(whole, bins.size):
-        a[bins[e]] += _u32(1)
+        a[bins[e]] += u32(1)
 
 
 @kernel
@@ -61,53 +60,45 @@ def count_high(raw, codes, n, has_base, counts):
 
 
 @inner
-def _count_above(patterns, limit):
+def _sift(values, first, width, inside):
+    """Flag the magnitudes whose pattern lies in [first, first + width). Returns how many lie above."""
     above = i32(0)
-    for e in range(patterns.size):
-        above = i32(above + i32(patterns[e] >= limit))
+    for e in range(values.size):
+        place = i32(i32(bits(values[e]) & MAGNITUDE) - first)
+        above = i32(above + i32(place >= width))
+        inside[e] = u8(u32(place) < u32(width))
     return np.int64(above)
 
 
 @inner
-def _count_inside(patterns, first, counts):
-    """Add to counts[p - first] for the patterns p inside. They are few: look at _GROUP of them at a time."""
-    width = _u32(counts.size)
-    whole = patterns.size - patterns.size % _GROUP
-    for start in range(0, whole, _GROUP):
-        found = _u32(0)
-        for e in range(_GROUP):
-            found |= _u32(_u32(patterns[start + e] - first) < width)
-        if found:
-            _count_each(patterns[start : start + _GROUP], first, counts)
-    _count_each(patterns[whole:], first, counts)
-
-
-@inner
-def _count_each(patterns, first, counts):
-    width = _u32(counts.size)
-    for e in range(patterns.size):
-        place = _u32(patterns[e] - first)
-        if place < width:
-            counts[place] += 1
+def _count_flagged(values, inside, first, counts):
+    """Add to counts[p - first] for the flagged patterns p. They are few: most eights of flags are zero."""
+    eights = inside.view(np.uint64)
+    for eight in range(eights.size):
+        flags = eights[eight]
+        while flags:
+            e = u32(u32(8 * eight) + u32(u64((flags & (u64(0) - flags)) * _PLACES) >> u64(56)))
+            counts[u32(u32(bits(values[e]) & MAGNITUDE) - first)] += 1
+            flags &= u64(flags - u64(1))
 
 
 @kernel
 def count_low(raw, codes, n, has_base, first, counts, above):
     """Count the magnitudes in and above windows of patterns. See `weft.kernels.readable.count_low`."""
     k, windows, width = counts.shape
-    buffers, patterns_buffer = np.empty((2, STEP), np.float32), np.empty(STEP, np.uint32)
+    buffers, inside = np.empty((2, STEP), np.float32), np.empty(STEP, np.uint8)
     status = np.int64(0)
     for start in range(0, n, STEP):
         count = min(STEP, n - start)
-        values, base, patterns = buffers[0, :count], buffers[1, :count], patterns_buffer[:count]
+        values, base = buffers[0, :count], buffers[1, :count]
+        inside[count:] = 0
         if has_base:
             status |= decode(raw[0], codes[0], start, base)
         for i in range(k):
             status |= decode_vector(raw, codes, i + has_base, start, has_base, base, values)
-            _patterns(values, patterns)
             for w in range(windows):
                 if first[i, w] >= 0:
-                    origin = _u32(first[i, w] << 16)
-                    above[i, w] += _count_above(patterns, _u32(origin + width))
-                    _count_inside(patterns, origin, counts[i, w])
+                    origin = i32(first[i, w] << 16)
+                    above[i, w] += _sift(values, origin, i32(width), inside[:count])
+                    _count_flagged(values, inside[: -(-count // 8) * 8], u32(origin), counts[i, w])
     return status

@@ -11,8 +11,8 @@ from weft.kernels import LANES
 from weft.kernels.compiled.jit import kernel
 from weft.kernels.compiled.maps import agree
 from weft.kernels.compiled.piece import Piece
-from weft.kernels.compiled.storage import STEP, decode, decode_vector
-from weft.kernels.compiled.sums import add_sizes, total_of
+from weft.kernels.compiled.storage import STEP, decode, decode_vector, f32
+from weft.kernels.compiled.sums import add_magnitudes, add_sizes, total_of
 
 
 def by_thresholds(settings: Mapping[str, Any]) -> bool:
@@ -20,11 +20,12 @@ def by_thresholds(settings: Mapping[str, Any]) -> bool:
 
 
 @kernel
-def _size_sums(raw, codes, n, grain, least, most, out):
+def size_sums(raw, codes, n, grain, least, most, out):
+    """out (2, k, grains): sums of magnitudes, and of those that lie in [least_i, most_i]."""
     k = codes.size - 1
-    buffers, lanes = np.empty((2, STEP), np.float32), np.empty((k, LANES))
+    buffers, lanes = np.empty((2, STEP), np.float32), np.empty((2, k, LANES))
     status = np.int64(0)
-    for block in range(out.shape[1]):
+    for block in range(out.shape[2]):
         end = min((block + 1) * grain, n)
         lanes[:] = 0
         for start in range(block * grain, end, STEP):
@@ -33,22 +34,12 @@ def _size_sums(raw, codes, n, grain, least, most, out):
             status |= decode(raw[0], codes[0], start, base)
             for i in range(k):
                 status |= decode_vector(raw, codes, i + 1, start, 1, base, delta)
-                add_sizes(delta, least[i], most[i], lanes[i])
-        for i in range(k):
-            out[i, block] = total_of(lanes[i])
+                add_magnitudes(delta, lanes[0, i])
+                add_sizes(delta, least[i], most[i], lanes[1, i])
+        for side in range(2):
+            for i in range(k):
+                out[side, i, block] = total_of(lanes[side, i])
     return status
-
-
-def sizes(piece: Piece, sums: np.ndarray) -> int:
-    """The twin of |delta|, summed."""
-    least, most = np.zeros(piece.k, np.float32), np.full(piece.k, np.inf, np.float32)
-    return _size_sums(piece.raw, piece.codes, piece.n, piece.grain, least, most, sums)
-
-
-def kept_sizes(piece: Piece, sums: np.ndarray) -> int:
-    """The twin of `weft.methods.breadcrumbs.kept_sizes`, summed."""
-    least, most = piece.singles("least"), piece.singles("most")
-    return _size_sums(piece.raw, piece.codes, piece.n, piece.grain, least, most, sums)
 
 
 def restoring(piece: Piece) -> np.ndarray:

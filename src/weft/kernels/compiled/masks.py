@@ -15,21 +15,37 @@ from weft.kernels.compiled.maps import clear, finish, gather
 from weft.kernels.compiled.piece import Piece
 from weft.kernels.compiled.rows import BUCKETS, sort_magnitudes, toss
 from weft.kernels.compiled.storage import STEP, decode, decode_vector, f32
-from weft.kernels.compiled.sums import add_sizes, total_of
+from weft.kernels.compiled.sums import add_magnitudes, total_of
 from weft.kernels.compiled.thinning import fill_coins
 
 REMEMBERED = 16 << 20  # bytes of masks that a worker keeps from pass to pass
+
+@inner
+def _keep(values, flags):
+    for e in range(values.size):
+        values[e] = values[e] if flags[e] else f32(0)
+
+
+@inner
+def _sum_of_sizes(values, lanes):
+    lanes[:] = 0
+    add_magnitudes(values, lanes)
+    return total_of(lanes)
+
 
 # --- which entries are kept -----------------------------------------------------------------------------------------
 
 
 @kernel
-def _toss(raw, codes, n, offset, columns, keys, limits, flags):
-    """Flags (k, n): 1 where an entry's coin lies below the limit of its rank in its row. limits: int32 (k, columns)."""
-    buffers = np.empty((2, columns), np.float32)
-    coins, places = np.empty(columns, np.int32), np.empty(columns, np.uint8)
-    open_ = np.zeros(-(-columns // 8) * 8, np.uint8)
-    counts, bounds = np.empty((2, BUCKETS + 1), np.int32), np.empty((2, BUCKETS), np.int32)
+def _toss(raw, codes, n, offset, columns, keys, limits, flags, sums):
+    """Flags (k, n): 1 where an entry's coin lies below the limit of its rank in its row. limits: int32 (k, columns).
+
+    sums (2, k, rows), or (2, k, 0) where they are not wanted: of the magnitudes of each row, and of those that are flagged.
+    """
+    buffers, lanes = np.empty((2, columns), np.float32), np.empty(LANES)
+    coins, places, listed = np.empty(columns, np.int32), np.empty(columns, np.uint8), np.empty(columns + 1, np.uint32)
+    counts, tallies = np.empty((2, BUCKETS + 1), np.uint32), np.empty((4, 256), np.int64)
+    pairs = np.empty((2, columns), np.uint64)
     base, values = buffers[0], buffers[1]
     status = np.int64(0)
     for start in range(0, n, columns):
@@ -37,7 +53,11 @@ def _toss(raw, codes, n, offset, columns, keys, limits, flags):
         for i in range(flags.shape[0]):
             status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
             own = flags[i, start : start + columns]
-            toss(values, coins, keys[i], offset + start, limits[i], own, places, open_, counts, bounds)
+            toss(values, coins, keys[i], offset + start, limits[i], own, places, listed, counts, pairs, tallies)
+            if sums.shape[2]:
+                sums[0, i, start // columns] = _sum_of_sizes(values, lanes)
+                _keep(values, own)
+                sums[1, i, start // columns] = _sum_of_sizes(values, lanes)
     return status
 
 
@@ -86,12 +106,6 @@ def _draw(raw, codes, n, offset, columns, keys, steps, flags, chances):
 
 
 @inner
-def _keep(values, flags):
-    for e in range(values.size):
-        values[e] = values[e] if flags[e] else f32(0)
-
-
-@inner
 def _keep_divided(values, flags, chances):
     for e in range(values.size):
         value = values[e] / chances[e]
@@ -100,10 +114,11 @@ def _keep_divided(values, flags, chances):
 
 @kernel
 def _flagged_sums(raw, codes, n, grain, flags, out):
+    """out (2, k, grains): sums of magnitudes, and of those that are flagged."""
     k = codes.size - 1
-    buffers, lanes = np.empty((2, STEP), np.float32), np.empty((k, LANES))
+    buffers, lanes = np.empty((2, STEP), np.float32), np.empty((2, k, LANES))
     status = np.int64(0)
-    for block in range(out.shape[1]):
+    for block in range(out.shape[2]):
         end = min((block + 1) * grain, n)
         lanes[:] = 0
         for start in range(block * grain, end, STEP):
@@ -112,10 +127,12 @@ def _flagged_sums(raw, codes, n, grain, flags, out):
             status |= decode(raw[0], codes[0], start, base)
             for i in range(k):
                 status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
+                add_magnitudes(values, lanes[0, i])
                 _keep(values, flags[i, start:stop])
-                add_sizes(values, f32(0), f32(np.inf), lanes[i])
-        for i in range(k):
-            out[i, block] = total_of(lanes[i])
+                add_magnitudes(values, lanes[1, i])
+        for side in range(2):
+            for i in range(k):
+                out[side, i, block] = total_of(lanes[side, i])
     return status
 
 
@@ -136,7 +153,7 @@ def _merge_flagged(raw, codes, n, flags, chances, weight, gain, elect, normalize
                 _keep_divided(values, flags[i, start:stop], chances[i, start:stop])
             else:
                 _keep(values, flags[i, start:stop])
-            gather(work, stop - start, f32(0), f32(np.inf), gain[i], weight[i], elect, normalize)
+            gather(work, stop - start, None, None, gain[i], weight[i], elect, normalize)
         status |= finish(work, base, elect, normalize, divisor, scale, out, out_code, start)
     return status
 
@@ -144,17 +161,26 @@ def _merge_flagged(raw, codes, n, flags, chances, weight, gain, elect, normalize
 # --- twins ----------------------------------------------------------------------------------------------------------
 
 
-def _flags(piece: Piece, find: Callable[[Piece, np.ndarray], int]) -> tuple[int, np.ndarray]:
-    """The flags of a piece, found anew or remembered. A piece whose values are not finite is not remembered."""
-    key = ("mask", piece.start, piece.n)
-    if key in piece.memory:
-        return 0, np.unpackbits(piece.memory[key], axis=1, count=piece.n)
-    flags = np.empty((piece.k, piece.n), np.uint8)
-    status = find(piece, flags)
+def _recall(piece: Piece) -> np.ndarray | None:
+    """The flags of a piece, where an earlier pass found them."""
+    packed = piece.memory.get(("mask", piece.start, piece.n))
+    return None if packed is None else np.unpackbits(packed, axis=1, count=piece.n)
+
+
+def _remember(piece: Piece, flags: np.ndarray) -> None:
     used = piece.memory.get("mask bytes", 0) + flags.size // 8
-    if not status and used <= REMEMBERED:
-        piece.memory[key], piece.memory["mask bytes"] = np.packbits(flags, axis=1), used
-    return status, flags
+    if used <= REMEMBERED:
+        piece.memory["mask", piece.start, piece.n] = np.packbits(flags, axis=1)
+        piece.memory["mask bytes"] = used
+
+
+def _flags(piece: Piece, find: Callable[[Piece, np.ndarray], int]) -> tuple[int, np.ndarray]:
+    """The status and the flags of a piece."""
+    flags = _recall(piece)
+    if flags is not None:
+        return 0, flags
+    flags = np.empty((piece.k, piece.n), np.uint8)
+    return find(piece, flags), flags
 
 
 def _ramps(piece: Piece) -> np.ndarray:
@@ -173,9 +199,10 @@ def _remembered_ramps(piece: Piece) -> tuple[np.ndarray, np.ndarray]:
     return piece.memory["ramps"]
 
 
-def _by_coin(piece: Piece, flags: np.ndarray) -> int:
+def _by_coin(piece: Piece, flags: np.ndarray, sums: np.ndarray | None = None) -> int:
     limits = _remembered_ramps(piece)[1]
-    return _toss(piece.raw, piece.codes, piece.n, piece.start, piece.columns, piece.keys, limits, flags)
+    wanted = np.empty((2, piece.k, 0)) if sums is None else sums
+    return _toss(piece.raw, piece.codes, piece.n, piece.start, piece.columns, piece.keys, limits, flags, wanted)
 
 
 def _by_rank(piece: Piece, flags: np.ndarray) -> int:
@@ -215,18 +242,53 @@ def della_linear(piece: Piece, out: np.ndarray, out_code: int) -> int:
     return _della(piece, 0, out, out_code)
 
 
-def della_sizes(piece: Piece, sums: np.ndarray) -> int:
-    """The twin of `weft.methods.della_linear.kept_sizes`, summed; it is asked for where nothing is divided."""
-    status, flags = _flags(piece, _by_coin)
-    return status | _flagged_sums(piece.raw, piece.codes, piece.n, piece.grain, flags, sums)
+def _sizes(piece: Piece, find: Callable[[Piece, np.ndarray], int], which: int, sums: np.ndarray) -> int:
+    """Sums of magnitudes before (0) and after (1) thinning, which are taken at once."""
+
+    def both() -> tuple[int, np.ndarray]:
+        found = np.empty((2, *sums.shape))
+        status = find(piece, found)
+        return status, found
+
+    status, found = piece.once("sizes", both)
+    sums[:] = found[which]
+    return status
 
 
-def crumb_sizes(piece: Piece, sums: np.ndarray) -> int:
-    """The twin of `weft.methods.breadcrumbs.kept_sizes`, summed."""
+def _thinned_by_coin(piece: Piece, sums: np.ndarray) -> int:
+    flags = np.empty((piece.k, piece.n), np.uint8)
+    status = _by_coin(piece, flags, sums)
+    _remember(piece, flags)
+    return status
+
+
+def _thinned_by_rank(piece: Piece, sums: np.ndarray) -> int:
     if crumbs.by_thresholds(piece.known):
-        return crumbs.kept_sizes(piece, sums)
+        least, most = piece.singles("least"), piece.singles("most")
+        return crumbs.size_sums(piece.raw, piece.codes, piece.n, piece.grain, least, most, sums)
     status, flags = _flags(piece, _by_rank)
+    _remember(piece, flags)
     return status | _flagged_sums(piece.raw, piece.codes, piece.n, piece.grain, flags, sums)
+
+
+def della_before(piece: Piece, sums: np.ndarray) -> int:
+    """The twin of `weft.methods.della_linear.sizes`, summed."""
+    return _sizes(piece, _thinned_by_coin, 0, sums)
+
+
+def della_after(piece: Piece, sums: np.ndarray) -> int:
+    """The twin of `weft.methods.della_linear.kept_sizes`, summed; it is asked for where nothing is divided."""
+    return _sizes(piece, _thinned_by_coin, 1, sums)
+
+
+def crumbs_before(piece: Piece, sums: np.ndarray) -> int:
+    """The twin of `weft.methods.breadcrumbs.sizes`, summed."""
+    return _sizes(piece, _thinned_by_rank, 0, sums)
+
+
+def crumbs_after(piece: Piece, sums: np.ndarray) -> int:
+    """The twin of `weft.methods.breadcrumbs.kept_sizes`, summed."""
+    return _sizes(piece, _thinned_by_rank, 1, sums)
 
 
 def _breadcrumbs(piece: Piece, elect: int, out: np.ndarray, out_code: int) -> int:

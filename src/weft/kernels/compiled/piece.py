@@ -27,6 +27,14 @@ class Piece:
     def k(self) -> int:
         return self.codes.size - 1
 
+    def once(self, name: str, find: Callable[[], Any]) -> Any:
+        """What `find` gives, which is kept until it is asked for another piece: several asks can share it."""
+        place = (self.start, self.n)
+        kept = self.memory.get(name)
+        if kept is None or kept[0] != place:
+            kept = self.memory[name] = (place, find())
+        return kept[1]
+
     def singles(self, name: str) -> np.ndarray:
         """A per-model setting as float32 (k,)."""
         return np.array(self.known[name], np.float32)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from weft.kernels.compiled.jit import inner
-from weft.kernels.compiled.storage import MAGNITUDE, bits, f32, i32, u32
+from weft.kernels.compiled.storage import MAGNITUDE, bits, f32, i32, u8, u32, u64
 from weft.kernels.compiled.thinning import fill_coins
 
-u8, u64 = np.uint8, np.uint64
 BUCKETS = 256  # places are uint8: the compiler checks signed ones for being negative
+SAMPLE = 64  # entries of a row that tell how wide buckets should be
+SORTED = 256  # ranks of a row: to find more of them, sorting is faster than counting
 _BYTE = u64(255)
 
 
@@ -58,91 +59,127 @@ def sort_magnitudes(values, falling, pairs, spare, counts):
 
 
 @inner
+def _resolution(values):
+    """Buckets by magnitude: so many that the bulk of a row fills them. 0 where there is but one."""
+    step = max(1, values.size // SAMPLE)
+    total, count = f32(0), 0
+    for e in range(0, values.size, step):
+        size = abs(values[e])
+        total += size
+        count += size > 0
+    if count == 0:
+        for e in range(values.size):
+            total = max(total, abs(values[e]))
+        count = 1
+    scale = f32(BUCKETS // 4 * count) / total if total > 0 else f32(0)
+    return scale if np.isfinite(scale) else f32(0)
+
+
+@inner
 def _coarse(values, scale, places):
     """The bucket of each magnitude: larger ones are never in a lower bucket."""
     for e in range(values.size):
-        places[e] = u8(i32(abs(values[e]) * scale))
+        places[e] = u8(i32(min(abs(values[e]) * scale, f32(BUCKETS - 1))))
 
 
 @inner
-def _largest(values):
-    top = i32(0)
-    for e in range(values.size):
-        magnitude = i32(bits(values[e]) & MAGNITUDE)
-        top = magnitude if magnitude > top else top
-    return u32(top).view(np.float32)
-
-
-@inner
-def _below(values, size, place):
-    """How many entries are smaller, or equal and before this place."""
-    smaller, equal = i32(0), i32(0)
-    for e in range(values.size):
-        smaller = i32(smaller + i32(abs(values[e]) < size))
-    for e in range(place):
-        equal = i32(equal + i32(abs(values[e]) == size))
-    return np.int64(smaller) + np.int64(equal)
-
-
-@inner
-def _count_buckets(places, counts):
-    """counts[b + 1]: how many places are b. Two tables in turn: equal places in a row then do not wait for each other."""
+def _count_below(places, counts):
+    """counts[0, b]: how many places are below b. Two tables in turn: equal places in a row then do not wait for each other."""
     counts[:] = 0
     one, two = counts[0, 1:], counts[1, 1:]
     even = places.size - places.size % 2
     for e in range(0, even, 2):
-        one[places[e]] += i32(1)
-        two[places[e + 1]] += i32(1)
+        one[places[e]] += u32(1)
+        two[places[e + 1]] += u32(1)
     if even < places.size:
-        one[places[even]] += i32(1)
+        one[places[even]] += u32(1)
+    total = u32(0)
     for bucket in range(one.size):
-        one[bucket] += two[bucket]
+        total = u32(total + one[bucket] + two[bucket])
+        one[bucket] = total
 
 
 @inner
-def _bound(counts, limits, bounds):
-    """The limits of the lowest and the highest rank of each bucket; counts become those of all buckets below."""
-    one = counts[0]
-    for bucket in range(BUCKETS):
-        below = one[bucket]
-        through = i32(below + one[bucket + 1])
-        one[bucket + 1] = through
-        if through > below:
-            bounds[0, bucket], bounds[1, bucket] = limits[below], limits[through - 1]
-
-
-@inner
-def _decide(coins, places, lowest, highest, flags, open_):
+def _contest(coins, low, span, contested):
+    """List the entries whose coins lie in [low, low + span): of the others, the coin alone decides. Returns their number."""
+    found = u64(0)
     for e in range(coins.size):
-        place, number = places[e], coins[e]
-        kept = number < lowest[place]
-        flags[e] = u8(kept)
-        open_[e] = u8((number < highest[place]) & ~kept)
+        contested[found] = u32(e)
+        found += u64(u32(coins[e] - low) < span)
+    return found
 
 
 @inner
-def toss(values, coins, key, first, limits, flags, places, open_, counts, bounds):
-    """Whether each entry of a row is kept: whether its coin lies below the limit of its rank.
+def _look_up(values, coins, places, below, limits, listed, count, flags):
+    """Keep those that are kept at any rank of their bucket. Lists those of which the rank decides; returns their number."""
+    left = u64(0)
+    for c in range(count):
+        e = listed[c]
+        number, place = coins[e], places[e]
+        least, most = limits[below[place]], limits[u32(below[place + u32(1)] - u32(1))]
+        flags[e] = u8(number < least)
+        listed[left] = e
+        left += u64((number >= least) & (number < most) & (values[e] != 0))
+    return left
 
-    values: a row; coins: int32 room (n,); places: uint8 room (n,); limits: int32 (n,), rising, by rank from 0; flags:
-    uint8 (n,), the answer; open_: uint8 room for n and zeros up to the next multiple of 8; counts: int32 (2, BUCKETS + 1);
-    bounds: int32 (2, BUCKETS).
 
-    Counting the row's magnitudes in buckets tells between which ranks an entry lies. The few whose coin lies between the
-    limits of these are ranked by comparing them with all.
+@inner
+def _smaller(values, size):
+    found = i32(0)
+    for e in range(values.size):
+        found = i32(found + i32(abs(values[e]) < size))
+    return np.int64(found)
+
+
+@inner
+def _not_larger(values, size):
+    found = i32(0)
+    for e in range(values.size):
+        found = i32(found + i32(abs(values[e]) <= size))
+    return np.int64(found)
+
+
+@inner
+def _rank(values, place):
+    """How many entries are smaller, or equal and before this place."""
+    size = abs(values[place])
+    return _not_larger(values[:place], size) + _smaller(values[place:], size)
+
+
+@inner
+def _sure(coins, low, flags):
+    for e in range(coins.size):
+        flags[e] = u8(1) if coins[e] < low else u8(0)
+
+
+@inner
+def toss(values, coins, key, first, limits, flags, places, listed, counts, pairs, tallies):
+    """Whether each entry of a row is kept: whether its coin lies below the limit of its rank. Zeros are not ranked, as it is
+    the same whether they are kept.
+
+    values: a row; coins: int32 room (n,); limits: int32 (n,), rising, by rank from 0; flags: uint8 (n,), the answer; places:
+    uint8 room (n,); listed: uint32 room (n + 1,); counts: uint32 room (2, BUCKETS + 1); pairs: uint64 room (2, n);
+    tallies: int64 room (4, 256).
+
+    The coins of most entries lie below or above all limits. For the others, counting the row's magnitudes in buckets tells
+    between which ranks they lie; and the few that this does not decide are ranked.
     """
+    n = values.size
+    low = limits[0]
     fill_coins(coins, key, first)
-    top = _largest(values)
-    scale = f32(BUCKETS - 1) / top if top > 0 else f32(0)
-    if not np.isfinite(scale):
-        scale = f32(0)
-    _coarse(values, scale, places)
-    _count_buckets(places, counts)
-    _bound(counts, limits, bounds)
-    _decide(coins, places, bounds[0], bounds[1], flags, open_)
-    eights = open_.view(np.uint64)
-    for eight in range(eights.size):
-        if eights[eight]:
-            for e in range(8 * eight, 8 * eight + 8):
-                if open_[e]:
-                    flags[e] = u8(coins[e] < limits[_below(values, abs(values[e]), e)])
+    _sure(coins, low, flags)
+    found = _contest(coins, low, u32(limits[n - 1] - low), listed)
+    if found == 0:
+        return
+    _coarse(values, _resolution(values), places)
+    _count_below(places, counts)
+    found = _look_up(values, coins, places, counts[0], limits, listed, found, flags)
+    if found <= SORTED:
+        for c in range(found):
+            e = listed[c]
+            flags[e] = u8(coins[e] < limits[_rank(values, e)])
+        return
+    order = sort_magnitudes(values, False, pairs[0], pairs[1], tallies)
+    for rank in range(n):
+        e = np.int64(order[rank] & u64(0xFFFFFFFF))
+        flags[e] = u8(coins[e] < limits[rank])

@@ -68,14 +68,45 @@ def add_sizes(values, least, most, lanes):
 
 
 @inner
+def add_magnitudes(values, lanes):
+    """Add all magnitudes to lanes."""
+    whole = values.size - values.size % (4 * LANES)
+    for start in range(0, whole, 4 * LANES):
+        _add_four(values[start : start + 4 * LANES], lanes)
+    for start in range(whole, values.size, LANES):
+        part = values[start : start + LANES]
+        for e in range(part.size):
+            lanes[e] += np.float64(abs(part[e]))
+
+
+@inner
+def _add_four(values, lanes):
+    for e in range(LANES):
+        total = lanes[e]
+        total += np.float64(abs(values[e]))
+        total += np.float64(abs(values[LANES + e]))
+        total += np.float64(abs(values[2 * LANES + e]))
+        total += np.float64(abs(values[3 * LANES + e]))
+        lanes[e] = total
+
+
+@inner
+def _fold(lanes, width):
+    for lane in range(width):
+        lanes[lane] += lanes[lane + width]
+
+
+@inner
 def total_of(lanes):
-    """The sum of lanes, halved again and again. It leaves them changed."""
-    width = LANES
-    while width > 1:
-        width //= 2
-        for lane in range(width):
-            lanes[lane] += lanes[lane + width]
-    return lanes[0]
+    """The sum of lanes, halved again and again; in steps of constant width, which the compiler vectorises. It leaves them
+    changed."""
+    _fold(lanes, LANES // 2)
+    _fold(lanes, LANES // 4)
+    _fold(lanes, LANES // 8)
+    _fold(lanes, LANES // 16)
+    _fold(lanes, LANES // 32)
+    _fold(lanes, LANES // 64)
+    return (lanes[0] + lanes[2]) + (lanes[1] + lanes[3])
 
 
 @kernel

@@ -54,7 +54,9 @@ def threshold(probability):
 
 @inner
 def within(value, least, most):
-    """A value whose magnitude lies in [least, most], else 0."""
+    """A value whose magnitude lies in [least, most], else 0; any value where `least` is None, which costs nothing."""
+    if least is None:
+        return value
     size = abs(value)
     return value if (size >= least) & (size <= most) else np.float32(0)
 

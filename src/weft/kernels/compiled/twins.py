@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from weft.kernels.compiled import changes, crumbs, divergence, masks, variance
+from weft.kernels.compiled import changes, divergence, masks, variance
 from weft.kernels.compiled.piece import Twin
 
 TWINS: dict[str, Twin] = {
     "arcee_fusion.arcee_fusion": Twin(divergence.arcee_fusion),
     "arcee_fusion.importance": Twin(divergence.importance, each=False),
     "breadcrumbs.breadcrumbs": Twin(masks.breadcrumbs),
-    "breadcrumbs.sizes": Twin(crumbs.sizes),
-    "breadcrumbs.kept_sizes": Twin(masks.crumb_sizes),
+    "breadcrumbs.sizes": Twin(masks.crumbs_before),
+    "breadcrumbs.kept_sizes": Twin(masks.crumbs_after),
     "breadcrumbs_ties.breadcrumbs_ties": Twin(masks.breadcrumbs_ties),
     "della.della": Twin(masks.della),
     "della_linear.della_linear": Twin(masks.della_linear),
-    "della_linear.sizes": Twin(crumbs.sizes),
-    "della_linear.kept_sizes": Twin(masks.della_sizes),
+    "della_linear.sizes": Twin(masks.della_before),
+    "della_linear.kept_sizes": Twin(masks.della_after),
     "nearswap.nearswap": Twin(changes.nearswap),
     "ram.ram": Twin(changes.ram),
     "ramplus_tl.ramplus_tl": Twin(changes.ramplus_tl),

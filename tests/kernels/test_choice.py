@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 
+import weft.kernels
 from tests.kernels.kernel_cases import consensus, count_high, count_low, gram, make, mix
 from weft.errors import WeftError
 from weft.kernels import compiled, kernels, readable
@@ -25,6 +26,7 @@ def test_compiled_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_readable_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WEFT_KERNELS", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("weft.kernels._find", weft.kernels._find.__wrapped__)  # without what it remembers
     assert kernels() is readable
 
 

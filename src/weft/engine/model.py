@@ -58,7 +58,7 @@ def questions(weaves: list[Weave]) -> Iterator[Question]:
 
         def subject(entry: tuple[tuple[str, Ask], list[Weave]]) -> Any:
             (parameter, ask), asking = entry
-            return (ask.of, [id(weave) for weave in asking]) if isinstance(ask, Largest) else parameter
+            return (ask.of, ask.nonzero, [id(weave) for weave in asking]) if isinstance(ask, Largest) else parameter
 
         for _, group in itertools.groupby(asked, subject):
             members = list(group)
@@ -99,7 +99,8 @@ def _of_deltas(weaves: list[Weave], asks: list[tuple[str, Largest]], scan: Scan)
     def sample(counts: np.ndarray) -> int:
         return sum(scan(weaves, lambda shuttle, own: reduce.count_sample(shuttle.reader, own), counts))
 
-    values = largest(reduce.ranks_of(weaves[0], asks, total, {}), total, high, low, sample)
+    ranks = reduce.ranking(asks, total, lambda n: reduce.ranks_of(weaves[0], asks, n, {}))
+    values = largest(ranks, len(weaves[0].models), total, high, low, sample)
     return [values[:, column].tolist() for column in range(len(asks))]
 
 
@@ -112,7 +113,8 @@ def _of_derived(weaves: list[Weave], asks: list[tuple[str, Largest]], scan: Scan
         return shuttle.before(name).gives_each(of), dict(shuttle.asked)
 
     ((each, known),) = scan(weaves[:1], peek)
-    ranks = reduce.derived_ranks(weaves[0], asks, total, known, each=each)
+    ranks = reduce.ranking(asks, total, lambda n: reduce.derived_ranks(weaves[0], asks, n, known, each=each))
+    k = len(weaves[0].models) if each else 1
 
     def high(counts: np.ndarray) -> int:
         scan(weaves, lambda shuttle, own: reduce.count_high_of(shuttle.before(name).stacked(of), own), counts)
@@ -126,5 +128,5 @@ def _of_derived(weaves: list[Weave], asks: list[tuple[str, Largest]], scan: Scan
             above,
         )
 
-    values = largest(ranks, total, high, low)
+    values = largest(ranks, k, total, high, low)
     return [values[:, column].tolist() if each else float(values[0, column]) for column in range(len(asks))]

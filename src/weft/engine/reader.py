@@ -18,6 +18,7 @@ RUN = 1 << 12  # elements that a sample reads at one place
 SAMPLED_RUNS = 32  # places, at least
 SAMPLED_SHARE = 64  # a sample is one part in so many, of tensors up to 64 Mi elements
 SAMPLED_MOST = 256  # places: a million elements tell a rank to a few parts in ten thousand
+SAMPLED_PIECES = 64  # of what is derived from a tensor, at most
 
 
 def sampled_runs(n: int) -> int:
@@ -82,9 +83,16 @@ class Reader:
         return self.weave.method.unit == "row" or self.scope == "row"
 
     @property
+    def block(self) -> int:
+        """Elements that are summed together first; where pieces are whole rows, those of a power of two of rows."""
+        if not self.by_row:
+            return BLOCK
+        return self.columns << max(0, (BLOCK // self.columns).bit_length() - 1)
+
+    @property
     def grain(self) -> int:
         """Elements that must stay together, here and in the stages below; windows are multiples of it."""
-        own = self.n if self.whole else self.columns if self.by_row else BLOCK
+        own = self.n if self.whole else self.block
         if self.weave.matrices is not None:
             each = self.weave.matrices
             own = each.together * each.rows * each.columns
@@ -149,11 +157,12 @@ class Reader:
         return raw, runs * RUN
 
     def sampled_pieces(self) -> list[tuple[int, int]]:
-        """Small pieces spread evenly over the tensor, one of eight; none for tensors of few pieces or with stages below."""
+        """Small pieces spread evenly over the tensor, at most one of eight; none where there are few, or stages below."""
         if any(map(woven, self.rows)):
             return []
         small = list(self.spans(0, self.n, SAMPLED_RUNS * RUN // 8))
-        return small[:: SAMPLED_RUNS // 4] if len(small) >= SAMPLED_RUNS // 2 else []
+        step = max(SAMPLED_RUNS // 4, len(small) // SAMPLED_PIECES)
+        return small[::step] if len(small) >= SAMPLED_RUNS // 2 else []
 
     def floats(self, row: int) -> np.ndarray:
         """A whole small tensor of one row: float32 (n,)."""

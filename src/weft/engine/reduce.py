@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from weft.dtypes import F32
-from weft.engine.order import largest
+from weft.engine.order import Ranks, largest
 from weft.engine.reader import Reader
 from weft.kernels import BLOCK, LANES, kernels
 from weft.method import Ask, Largest
@@ -64,12 +64,13 @@ def block_sums(values: np.ndarray, grain: int) -> np.ndarray:
 
 def thresholds(reader: Reader, asks: list[tuple[str, Largest]], known: Mapping[str, Any]) -> dict[str, list[float]]:
     """Exact order statistics of each model's |delta| over the tensor, by the name of the ask."""
-    ranks = ranks_of(reader.weave, asks, reader.n, known)
+    ranks = ranking(asks, reader.n, lambda n: ranks_of(reader.weave, asks, n, known))
     if 0 < reader.n <= SORTED_UP_TO:
         values = _sorted_out(reader, ranks)
     else:
         values = largest(
             ranks,
+            reader.k,
             reader.n,
             lambda counts: count_high(reader, counts),
             lambda first, counts, above: count_low(reader, first, counts, above),
@@ -78,15 +79,23 @@ def thresholds(reader: Reader, asks: list[tuple[str, Largest]], known: Mapping[s
     return {name: values[:, column].tolist() for column, (name, _) in enumerate(asks)}
 
 
-def ranks_of(weave: Weave, asks: list[tuple[str, Largest]], n: int, known: Mapping[str, Any]) -> np.ndarray:
-    """The rank that each ask means for each model: int64 (k, asks)."""
+def ranking(asks: list[tuple[str, Largest]], n: int, find: Callable[[Any], np.ndarray]) -> Ranks:
+    """The ranks that asks of the same thing mean: `find(n)`, or `find` itself where n counts what is not zero."""
+    return find if asks[0][1].nonzero else find(n)
+
+
+def ranks_of(
+    weave: Weave, asks: list[tuple[str, Largest]], n: int | np.ndarray, known: Mapping[str, Any]
+) -> np.ndarray:
+    """The rank that each ask means for each model: int64 (k, asks). n: of all, or of each."""
+    many = np.broadcast_to(n, len(weave.models))
     ranks = np.zeros((len(weave.models), len(asks)), dtype=np.int64)
     for model in range(len(weave.models)):
         settings = {
             name: value[model] if weave.method.settings[name].per_model else value
             for name, value in weave.settings.items()
         }
-        ranks[model] = [rank_of(ask, n, {**settings, **known}) for _, ask in asks]
+        ranks[model] = [rank_of(ask, int(many[model]), {**settings, **known}) for _, ask in asks]
     return ranks
 
 
@@ -127,17 +136,19 @@ def count_sample(reader: Reader, counts: np.ndarray) -> int:
 
 
 def derived_ranks(
-    weave: Weave, asks: list[tuple[str, Largest]], n: int, known: Mapping[str, Any], *, each: bool
+    weave: Weave, asks: list[tuple[str, Largest]], n: int | np.ndarray, known: Mapping[str, Any], *, each: bool
 ) -> np.ndarray:
     """The ranks meant in what is derived from the models: of one tensor (1, asks), or of one for each model (k, asks)."""
     if each:
         return ranks_of(weave, asks, n, known)
-    return np.array([[rank_of(ask, n, {**weave.settings, **known}) for _, ask in asks]], dtype=np.int64)
+    (many,) = np.atleast_1d(n)
+    return np.array([[rank_of(ask, int(many), {**weave.settings, **known}) for _, ask in asks]], dtype=np.int64)
 
 
 def largest_of(
     pieces: Callable[[], Iterator[np.ndarray]],
-    ranks: np.ndarray,
+    ranks: Ranks,
+    k: int,
     n: int,
     sample: Callable[[], Iterator[np.ndarray]] | None = None,
 ) -> np.ndarray:
@@ -157,7 +168,7 @@ def largest_of(
     def low(first: np.ndarray, counts: np.ndarray, above: np.ndarray) -> None:
         count_low_of(pieces(), first, counts, above)
 
-    return largest(ranks, n, high, low, few if sample else None)
+    return largest(ranks, k, n, high, low, few if sample else None)
 
 
 def count_high_of(pieces: Iterator[np.ndarray], counts: np.ndarray) -> int:
@@ -177,13 +188,15 @@ def count_low_of(pieces: Iterator[np.ndarray], first: np.ndarray, counts: np.nda
         kernels().count_low(values.view(np.uint8), codes, values.shape[1], 0, first, counts, above)
 
 
-def _sorted_out(reader: Reader, ranks: np.ndarray) -> np.ndarray:
+def _sorted_out(reader: Reader, ranks: Ranks) -> np.ndarray:
     """The values with the given ranks, by sorting."""
     rows = [reader.floats(row) for row in range(len(reader.rows))]
     vectors = [values - rows[0] for values in rows[1:]] if reader.deltas else rows
+    ordered = [np.sort(np.abs(vector))[::-1] for vector in vectors]
+    if not isinstance(ranks, np.ndarray):
+        ranks = ranks(np.array([np.count_nonzero(vector) for vector in ordered]))
     values = np.where(ranks <= 0, np.float32(np.inf), np.float32(0))
-    for model, vector in enumerate(vectors):
-        ordered = np.sort(np.abs(vector))[::-1]
+    for model, vector in enumerate(ordered):
         inside = (ranks[model] > 0) & (ranks[model] <= reader.n)
-        values[model, inside] = ordered[ranks[model, inside] - 1]
+        values[model, inside] = vector[ranks[model, inside] - 1]
     return values

@@ -18,7 +18,7 @@ from weft.engine.deriver import Deriver
 from weft.engine.loom import Context, Loom
 from weft.engine.needle import Needle
 from weft.engine.reader import Inner, Reader
-from weft.kernels import BLOCK, find_twin
+from weft.kernels import find_twin
 from weft.kernels import random as keyed
 from weft.method import Ask, Consensus, Largest, Sum
 from weft.planning.graph import Derived, Leaf, Patchwork, Weave
@@ -123,11 +123,6 @@ class Shuttle:
         """Settings, and answers to asks so far."""
         return {**self.settings, **self.asked}
 
-    @property
-    def sum_grain(self) -> int:
-        """Elements that are summed together first."""
-        return self.reader.columns if self.reader.by_row else BLOCK
-
     def derived(self, of: Any, pieces: Iterable[tuple[int, int]] | None = None) -> Iterator[Any]:
         """What an ask's `of` gives, piece by piece: a tensor, or a list of them."""
         reader, known = self.reader, self.known
@@ -167,7 +162,7 @@ class Shuttle:
         reader = self.reader
         raw = reader.load(start, stop)
         return Piece(
-            raw, reader.codes, stop - start, start, reader.columns, self.sum_grain, self.keys, self.known, self.memory
+            raw, reader.codes, stop - start, start, reader.columns, reader.block, self.keys, self.known, self.memory
         )
 
     def _order(self, asks: list[tuple[str, Largest]]) -> dict[str, Any]:
@@ -176,10 +171,13 @@ class Shuttle:
         if of is None:
             return reduce.thresholds(self.reader, asks, self.asked)
         each = self.gives_each(of)
-        ranks = reduce.derived_ranks(self.weave, asks, self.reader.n, self.asked, each=each)
+        ranks = reduce.ranking(
+            asks, self.reader.n, lambda n: reduce.derived_ranks(self.weave, asks, n, self.asked, each=each)
+        )
         few = self.reader.sampled_pieces()
         sample = (lambda: self.stacked(of, few)) if few else None
-        values = reduce.largest_of(lambda: self.stacked(of), ranks, self.reader.n, sample)
+        k = self.reader.k if each else 1
+        values = reduce.largest_of(lambda: self.stacked(of), ranks, k, self.reader.n, sample)
         columns = [values[:, column].tolist() for column in range(len(asks))]
         return {name: column if each else column[0] for (name, _), column in zip(asks, columns, strict=True)}
 
@@ -189,7 +187,7 @@ class Shuttle:
 
     def sums(self, functions: list[Any]) -> list[float | list[float]]:
         """Float64 sums over the tensor of what the `of` of several asks give, in one pass."""
-        reader, grain, each = self.reader, self.sum_grain, [True] * len(functions)
+        reader, grain, each = self.reader, self.reader.block, [True] * len(functions)
         sums: list[list[list[float]]] = [
             [] for _ in functions
         ]  # not arrays: small ones that stay, among large ones that go, keep memory from returning
@@ -293,7 +291,7 @@ def grouped(
         _, ask = item
         if not needed(ask, settings):
             return None, None, False
-        return type(ask), ask.of if isinstance(ask, Largest) else None, ask.spans_model(settings)
+        return type(ask), (ask.of, ask.nonzero) if isinstance(ask, Largest) else None, ask.spans_model(settings)
 
     streamed = [item for item in asks if isinstance(item[1], (Largest, Sum))]
     for (which, _, _), found in itertools.groupby(streamed, kind):

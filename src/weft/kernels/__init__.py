@@ -30,6 +30,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,11 @@ def kernels() -> ModuleType:
 
     The environment variable WEFT_KERNELS (compiled or readable) overrides. Raises WeftError for another word.
     """
-    choice = os.environ.get("WEFT_KERNELS", "")
+    return _find(os.environ.get("WEFT_KERNELS", ""))
+
+
+@cache
+def _find(choice: str) -> ModuleType:
     if choice not in ("", *CHOICES):
         raise WeftError(f"WEFT_KERNELS is {choice!r}", hint=f"set it to {' or '.join(CHOICES)}, or unset it")
     if not choice:

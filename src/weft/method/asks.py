@@ -136,12 +136,13 @@ class Largest(Ask):
     Ranks above n give 0. By default the statistic is of each model's |delta|, and the method receives a list
     of k floats. With `of`, as in `Sum`, it is of what that function gives: one non-negative tensor, and the method
     receives a float, or a list of k, each ranked by its model's own settings, and the method receives k floats.
-    n counts the elements of the tensor or of the whole model. Asks of the same thing that stand side by side are
-    answered together.
+    n counts the elements of the tensor or of the whole model; with `nonzero`, those that are not zero. Asks of the same
+    thing that stand side by side are answered together.
     """
 
     rank: str | Callable[[int, Mapping[str, Any]], int] = ""
     of: Callable[..., Any] | None = None
+    nonzero: bool = False
 
 
 @dataclass(frozen=True)

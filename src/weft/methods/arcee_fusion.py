@@ -6,35 +6,35 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from weft.method import Base, Largest, Models, Tensor, method
-from weft.methods._exponential import NEAR, bend, exp, log
+from weft.methods._exponential import LARGEST, NEAR, bend, exp, log
 
-LANES = 256  # partial sums of a row
+LANES = 32  # partial sums of a row
 
 
 def importance(models: Models, base: Tensor) -> Tensor:
     """|x - base| times the divergence of its row: float32 (rows, n), not negative."""
     (model,) = models
-    return ((model - base).abs().double() * divergence(model, base)).float()
+    return (model - base).abs() * divergence(model, base).float()
 
 
 def divergence(model: Tensor, base: Tensor) -> Tensor:
     """KL(softmax(model row) || softmax(base row)) for each row: float64 (rows, 1).
 
-    Summed as p log(p/q) - p + q, whose terms are not negative and lose nothing where the rows nearly agree.
+    Its terms p log(p/q) - p + q are not negative, and lose nothing where the rows nearly agree; so float32 is enough for them.
+    An error in the logarithm of a sum enters by its square.
     """
-    x, y = model.double(), base.double()
-    x, y = x - x.amax(-1, keepdim=True), y - y.amax(-1, keepdim=True)
-    p, q = exp(x), exp(y)
+    top_x, top_y = model.amax(-1, keepdim=True), base.amax(-1, keepdim=True)
+    p, q = exp(model - top_x), exp(base - top_y)
     whole_p, whole_q = row_sums(p), row_sums(q)
-    ratio = (x - y) - log(whole_p / whole_q)
-    p, q = p * (1.0 / whole_p), q * (1.0 / whole_q)
-    near = ratio.abs() <= NEAR
-    return row_sums((p * bend(ratio)).where(near, p * (ratio - 1.0) + q))
+    gap = (top_x.double() - top_y.double()) + log(whole_p / whole_q)
+    ratio = ((model - base) - gap.clamp(-LARGEST, LARGEST).float()).clamp(-LARGEST, LARGEST)
+    p, q = p * (1.0 / whole_p).float(), q * (1.0 / whole_q).float()
+    return row_sums((p * bend(ratio)).where(ratio.abs() <= NEAR, p * (ratio - 1.0) + q))
 
 
 def row_sums(values: Tensor) -> Tensor:
     """Sums of rows, float64 (rows, 1): in lanes, of which one half is then added to the other until one is left."""
-    lanes = values.new_zeros((values.shape[0], LANES))
+    lanes = values.double().new_zeros((values.shape[0], LANES))
     for part in values.split(LANES, dim=-1):
         lanes[:, : part.shape[1]] += part
     while lanes.shape[1] > 1:

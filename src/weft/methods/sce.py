@@ -21,14 +21,9 @@ def spread(deltas: Deltas) -> Tensor:
     return ((square - total * total * share) * share).sqrt().to(torch.float32)
 
 
-def varying(deltas: Deltas) -> Tensor:
-    """1 where the models differ."""
-    return (spread(deltas) > 0.0).float()
-
-
 def selected(n: int, settings: Mapping[str, Any]) -> int:
-    """How many of the entries that vary are selected."""
-    return int(settings["select_topk"] * settings["count"])
+    """How many of the n entries that vary are selected."""
+    return int(settings["select_topk"] * n)
 
 
 def selects(settings: Mapping[str, Any]) -> bool:
@@ -57,8 +52,7 @@ def shares(energy: list[float]) -> list[float]:
 @method(paper="2408.07990")
 def sce(
     deltas: Deltas,
-    count: Annotated[float | None, Sum(varying, when=selects)],
-    cut: Annotated[float | None, Largest(selected, spread, when=selects)],
+    cut: Annotated[float | None, Largest(selected, spread, nonzero=True, when=selects)],
     energy: Annotated[list[float], Sum(energies)],
     *,
     select_topk: Fraction = 0.1,

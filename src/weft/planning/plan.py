@@ -29,7 +29,7 @@ from weft.vocabulary.aligning import Alignment, align_vocabulary, find_lead, sto
 from weft.vocabulary.writing import choose_chat_template, write_generation
 
 FILES = 1 << 16  # open files wanted at most
-ARITHMETIC = 3  # raised when the same recipe would give other bytes: older journals are then refused
+ARITHMETIC = 4  # raised when the same recipe would give other bytes: older journals are then refused
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ Evaluate = Callable[..., "Tensor"]
 Reference = Callable[..., "np.ndarray"]
 """`reference(models, base, coins, **settings)` in float64 numpy; see `weft.testing.reference`."""
 
+
 @dataclass(frozen=True)
 class Check:
     """One check; calling it runs it."""

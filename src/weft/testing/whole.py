@@ -133,19 +133,10 @@ class Evaluation:
     # --- asks ---------------------------------------------------------------------------------------------------------
 
     def largest(self, ask: Largest) -> float | list[float]:
-        if ask.of is not None:
-            values = self.call(ask.of)
-            if not isinstance(values, (list, tuple)):
-                return order_statistic(values.reshape(-1).float(), ranked(ask, values.numel(), self.known))
-            return [
-                order_statistic(value.reshape(-1).float(), ranked(ask, value.numel(), self.own(model)))
-                for model, value in enumerate(values)
-            ]
-        changes = [model if self.base is None else model - self.base for model in self.models]
-        return [
-            order_statistic(change.abs().reshape(-1), ranked(ask, change.numel(), self.own(model)))
-            for model, change in enumerate(changes)
-        ]
+        values = self.vectors if ask.of is None else self.call(ask.of)
+        if not isinstance(values, (list, tuple)):
+            return order_statistic(values, ask, self.known)
+        return [order_statistic(value.abs(), ask, self.own(model)) for model, value in enumerate(values)]
 
     def own(self, model: int) -> dict[str, Any]:
         """What is known to one model: its own values of the per-model settings."""
@@ -322,19 +313,18 @@ def spans(tensor: Tensor, scope: str) -> Tensor:
     return as_rows(tensor) if scope == "row" else as_rows(tensor).T
 
 
-def order_statistic(values: Tensor, rank: int) -> float:
-    """The value of a rank from the largest; infinity at rank 0, 0 beyond the smallest."""
+def order_statistic(values: Tensor, ask: Largest, known: Mapping[str, Any]) -> float:
+    """The value that an ask means; infinity at rank 0, 0 beyond the smallest."""
+    values = values.reshape(-1).float()
+    n = int(values.count_nonzero()) if ask.nonzero else values.numel()
+    if isinstance(ask.rank, str):
+        fraction = known[ask.rank]
+        rank = max(1, int(fraction * n)) if fraction > 0.0 else 0
+    else:
+        rank = ask.rank(n, known)
     if rank <= 0:
         return math.inf
     return float(values.sort(descending=True).values[rank - 1]) if rank <= values.numel() else 0.0
-
-
-def ranked(ask: Largest, n: int, known: Mapping[str, Any]) -> int:
-    """The rank that an ask means."""
-    if not isinstance(ask.rank, str):
-        return ask.rank(n, known)
-    fraction = known[ask.rank]
-    return max(1, int(fraction * n)) if fraction > 0.0 else 0
 
 
 def call_by_name(function: Callable[..., Any], known: Mapping[str, Any]) -> Any:

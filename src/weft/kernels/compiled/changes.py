@@ -154,9 +154,7 @@ def _met(piece: Piece, which: int, sums: np.ndarray) -> int:
 
     def find() -> tuple[int, np.ndarray]:
         found = np.empty((2, *sums.shape))
-        return _overlaps(
-            piece.raw, piece.codes, piece.n, piece.grain, piece.known["epsilon"], found
-        ), found
+        return _overlaps(piece.raw, piece.codes, piece.n, piece.grain, piece.known["epsilon"], found), found
 
     status, found = piece.once("overlaps", find)
     sums[:] = found[which]

@@ -12,7 +12,7 @@ from weft.kernels.compiled.jit import kernel
 from weft.kernels.compiled.maps import agree
 from weft.kernels.compiled.piece import Piece
 from weft.kernels.compiled.storage import STEP, decode, decode_vector, f32
-from weft.kernels.compiled.sums import add_magnitudes, add_sizes, total_of
+from weft.kernels.compiled.sums import add_sizes, total_of
 
 
 def by_thresholds(settings: Mapping[str, Any]) -> bool:
@@ -34,7 +34,7 @@ def size_sums(raw, codes, n, grain, least, most, out):
             status |= decode(raw[0], codes[0], start, base)
             for i in range(k):
                 status |= decode_vector(raw, codes, i + 1, start, 1, base, delta)
-                add_magnitudes(delta, lanes[0, i])
+                add_sizes(delta, f32(0), f32(np.inf), lanes[0, i])
                 add_sizes(delta, least[i], most[i], lanes[1, i])
         for side in range(2):
             for i in range(k):

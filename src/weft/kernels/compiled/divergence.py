@@ -1,37 +1,45 @@
-"""The twin of Arcee Fusion: importance, by the divergence of softmaxed rows, in float64."""
+"""The twin of Arcee Fusion: importance, by the divergence of softmaxed rows."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from weft.kernels import LANES
 from weft.kernels.compiled.jit import inner, kernel
 from weft.kernels.compiled.maps import OVERFLOW
 from weft.kernels.compiled.piece import Piece
 from weft.kernels.compiled.storage import STEP, bits, decode, encode, f32, i32, real, u32
-from weft.kernels.compiled.sums import total_of
 from weft.methods import _exponential as series
+from weft.methods.arcee_fusion import LANES
 
 f64, i64 = np.float64, np.int64
-_EXP, _LOG, _BEND = (np.array(table) for table in (series.EXP, series.LOG, series.BEND))
-_NEAR, _LOG2_E, _LN2_HIGH, _LN2_LOW, _LEAST = series.NEAR, series.LOG2_E, series.LN2_HIGH, series.LN2_LOW, series.LEAST
+_EXP, _BEND = (np.array(table, np.float32) for table in (series.EXP, series.BEND))
+_LOG = np.array(series.LOG)
+_LOG2_E, _LN2_SHORT, _LN2_REST = f32(series.LOG2_E), f32(series.LN2_SHORT), f32(series.LN2_REST)
+_LEAST, _LARGEST, _NEAR = f32(series.LEAST), f32(series.LARGEST), f32(series.NEAR)
+_LN2_HIGH, _LN2_LOW = series.LN2_HIGH, series.LN2_LOW
 _MANTISSA, _ONE = i64((1 << 52) - 1), i64(1023 << 52)
-_SHIFTER = 1.5 * 2.0**52
+_UNHALVED = f32(-0.34)  # within ln(2) / 2 of 0
+_SHIFTER = f32(1.5 * 2.0**23)
 _ROOT = float(np.sqrt(2.0))
+
+
+@inner
+def _series(x):
+    total = x * _EXP[0] + _EXP[1]
+    for n in range(2, 7):
+        total = total * x + _EXP[n]
+    return total
 
 
 @inner
 def _exp(x):
     """e^x for x <= 0. See `weft.methods._exponential.exp`."""
     inside = x if x > _LEAST else _LEAST
-    whole = f64(inside * _LOG2_E + _SHIFTER)  # rounded to a whole number, which its lowest bits then hold
+    whole = f32(inside * _LOG2_E + _SHIFTER)  # rounded to a whole number, which its lowest bits then hold
     halvings = whole - _SHIFTER
-    rest = (inside - halvings * _LN2_HIGH) - halvings * _LN2_LOW
-    total = rest * _EXP[0] + _EXP[1]
-    for n in range(2, 12):
-        total = total * rest + _EXP[n]
-    power = i64(i64(f64(whole).view(np.int64) + i64(1023)) << i64(52)).view(np.float64)
-    return total * power if x >= _LEAST else 0.0
+    total = _series((inside - halvings * _LN2_SHORT) - halvings * _LN2_REST)
+    power = real(u32(u32(bits(whole) + u32(127)) << u32(23)))
+    return total * power if x >= _LEAST else f32(0)
 
 
 @inner
@@ -58,40 +66,67 @@ def _sortable(pattern):
 
 
 @inner
-def _most(values):
-    most = i32(-0x80000000)
+def _extremes(values):
+    least, most = i32(0x7FFFFFFF), i32(-0x80000000)
     for e in range(values.size):
         own = _sortable(i32(bits(values[e])))
+        least = own if own < least else least
         most = own if own > most else most
-    return f64(real(u32(_sortable(most))))
+    return real(u32(_sortable(least))), real(u32(_sortable(most)))
 
 
 @inner
-def _exponentials(values, most, out):
-    for e in range(values.size):
-        out[e] = _exp(f64(values[e]) - most)
+def _exponentials(values, out):
+    """e^(x - top) for a row. Returns the top."""
+    least, most = _extremes(values)
+    if least - most > _UNHALVED:  # no number of halvings but 0, as in most rows of weights
+        for e in range(values.size):
+            out[e] = _series(values[e] - most)
+    else:
+        for e in range(values.size):
+            out[e] = _exp(values[e] - most)
+    return most
+
+
+@inner
+def _add_four(values, lanes):
+    for e in range(LANES):
+        total = lanes[e]
+        total += f64(values[e])
+        total += f64(values[LANES + e])
+        total += f64(values[2 * LANES + e])
+        total += f64(values[3 * LANES + e])
+        lanes[e] = total
 
 
 @inner
 def _row_sum(values, lanes):
     lanes[:] = 0
-    for start in range(0, values.size, LANES):
+    whole = values.size - values.size % (4 * LANES)
+    for start in range(0, whole, 4 * LANES):
+        _add_four(values[start : start + 4 * LANES], lanes)
+    for start in range(whole, values.size, LANES):
         part = values[start : start + LANES]
         for e in range(part.size):
-            lanes[e] += part[e]
-    return total_of(lanes)
+            lanes[e] += f64(part[e])
+    width = LANES
+    while width > 1:
+        width //= 2
+        for lane in range(width):
+            lanes[lane] += lanes[lane + width]
+    return lanes[0]
 
 
 @inner
-def _terms(x, y, top_x, top_y, shift, share_p, share_q, p, q):
+def _terms(x, y, gap, share_p, share_q, p, q):
     """What the entries of a row add to its divergence, in place of p."""
     for e in range(x.size):
-        ratio = ((f64(x[e]) - top_x) - (f64(y[e]) - top_y)) - shift
+        ratio = max(min((x[e] - y[e]) - gap, _LARGEST), -_LARGEST)
         own, other = p[e] * share_p, q[e] * share_q
         total = ratio * _BEND[0] + _BEND[1]
-        for n in range(2, 8):
+        for n in range(2, 6):
             total = total * ratio + _BEND[n]
-        near, far = own * (ratio * ratio * total), own * (ratio - 1.0) + other
+        near, far = own * (ratio * ratio * total), own * (ratio - f32(1)) + other
         p[e] = near if abs(ratio) <= _NEAR else far
 
 
@@ -99,17 +134,17 @@ def _terms(x, y, top_x, top_y, shift, share_p, share_q, p, q):
 def _divergence(x, y, work, lanes):
     """KL(softmax(x) || softmax(y)). See `weft.methods.arcee_fusion.divergence`."""
     p, q = work[0], work[1]
-    top_x, top_y = _most(x), _most(y)
-    _exponentials(x, top_x, p)
-    _exponentials(y, top_y, q)
+    top_x, top_y = _exponentials(x, p), _exponentials(y, q)
     whole_p, whole_q = _row_sum(p, lanes), _row_sum(q, lanes)
-    _terms(x, y, top_x, top_y, _log(whole_p / whole_q), 1.0 / whole_p, 1.0 / whole_q, p, q)
+    gap = (f64(top_x) - f64(top_y)) + _log(whole_p / whole_q)
+    gap = max(min(gap, f64(_LARGEST)), -f64(_LARGEST))
+    _terms(x, y, f32(gap), f32(1.0 / whole_p), f32(1.0 / whole_q), p, q)
     return _row_sum(p, lanes)
 
 
 @kernel
 def _divergences(raw, codes, n, columns, out):
-    buffers, work, lanes = np.empty((2, columns), np.float32), np.empty((2, columns)), np.empty(LANES)
+    buffers, work, lanes = np.empty((2, columns), np.float32), np.empty((2, columns), np.float32), np.empty(LANES)
     base, values = buffers[0], buffers[1]
     status = np.int64(0)
     for row in range(out.size):
@@ -122,13 +157,14 @@ def _divergences(raw, codes, n, columns, out):
 @inner
 def _weigh(base, values, divergence, out):
     for e in range(base.size):
-        out[e] = f32(f64(abs(values[e] - base[e])) * divergence)
+        out[e] = abs(values[e] - base[e]) * divergence
 
 
 @inner
-def _take(importance, bound, base, values):
+def _take(base, values, divergence, bound, out):
     for e in range(base.size):
-        values[e] = values[e] if importance[e] >= bound else base[e]
+        own, origin = values[e], base[e]
+        out[e] = own if abs(own - origin) * divergence >= bound else origin
 
 
 @kernel
@@ -141,7 +177,7 @@ def _importances(raw, codes, columns, divergence, out):
             base, values = buffers[0, : stop - start], buffers[1, : stop - start]
             status |= decode(raw[0], codes[0], start, base)
             status |= decode(raw[1], codes[1], start, values) << 1
-            _weigh(base, values, divergence[row], out[start:stop])
+            _weigh(base, values, f32(divergence[row]), out[start:stop])
     return status
 
 
@@ -152,29 +188,26 @@ def _fuse(raw, codes, columns, divergence, bound, out, out_code):
     for row in range(divergence.size):
         for start in range(row * columns, (row + 1) * columns, STEP):
             size = min(STEP, (row + 1) * columns - start)
-            base, values, importance = buffers[0, :size], buffers[1, :size], buffers[2, :size]
+            base, values, taken = buffers[0, :size], buffers[1, :size], buffers[2, :size]
             status |= decode(raw[0], codes[0], start, base)
             status |= decode(raw[1], codes[1], start, values) << 1
-            _weigh(base, values, divergence[row], importance)
-            _take(importance, f32(bound), base, values)
-            if encode(values, out, out_code, start):
+            _take(base, values, f32(divergence[row]), f32(bound), taken)
+            if encode(taken, out, out_code, start):
                 status |= OVERFLOW
     return status
 
 
 def _of_rows(piece: Piece) -> tuple[int, np.ndarray]:
     """The divergence of each row of a piece; found once and kept: a number for each row."""
-    rows = piece.n // piece.columns
-    found = np.empty(rows)
-    first = piece.start // piece.columns
-    kept = piece.memory.setdefault("divergence", {})
-    if all(row in kept for row in range(first, first + rows)):
-        found[:] = [kept[row] for row in range(first, first + rows)]
-        return 0, found
-    status = _divergences(piece.raw, piece.codes, piece.n, piece.columns, found)
-    if not status:
-        kept.update(zip(range(first, first + rows), found.tolist(), strict=True))
-    return status, found
+    rows, first = piece.n // piece.columns, piece.start // piece.columns
+    kept = piece.memory.get("divergence", np.empty(0))
+    if kept.size < first + rows:
+        kept = np.concatenate([kept, np.full(max(first + rows - kept.size, kept.size), np.nan)])
+        piece.memory["divergence"] = kept
+    own = kept[first : first + rows]
+    if not np.isnan(own).any():
+        return 0, own
+    return _divergences(piece.raw, piece.codes, piece.n, piece.columns, own), own
 
 
 def importance(piece: Piece, values: np.ndarray) -> int:

@@ -18,7 +18,6 @@ from weft.kernels.compiled.storage import STEP, decode, decode_vector, f32
 from weft.kernels.compiled.sums import add_magnitudes, total_of
 from weft.kernels.compiled.thinning import fill_coins
 
-REMEMBERED = 16 << 20  # bytes of masks that a worker keeps from pass to pass
 
 @inner
 def _keep(values, flags):
@@ -26,38 +25,37 @@ def _keep(values, flags):
         values[e] = values[e] if flags[e] else f32(0)
 
 
-@inner
-def _sum_of_sizes(values, lanes):
-    lanes[:] = 0
-    add_magnitudes(values, lanes)
-    return total_of(lanes)
-
-
 # --- which entries are kept -----------------------------------------------------------------------------------------
 
 
 @kernel
-def _toss(raw, codes, n, offset, columns, keys, limits, flags, sums):
+def _toss(raw, codes, n, offset, columns, keys, limits, flags, grain, sums):
     """Flags (k, n): 1 where an entry's coin lies below the limit of its rank in its row. limits: int32 (k, columns).
 
-    sums (2, k, rows), or (2, k, 0) where they are not wanted: of the magnitudes of each row, and of those that are flagged.
+    sums (2, k, grains), or (2, k, 0) where they are not wanted: of all magnitudes, and of those that are flagged. A grain is
+    of whole rows.
     """
-    buffers, lanes = np.empty((2, columns), np.float32), np.empty(LANES)
+    k = flags.shape[0]
+    buffers, lanes = np.empty((2, columns), np.float32), np.zeros((2, k, LANES))
     coins, places, listed = np.empty(columns, np.int32), np.empty(columns, np.uint8), np.empty(columns + 1, np.uint32)
     counts, tallies = np.empty((2, BUCKETS + 1), np.uint32), np.empty((4, 256), np.int64)
     pairs = np.empty((2, columns), np.uint64)
     base, values = buffers[0], buffers[1]
     status = np.int64(0)
     for start in range(0, n, columns):
+        stop = start + columns
         status |= decode(raw[0], codes[0], start, base)
-        for i in range(flags.shape[0]):
+        for i in range(k):
             status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
-            own = flags[i, start : start + columns]
+            own = flags[i, start:stop]
             toss(values, coins, keys[i], offset + start, limits[i], own, places, listed, counts, pairs, tallies)
             if sums.shape[2]:
-                sums[0, i, start // columns] = _sum_of_sizes(values, lanes)
-                _keep(values, own)
-                sums[1, i, start // columns] = _sum_of_sizes(values, lanes)
+                add_magnitudes(values, own, start % grain, lanes[0, i], lanes[1, i])
+        if sums.shape[2] and (stop % grain == 0 or stop == n):
+            for side in range(2):
+                for i in range(k):
+                    sums[side, i, start // grain] = total_of(lanes[side, i])
+            lanes[:] = 0
     return status
 
 
@@ -127,9 +125,7 @@ def _flagged_sums(raw, codes, n, grain, flags, out):
             status |= decode(raw[0], codes[0], start, base)
             for i in range(k):
                 status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
-                add_magnitudes(values, lanes[0, i])
-                _keep(values, flags[i, start:stop])
-                add_magnitudes(values, lanes[1, i])
+                add_magnitudes(values, flags[i, start:stop], start % grain, lanes[0, i], lanes[1, i])
         for side in range(2):
             for i in range(k):
                 out[side, i, block] = total_of(lanes[side, i])
@@ -161,22 +157,9 @@ def _merge_flagged(raw, codes, n, flags, chances, weight, gain, elect, normalize
 # --- twins ----------------------------------------------------------------------------------------------------------
 
 
-def _recall(piece: Piece) -> np.ndarray | None:
-    """The flags of a piece, where an earlier pass found them."""
-    packed = piece.memory.get(("mask", piece.start, piece.n))
-    return None if packed is None else np.unpackbits(packed, axis=1, count=piece.n)
-
-
-def _remember(piece: Piece, flags: np.ndarray) -> None:
-    used = piece.memory.get("mask bytes", 0) + flags.size // 8
-    if used <= REMEMBERED:
-        piece.memory["mask", piece.start, piece.n] = np.packbits(flags, axis=1)
-        piece.memory["mask bytes"] = used
-
-
 def _flags(piece: Piece, find: Callable[[Piece, np.ndarray], int]) -> tuple[int, np.ndarray]:
     """The status and the flags of a piece."""
-    flags = _recall(piece)
+    flags = piece.recall()
     if flags is not None:
         return 0, flags
     flags = np.empty((piece.k, piece.n), np.uint8)
@@ -202,7 +185,9 @@ def _remembered_ramps(piece: Piece) -> tuple[np.ndarray, np.ndarray]:
 def _by_coin(piece: Piece, flags: np.ndarray, sums: np.ndarray | None = None) -> int:
     limits = _remembered_ramps(piece)[1]
     wanted = np.empty((2, piece.k, 0)) if sums is None else sums
-    return _toss(piece.raw, piece.codes, piece.n, piece.start, piece.columns, piece.keys, limits, flags, wanted)
+    return _toss(
+        piece.raw, piece.codes, piece.n, piece.start, piece.columns, piece.keys, limits, flags, piece.grain, wanted
+    )
 
 
 def _by_rank(piece: Piece, flags: np.ndarray) -> int:
@@ -258,7 +243,7 @@ def _sizes(piece: Piece, find: Callable[[Piece, np.ndarray], int], which: int, s
 def _thinned_by_coin(piece: Piece, sums: np.ndarray) -> int:
     flags = np.empty((piece.k, piece.n), np.uint8)
     status = _by_coin(piece, flags, sums)
-    _remember(piece, flags)
+    piece.remember(flags)
     return status
 
 
@@ -267,7 +252,7 @@ def _thinned_by_rank(piece: Piece, sums: np.ndarray) -> int:
         least, most = piece.singles("least"), piece.singles("most")
         return crumbs.size_sums(piece.raw, piece.codes, piece.n, piece.grain, least, most, sums)
     status, flags = _flags(piece, _by_rank)
-    _remember(piece, flags)
+    piece.remember(flags)
     return status | _flagged_sums(piece.raw, piece.codes, piece.n, piece.grain, flags, sums)
 
 

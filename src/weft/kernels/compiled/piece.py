@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+REMEMBERED = 16 << 20  # bytes of flags that a worker keeps from pass to pass
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -34,6 +36,18 @@ class Piece:
         if kept is None or kept[0] != place:
             kept = self.memory[name] = (place, find())
         return kept[1]
+
+    def recall(self) -> np.ndarray | None:
+        """The flags, uint8 (rows, n), that an earlier pass found for this piece, if they were remembered."""
+        packed = self.memory.get(("flags", self.start, self.n))
+        return None if packed is None else np.unpackbits(packed, axis=1, count=self.n)
+
+    def remember(self, flags: np.ndarray) -> None:
+        """Keep flags as bits for the passes that follow, while they take little memory."""
+        used = self.memory.get("flags", 0) + flags.size // 8
+        if used <= REMEMBERED:
+            self.memory["flags", self.start, self.n] = np.packbits(flags, axis=1)
+            self.memory["flags"] = used
 
     def singles(self, name: str) -> np.ndarray:
         """A per-model setting as float32 (k,)."""

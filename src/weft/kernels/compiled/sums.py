@@ -68,26 +68,36 @@ def add_sizes(values, least, most, lanes):
 
 
 @inner
-def add_magnitudes(values, lanes):
-    """Add all magnitudes to lanes."""
-    whole = values.size - values.size % (4 * LANES)
-    for start in range(0, whole, 4 * LANES):
-        _add_four(values[start : start + 4 * LANES], lanes)
-    for start in range(whole, values.size, LANES):
-        part = values[start : start + LANES]
-        for e in range(part.size):
-            lanes[e] += np.float64(abs(part[e]))
+def _magnitudes_of_run(values, flags, every, kept):
+    for e in range(LANES):
+        a, b = every[e], kept[e]
+        size = np.float64(abs(values[e]))
+        a, b = a + size, b + (size if flags[e] else 0.0)
+        size = np.float64(abs(values[LANES + e]))
+        a, b = a + size, b + (size if flags[LANES + e] else 0.0)
+        size = np.float64(abs(values[2 * LANES + e]))
+        a, b = a + size, b + (size if flags[2 * LANES + e] else 0.0)
+        size = np.float64(abs(values[3 * LANES + e]))
+        a, b = a + size, b + (size if flags[3 * LANES + e] else 0.0)
+        every[e], kept[e] = a, b
 
 
 @inner
-def _add_four(values, lanes):
-    for e in range(LANES):
-        total = lanes[e]
-        total += np.float64(abs(values[e]))
-        total += np.float64(abs(values[LANES + e]))
-        total += np.float64(abs(values[2 * LANES + e]))
-        total += np.float64(abs(values[3 * LANES + e]))
-        lanes[e] = total
+def add_magnitudes(values, flags, place, every, kept):
+    """Add all magnitudes to the lanes `every`, and those that are flagged to `kept`. place: of the first, in its block."""
+    start, size = 0, values.size
+    if place % LANES == 0:
+        while start + 4 * LANES <= size:
+            _magnitudes_of_run(values[start : start + 4 * LANES], flags[start : start + 4 * LANES], every, kept)
+            start += 4 * LANES
+    while start < size:
+        lane = (place + start) % LANES
+        count = min(LANES - lane, size - start)
+        for e in range(count):
+            size_of = np.float64(abs(values[start + e]))
+            every[lane + e] += size_of
+            kept[lane + e] += size_of if flags[start + e] else 0.0
+        start += count
 
 
 @inner

@@ -23,7 +23,6 @@ TWINS: dict[str, Twin] = {
     "ramplus_tl.unique": Twin(changes.unique),
     "sce.sce": Twin(variance.sce),
     "sce.spread": Twin(variance.spread, each=False),
-    "sce.varying": Twin(variance.varying, each=False),
     "sce.energies": Twin(variance.energies),
 }
 """By the function's module in `weft.methods` and its name."""

@@ -6,9 +6,9 @@ import numpy as np
 
 from weft.kernels import LANES
 from weft.kernels.compiled.jit import inner, kernel
-from weft.kernels.compiled.maps import OVERFLOW, add_scaled
+from weft.kernels.compiled.maps import OVERFLOW
 from weft.kernels.compiled.piece import Piece
-from weft.kernels.compiled.storage import STEP, decode, decode_vector, encode, f32
+from weft.kernels.compiled.storage import STEP, decode, decode_vector, encode, f32, u8
 from weft.kernels.compiled.sums import add_products, total_of
 
 f64 = np.float64
@@ -98,70 +98,27 @@ def least_variance(cut: float) -> float:
     return float(np.int64(low).view(np.float64))
 
 
-LEAST_SPREAD = float(np.float32(2.0**-149))  # that is not zero
+@inner
+def _choose(moments, share, least, flags):
+    total, square = moments[0], moments[1]
+    for e in range(flags.size):
+        flags[e] = u8(1) if _variance(total[e], square[e], share) >= least else u8(0)
 
 
 @inner
-def _varying(moments, size, share, least):
-    count = np.int64(0)
-    total, square = moments[0], moments[1]
-    for e in range(size):
-        count += np.int64(_variance(total[e], square[e], share) >= least)
-    return np.int64(count)
+def _select(delta, flags):
+    for e in range(delta.size):
+        delta[e] = delta[e] if flags[e] else f32(0)
 
 
 @kernel
-def _count_varying(raw, codes, n, grain, least, out):
+def _energies(raw, codes, n, grain, least, flags, out):
+    """out (k, grains): sums of squares of the entries that vary by at least `least`, which flags (n,) then tell.
+
+    Without flags, (0,), all entries are taken.
+    """
     k = codes.size - 1
     deltas, buffer, moments = np.empty((k, STEP), np.float32), np.empty(STEP, np.float32), np.empty((2, STEP))
-    status = np.int64(0)
-    for block in range(out.size):
-        end = min((block + 1) * grain, n)
-        out[block] = 0
-        for start in range(block * grain, end, STEP):
-            size = min(STEP, end - start)
-            status |= _read(raw, codes, start, buffer[:size], deltas)
-            _moments(deltas, size, moments)
-            out[block] += _varying(moments, size, 1.0 / k, least)
-    return status
-
-
-def varying(piece: Piece, sums: np.ndarray) -> int:
-    """The twin of `weft.methods.sce.varying`, summed."""
-    if "least" not in piece.memory:
-        piece.memory["least"] = least_variance(LEAST_SPREAD)
-    return _count_varying(piece.raw, piece.codes, piece.n, piece.grain, piece.memory["least"], sums[0])
-
-
-@inner
-def _choose(moments, share, least, chosen):
-    total, square = moments[0], moments[1]
-    for e in range(chosen.size):
-        chosen[e] = f32(1) if _variance(total[e], square[e], share) >= least else f32(0)
-
-
-@inner
-def _select(delta, chosen):
-    for e in range(delta.size):
-        delta[e] *= chosen[e]
-
-
-@inner
-def _selected(raw, codes, start, least, base, deltas, moments, chosen):
-    """All deltas of a step, zero where the models vary less than `least`; a negative one selects all."""
-    status = _read(raw, codes, start, base, deltas)
-    if least >= 0:
-        _moments(deltas, base.size, moments)
-        _choose(moments, 1.0 / deltas.shape[0], least, chosen)
-        for i in range(deltas.shape[0]):
-            _select(deltas[i, : base.size], chosen)
-    return status
-
-
-@kernel
-def _energies(raw, codes, n, grain, least, out):
-    k = codes.size - 1
-    deltas, buffers, moments = np.empty((k, STEP), np.float32), np.empty((2, STEP), np.float32), np.empty((2, STEP))
     lanes = np.empty((k, LANES))
     status = np.int64(0)
     for block in range(out.shape[1]):
@@ -169,28 +126,48 @@ def _energies(raw, codes, n, grain, least, out):
         lanes[:] = 0
         for start in range(block * grain, end, STEP):
             size = min(STEP, end - start)
-            base, values = buffers[0, :size], buffers[1, :size]
-            status |= _selected(raw, codes, start, least, base, deltas, moments, values)
+            status |= _read(raw, codes, start, buffer[:size], deltas)
+            if flags.size:
+                _moments(deltas, size, moments)
+                _choose(moments, 1.0 / k, least, flags[start : start + size])
             for i in range(k):
-                add_products(deltas[i, :size], deltas[i, :size], lanes[i])
+                delta = deltas[i, :size]
+                if flags.size:
+                    _select(delta, flags[start : start + size])
+                add_products(delta, delta, lanes[i])
         for i in range(k):
             out[i, block] = total_of(lanes[i])
     return status
 
 
-def energies(piece: Piece, sums: np.ndarray) -> int:
-    """The twin of `weft.methods.sce.energies`, summed."""
-    return _energies(piece.raw, piece.codes, piece.n, piece.grain, _cut(piece), sums)
+def _selection(piece: Piece) -> np.ndarray:
+    """Room for flags: none where everything is selected."""
+    return np.empty(0 if piece.known["cut"] is None else piece.n, np.uint8)
 
 
 def _cut(piece: Piece) -> float:
-    """The least variance that is selected; negative where all are."""
+    """The least variance that is selected."""
     cut = piece.known["cut"]
     if cut is None:
-        return -1.0
+        return 0.0
     if "cut" not in piece.memory:
         piece.memory["cut"] = least_variance(float(cut))
     return piece.memory["cut"]
+
+
+def energies(piece: Piece, sums: np.ndarray) -> int:
+    """The twin of `weft.methods.sce.energies`, summed."""
+    flags = _selection(piece)
+    status = _energies(piece.raw, piece.codes, piece.n, piece.grain, _cut(piece), flags, sums)
+    if flags.size:
+        piece.remember(flags[None])
+    return status
+
+
+@inner
+def _vote_of_two(one, two, vote):
+    for e in range(one.size):
+        vote[e] = f64(one[e]) + f64(two[e])
 
 
 @inner
@@ -200,41 +177,75 @@ def _add_vote(delta, vote):
 
 
 @inner
-def _gather(delta, weight, vote, merged, share):
+def _signs(vote, sign):
+    for e in range(sign.size):
+        sign[e] = f32(1) if vote[e] >= 0 else f32(-1)
+
+
+@inner
+def _elect(deltas, vote, sign):
+    """The sign of each entry's sum, zero counting as positive."""
+    size, begun = sign.size, 0
+    if deltas.shape[0] > 1:
+        _vote_of_two(deltas[0, :size], deltas[1, :size], vote)
+        begun = 2
+    else:
+        vote[:] = 0
+    for i in range(begun, deltas.shape[0]):
+        _add_vote(deltas[i, :size], vote)
+    _signs(vote, sign)
+
+
+@inner
+def _gather(delta, weight, sign, merged, share):
     for e in range(delta.size):
         value = delta[e]
-        sign = f32(1) if vote[e] >= 0 else f32(-1)
-        agrees = f32(1) if value * sign > 0 else f32(0)
+        agrees = f32(1) if value * sign[e] > 0 else f32(0)
         merged[e] += weight * value * agrees
         share[e] += weight * agrees
 
 
 @inner
-def _divide_shares(merged, share):
+def _finish(base, scale, merged, share):
+    """merged = base + scale * merged / share."""
     for e in range(merged.size):
         whole = share[e]
-        merged[e] /= whole if whole != 0 else f32(1)
+        merged[e] = base[e] + scale * (merged[e] / (whole if whole != 0 else f32(1)))
 
 
 @kernel
-def _merge(raw, codes, n, least, weight, scale, out, out_code):
+def _merge(raw, codes, n, flags, weight, scale, out, out_code):
     k = codes.size - 1
-    deltas, buffers, moments = np.empty((k, STEP), np.float32), np.empty((4, STEP), np.float32), np.empty((2, STEP))
+    deltas, buffers, votes = np.empty((k, STEP), np.float32), np.empty((4, STEP), np.float32), np.empty(STEP)
     status = np.int64(0)
     for start in range(0, n, STEP):
         size = min(STEP, n - start)
-        base, values, merged, share = buffers[0, :size], buffers[1, :size], buffers[2, :size], buffers[3, :size]
-        status |= _selected(raw, codes, start, least, base, deltas, moments, values)
-        vote = moments[0, :size]
-        vote[:], merged[:], share[:] = 0, 0, 0
+        base, sign, merged, share = buffers[0, :size], buffers[1, :size], buffers[2, :size], buffers[3, :size]
+        status |= _read(raw, codes, start, base, deltas)
+        if flags.size:
+            for i in range(k):
+                _select(deltas[i, :size], flags[start : start + size])
+        _elect(deltas, votes[:size], sign)
+        merged[:], share[:] = 0, 0
         for i in range(k):
-            _add_vote(deltas[i, :size], vote)
-        for i in range(k):
-            _gather(deltas[i, :size], weight[i], vote, merged, share)
-        _divide_shares(merged, share)
-        add_scaled(base, f32(scale), merged)
+            _gather(deltas[i, :size], weight[i], sign, merged, share)
+        _finish(base, f32(scale), merged, share)
         if encode(merged, out, out_code, start):
             status |= OVERFLOW
+    return status
+
+
+@kernel
+def _selected(raw, codes, n, least, flags):
+    """Flags (n,): 1 where the models vary by at least `least`."""
+    k = codes.size - 1
+    deltas, buffer, moments = np.empty((k, STEP), np.float32), np.empty(STEP, np.float32), np.empty((2, STEP))
+    status = np.int64(0)
+    for start in range(0, n, STEP):
+        size = min(STEP, n - start)
+        status |= _read(raw, codes, start, buffer[:size], deltas)
+        _moments(deltas, size, moments)
+        _choose(moments, 1.0 / k, least, flags[start : start + size])
     return status
 
 
@@ -242,7 +253,13 @@ def sce(piece: Piece, out: np.ndarray, out_code: int) -> int:
     """The twin of `weft.methods.sce.sce`."""
     from weft.methods.sce import shares
 
-    known = piece.known
+    known, flags, status = piece.known, np.empty(0, np.uint8), 0
+    if known["select_applies_to"] == "values" and known["cut"] is not None:
+        remembered = piece.recall()
+        if remembered is not None:
+            flags = remembered[0]
+        else:
+            flags = _selection(piece)
+            status = _selected(piece.raw, piece.codes, piece.n, _cut(piece), flags)
     weight = np.array(shares(known["energy"]), np.float32)
-    cut = _cut(piece) if known["select_applies_to"] == "values" else -1.0
-    return _merge(piece.raw, piece.codes, piece.n, cut, weight, known["scale"], out, out_code)
+    return status | _merge(piece.raw, piece.codes, piece.n, flags, weight, known["scale"], out, out_code)

@@ -5,8 +5,8 @@
 The limit is `benchmarks/limit.py`: reading every input once, and writing and syncing the output once. All tools get
 the same mergekit file. Wall time is of the whole process; engine time is what Weft itself reports, from the first byte
 that it reads to the output's final rename; start-up is the time from the start of the process to that first byte. Python
-keeps its bytecode, as it does where a package is installed. Figures are medians; only ratios within a run mean anything on
-a shared machine.
+keeps its bytecode, as it does where a package is installed. Figures are medians; each row is of one run, and only ratios
+within a row mean anything on a shared machine.
 
 The goals: engine time within 1.25 limits for linear, slerp and task arithmetic, 2 for ties and 3 for the others; the whole
 process at least 5 times as fast as mergekit's (linear and slerp 4 times, ties 25 times); start-up within 1.5 s; memory within
@@ -219,16 +219,23 @@ def row(method: str, found: dict[str, Figures]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def table(results: dict[str, dict[str, Figures]], size: str) -> str:
+def table(rows: dict[str, str], size: str) -> str:
     """The figures as Markdown."""
     lines = [
         f"Models of {size} parameters in bfloat16; slerp merges a base and one fine-tune of it.",
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + "---|" * len(COLUMNS),
-        *(row(method, found) for method, found in results.items()),
+        *(rows[method] for method in CASES if method in rows),
     ]
     return "\n".join(lines) + "\n"
+
+
+def rows_of(page: Path | None) -> dict[str, str]:
+    """The rows that stand on a page, by method: those that are not measured again stay."""
+    lines = page.read_text().splitlines() if page and page.exists() else []
+    found = {line.split("|")[1].strip(): line for line in lines if line.startswith("|")}
+    return {method: found[method] for method in CASES if method in found}
 
 
 def main() -> None:
@@ -247,13 +254,12 @@ def main() -> None:
     others = os.getloadavg()[0]
     scratch = options.cache / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
-    results = {}
+    rows = rows_of(options.write)
     for method in options.methods:
-        results[method] = measure(
-            method, models, options.repeats, options.mergekit_python, options.mergekit_repeats, scratch
-        )
-        print(row(method, results[method]), flush=True)
-    text = table(results, options.size)
+        found = measure(method, models, options.repeats, options.mergekit_python, options.mergekit_repeats, scratch)
+        rows[method] = row(method, found)
+        print(rows[method], flush=True)
+    text = table(rows, options.size)
     text += f"\nAn interpreter with torch loaded takes {torch_memory():.0f} MB.\n"
     if options.larger:
         larger = build(options.larger, cache=options.cache)

@@ -34,7 +34,7 @@ class Row:
 
 SUMS = (0.3, 0.4, 0.5, 0.6)  # scales of what adds task vectors up
 MEANS = (1.0, 1.5, 2.0, 3.0)  # scales of what averages those that take part
-TURNED = (0.5, 0.7, 1.0, 1.4)  # scales of sums whose directions were made orthogonal
+TURNED = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # scales of sums whose directions were made orthogonal
 SOLVED = (0.7, 1.0, 1.4)  # scales of a minimum of interference
 
 ROWS: tuple[Row, ...] = (
@@ -69,7 +69,7 @@ ROWS: tuple[Row, ...] = (
     Row("spectral", "dc_merge", {"scale": TURNED}),
     Row("spectral", "knots", {"scale": (1.0, 1.5, 2.0)}),
     Row("spectral", "orthomerge", {"scale": (0.25, 0.4, 0.6)}),
-    Row("spectral", "svc", {"alpha": (0.5, 1.0), "scale": (0.6, 1.0, 1.4)}),
+    Row("spectral", "svc", {"alpha": (0.5, 1.0), "scale": (0.6, 1.0, 1.4, 2.0)}),
     Row("spectral", "opcm", {"alpha": (0.3, 0.5), "scale": (1.0, 1.5, 2.0)}),
     Row("quadratic", "wudi", {"start": ("mean", "sum"), "scale": SOLVED}),
     Row("quadratic", "wudi", {"scale": SOLVED}, {"solver": "closed"}, label="wudi, closed"),

@@ -1,6 +1,6 @@
 """`python -m weft` is the command line."""
 
-from weft.cli import main
+from weft.cli import run
 
 if __name__ == "__main__":
-    main()
+    run()

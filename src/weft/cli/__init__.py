@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from typing import NoReturn
@@ -40,6 +41,15 @@ class Stopped(BaseException):
 
 def _stop(number: int, frame: object) -> NoReturn:
     raise Stopped("interrupted" if number == signal.SIGINT else "terminated", 128 + number)
+
+
+def run() -> None:
+    """The program: `main`, without looking for garbage while all is loaded and once more at the end: half a second."""
+    gc.set_threshold(300_000)
+    try:
+        main()
+    finally:
+        gc.freeze()
 
 
 def main(arguments: list[str] | None = None) -> None:

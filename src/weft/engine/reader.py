@@ -157,11 +157,11 @@ class Reader:
         return raw, runs * RUN
 
     def sampled_pieces(self) -> list[tuple[int, int]]:
-        """Small pieces spread evenly over the tensor, at most one of eight; none where there are few, or stages below."""
+        """Small pieces spread evenly over the tensor, at most one of 16; none where there are few, or stages below."""
         if any(map(woven, self.rows)):
             return []
         small = list(self.spans(0, self.n, SAMPLED_RUNS * RUN // 8))
-        step = max(SAMPLED_RUNS // 4, len(small) // SAMPLED_PIECES)
+        step = max(SAMPLED_RUNS // 2, len(small) // SAMPLED_PIECES)
         return small[::step] if len(small) >= SAMPLED_RUNS // 2 else []
 
     def floats(self, row: int) -> np.ndarray:

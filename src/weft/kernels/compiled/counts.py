@@ -35,6 +35,12 @@ def _count(bins, a, b, c, d):
         a[bins[e]] += u32(1)
 
 
+@inner
+def _count_few(bins, counts):
+    for e in range(bins.size):
+        counts[bins[e]] += 1
+
+
 @kernel
 def count_high(raw, codes, n, has_base, counts):
     """Count the magnitudes by upper half of their pattern. See `weft.kernels.readable.count_high`."""
@@ -42,8 +48,10 @@ def count_high(raw, codes, n, has_base, counts):
     patterns, halves = np.empty(STEP, np.uint32), np.empty(STEP, np.uint16)
     tables = np.empty((4, 32768 + 256), np.uint32)  # 4 KiB apart, a store would stall another table's load
     status = np.int64(0)
+    few = n < counts.shape[1]  # then tables would take longer than the entries
     for i in range(counts.shape[0]):
-        tables[:] = 0
+        if not few:
+            tables[:] = 0
         for start in range(0, n, STEP):
             count = min(STEP, n - start)
             values, base, upper = buffers[0, :count], buffers[1, :count], halves[:count]
@@ -52,10 +60,14 @@ def count_high(raw, codes, n, has_base, counts):
             status |= decode_vector(raw, codes, i + has_base, start, has_base, base, values)
             _patterns(values, patterns[:count])
             _upper(patterns[:count], upper)
-            _count(upper, tables[0], tables[1], tables[2], tables[3])
-        for value in range(32768):
-            for t in range(4):
-                counts[i, value] += np.int64(tables[t, value])
+            if few:
+                _count_few(upper, counts[i])
+            else:
+                _count(upper, tables[0], tables[1], tables[2], tables[3])
+        if not few:
+            for value in range(counts.shape[1]):
+                for t in range(4):
+                    counts[i, value] += np.int64(tables[t, value])
     return status
 
 

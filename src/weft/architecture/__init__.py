@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from weft.architecture.roles import ROLES, roles_of
@@ -102,7 +102,8 @@ def read_architecture(tensors: Iterable[TensorInfo], config: Mapping[str, Any] |
             roles, after = roles_of(rest, len(info.shape), stacked=prefix is not None, part=where)
             part = known[key] = Part(None, roles, after, where)
         if prefix is not None:
-            part = replace(part, layer=number if prefix == stack else None, number=number, depth=layers[prefix])
+            layer = number if prefix == stack else None
+            part = Part(layer, part.roles, part.after, part.part, number, layers[prefix])
         parts[info.name] = part
     family = (config or {}).get("model_type")
     return Architecture(family, stack, layers[stack] if stack else 0, parts)

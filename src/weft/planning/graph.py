@@ -256,7 +256,8 @@ def derived(node: Node) -> Iterator[Derived]:
         yield node
     if not isinstance(node, Leaf):
         for row in node.rows:
-            yield from derived(row)
+            if not isinstance(row, Leaf):
+                yield from derived(row)
 
 
 def collect(nodes: Iterable[Node]) -> dict[int, list[Weave]]:

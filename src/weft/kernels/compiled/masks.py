@@ -19,12 +19,6 @@ from weft.kernels.compiled.sums import add_magnitudes, total_of
 from weft.kernels.compiled.thinning import fill_coins
 
 
-@inner
-def _keep(values, flags):
-    for e in range(values.size):
-        values[e] = values[e] if flags[e] else f32(0)
-
-
 # --- which entries are kept -----------------------------------------------------------------------------------------
 
 
@@ -100,6 +94,12 @@ def _draw(raw, codes, n, offset, columns, keys, steps, flags, chances):
 
 
 # --- what is made of them -------------------------------------------------------------------------------------------
+
+
+@inner
+def _keep(values, flags):
+    for e in range(values.size):
+        values[e] = values[e] if flags[e] else f32(0)
 
 
 @inner

@@ -18,7 +18,6 @@ from weft.kernels.compiled.storage import STEP, decode, decode_vector, f32
 from weft.kernels.compiled.sums import add_magnitudes, total_of
 from weft.kernels.compiled.thinning import fill_coins
 
-
 # --- which entries are kept -----------------------------------------------------------------------------------------
 
 

@@ -157,9 +157,35 @@ def measure(method: Method, folders: list[Path], repeats: int, scratch: Path) ->
     return Cost(method, whole, part, max(peaks), foretold, planned(path, []), growth(method.name) if part else None)
 
 
-def page(costs: list[Cost], size: str) -> str:
+def row(cost: Cost, unit: float) -> str:
+    """A line of one of the two tables."""
+    first = f"| {cost.method.name} | {cost.seconds:.{0 if cost.part else 1}f} |"
+    if not cost.part:
+        return f"{first} {cost.seconds / unit:.1f} | {cost.peak:.0f} | {cost.planned:.0f} | {cost.method.cost} |"
+    assert cost.route is not None
+    assert cost.growth is not None
+    what = "one layer" if cost.part == LAYER else "two matrices"
+    return (
+        f"{first} {what} | {cost.seconds / unit:.0f} | {cost.peak:.0f} | {cost.planned:.0f} | {cost.whole:.0f} |"
+        f" {cost.growth:.1f} | {cost.route.words} |"
+    )
+
+
+def rows_of(page: Path | None) -> dict[str, str]:
+    """The rows that stand on a page, by method: those that are not measured again stay."""
+    lines = page.read_text().splitlines() if page and page.exists() else []
+    found = {line.split("|")[1].strip(): line for line in lines if line.startswith("|")}
+    return {name: line for name, line in found.items() if name in methods()}
+
+
+def table(rows: dict[str, str], *, matrices: bool) -> list[str]:
+    """The rows of one kind of methods, the cheapest first."""
+    own = [line for name, line in rows.items() if (methods()[name].unit == "matrix") == matrices]
+    return sorted(own, key=lambda line: float(line.split("|")[2]))
+
+
+def page(rows: dict[str, str], size: str) -> str:
     """The page, in Markdown."""
-    unit = next(cost.seconds for cost in costs if cost.method.name == COMPARE)
     lines = [
         "# What methods cost",
         "",
@@ -168,18 +194,14 @@ def page(costs: list[Cost], size: str) -> str:
         *(__doc__ or "").split("\n\n", 2)[2].strip().splitlines(),
         "",
         f"Models of {size} parameters in bfloat16. `x {COMPARE}` is the time against that of `{COMPARE}` in the same run:"
-        " seconds differ from machine to machine. `planned` is what `weft plan` foretold.",
+        " seconds differ from machine to machine, and from hour to hour. `planned` is what `weft plan` foretold.",
         "",
         "## Methods on entries, rows and tensors",
         "",
         f"| method | seconds | x {COMPARE} | peak memory, MB | planned, MB | reads |",
         "|---|--:|--:|--:|--:|---|",
     ]
-    for cost in sorted((cost for cost in costs if not cost.part), key=lambda cost: cost.seconds):
-        lines.append(
-            f"| {cost.method.name} | {cost.seconds:.1f} | {cost.seconds / unit:.1f} | {cost.peak:.0f} | {cost.planned:.0f} |"
-            f" {cost.method.cost} |"
-        )
+    lines += table(rows, matrices=False)
     lines += [
         "",
         "## Methods on matrices",
@@ -193,14 +215,7 @@ def page(costs: list[Cost], size: str) -> str:
         " twice as wide | route |",
         "|---|--:|---|--:|--:|--:|--:|--:|---|",
     ]
-    for cost in sorted((cost for cost in costs if cost.part), key=lambda cost: cost.seconds):
-        assert cost.route is not None
-        assert cost.growth is not None
-        what = "one layer" if cost.part == LAYER else "two matrices"
-        lines.append(
-            f"| {cost.method.name} | {cost.seconds:.0f} | {what} | {cost.seconds / unit:.0f} | {cost.peak:.0f} |"
-            f" {cost.planned:.0f} | {cost.whole:.0f} | {cost.growth:.1f} | {cost.route.words} |"
-        )
+    lines += table(rows, matrices=True)
     machine = (
         f"{os.cpu_count()} cores ({platform.processor() or platform.machine()}), Python {platform.python_version()}."
     )
@@ -219,21 +234,20 @@ def main() -> None:
         print(grow(find(options.grow)))
         return
     chosen = [find(name) for name in options.only] or list(methods().values())
-    chosen = sorted(
-        {find(COMPARE).name: find(COMPARE), **{each.name: each for each in chosen}}.values(), key=lambda m: m.name
-    )
+    chosen = [find(COMPARE), *(method for method in chosen if method.name != COMPARE)]
     making = f"from models import build; build({options.size!r}, {EXPERTS})"
     subprocess.run(
         [sys.executable, "-c", making], cwd=Path(__file__).parent, check=True
     )  # here it would stay in memory
     folders = build(options.size, EXPERTS)
-    costs = []
+    rows, unit = rows_of(options.write), 0.0
     with tempfile.TemporaryDirectory(dir=folders[0].parent) as scratch:
         for method in chosen:
             cost = measure(method, folders, options.repeats, Path(scratch))
-            costs.append(cost)
+            unit = unit or cost.seconds
+            rows[method.name] = row(cost, unit)
             print(f"{method.name}: {cost.seconds:.1f} s, {cost.peak:.0f} MB of {cost.planned:.0f}", flush=True)
-    text = page(costs, options.size)
+    text = page(rows, options.size)
     if options.write:
         options.write.write_text(text)
     else:

@@ -12,6 +12,7 @@ from weft.dtypes import DType
 from weft.engine import Context, Loom, Shuttle, thread
 from weft.engine.order import BUCKETS, NARROW
 from weft.engine.reader import RUN, sampled_runs
+from weft.engine.shuttle import needed
 from weft.kernels.ranks import HALF
 from weft.method import Largest
 from weft.method.scope import Route
@@ -190,7 +191,7 @@ def peak_memory(plan: Plan, options: Options = Options()) -> int:
                 continue
             seen.add(key)
             worst = max(worst, loom_bytes(step.node, step.slot.info.dtype, context, options.devices[0]))
-            if node.method.spans_model(node.settings) and any(isinstance(ask, Largest) for _, ask in node.method.asks):
+            if node.method.spans_model(node.settings) and ranks(node):
                 tables[node.merge] = len(node.inputs) * (NARROW * HALF + BUCKETS) * 8
     gpu = options.devices[0] != CPU
     torch = (TORCH if gpu or needs_torch(list(plan.steps)) else 0) + GPU * gpu
@@ -201,6 +202,11 @@ def peak_memory(plan: Plan, options: Options = Options()) -> int:
         + max(tables.values(), default=0)
         + options.workers * worst
     )
+
+
+def ranks(weave: Weave) -> bool:
+    """Whether a weave asks for order statistics."""
+    return any(isinstance(ask, Largest) and needed(ask, weave.settings) for _, ask in weave.method.asks)
 
 
 def weaves_of(node: Node) -> list[Weave]:
@@ -242,7 +248,7 @@ def loom_bytes(node: Weave | Patchwork | Derived, dtype: DType, context: Context
         return 0
     start, stop = next(reader.windows() if shuttle.reduces else reader.pieces(0, reader.n))
     total = (stop - start) * (reader.itemsize * len(reader.rows) + dtype.itemsize)
-    if any(isinstance(ask, Largest) for _, ask in node.method.asks):
+    if ranks(node):
         sample = min(reader.n, sampled_runs(reader.n) * RUN)
         total += reader.k * NARROW * HALF * 8 + sample * reader.itemsize * len(reader.rows)
     if device == CPU and (node.method.gives == "tensor" or reader.scope != "tensor"):

@@ -283,7 +283,10 @@ def agree(
             status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
             if random:
                 drop(values, keys[i], offset + start, threshold(probability[i]))
-            gather(work, count, least[i], most[i], gain[i], weight[i], elect, normalize)
+            if most[i] == np.inf:
+                gather(work, count, least[i], None, gain[i], weight[i], elect, normalize)
+            else:
+                gather(work, count, least[i], most[i], gain[i], weight[i], elect, normalize)
         status |= finish(work, base, elect, normalize, divisor, scale, out, out_code, start)
     return status
 

@@ -13,17 +13,10 @@ from weft.kernels.compiled import crumbs
 from weft.kernels.compiled.jit import inner, kernel
 from weft.kernels.compiled.maps import clear, finish, gather
 from weft.kernels.compiled.piece import Piece
-from weft.kernels.compiled.rows import BUCKETS, sort_magnitudes, toss
+from weft.kernels.compiled.rows import BUCKETS, select, sort_magnitudes, toss
 from weft.kernels.compiled.storage import STEP, decode, decode_vector, f32
 from weft.kernels.compiled.sums import add_magnitudes, total_of
 from weft.kernels.compiled.thinning import fill_coins
-
-
-@inner
-def _keep(values, flags):
-    for e in range(values.size):
-        values[e] = values[e] if flags[e] else f32(0)
-
 
 # --- which entries are kept -----------------------------------------------------------------------------------------
 
@@ -63,18 +56,17 @@ def _toss(raw, codes, n, offset, columns, keys, limits, flags, grain, sums):
 def _between(raw, codes, n, columns, first, last, flags):
     """Flags (k, n): 1 where an entry's rank by falling magnitude in its row, from 0, lies in [first_i, last_i)."""
     buffers, pairs = np.empty((2, columns), np.float32), np.empty((2, columns), np.uint64)
-    counts = np.empty((4, 256), np.int64)
+    places, listed = np.empty(columns, np.uint8), np.empty(columns + 1, np.uint32)
+    counts, tallies = np.empty((2, BUCKETS + 1), np.uint32), np.empty((4, 256), np.int64)
+    verdicts = np.empty(BUCKETS, np.uint8)
     base, values = buffers[0], buffers[1]
     status = np.int64(0)
     for start in range(0, n, columns):
         status |= decode(raw[0], codes[0], start, base)
         for i in range(flags.shape[0]):
             status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
-            order = sort_magnitudes(values, True, pairs[0], pairs[1], counts)
             own = flags[i, start : start + columns]
-            own[:] = 0
-            for rank in range(first[i], min(last[i], columns)):
-                own[np.int64(order[rank] & np.uint64(0xFFFFFFFF))] = 1
+            select(values, first[i], last[i], own, places, listed, counts, verdicts, pairs, tallies)
     return status
 
 
@@ -101,6 +93,12 @@ def _draw(raw, codes, n, offset, columns, keys, steps, flags, chances):
 
 
 # --- what is made of them -------------------------------------------------------------------------------------------
+
+
+@inner
+def _keep(values, flags):
+    for e in range(values.size):
+        values[e] = values[e] if flags[e] else f32(0)
 
 
 @inner

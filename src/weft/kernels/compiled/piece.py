@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-REMEMBERED = 16 << 20  # bytes of flags that a worker keeps from pass to pass
+PLAIN = 9 << 20  # bytes of flags that a worker keeps as they are from pass to pass; more of them, as bits
+REMEMBERED = 20 << 20  # bytes of both
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,17 @@ class Piece:
 
     def recall(self) -> np.ndarray | None:
         """The flags, uint8 (rows, n), that an earlier pass found for this piece, if they were remembered."""
-        packed = self.memory.get(("flags", self.start, self.n))
-        return None if packed is None else np.unpackbits(packed, axis=1, count=self.n)
+        packed, flags = self.memory.get(("flags", self.start, self.n), (False, None))
+        return np.unpackbits(flags, axis=1, count=self.n) if packed else flags
 
     def remember(self, flags: np.ndarray) -> None:
-        """Keep flags as bits for the passes that follow, while they take little memory."""
-        used = self.memory.get("flags", 0) + flags.size // 8
-        if used <= REMEMBERED:
-            self.memory["flags", self.start, self.n] = np.packbits(flags, axis=1)
-            self.memory["flags"] = used
+        """Keep flags for the passes that follow, while they take little memory."""
+        used = self.memory.get("flags", 0)
+        packed = used + flags.size > PLAIN
+        flags = np.packbits(flags, axis=1) if packed else flags
+        if used + flags.size <= REMEMBERED:
+            self.memory["flags", self.start, self.n] = packed, flags
+            self.memory["flags"] = used + flags.size
 
     def singles(self, name: str) -> np.ndarray:
         """A per-model setting as float32 (k,)."""

@@ -9,6 +9,7 @@ from weft.kernels.compiled.storage import MAGNITUDE, bits, f32, i32, u8, u32, u6
 from weft.kernels.compiled.thinning import fill_coins
 
 BUCKETS = 256  # places are uint8: the compiler checks signed ones for being negative
+_DROPPED, _KEPT, _CUT = u8(0), u8(1), u8(2)
 SAMPLE = 64  # entries of a row that tell how wide buckets should be
 SORTED = 256  # ranks of a row: to find more of them, sorting is faster than counting
 _BYTE = u64(255)
@@ -147,6 +148,14 @@ def _rank(values, place):
 
 
 @inner
+def _rank_falling(values, place):
+    """How many entries are larger, or equal and before this place."""
+    size = abs(values[place])
+    before, behind = values[:place], values[place:]
+    return (place - _smaller(before, size)) + (behind.size - _not_larger(behind, size))
+
+
+@inner
 def _sure(coins, low, flags):
     for e in range(coins.size):
         flags[e] = u8(1) if coins[e] < low else u8(0)
@@ -183,3 +192,42 @@ def toss(values, coins, key, first, limits, flags, places, listed, counts, pairs
     for rank in range(n):
         e = np.int64(order[rank] & u64(0xFFFFFFFF))
         flags[e] = u8(coins[e] < limits[rank])
+
+
+@inner
+def _judge(values, places, verdicts, flags, listed):
+    """Keep what lies in buckets that are kept. Lists what lies in buckets that are cut; returns how many entries."""
+    found = u64(0)
+    for e in range(values.size):
+        verdict = verdicts[places[e]]
+        flags[e] = u8(verdict == _KEPT)
+        listed[found] = u32(e)
+        found += u64((verdict == _CUT) & (values[e] != 0))
+    return found
+
+
+@inner
+def select(values, first, last, flags, places, listed, counts, verdicts, pairs, tallies):
+    """Whether each entry's rank by falling magnitude, from 0, lies in [first, last); equal ones rank in their order. Zeros
+    are not ranked, as it is the same whether they are kept.
+
+    verdicts: uint8 room (BUCKETS,); for the others see `toss`. Only entries in buckets that a bound cuts are ranked.
+    """
+    n = values.size
+    _coarse(values, _resolution(values), places)
+    _count_below(places, counts)
+    for bucket in range(BUCKETS):
+        start, stop = n - np.int64(counts[0, bucket + 1]), n - np.int64(counts[0, bucket])
+        outside = (stop <= first) | (start >= last)
+        verdicts[bucket] = _DROPPED if outside else _KEPT if (start >= first) & (stop <= last) else _CUT
+    found = _judge(values, places, verdicts, flags, listed)
+    if found <= SORTED:
+        for c in range(found):
+            e = np.int64(listed[c])
+            rank = _rank_falling(values, e)
+            flags[e] = u8((rank >= first) & (rank < last))
+        return
+    order = sort_magnitudes(values, True, pairs[0], pairs[1], tallies)
+    flags[:] = 0
+    for rank in range(first, min(last, n)):
+        flags[np.int64(order[rank] & u64(0xFFFFFFFF))] = 1

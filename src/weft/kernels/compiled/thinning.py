@@ -54,10 +54,12 @@ def threshold(probability):
 
 @inner
 def within(value, least, most):
-    """A value whose magnitude lies in [least, most], else 0; any value where `least` is None, which costs nothing."""
+    """A value whose magnitude lies in [least, most], else 0. A bound that is None is none, and costs nothing."""
     if least is None:
         return value
     size = abs(value)
+    if most is None:
+        return value if size >= least else np.float32(0)
     return value if (size >= least) & (size <= most) else np.float32(0)
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import weft
 from models import SIZES, build
+from pages import rows_of
 from weft.method import Method, find, methods
 from weft.method.scope import Route
 from weft.planning.explain import route_of, weaves_of
@@ -171,16 +172,9 @@ def row(cost: Cost, unit: float) -> str:
     )
 
 
-def rows_of(page: Path | None) -> dict[str, str]:
-    """The rows that stand on a page, by method: those that are not measured again stay."""
-    lines = page.read_text().splitlines() if page and page.exists() else []
-    found = {line.split("|")[1].strip(): line for line in lines if line.startswith("|")}
-    return {name: line for name, line in found.items() if name in methods()}
-
-
 def table(rows: dict[str, str], *, matrices: bool) -> list[str]:
     """The rows of one kind of methods, the cheapest first."""
-    own = [line for name, line in rows.items() if (methods()[name].unit == "matrix") == matrices]
+    own = [line for name, line in rows.items() if name in methods() and (methods()[name].unit == "matrix") == matrices]
     return sorted(own, key=lambda line: float(line.split("|")[2]))
 
 

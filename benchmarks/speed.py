@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from models import CACHE, build
+from pages import rows_of
 
 HERE = Path(__file__).parent
 
@@ -229,13 +230,6 @@ def table(rows: dict[str, str], size: str) -> str:
         *(rows[method] for method in CASES if method in rows),
     ]
     return "\n".join(lines) + "\n"
-
-
-def rows_of(page: Path | None) -> dict[str, str]:
-    """The rows that stand on a page, by method: those that are not measured again stay."""
-    lines = page.read_text().splitlines() if page and page.exists() else []
-    found = {line.split("|")[1].strip(): line for line in lines if line.startswith("|")}
-    return {method: found[method] for method in CASES if method in found}
 
 
 def main() -> None:

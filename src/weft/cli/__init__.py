@@ -44,7 +44,7 @@ def _stop(number: int, frame: object) -> NoReturn:
 
 
 def run() -> None:
-    """The program: `main`, without looking for garbage while all is loaded and once more at the end: half a second."""
+    """The program: `main`, without looking for garbage while all is loaded, and once more at the end."""
     gc.set_threshold(300_000)
     try:
         main()

@@ -19,8 +19,6 @@ SURE = 4.0  # standard deviations by which a sample's rank may be off
 
 CountHigh = Callable[[np.ndarray], int]  # adds to int64 (k, BUCKETS); returns how many elements it counted
 CountLow = Callable[[np.ndarray, np.ndarray, np.ndarray], None]  # first (k, m), counts (k, m, width), above (k, m)
-
-
 Ranks = np.ndarray | Callable[[np.ndarray], np.ndarray]  # int64 (k, m), or by how many of a stream are not zero, (k,)
 
 
@@ -32,15 +30,15 @@ def largest(
     Rank 0 gives infinity, a rank above n gives 0. `high` and `low` go over the whole stream, `sample` over a part.
     """
     counted = None
-    if sample is not None and not (isinstance(ranks, np.ndarray) and not _open(ranks, n).any()):
+    if sample is not None and (callable(ranks) or _open(ranks, n).any()):
         counts = np.zeros((k, BUCKETS), dtype=np.int64)
         seen = sample(counts)
         if seen:
-            guess = ranks if isinstance(ranks, np.ndarray) else ranks(n - counts[:, 0] * n // seen)
+            guess = ranks(n - counts[:, 0] * n // seen) if callable(ranks) else ranks
             scaled = np.clip(np.rint(guess * (seen / n)).astype(np.int64), 1, seen)
             first = _starts(_open(guess, n), lambda i, w: _likely(counts[i], int(scaled[i, w]), seen))
-            counted = _Counted(first, NARROW * HALF, low, zeros=not isinstance(ranks, np.ndarray))
-    if not isinstance(ranks, np.ndarray):
+            counted = _Counted(first, NARROW * HALF, low, zeros=callable(ranks))
+    if callable(ranks):
         counted = counted or _Counted(np.zeros((k, 0), dtype=np.int64), HALF, low, zeros=True)
         ranks = ranks(n - counted.zeros)
     values = np.where(ranks <= 0, np.float32(np.inf), np.float32(0))

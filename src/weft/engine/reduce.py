@@ -193,7 +193,7 @@ def _sorted_out(reader: Reader, ranks: Ranks) -> np.ndarray:
     rows = [reader.floats(row) for row in range(len(reader.rows))]
     vectors = [values - rows[0] for values in rows[1:]] if reader.deltas else rows
     ordered = [np.sort(np.abs(vector))[::-1] for vector in vectors]
-    if not isinstance(ranks, np.ndarray):
+    if callable(ranks):
         ranks = ranks(np.array([np.count_nonzero(vector) for vector in ordered]))
     values = np.where(ranks <= 0, np.float32(np.inf), np.float32(0))
     for model, vector in enumerate(ordered):

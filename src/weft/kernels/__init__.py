@@ -46,6 +46,9 @@ LANES = 256
 """Within a block, element e is added to lane e % LANES, in order; then one half of the lanes to the other, until one is
 left."""
 
+ROW_LANES = 32
+"""The same for sums of a single row, which are many and short."""
+
 LAST_ROW = 61
 """The status bit of this row, and of all behind it."""
 

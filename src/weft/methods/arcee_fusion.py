@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
+from weft.kernels import ROW_LANES
 from weft.method import Base, Largest, Models, Tensor, method
 from weft.methods._exponential import LARGEST, NEAR, bend, exp, log
-
-LANES = 32  # partial sums of a row
 
 
 def importance(models: Models, base: Tensor) -> Tensor:
@@ -34,8 +33,8 @@ def divergence(model: Tensor, base: Tensor) -> Tensor:
 
 def row_sums(values: Tensor) -> Tensor:
     """Sums of rows, float64 (rows, 1): in lanes, of which one half is then added to the other until one is left."""
-    lanes = values.double().new_zeros((values.shape[0], LANES))
-    for part in values.split(LANES, dim=-1):
+    lanes = values.double().new_zeros((values.shape[0], ROW_LANES))
+    for part in values.split(ROW_LANES, dim=-1):
         lanes[:, : part.shape[1]] += part
     while lanes.shape[1] > 1:
         lanes = lanes[:, : lanes.shape[1] // 2] + lanes[:, lanes.shape[1] // 2 :]

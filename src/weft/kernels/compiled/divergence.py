@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from weft.kernels import ROW_LANES as LANES
 from weft.kernels.compiled.jit import inner, kernel
 from weft.kernels.compiled.maps import OVERFLOW
 from weft.kernels.compiled.piece import Piece
 from weft.kernels.compiled.storage import STEP, bits, decode, encode, f32, i32, real, u32
 from weft.methods import _exponential as series
-from weft.methods.arcee_fusion import LANES
 
 f64, i64 = np.float64, np.int64
 _EXP, _BEND = (np.array(table, np.float32) for table in (series.EXP, series.BEND))

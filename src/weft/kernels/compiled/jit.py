@@ -40,8 +40,7 @@ def _digest() -> str:
     """What the compiled code depends on: the sources of this package, and constants from outside."""
     here = Path(__file__).parent
     outside = (here.parent / "__init__.py", here.parent / "random.py", here.parent.parent / "dtypes.py")
-    methods = here.parent.parent / "methods"
-    outside = (*outside, methods / "_exponential.py", methods / "arcee_fusion.py")
+    outside = (*outside, here.parent.parent / "methods" / "_exponential.py")
     total = hashlib.blake2b(digest_size=16)
     for path in (*sorted(here.glob("*.py")), *outside):
         total.update(path.read_bytes())

@@ -249,7 +249,8 @@ def _thinned_by_rank(piece: Piece, sums: np.ndarray) -> int:
     if crumbs.by_thresholds(piece.known):
         least, most = piece.singles("least"), piece.singles("most")
         return crumbs.size_sums(piece.raw, piece.codes, piece.n, piece.grain, least, most, sums)
-    status, flags = _flags(piece, _by_rank)
+    flags = np.empty((piece.k, piece.n), np.uint8)
+    status = _by_rank(piece, flags)
     piece.remember(flags)
     return status | _flagged_sums(piece.raw, piece.codes, piece.n, piece.grain, flags, sums)
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import os
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,8 @@ import weft.kernels
 from tests.kernels.kernel_cases import consensus, count_high, count_low, gram, make, mix
 from weft.errors import WeftError
 from weft.kernels import compiled, kernels, readable
+from weft.kernels.compiled import jit, objects
+from weft.kernels.compiled.jit import Kernel
 
 NAMES = ("mix", "agree", "convert", "gram", "masses", "count_high", "count_low")
 
@@ -49,27 +54,10 @@ def test_the_package_loads_nothing_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_the_compiled_kernels_do_not_load_torch() -> None:
-    code = "import sys, weft.kernels.compiled; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.strip() == "False"
-
-
-def test_the_compiled_kernels_do_not_load_scipy_and_leave_it_usable() -> None:
-    pytest.importorskip("scipy.linalg.cython_blas")
-    code = (
-        "import sys, numpy as np, numba, weft.kernels.compiled\n"
-        "print('scipy.linalg' in sys.modules)\n"
-        "print(numba.njit(lambda a: np.dot(a, a)[0, 0])(np.ones((2, 2))), 'scipy.linalg' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout.split() == ["False", "2.0", "True"]
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_both_modules_have_the_same_functions(name: str) -> None:
     ours, theirs = getattr(compiled, name), getattr(readable, name)
-    assert list(inspect.signature(ours.py_func).parameters) == list(inspect.signature(theirs).parameters)
+    assert list(inspect.signature(ours).parameters) == list(inspect.signature(theirs).parameters)
     assert "weft.kernels.readable" in ours.__doc__
 
 
@@ -83,35 +71,107 @@ def test_one_compilation_serves_all_calls() -> None:
         compiled.convert(case.raw[0], 0, 100, np.empty(400, np.uint8), 2)
     consensus(0, 3, random=1).agree(compiled, case, 2, 0)
     consensus(0, 3).masses(compiled, case, 10)
-    assert {name: len(getattr(compiled, name).signatures) for name in NAMES} == dict.fromkeys(NAMES, 1)
+    assert {name: len(getattr(compiled, name).made) for name in NAMES} == dict.fromkeys(NAMES, 1)
 
 
-def test_the_cache_on_disk_knows_all_sources() -> None:
-    from weft.kernels.compiled.jit import SOURCES
-
-    mix(compiled, make(0, "weights", [0], 4, 0), np.ones((1, 1), np.float32), 0)
-    (signature,) = compiled.mix.signatures
-    assert SOURCES in compiled.mix._cache._index_key(signature, compiled.mix.targetctx.codegen())
-    assert sum(compiled.mix.stats.cache_hits.values()) + sum(compiled.mix.stats.cache_misses.values()) == 1
-
-
-def test_compiled_functions_have_names_of_their_own() -> None:
-    """Kernels that come from disk share the functions they call by name: two closures of one name would be mixed up."""
-    from numba.core.dispatcher import Dispatcher
-
-    from weft.kernels.compiled import counts, maps, storage, sums, thinning
-
-    for module in (counts, maps, storage, sums, thinning):
-        for name, value in vars(module).items():
-            if isinstance(value, Dispatcher):
-                assert value.py_func.__qualname__ == name
+def run_python(code: str, **environment: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, check=True, timeout=120, env={**os.environ, **environment},
+    )  # fmt: skip
+    return done.stdout.strip()
 
 
-def test_without_a_place_for_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    from weft.kernels.compiled import jit
+def test_kernels_from_disk_do_without_numba() -> None:
+    call = "raw = np.ones((2, 64), np.uint8); out = np.empty(64, np.uint8); kernels.convert(raw[0], 0, 32, out, 0)"
+    code = f"import sys, numpy as np, weft.kernels.compiled as kernels; {call}; print('numba' in sys.modules)"
+    run_python(code)
+    assert run_python(code) == "False"
 
-    def nowhere(function: object) -> None:
-        raise RuntimeError("cannot cache function: no locator available")
 
-    monkeypatch.setattr(jit, "_Cache", nowhere)
-    assert jit.kernel(lambda x: x + 1)(1) == 2
+def test_the_compiled_kernels_do_not_load_torch() -> None:
+    assert run_python("import sys, weft.kernels.compiled; print('torch' in sys.modules)") == "False"
+
+
+def double(values):  # type: ignore[no-untyped-def]
+    for e in range(values.size):
+        values[e] *= 2
+    return values.size
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for object files."""
+    monkeypatch.setattr(objects, "_folders", lambda: [tmp_path / "kept"])
+    return tmp_path / "kept"
+
+
+def doubled(kernel: Kernel) -> list[float]:
+    values = np.array([1, 2.5], np.float32)
+    assert kernel(values) == 2
+    return values.tolist()
+
+
+def test_an_object_file_is_kept_and_taken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doubled(Kernel(double)) == [2, 5]
+    (kept,) = folder.iterdir()
+    assert kept.name.startswith("test_choice.double-")
+    monkeypatch.setattr(Kernel, "_compile", None)
+    assert doubled(Kernel(double)) == [2, 5]
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-1], lambda data: data[:99] + b"?" + data[100:], lambda data: b""]
+)
+def test_a_damaged_object_file_is_made_again(folder: Path, damage: Callable[[bytes], bytes]) -> None:
+    doubled(Kernel(double))
+    (kept,) = folder.iterdir()
+    kept.write_bytes(damage(kept.read_bytes()))
+    assert objects.load(kept.name) is None
+    assert doubled(Kernel(double)) == [2, 5]
+    assert objects.load(kept.name) is not None
+
+
+@pytest.mark.parametrize("changed", ["SOURCES", "build"])
+def test_other_sources_or_compilers_make_other_code(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    doubled(Kernel(double))
+    if changed == "SOURCES":
+        monkeypatch.setattr(jit, "SOURCES", b"changed")
+    else:
+        monkeypatch.setattr(objects, "build", lambda: b"changed")
+    doubled(Kernel(double))
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_without_a_place_for_object_files(folder: Path) -> None:
+    folder.write_text("no folder")
+    assert doubled(Kernel(double)) == [2, 5]
+
+
+def test_arguments_that_a_kernel_does_not_take() -> None:
+    with pytest.raises(TypeError, match="contiguous"):
+        Kernel(double)(np.ones((4, 4))[:, 0])
+    with pytest.raises(TypeError, match="no str"):
+        Kernel(double)("four")
+
+
+def joined(values):  # type: ignore[no-untyped-def]
+    return values.reshape(-1).size
+
+
+def test_a_kernel_that_needs_more_of_numba_is_refused(folder: Path) -> None:
+    with pytest.raises(RuntimeError, match="joined.* calls numba_attempt_nocopy_reshape, which"):
+        Kernel(joined)(np.ones((2, 2)))
+
+
+def huge(values, size):  # type: ignore[no-untyped-def]
+    return np.empty(size, np.float64).size + values.size
+
+
+def test_too_little_memory(folder: Path) -> None:
+    kernel, values = Kernel(huge), np.ones(1)
+    with pytest.raises(MemoryError, match="huge"):
+        kernel(values, 1 << 58)
+    assert kernel(values, 4) == 5

@@ -12,7 +12,7 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     from weft.method import methods
 
-    known = methods()
+    known = {} if name.startswith("_") else methods()  # Python asks for a module's name too, before it looks for a file
     if name not in known:
         raise AttributeError(f"there is no merging method {name!r}")
     return known[name]

@@ -244,7 +244,7 @@ class Run:
 
 
 def wake_kernels() -> None:
-    """Load the kernels before the workers want them; the first call of a compiled one takes a third of a second."""
+    """Load the kernels before the workers want them: all would wait for the first."""
     word = np.zeros(8, dtype=np.uint8)
     kernels().convert(word, F32.code, 1, word.copy(), F32.code)
 

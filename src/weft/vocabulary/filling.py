@@ -159,8 +159,8 @@ def combine(indices: Tensor, coefficients: Tensor, rows: Tensor) -> Tensor:
 def take(read: Read, rows: np.ndarray, width: int) -> np.ndarray:
     """Rows of a tensor, float32 (len(rows), width); rows that follow one another are read together."""
     out = np.empty((len(rows), width), dtype=np.float32)
-    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
-    for low, high in zip(np.append(0, breaks), np.append(breaks, len(rows)), strict=True):
+    breaks: list[int] = (np.flatnonzero(np.diff(rows) != 1) + 1).tolist()
+    for low, high in zip([0, *breaks], [*breaks, len(rows)], strict=True):
         for start in range(low, high, WINDOW):
             stop = min(high, start + WINDOW)
             first = int(rows[start])

@@ -1,78 +1,150 @@
-"""How the kernels are compiled, and how the result is kept on disk."""
+"""Kernels as functions of Python: compiled on first use, or taken from disk."""
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
-import importlib.util
-import sys
 from collections.abc import Callable
-from contextlib import suppress
+from functools import cached_property, update_wrapper
 from pathlib import Path
+from struct import Struct
+from threading import Lock
 from typing import Any
 
-from numba import njit
-from numba.core.caching import FunctionCache
+import numpy as np
+
+from weft.kernels.compiled import objects
 
 # Without fastmath, a product and a sum are two roundings.
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+_OPTIONS = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+Kinds = tuple[str | tuple[str, int], ...]
+"""Of each argument: int, float, or an array's dtype and number of dimensions."""
 
 
-def _load_lean() -> None:
-    """Load numba's functions on arrays without scipy's linear algebra, for which they look only to know whether it is there.
-
-    Loading that takes longer than numba itself; functions that need it load it when they are compiled.
-    """
-    name = "scipy.linalg.cython_blas"
-    if name in sys.modules or "numba.np.arraymath" in sys.modules:
-        return
-    sys.modules[name] = None  # type: ignore[assignment]  # importing it fails
-    try:
-        arraymath: Any = importlib.import_module("numba.np.arraymath")
-    finally:
-        del sys.modules[name]
-    arraymath._HAVE_BLAS = importlib.util.find_spec("scipy") is not None
-
-
-_load_lean()
-
-
-def _digest() -> str:
-    """What the compiled code depends on: the sources of this package, and constants from outside."""
+def _sources() -> bytes:
+    """What the compiled code is made of: the sources of this package, and constants from outside."""
     here = Path(__file__).parent
     outside = (here.parent / "__init__.py", here.parent / "random.py", here.parent.parent / "dtypes.py")
     outside = (*outside, here.parent.parent / "methods" / "_exponential.py")
-    total = hashlib.blake2b(digest_size=16)
-    for path in (*sorted(here.glob("*.py")), *outside):
-        total.update(path.read_bytes())
-    return total.hexdigest()
+    return b"".join(path.read_bytes() for path in (*sorted(here.glob("*.py")), *outside))
 
 
-SOURCES = _digest()
+SOURCES = _sources()
 
 
-class _Cache(FunctionCache):
-    """Numba's cache on disk watches one file; kernels call functions of others, so the key has them all."""
+class Inner:
+    """A function that only kernels call."""
 
-    def _index_key(self, sig: Any, codegen: Any) -> tuple[Any, ...]:
-        return (*super()._index_key(sig, codegen), SOURCES)
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    @cached_property
+    def dispatcher(self) -> Any:
+        """What numba knows it as. Loads numba."""
+        from numba import njit
+
+        return njit(**_OPTIONS)(self._function)
+
+    @property
+    def _numba_type_(self) -> Any:
+        """Where numba looks for the type of a global."""
+        return self.dispatcher._numba_type_
 
 
-def kernel(function: Callable[..., Any]) -> Any:
-    """Compile a public function on first use; keep it on disk, beside the source or in the user's cache.
+class Kernel:
+    """A compiled function of arrays, Python ints and floats, which gives a status. It releases the GIL.
 
-    Where neither can be written, each process compiles for itself.
+    Arrays are C-contiguous, aligned and writeable. Code is made for the kinds of arguments of the first call, and again
+    where others come. Raises TypeError for other arguments, MemoryError where a kernel finds no memory to work in.
     """
-    dispatcher: Any = njit(**_OPTIONS)(function)
-    with suppress(RuntimeError):
-        dispatcher._cache = _Cache(function)
-    return dispatcher
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        update_wrapper(self, function)
+        self._function = function
+        self._lock = Lock()
+        self.made: dict[Kinds, Made] = {}
+
+    def __call__(self, *arguments: Any) -> int:
+        kinds: list[str | tuple[str, int]] = []
+        words: list[Any] = []
+        for argument in arguments:
+            if isinstance(argument, np.ndarray):
+                kinds.append((argument.dtype.char, argument.ndim))
+                words += self._describe(argument)
+            else:
+                kinds.append(type(argument).__name__)
+                words.append(argument)
+        made = self.made.get(tuple(kinds)) or self._prepare(tuple(kinds))
+        status = made.call(made.pack(*words))
+        if status == objects.FAILED:
+            raise MemoryError(f"the kernel {self._function.__name__} found no memory to work in")
+        return status
+
+    def _describe(self, array: np.ndarray) -> tuple[int, ...]:
+        """An array as numba passes it: numbers of elements and bytes of one, address, shape, strides."""
+        if not array.flags.carray:
+            raise TypeError(f"{self._function.__name__} takes arrays that are contiguous, aligned and writeable")
+        address = _address(array) if array.size else 0
+        return (array.size, array.itemsize, address, *array.shape, *array.strides)
+
+    def _prepare(self, kinds: Kinds) -> Made:
+        with self._lock:
+            if kinds not in self.made:
+                total = hashlib.blake2b(SOURCES + objects.build() + repr(kinds).encode(), digest_size=16).hexdigest()
+                name = f"{self._function.__module__.rpartition('.')[2]}.{self._function.__name__}-{total}.o"
+                code = objects.load(name)
+                if code is None:
+                    data = self._compile(kinds)
+                    objects.keep(name, data)
+                    code = objects.Code(data)
+                self.made[kinds] = Made(code, kinds)
+            return self.made[kinds]
+
+    def _compile(self, kinds: Kinds) -> bytes:
+        from numba import from_dtype, njit, types
+
+        scalars = {"int": types.int64, "float": types.float64}
+        if unknown := [kind for kind in kinds if isinstance(kind, str) and kind not in scalars]:
+            raise TypeError(f"{self._function.__name__} takes arrays, ints and floats, no {unknown[0]}")
+        signature = tuple(
+            scalars[kind] if isinstance(kind, str) else types.Array(from_dtype(np.dtype(kind[0])), kind[1], "C")
+            for kind in kinds
+        )
+        dispatcher: Any = njit(**_OPTIONS)(self._function)
+        dispatcher.compile(signature)
+        compiled = dispatcher.overloads[signature]
+        assert compiled.signature.return_type == types.int64
+        native = [word for kind in kinds for word in _native(kind)]
+        return objects.make(dispatcher.inspect_llvm(signature), compiled.fndesc.llvm_func_name, native)
+
+
+def _native(kind: str | tuple[str, int]) -> tuple[str, ...]:
+    """An argument as numba passes it, in LLVM's types. An array has two owners, which ours has not, and sizes."""
+    if isinstance(kind, str):
+        return ("i64",) if kind == "int" else ("double",)
+    return ("null", "null", "i64", "i64", "ptr", *["i64"] * (2 * kind[1]))
+
+
+class Made:
+    """What a kernel became for some kinds of arguments."""
+
+    def __init__(self, code: objects.Code, kinds: Kinds) -> None:
+        self._code = code
+        words = [word for kind in kinds for word in _native(kind) if word != "null"]
+        self.pack = Struct("".join("d" if word == "double" else "q" for word in words)).pack
+        self.call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_char_p)(code.address)
+
+
+def _address(array: Any) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(array))
+
+
+def kernel(function: Callable[..., Any]) -> Kernel:
+    """Compile a function on first use; keep it on disk."""
+    return Kernel(function)
 
 
 def inner(function: Callable[..., Any]) -> Any:
-    """Compile a function that only kernels call.
-
-    It must be defined at the top of a module: kernels that come from disk bring their own copies of it, and these
-    are told apart by name. Two closures of one name would be taken for one function.
-    """
-    options = {**_OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return njit(**options)(function)
+    """Compile a function into the kernels that call it."""
+    return Inner(function)

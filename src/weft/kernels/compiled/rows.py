@@ -46,15 +46,15 @@ def sort_magnitudes(values, falling, pairs, spare, counts):
     _pack(values, MAGNITUDE if falling else u32(0), pairs, counts)
     n = values.size
     for byte in range(4):
-        starts = counts[byte]
-        if starts.max() == n:
+        starts, shift = counts[byte], u64(32 + 8 * byte)
+        if starts[np.int64((pairs[0] >> shift) & _BYTE)] == n:
             continue
         total = 0
         for value in range(256):
             here = starts[value]
             starts[value] = total
             total += here
-        _distribute(pairs, spare, starts, u64(32 + 8 * byte))
+        _distribute(pairs, spare, starts, shift)
         pairs, spare = spare, pairs
     return pairs
 

@@ -162,7 +162,7 @@ def joined(values):  # type: ignore[no-untyped-def]
 
 
 def test_a_kernel_that_needs_more_of_numba_is_refused(folder: Path) -> None:
-    with pytest.raises(RuntimeError, match="joined.* calls numba_attempt_nocopy_reshape, which"):
+    with pytest.raises(RuntimeError, match=r"joined.* calls numba_attempt_nocopy_reshape, which"):
         Kernel(joined)(np.ones((2, 2)))
 
 

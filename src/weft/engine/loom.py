@@ -12,6 +12,7 @@ from weft.devices import CPU, Device
 
 CHUNK = 1 << 18  # elements of a window
 STAGE = 96 << 20  # bytes of a worker's window of a stage's results, which are read several times
+KEPT = 24 << 20  # bytes of a tensor's inputs that a worker keeps from one pass over them to the next
 
 
 @dataclass
@@ -28,12 +29,27 @@ class Context:
     alone: bool = False
 
 
+class Kept:
+    """The first windows of a tensor that is read several times, as far as there is room."""
+
+    def __init__(self, owner: object, room: np.ndarray) -> None:
+        self.owner, self._room, self._used = owner, room, 0
+        self.windows: dict[tuple[int, int], np.ndarray] = {}
+
+    def place(self, count: int, nbytes: int) -> np.ndarray | None:
+        """uint8 (count, at least nbytes), contiguous, that nothing has been given before; None where there is no room."""
+        nbytes = -(-nbytes // 64) * 64
+        start, self._used = self._used, self._used + count * nbytes
+        return self._room[start : self._used].reshape(count, nbytes) if self._used <= self._room.size else None
+
+
 class Loom:
     """One worker's buffers, kept from tensor to tensor, and the device that computes on them."""
 
     def __init__(self, device: Device = CPU) -> None:
         self.device = device
         self._rows: dict[tuple[int, str], np.ndarray] = {}
+        self._kept: dict[int, Kept] = {}
 
     @cached_property
     def kernels(self) -> Any:
@@ -48,6 +64,13 @@ class Loom:
             have = self.device.empty(count * nbytes)
             self._rows[level, purpose] = have
         return have[: count * nbytes].reshape(count, nbytes)
+
+    def kept(self, level: int, owner: object) -> Kept:
+        """What a reader keeps from pass to pass. There is one room for each level: what another reader kept is gone."""
+        have = self._kept.get(level)
+        if have is None or have.owner is not owner:
+            have = self._kept[level] = Kept(owner, self.row(level, "kept", KEPT))
+        return have
 
     def row(self, level: int, purpose: str, nbytes: int) -> np.ndarray:
         """uint8 (nbytes,)."""

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from weft.dtypes import F32, DType
-from weft.engine.loom import Context, Loom
+from weft.engine.loom import Context, Kept, Loom
 from weft.errors import DataError
 from weft.kernels import BLOCK, LAST_ROW
 from weft.planning.graph import Leaf, Weave, woven
@@ -48,7 +48,8 @@ class Reader:
     """Reads windows of a weave's rows: its base, where it has one, and its models.
 
     `raw` is uint8 (rows, capacity); row j begins with the window's elements of input j in their stored dtype, whose codes are
-    `codes`. `deltas` is 1 where the vectors of the merge are the models minus the base.
+    `codes`. `deltas` is 1 where the vectors of the merge are the models minus the base. `again` says that the inputs are read
+    more than once.
     """
 
     def __init__(self, weave: Weave, inner: list[Inner | None], context: Context, loom: Loom, level: int) -> None:
@@ -63,6 +64,7 @@ class Reader:
             self.scope = "row"  # a vector is one vector, whichever way matrices are cut
         if self.scope == "model":
             self.scope = "tensor"  # the Gram matrix is another one; the tensor is mixed as a whole
+        self.again = False
         self.raw = np.empty((0, 0), dtype=np.uint8)
         self._loaded: tuple[int, int] | None = None
 
@@ -114,8 +116,9 @@ class Reader:
     def windows(self) -> Iterator[tuple[int, int]]:
         """The tensor in windows for one of several passes.
 
-        Stored inputs are read again for each pass, in windows that stay in the processor's cache: the page cache is the
-        better stage. Stages below would be made again, so their windows are as large as the loom's stage holds.
+        Stored inputs, but for the first windows, are read again for each pass, in windows that stay in the processor's
+        cache: the page cache is the better stage. Stages below would be made again, so their windows are as large as the
+        loom's stage holds.
         """
         staged = any(map(woven, self.rows))
         yield from self.spans(
@@ -129,11 +132,21 @@ class Reader:
     def load(self, start: int, stop: int) -> np.ndarray:
         """Read a window of every row, unless the buffers hold it. Returns `raw`."""
         if self._loaded != (start, stop):
-            self.raw = self.loom.rows(self.level, "raw", len(self.rows), (stop - start) * self.itemsize)
-            for row in range(len(self.rows)):
-                self._fill(row, start, stop, self.raw[row])
+            kept = self.loom.kept(self.level, self) if self.again else None
+            raw = kept.windows.get((start, stop)) if kept else None
+            self.raw = self._read(start, stop, kept) if raw is None else raw
             self._loaded = (start, stop)
         return self.raw
+
+    def _read(self, start: int, stop: int, kept: Kept | None) -> np.ndarray:
+        size = len(self.rows), (stop - start) * self.itemsize
+        room = kept.place(*size) if kept else None
+        raw = self.loom.rows(self.level, "raw", *size) if room is None else room
+        for row in range(len(self.rows)):
+            self._fill(row, start, stop, raw[row])
+        if kept and room is not None:
+            kept.windows[start, stop] = room
+        return raw
 
     def _fill(self, row: int, start: int, stop: int, into: np.ndarray) -> None:
         node, inner = self.rows[row], self.inner[row]

@@ -49,6 +49,7 @@ class Shuttle:
             self.inner.append(inner)
             self.levels += inner.levels if inner is not None else 0
         self.reader = Reader(weave, self.inner, context, loom, level)
+        self.reader.again = self.reduces
         self.keys = np.array([keyed.key(context.seed, weave.name, model) for model in weave.models], dtype=np.uint64)
         self.asked: dict[str, Any] = {}
         self.memory: dict[Any, Any] = {}  # of compiled twins

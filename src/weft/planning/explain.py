@@ -10,6 +10,7 @@ import numpy as np
 from weft.devices import CPU, Device
 from weft.dtypes import DType
 from weft.engine import Context, Loom, Shuttle, thread
+from weft.engine.loom import KEPT
 from weft.engine.order import BUCKETS, NARROW
 from weft.engine.reader import RUN, sampled_runs
 from weft.engine.shuttle import needed
@@ -248,6 +249,8 @@ def loom_bytes(node: Weave | Patchwork | Derived, dtype: DType, context: Context
         return 0
     start, stop = next(reader.windows() if shuttle.reduces else reader.pieces(0, reader.n))
     total = (stop - start) * (reader.itemsize * len(reader.rows) + dtype.itemsize)
+    if shuttle.reduces:
+        total += min(KEPT, reader.n * reader.itemsize * len(reader.rows))
     if ranks(node):
         sample = min(reader.n, sampled_runs(reader.n) * RUN)
         total += reader.k * NARROW * HALF * 8 + sample * reader.itemsize * len(reader.rows)

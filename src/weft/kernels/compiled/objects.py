@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
-from importlib.machinery import ExtensionFileLoader
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -147,14 +147,11 @@ def _add_allocator() -> list[str]:
     Returns the names of its functions.
     """
     numba = importlib.util.find_spec("numba")
-    assert numba is not None
-    (place,) = numba.submodule_search_locations or [""]
-    (path,) = (Path(place) / "core" / "runtime").glob("_nrt_python.*.so")
-    loader = ExtensionFileLoader("weft._nrt_python", str(path))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec is not None
+    folders = numba.submodule_search_locations if numba is not None else None
+    spec = PathFinder.find_spec("_nrt_python", [str(Path(folder) / "core" / "runtime") for folder in folders or ()])
+    assert spec is not None and spec.loader is not None, "numba has no allocator where it always was"
     module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
+    spec.loader.exec_module(module)
     functions = {name if name.startswith("_") else f"NRT_{name}": place for name, place in module.c_helpers.items()}
     for name, place in functions.items():
         llvm.add_symbol(name, place)

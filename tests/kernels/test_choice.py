@@ -19,6 +19,7 @@ from weft.errors import WeftError
 from weft.kernels import compiled, kernels, readable
 from weft.kernels.compiled import jit, objects
 from weft.kernels.compiled.jit import Kernel
+from weft.run.workers import announced
 
 NAMES = ("mix", "agree", "convert", "gram", "masses", "count_high", "count_low")
 
@@ -143,6 +144,15 @@ def test_other_sources_or_compilers_make_other_code(
         monkeypatch.setattr(objects, "build", lambda: b"changed")
     doubled(Kernel(double))
     assert len(list(folder.iterdir())) == 2
+
+
+def test_compiling_is_announced(folder: Path) -> None:
+    events: list[dict[str, str]] = []
+    with announced(events.append):
+        doubled(Kernel(double))
+        doubled(Kernel(double))
+    assert events == [{"event": "compile", "kernel": "double"}]
+    assert not weft.kernels.compiling
 
 
 def test_without_a_place_for_object_files(folder: Path) -> None:

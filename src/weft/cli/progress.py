@@ -55,9 +55,18 @@ class PlainReporter(Reporter):
 
     def __init__(self) -> None:
         self.last = time.monotonic()
+        self.compiling = False
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
+
+    def remark(self, event: dict[str, Any]) -> None:
+        """Say what happens once."""
+        if event["event"] == "start" and event["resumed"]:
+            self.say(f"going on: {event['resumed']} of {event['tensors']} tensors are done")
+        if event["event"] == "compile" and not self.compiling:
+            self.compiling = True
+            self.say("compiling what merges, for this processor; the next run will not have to")
 
     def plan(self, plan: Plan) -> None:
         for warning in plan.warnings:
@@ -65,8 +74,7 @@ class PlainReporter(Reporter):
         self.say(summary(plan))
 
     def event(self, event: dict[str, Any]) -> None:
-        if event["event"] == "start" and event["resumed"]:
-            self.say(f"going on: {event['resumed']} of {event['tensors']} tensors are done")
+        self.remark(event)
         if event["event"] not in ("progress", "download") or time.monotonic() - self.last < PLAIN_INTERVAL:
             return
         self.last = time.monotonic()
@@ -106,8 +114,7 @@ class BarReporter(PlainReporter):
         self.console.print(text, highlight=False, markup=False)
 
     def event(self, event: dict[str, Any]) -> None:
-        if event["event"] == "start" and event["resumed"]:
-            self.say(f"going on: {event['resumed']} of {event['tensors']} tensors are done")
+        self.remark(event)
         if event["event"] not in ("progress", "download"):
             return
         name = f"downloading {event['model']}" if event["event"] == "download" else "weaving"

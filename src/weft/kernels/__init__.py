@@ -58,6 +58,10 @@ SLICE = 64 << 20
 CHOICES = ("compiled", "readable")
 
 
+compiling: list[Callable[[str], None]] = []
+"""Who is told a kernel's name before it is compiled, which takes seconds, once."""
+
+
 def kernels() -> ModuleType:
     """The compiled kernels where numba is installed, else the readable ones.
 

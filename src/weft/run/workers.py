@@ -24,7 +24,7 @@ from weft.dtypes import F32, DType
 from weft.engine import CHUNK, STAGE, Context, Loom, Shuttle, model, thread
 from weft.engine.shuttle import needed
 from weft.errors import DataError
-from weft.kernels import find_twin, kernels
+from weft.kernels import compiling, find_twin, kernels
 from weft.method import Largest, Sum
 from weft.planning.graph import Leaf, Weave, collect, derived, woven
 from weft.planning.layout import Slot
@@ -93,7 +93,8 @@ class Run:
         """Make every tensor that is not done yet. Raises the first error; what is finished stays finished."""
         todo = [step for step in self.plan.steps if step.name not in self.sink.done]
         self.written = sum(step.slot.info.nbytes for step in self.plan.steps) - sum(s.slot.info.nbytes for s in todo)
-        with quiet_torch(load=needs_torch(todo) or any(device != CPU for device in self.options.devices)):
+        loads = needs_torch(todo) or any(device != CPU for device in self.options.devices)
+        with quiet_torch(load=loads), announced(self.on_event):
             if any(woven(step.node) for step in todo):
                 wake_kernels()
             self.started = time.perf_counter()
@@ -241,6 +242,20 @@ class Run:
         if force or now - self.reported > 0.1:
             self.reported = now
             self.on_event({"event": "progress", "bytes": self.written, "total": sum_bytes(self.plan)})
+
+
+@contextmanager
+def announced(on_event: Callable[[Event], None]) -> Iterator[None]:
+    """Make an event of each kernel that has to be compiled."""
+
+    def tell(name: str) -> None:
+        on_event({"event": "compile", "kernel": name})
+
+    compiling.append(tell)
+    try:
+        yield
+    finally:
+        compiling.remove(tell)
 
 
 def wake_kernels() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from weft.kernels import compiling
 from weft.kernels.compiled import objects
 
 # Without fastmath, a product and a sum are two roundings.
@@ -95,6 +96,8 @@ class Kernel:
                 name = f"{self._function.__module__.rpartition('.')[2]}.{self._function.__name__}-{total}.o"
                 code = objects.load(name)
                 if code is None:
+                    for tell in compiling:
+                        tell(self._function.__name__)
                     data = self._compile(kinds)
                     objects.keep(name, data)
                     code = objects.Code(data)

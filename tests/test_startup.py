@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 from tests.conftest import weft_process
+from weft.cli.common import CHUNK, run_options
+from weft.run.workers import Options
 
 HEAVY = ("torch", "transformers", "numba", "numpy", "huggingface_hub", "rich")
 
@@ -30,6 +32,10 @@ def test_planning_and_an_element_wise_merge_do_without_torch(recipe, tmp_path):
     path = recipe("models: {base: {llamas}/base, a: {llamas}/a}\nmerge: {method: ties, base: base}\n")
     assert "torch" not in loaded(f"import weft; weft.plan({str(path)!r})")
     assert "torch" not in loaded(f"import weft; weft.merge({str(path)!r}, {str(tmp_path / 'out')!r})")
+
+
+def test_the_command_line_and_the_engine_work_in_the_same_windows():
+    assert run_options(0, CHUNK).chunk == Options().chunk
 
 
 def children() -> float:

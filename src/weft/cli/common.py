@@ -21,6 +21,7 @@ DeviceName = Annotated[
         name="device", help="Where to compute: cpu, cuda (all GPUs), cuda:0, or auto (GPUs where there are any)."
     ),
 ]
+CHUNK = "256Ki"  # as in `weft.engine`, which this must not load
 Chunk = Annotated[str, Parameter(help="Elements that are computed at once, a multiple of 64Ki.")]
 Only = Annotated[
     tuple[str, ...],
@@ -45,7 +46,7 @@ def run_options(threads: int, chunk: str, device: str = "cpu") -> Options:
     size = int(text) * scale if text.isdigit() else 0
     if size < BLOCK or size % BLOCK:
         raise RecipeError(
-            f"--chunk is {chunk!r}", why=f"it must be a multiple of {BLOCK // 1024}Ki", hint="--chunk 256Ki"
+            f"--chunk is {chunk!r}", why=f"it must be a multiple of {BLOCK // 1024}Ki", hint=f"--chunk {CHUNK}"
         )
     options = Options(threads, size, device=device)
     _ = options.devices  # says so at once where it is not there

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from weft.cli.common import Chunk, DeviceName, Json, Only, Threads, carry_out, run_options
+from weft.cli.common import CHUNK, Chunk, DeviceName, Json, Only, Threads, carry_out, run_options
 
 
 def merge(
@@ -16,7 +16,7 @@ def merge(
     /,
     *,
     threads: Threads = 0,
-    chunk: Chunk = "256Ki",
+    chunk: Chunk = CHUNK,
     device: DeviceName = "cpu",
     only: Only = (),
     replace: Annotated[bool, Parameter(negative="")] = False,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from weft.cli.common import Chunk, Json, Threads, print_json, run_options
+from weft.cli.common import CHUNK, Chunk, Json, Threads, print_json, run_options
 
 
-def pack(recipe: Path, out: Path, /, *, threads: Threads = 0, chunk: Chunk = "256Ki", json: Json = False) -> None:
+def pack(recipe: Path, out: Path, /, *, threads: Threads = 0, chunk: Chunk = CHUNK, json: Json = False) -> None:
     """Keep all models that the method of RECIPE serves, by task, in the folder OUT.
 
     For tall_mask, emr, onebit and other methods that serve one task at a time. OUT refers to the base, which must stay where

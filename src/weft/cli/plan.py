@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from weft.cli.common import DeviceName, Json, Only, Threads, run_options, show
+from weft.cli.common import CHUNK, DeviceName, Json, Only, Threads, run_options, show
 
 
 def plan(
@@ -31,7 +31,7 @@ def plan(
     from weft import api
     from weft.run.sinks import check_space, partial_folder
 
-    options = run_options(threads, "256Ki", device)
+    options = run_options(threads, CHUNK, device)
     planned = api.plan(recipe, only=only)
     if out is not None:
         api.check_output(planned, out)

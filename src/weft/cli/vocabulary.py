@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from weft.cli.common import Json, Threads, carry_out, run_options, show
+from weft.cli.common import CHUNK, Json, Threads, carry_out, run_options, show
 
 app = App(name="vocabulary", help="Tokens and tokenizers of models.", help_format="plaintext")
 
@@ -63,7 +63,7 @@ def transplant(
     from weft import api
     from weft.vocabulary.transplanting import transplant_recipe
 
-    options = run_options(threads, "256Ki")
+    options = run_options(threads, CHUNK)
     recipe = transplant_recipe(model, donor, fill=fill, neighbours=neighbours, dtype=dtype, seed=seed)
     planned = api.plan(recipe)
     if plan:

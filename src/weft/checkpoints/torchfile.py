@@ -91,6 +91,7 @@ class ZipFile(TorchFile):
             with zipfile.ZipFile(io.BufferedReader(SourceStream(source), 1 << 16)) as archive:
                 members = archive.infolist()
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            # NotImplementedError is zipfile's word for a compression that it does not know
             _refuse(source, "the archive is damaged", f"{error}; a download that was cut short looks like this")
         self._members = {member.filename: member for member in members}
         if len(self._members) != len(members):

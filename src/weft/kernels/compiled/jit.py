@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 from collections.abc import Callable
 from functools import cached_property, update_wrapper
+from inspect import Parameter, Signature
 from pathlib import Path
 from struct import Struct
 from threading import Lock
@@ -53,6 +54,47 @@ class Inner:
         return self.dispatcher._numba_type_
 
 
+class Emitted:
+    """An operation that only kernels use, written in LLVM's instructions.
+
+    emit: takes LLVM's builder and the operands, of arrays the address of their first entry, and gives the result.
+    """
+
+    def __init__(self, result: str, operands: tuple[str, ...], emit: Callable[..., Any]) -> None:
+        self._result, self._operands, self._emit = result, operands, emit
+
+    @cached_property
+    def _numba_type_(self) -> Any:
+        """Where numba looks for the type of a global. Loads numba."""
+        from numba import types
+        from numba.core.registry import cpu_target
+        from numba.extending import intrinsic
+
+        def typed(_: Any, *given: Any) -> Any:
+            kinds = [
+                one if kind == "array" else getattr(types, kind)
+                for kind, one in zip(self._operands, given, strict=True)
+            ]
+            return getattr(types, self._result)(*kinds), self._generate
+
+        names = [f"operand{place}" for place in range(len(self._operands))]
+        parameters = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("context", *names)]
+        typed.__signature__ = Signature(parameters)
+        typed.__name__ = self._emit.__name__
+        operation = intrinsic(typed)
+        known: Any = cpu_target.typing_context
+        known.refresh()
+        return known.resolve_value_type(operation)
+
+    def _generate(self, context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        operands = [
+            context.make_array(kind)(context, builder, value).data if name == "array" else value
+            for name, kind, value in zip(self._operands, signature.args, values, strict=True)
+        ]
+        result = self._emit(builder, *operands)
+        return context.get_dummy_value() if result is None else result
+
+
 class Kernel:
     """A compiled function of arrays, Python ints and floats, which gives a status. It releases the GIL.
 
@@ -92,8 +134,7 @@ class Kernel:
     def _prepare(self, kinds: Kinds) -> Made:
         with self._lock:
             if kinds not in self.made:
-                total = hashlib.blake2b(SOURCES + objects.build() + repr(kinds).encode(), digest_size=16).hexdigest()
-                name = f"{self._function.__module__.rpartition('.')[2]}.{self._function.__name__}-{total}.o"
+                name = self._name(kinds)
                 code = objects.load(name)
                 if code is None:
                     for tell in compiling:
@@ -103,6 +144,13 @@ class Kernel:
                     code = objects.Code(data)
                 self.made[kinds] = Made(code, kinds)
             return self.made[kinds]
+
+    def _name(self, kinds: Kinds) -> str:
+        """What its code is kept under: by all that it is made of."""
+        source = Path(self._function.__code__.co_filename)
+        own = b"" if source.parent == Path(__file__).parent else source.read_bytes()
+        total = hashlib.blake2b(SOURCES + own + objects.build() + repr(kinds).encode(), digest_size=16).hexdigest()
+        return f"{source.stem}.{self._function.__name__}-{total}.o"
 
     def _compile(self, kinds: Kinds) -> bytes:
         from numba import from_dtype, njit, types
@@ -151,3 +199,8 @@ def kernel(function: Callable[..., Any]) -> Kernel:
 def inner(function: Callable[..., Any]) -> Any:
     """Compile a function into the kernels that call it."""
     return Inner(function)
+
+
+def emitted(result: str, *operands: str) -> Callable[[Callable[..., Any]], Any]:
+    """An operation of kernels: numba's names of what it gives and takes, or "array"; see `Emitted`."""
+    return lambda emit: Emitted(result, operands, emit)

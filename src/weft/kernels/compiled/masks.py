@@ -13,7 +13,7 @@ from weft.kernels.compiled import crumbs
 from weft.kernels.compiled.jit import inner, kernel
 from weft.kernels.compiled.maps import clear, finish, gather
 from weft.kernels.compiled.piece import Piece
-from weft.kernels.compiled.rows import BUCKETS, select, sort_magnitudes, toss
+from weft.kernels.compiled.rows import make_rooms, select, sort_magnitudes, toss
 from weft.kernels.compiled.storage import STEP, decode, decode_vector, f32
 from weft.kernels.compiled.sums import add_magnitudes, total_of
 from weft.kernels.compiled.thinning import fill_coins
@@ -29,11 +29,8 @@ def _toss(raw, codes, n, offset, columns, keys, limits, flags, grain, sums):
     of whole rows.
     """
     k = flags.shape[0]
-    buffers, lanes = np.empty((2, columns), np.float32), np.zeros((2, k, LANES))
-    coins, places, listed = np.empty(columns, np.int32), np.empty(columns, np.uint8), np.empty(columns + 1, np.uint32)
-    counts, tallies = np.empty((2, BUCKETS + 1), np.uint32), np.empty((4, 256), np.int64)
-    pairs = np.empty((2, columns), np.uint64)
-    base, values = buffers[0], buffers[1]
+    rooms, base, lanes = make_rooms(columns), np.empty(columns, np.float32), np.zeros((2, k, LANES))
+    values = rooms.values[:columns]
     status = np.int64(0)
     for start in range(0, n, columns):
         stop = start + columns
@@ -41,7 +38,7 @@ def _toss(raw, codes, n, offset, columns, keys, limits, flags, grain, sums):
         for i in range(k):
             status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
             own = flags[i, start:stop]
-            toss(values, coins, keys[i], offset + start, limits[i], own, places, listed, counts, pairs, tallies)
+            toss(rooms, keys[i], offset + start, limits[i], own)
             if sums.shape[2]:
                 add_magnitudes(values, own, start % grain, lanes[0, i], lanes[1, i])
         if sums.shape[2] and (stop % grain == 0 or stop == n):
@@ -55,18 +52,15 @@ def _toss(raw, codes, n, offset, columns, keys, limits, flags, grain, sums):
 @kernel
 def _between(raw, codes, n, columns, first, last, flags):
     """Flags (k, n): 1 where an entry's rank by falling magnitude in its row, from 0, lies in [first_i, last_i)."""
-    buffers, pairs = np.empty((2, columns), np.float32), np.empty((2, columns), np.uint64)
-    places, listed = np.empty(columns, np.uint8), np.empty(columns + 1, np.uint32)
-    counts, tallies = np.empty((2, BUCKETS + 1), np.uint32), np.empty((4, 256), np.int64)
-    verdicts = np.empty(BUCKETS, np.uint8)
-    base, values = buffers[0], buffers[1]
+    rooms, base = make_rooms(columns), np.empty(columns, np.float32)
+    values = rooms.values[:columns]
     status = np.int64(0)
     for start in range(0, n, columns):
         status |= decode(raw[0], codes[0], start, base)
         for i in range(flags.shape[0]):
             status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
             own = flags[i, start : start + columns]
-            select(values, first[i], last[i], own, places, listed, counts, verdicts, pairs, tallies)
+            select(rooms, first[i], last[i], own)
     return status
 
 

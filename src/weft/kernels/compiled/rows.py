@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from weft.kernels.compiled.jit import inner
-from weft.kernels.compiled.storage import MAGNITUDE, bits, f32, i32, u8, u32, u64
+from weft.kernels.compiled.storage import MAGNITUDE, bits, f32, i16, i32, real, u8, u32, u64
 from weft.kernels.compiled.thinning import fill_coins
+from weft.kernels.compiled.vectors import (
+    BOUNDS,
+    BYTES,
+    EIGHT,
+    PADDING,
+    append,
+    contested,
+    count_bytes,
+    count_lower,
+    count_smaller,
+    equal,
+    having,
+)
 
-BUCKETS = 256  # places are uint8: the compiler checks signed ones for being negative
-_DROPPED, _KEPT, _CUT = u8(0), u8(1), u8(2)
-SAMPLE = 64  # entries of a row that tell how wide buckets should be
+COARSE, FINE = 40, 125  # buckets by magnitude: all of them counted, or (a power of five) one found by search
+_COARSE_MEAN, _FINE_MEAN = 16, 25  # the bucket of a row's mean magnitude
+SAMPLE = 64  # entries of a row that tell its mean
 SORTED = 256  # ranks of a row: to find more of them, sorting is faster than counting
+MEMBERS = 128  # entries of a bucket that are compared with each other
+KEYED = 1 << 17  # comparisons in a row: for more of them, keys of 16 bits are worth making
+_CUT = u32(12)  # bits of a magnitude's pattern that a key lacks; 65535 keys are 32 powers of two
+_LOWEST = i32(-32768)
 _BYTE = u64(255)
 
 
@@ -59,9 +78,48 @@ def sort_magnitudes(values, falling, pairs, spare, counts):
     return pairs
 
 
+class Rooms(NamedTuple):
+    """What is needed to work on rows. Rooms are larger than rows, as `vectors.PADDING` says."""
+
+    values: Any  # float32
+    coins: Any  # int32
+    places: Any  # int8: buckets
+    keys: Any  # int16: magnitudes, shortened
+    listed: Any  # uint32: places of entries
+    others: Any  # uint32
+    inexact: Any  # int16
+    counts: Any  # int32
+    members: Any  # float32
+    pairs: Any  # uint64 (2, n)
+    tallies: Any  # int64 (4, 256)
+
+
 @inner
-def _resolution(values):
-    """Buckets by magnitude: so many that the bulk of a row fills them. 0 where there is but one."""
+def make_rooms(n):
+    size = -(-n // PADDING) * PADDING
+    rooms = Rooms(
+        np.empty(size, np.float32),
+        np.empty(size, np.int32),
+        np.empty(size, np.int8),
+        np.empty(size, np.int16),
+        np.empty(size + EIGHT, np.uint32),
+        np.empty(size + EIGHT, np.uint32),
+        np.empty(size, np.int16),
+        np.empty(COARSE + BOUNDS, np.int32),
+        np.empty(MEMBERS, np.float32),
+        np.empty((2, n), np.uint64),
+        np.empty((4, 256), np.int64),
+    )
+    rooms.values[n:] = real(MAGNITUDE)
+    rooms.coins[n:] = -1
+    rooms.places[n:] = 127
+    rooms.keys[n:] = 32767
+    return rooms
+
+
+@inner
+def _mean(values):
+    """About the mean magnitude of a row, from a sample of what is not zero. 0 where there is none, or no finite one."""
     step = max(1, values.size // SAMPLE)
     total, count = f32(0), 0
     for e in range(0, values.size, step):
@@ -72,162 +130,212 @@ def _resolution(values):
         for e in range(values.size):
             total = max(total, abs(values[e]))
         count = 1
-    scale = f32(BUCKETS // 4 * count) / total if total > 0 else f32(0)
-    return scale if np.isfinite(scale) else f32(0)
+    mean = f32(total / f32(count))
+    return mean if np.isfinite(mean) else f32(0)
 
 
 @inner
-def _coarse(values, scale, places):
-    """The bucket of each magnitude: larger ones are never in a lower bucket."""
+def _coarse(values, at_mean, buckets, places):
+    """The bucket of each magnitude, from 0: larger ones are never in a lower bucket. at_mean: that of the mean."""
+    mean = _mean(values)
+    scale = f32(f32(at_mean) / mean) if mean > 0 else f32(0)
+    scale = scale if np.isfinite(scale) else f32(0)
+    top = f32(buckets - 1)
     for e in range(values.size):
-        places[e] = u8(i32(min(abs(values[e]) * scale, f32(BUCKETS - 1))))
+        places[e] = np.int8(i32(min(top, abs(values[e]) * scale)))
 
 
 @inner
-def _count_below(places, counts):
-    """counts[0, b]: how many places are below b. Two tables in turn: equal places in a row then do not wait for each other."""
-    counts[:] = 0
-    one, two = counts[0, 1:], counts[1, 1:]
-    even = places.size - places.size % 2
-    for e in range(0, even, 2):
-        one[places[e]] += u32(1)
-        two[places[e + 1]] += u32(1)
-    if even < places.size:
-        one[places[even]] += u32(1)
-    total = u32(0)
-    for bucket in range(one.size):
-        total = u32(total + one[bucket] + two[bucket])
-        one[bucket] = total
-
-
-@inner
-def _contest(coins, low, span, contested):
-    """List the entries whose coins lie in [low, low + span): of the others, the coin alone decides. Returns their number."""
-    found = u64(0)
-    for e in range(coins.size):
-        contested[found] = u32(e)
-        found += u64(u32(coins[e] - low) < span)
-    return found
-
-
-@inner
-def _look_up(values, coins, places, below, limits, listed, count, flags):
-    """Keep those that are kept at any rank of their bucket. Lists those of which the rank decides; returns their number."""
-    left = u64(0)
-    for c in range(count):
-        e = listed[c]
-        number, place = coins[e], places[e]
-        least, most = limits[below[place]], limits[u32(below[place + u32(1)] - u32(1))]
-        flags[e] = u8(number < least)
-        listed[left] = e
-        left += u64((number >= least) & (number < most) & (values[e] != 0))
-    return left
-
-
-@inner
-def _smaller(values, size):
-    found = i32(0)
-    for e in range(values.size):
-        found = i32(found + i32(abs(values[e]) < size))
-    return np.int64(found)
-
-
-@inner
-def _not_larger(values, size):
-    found = i32(0)
-    for e in range(values.size):
-        found = i32(found + i32(abs(values[e]) <= size))
-    return np.int64(found)
+def _count_below(places, bound, step, counts):
+    """How many places are below each of four bounds, `step` apart."""
+    counts[:BOUNDS] = 0
+    for first in range(0, places.size, 255 * BYTES):
+        count_bytes(places, first, min(first + 255 * BYTES, places.size), np.int8(bound), np.int8(step), counts)
 
 
 @inner
 def _rank(values, place):
     """How many entries are smaller, or equal and before this place."""
-    size = abs(values[place])
-    return _not_larger(values[:place], size) + _smaller(values[place:], size)
-
-
-@inner
-def _rank_falling(values, place):
-    """How many entries are larger, or equal and before this place."""
-    size = abs(values[place])
-    before, behind = values[:place], values[place:]
-    return (place - _smaller(before, size)) + (behind.size - _not_larger(behind, size))
+    size = i32(bits(values[place]) & MAGNITUDE)
+    return count_smaller(values, values.size, place, i32(size + i32(1)), size)
 
 
 @inner
 def _sure(coins, low, flags):
-    for e in range(coins.size):
+    for e in range(flags.size):
         flags[e] = u8(1) if coins[e] < low else u8(0)
 
 
 @inner
-def toss(values, coins, key, first, limits, flags, places, listed, counts, pairs, tallies):
-    """Whether each entry of a row is kept: whether its coin lies below the limit of its rank. Zeros are not ranked, as it is
-    the same whether they are kept.
+def _contest(coins, values, low, span, listed):
+    """List the entries, other than zeros, whose coins lie in [low, low + span). Returns their number."""
+    found = np.int64(0)
+    for e in range(0, values.size, EIGHT):
+        found = append(listed, found, contested(coins, values, e, low, span), e)
+    return found
 
-    values: a row; coins: int32 room (n,); limits: int32 (n,), rising, by rank from 0; flags: uint8 (n,), the answer; places:
-    uint8 room (n,); listed: uint32 room (n + 1,); counts: uint32 room (2, BUCKETS + 1); pairs: uint64 room (2, n);
-    tallies: int64 room (4, 256).
+
+@inner
+def _limit(places, limits, counts):
+    """counts[b]: the limit of the lowest rank that an entry of bucket b can have. One more is written, for the upper end."""
+    last = limits.size - 1
+    counts[0] = 0
+    for bucket in range(1, COARSE, BOUNDS):
+        _count_below(places, bucket, 1, counts[bucket:])
+    for bucket in range(COARSE + 1):
+        counts[bucket] = limits[min(np.int64(counts[bucket]), last)]
+
+
+@inner
+def _look_up(coins, places, least, listed, count, flags):
+    """Keep those that are kept at any rank of their bucket. Lists those of which the rank decides; returns their number."""
+    left = u64(0)
+    for c in range(count):
+        e = listed[c]
+        number, place = coins[e], u32(places[e])
+        kept = number < least[place]
+        flags[e] = u8(kept)
+        listed[left] = e
+        left += u64(number < least[u32(place + u32(1))]) - u64(kept)
+    return np.int64(left)
+
+
+@inner
+def _shorten(rooms, n):
+    """Keys that order the magnitudes of a row, but for few that share one and differ; the keys of those are listed as
+    inexact. Returns their number; -1 where they are many."""
+    values, keys, inexact = rooms.values, rooms.keys, rooms.inexact
+    found = np.int64(0)
+    for e in range(0, values.size, EIGHT):
+        found = append(rooms.others, found, having(values, e, i32(u32(1) << _CUT) - i32(1)), e)
+        if found > n // EIGHT:
+            return -1
+    top = i32(0)
+    for e in range(n):
+        top = max(top, i32(bits(values[e]) & MAGNITUDE))
+    floor = max(i32(0), i32(i32(top >> i32(_CUT)) - i32(65534)))
+    for e in range(n):
+        pattern = i32(u32(bits(values[e]) & MAGNITUDE) >> _CUT)
+        keys[e] = i16(i32(max(pattern, floor) - floor) + _LOWEST)
+    for c in range(found):
+        inexact[c] = keys[rooms.others[c]]
+    return found
+
+
+@inner
+def _among(keys, key):
+    found = u8(0)
+    for c in range(keys.size):
+        found = u8(found | u8(keys[c] == key))
+    return found
+
+
+@inner
+def _rank_by_key(rooms, inexact, place):
+    """`_rank`, by keys where these are exact."""
+    key, keys = rooms.keys[place], rooms.keys
+    if key == i16(_LOWEST) or _among(rooms.inexact[:inexact], key):
+        return _rank(rooms.values, place)
+    return count_lower(keys, keys.size, place, i16(key + i16(1)), key)
+
+
+@inner
+def toss(rooms, key, first, limits, flags):
+    """Whether each entry of a row, rooms.values, is kept: whether its coin lies below the limit of its rank. Zeros are not
+    ranked, as it is the same whether they are kept.
+
+    limits: int32 (n,), rising, by rank from 0; flags: uint8 (n,), the answer.
 
     The coins of most entries lie below or above all limits. For the others, counting the row's magnitudes in buckets tells
     between which ranks they lie; and the few that this does not decide are ranked.
     """
-    n = values.size
-    low = limits[0]
-    fill_coins(coins, key, first)
+    n = flags.size
+    low, values, coins, listed = limits[0], rooms.values, rooms.coins, rooms.listed
+    fill_coins(coins[:n], key, first)
     _sure(coins, low, flags)
-    found = _contest(coins, low, u32(limits[n - 1] - low), listed)
+    found = _contest(coins, values, u32(low), u32(limits[n - 1] - low), listed)
     if found == 0:
         return
-    _coarse(values, _resolution(values), places)
-    _count_below(places, counts)
-    found = _look_up(values, coins, places, counts[0], limits, listed, found, flags)
+    _coarse(values[:n], _COARSE_MEAN, COARSE, rooms.places)
+    _limit(rooms.places, limits, rooms.counts)
+    found = _look_up(coins, rooms.places, rooms.counts, listed, found, flags)
     if found <= SORTED:
+        inexact = _shorten(rooms, n) if found * n > KEYED else -1
         for c in range(found):
-            e = listed[c]
-            flags[e] = u8(coins[e] < limits[_rank(values, e)])
+            e = np.int64(listed[c])
+            rank = _rank(values, e) if inexact < 0 else _rank_by_key(rooms, inexact, e)
+            flags[e] = u8(coins[e] < limits[rank])
         return
-    order = sort_magnitudes(values, False, pairs[0], pairs[1], tallies)
+    order = sort_magnitudes(values[:n], False, rooms.pairs[0], rooms.pairs[1], rooms.tallies)
     for rank in range(n):
         e = np.int64(order[rank] & u64(0xFFFFFFFF))
         flags[e] = u8(coins[e] < limits[rank])
 
 
 @inner
-def _judge(values, places, verdicts, flags, listed):
-    """Keep what lies in buckets that are kept. Lists what lies in buckets that are cut; returns how many entries."""
-    found = u64(0)
-    for e in range(values.size):
-        verdict = verdicts[places[e]]
-        flags[e] = u8(verdict == _KEPT)
-        listed[found] = u32(e)
-        found += u64((verdict == _CUT) & (values[e] != 0))
-    return found
+def _find(places, count, counts):
+    """The highest bucket below which there are no more than `count` entries; and how many there are."""
+    bucket, below = 0, 0
+    step = FINE // 5
+    while step:
+        _count_below(places, bucket + step, step, counts)
+        start = bucket
+        for k in range(BOUNDS):
+            if counts[k] <= count:
+                bucket, below = start + (k + 1) * step, np.int64(counts[k])
+        step //= 5
+    return bucket, below
 
 
 @inner
-def select(values, first, last, flags, places, listed, counts, verdicts, pairs, tallies):
-    """Whether each entry's rank by falling magnitude, from 0, lies in [first, last); equal ones rank in their order. Zeros
-    are not ranked, as it is the same whether they are kept.
+def _split(rooms, bucket, smallest, keep, flags):
+    """Drop, of a bucket's entries, the smallest ones, so many, or (keep) all but these. Of equal ones the later are smaller;
+    zeros are the smallest, and are left as they are. Returns whether there were few enough to compare them."""
+    values, listed, members = rooms.values, rooms.listed, rooms.members
+    found, count = np.int64(0), 0
+    for e in range(0, values.size, EIGHT):
+        found = append(listed, found, equal(rooms.places, e, np.int8(bucket)), e)
+    if found > MEMBERS:
+        return False
+    for c in range(found):
+        e = listed[c]
+        members[count] = values[e]
+        listed[count] = e
+        count += values[e] != 0
+    whole = -(-count // EIGHT) * EIGHT
+    members[count:whole] = real(MAGNITUDE)
+    smallest -= found - count
+    for c in range(count):
+        size = i32(bits(members[c]) & MAGNITUDE)
+        smaller = count_smaller(members, whole, c, size, i32(size + i32(1))) - 1
+        if (smaller < smallest) != keep:
+            flags[listed[c]] = 0
+    return True
 
-    verdicts: uint8 room (BUCKETS,); for the others see `toss`. Only entries in buckets that a bound cuts are ranked.
+
+@inner
+def _between(places, low, high, flags):
+    for e in range(flags.size):
+        flags[e] = u8((places[e] >= low) & (places[e] <= high))
+
+
+@inner
+def select(rooms, first, last, flags):
+    """Whether the rank of each entry of a row, rooms.values, by falling magnitude, from 0, lies in [first, last); equal ones
+    rank in their order. Zeros are not ranked, as it is the same whether they are kept. flags: uint8 (n,), the answer.
+
+    Only entries in buckets that a bound cuts are ranked.
     """
-    n = values.size
-    _coarse(values, _resolution(values), places)
-    _count_below(places, counts)
-    for bucket in range(BUCKETS):
-        start, stop = n - np.int64(counts[0, bucket + 1]), n - np.int64(counts[0, bucket])
-        outside = (stop <= first) | (start >= last)
-        verdicts[bucket] = _DROPPED if outside else _KEPT if (start >= first) & (stop <= last) else _CUT
-    found = _judge(values, places, verdicts, flags, listed)
-    if found <= SORTED:
-        for c in range(found):
-            e = np.int64(listed[c])
-            rank = _rank_falling(values, e)
-            flags[e] = u8((rank >= first) & (rank < last))
+    n = flags.size
+    values, places = rooms.values[:n], rooms.places
+    _coarse(values, _FINE_MEAN, FINE, places)
+    low, below_low = _find(places, n - last, rooms.counts)
+    high, below_high = _find(places, n - first, rooms.counts)
+    _between(places, np.int8(low), np.int8(high), flags)
+    few = last >= n or _split(rooms, low, n - last - below_low, False, flags)
+    if few and (first <= 0 or _split(rooms, high, n - first - below_high, True, flags)):
         return
-    order = sort_magnitudes(values, True, pairs[0], pairs[1], tallies)
+    order = sort_magnitudes(values, True, rooms.pairs[0], rooms.pairs[1], rooms.tallies)
     flags[:] = 0
     for rank in range(first, min(last, n)):
         flags[np.int64(order[rank] & u64(0xFFFFFFFF))] = 1

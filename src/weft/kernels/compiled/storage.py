@@ -15,7 +15,7 @@ from weft.kernels.compiled.jit import inner
 STEP = 2048
 """Elements that are worked on at a time: a float32 buffer of 8 KiB."""
 
-u8, u16, u32, u64, i32, f32 = np.uint8, np.uint16, np.uint32, np.uint64, np.int32, np.float32
+u8, u16, u32, u64, i16, i32, f32 = np.uint8, np.uint16, np.uint32, np.uint64, np.int16, np.int32, np.float32
 
 _BF16, _F16, _F32 = BF16.code, F16.code, F32.code
 MAGNITUDE = u32(0x7FFFFFFF)

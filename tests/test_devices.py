@@ -12,6 +12,7 @@ from tests.conftest import tensors_of, weights_of
 from weft import api, devices
 from weft.devices import CPU, Device, TorchDevice, find_devices
 from weft.errors import PlanError, RecipeError, WeftError
+from weft.kernels import BLOCK
 from weft.kernels.device import DeviceKernels
 from weft.planning.explain import explain
 from weft.run.workers import Options
@@ -251,9 +252,11 @@ def test_a_plan_tells_what_a_gpu_takes(recipe, weft, monkeypatch):
     assert "on each GPU" not in weft("plan", path).out
 
 
-def test_windows_of_a_gpu_are_megabytes_whatever_the_number_of_models():
+def test_windows_are_megabytes_whatever_the_number_of_models():
     gpu = TorchDevice("cuda:0")
     assert gpu.window(1 << 18, 4) == 1 << 24
     assert gpu.window(1 << 18, 200) * 200 * 4 <= devices.WINDOW
     assert gpu.window(1 << 26, 4) == 1 << 26
     assert Device().window(1 << 18, 4) == 1 << 18
+    assert Device().window(1 << 19, 200) == BLOCK
+    assert Device().window(1000, 200) == 1000

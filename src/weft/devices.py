@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 WORDS = "cpu, cuda, cuda:0, cuda:1, ..., or auto"
 WINDOW = 4 * SLICE  # bytes of float32 that the rows of one window for a GPU take, about
+ROWS = 4 << 20  # elements that the rows of one window for the processor take, about: they stay in its cache
 WORKERS = 4  # for each GPU: while one waits for the disk, the others keep it busy
 TEMPORARIES = 8  # float32 tensors of a slice's size that a kernel holds for each row, on both lanes together
 
@@ -45,8 +46,8 @@ class Device:
         return np.empty(nbytes, dtype=np.uint8)
 
     def window(self, chunk: int, rows: int) -> int:
-        """Elements of a window, of which the user wants `chunk`."""
-        return chunk
+        """Elements of a window, of which the user wants `chunk`: fewer of many models."""
+        return min(chunk, max(BLOCK, ROWS // max(1, rows) // BLOCK * BLOCK))
 
     @property
     def memory(self) -> int:

@@ -204,7 +204,7 @@ class Writer:
         rules = method.packing.parts(weave.shape, weave.settings)
         known = {**shuttle.settings, **shuttle.before().asked}
         loose: dict[str, np.ndarray] = {}  # bits that do not fill a byte yet
-        for start, stop in reader.pieces(0, reader.n):
+        for start, stop in reader.slices(0, reader.n):
             reader.load(start, stop)
             parts = tensors.call(reader, method.packing.pack, known, shuttle.keys, start, start, stop)
             for part, rule in rules.items():

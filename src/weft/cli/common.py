@@ -21,7 +21,7 @@ DeviceName = Annotated[
         name="device", help="Where to compute: cpu, cuda (all GPUs), cuda:0, or auto (GPUs where there are any)."
     ),
 ]
-CHUNK = "256Ki"  # as in `weft.engine`, which this must not load
+CHUNK = "512Ki"  # as in `weft.engine`, which this must not load
 Chunk = Annotated[str, Parameter(help="Elements that are computed at once, a multiple of 64Ki.")]
 Only = Annotated[
     tuple[str, ...],

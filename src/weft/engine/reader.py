@@ -8,8 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
+from weft.devices import CPU
 from weft.dtypes import F32, DType
-from weft.engine.loom import Context, Kept, Loom
+from weft.engine.loom import TENSORS, Context, Kept, Loom
 from weft.errors import DataError
 from weft.kernels import BLOCK, LAST_ROW
 from weft.planning.graph import Leaf, Weave, woven
@@ -48,8 +49,8 @@ class Reader:
     """Reads windows of a weave's rows: its base, where it has one, and its models.
 
     `raw` is uint8 (rows, capacity); row j begins with the window's elements of input j in their stored dtype, whose codes are
-    `codes`. `deltas` is 1 where the vectors of the merge are the models minus the base. `again` says that the inputs are read
-    more than once.
+    `codes`. `deltas` is 1 where the vectors of the merge are the models minus the base. `keeps` says that the first windows
+    are kept, as the inputs are read more than once.
     """
 
     def __init__(self, weave: Weave, inner: list[Inner | None], context: Context, loom: Loom, level: int) -> None:
@@ -64,7 +65,7 @@ class Reader:
             self.scope = "row"  # a vector is one vector, whichever way matrices are cut
         if self.scope == "model":
             self.scope = "tensor"  # the Gram matrix is another one; the tensor is mixed as a whole
-        self.again = False
+        self.keeps = False
         self.raw = np.empty((0, 0), dtype=np.uint8)
         self._loaded: tuple[int, int] | None = None
 
@@ -129,10 +130,15 @@ class Reader:
         """A range in pieces that stay in the cache; matrices, in the numbers in which they are merged."""
         yield from self.spans(start, stop, self.grain if self.weave.matrices is not None else self.chunk)
 
+    def slices(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """A window in the slices that torch works on at once; a GPU takes the whole window."""
+        size = min(TENSORS, self.chunk) if self.loom.device == CPU else self.chunk
+        yield from self.spans(start, stop, self.grain if self.weave.matrices is not None else size)
+
     def load(self, start: int, stop: int) -> np.ndarray:
         """Read a window of every row, unless the buffers hold it. Returns `raw`."""
         if self._loaded != (start, stop):
-            kept = self.loom.kept(self.level, self) if self.again else None
+            kept = self.loom.kept(self.level, self) if self.keeps else None
             raw = kept.windows.get((start, stop)) if kept else None
             self.raw = self._read(start, stop, kept) if raw is None else raw
             self._loaded = (start, stop)

@@ -49,7 +49,7 @@ class Shuttle:
             self.inner.append(inner)
             self.levels += inner.levels if inner is not None else 0
         self.reader = Reader(weave, self.inner, context, loom, level)
-        self.reader.again = self.reduces
+        self.reader.keeps = self.reduces and loom.device == CPU  # a GPU's windows are larger than what is kept
         self.keys = np.array([keyed.key(context.seed, weave.name, model) for model in weave.models], dtype=np.uint64)
         self.asked: dict[str, Any] = {}
         self.memory: dict[Any, Any] = {}  # of compiled twins
@@ -129,7 +129,8 @@ class Shuttle:
         reader, known = self.reader, self.known
         for start, stop in reader.pieces(0, reader.n) if pieces is None else pieces:
             reader.load(start, stop)
-            yield tensors.call(reader, of, known, self.keys, start, start, stop)
+            for first, last in reader.slices(start, stop):
+                yield tensors.call(reader, of, known, self.keys, start, first, last)
 
     def twin(self, function: Any) -> Twin | None:
         """The compiled version of a function, on the processor."""
@@ -206,10 +207,12 @@ class Shuttle:
         """Whether `of` gives a tensor for each model, and the sums of a piece, item by item."""
         twin = self.twin(of)
         if twin is None:
-            values = tensors.call(self.reader, of, self.known, self.keys, start, start, stop)
-            each = isinstance(values, (list, tuple))
-            items = values if each else [values]
-            return each, [reduce.block_sums(item.reshape(-1).cpu().numpy(), grain) for item in items]
+            each, slices = False, []
+            for values in self.derived(of, [(start, stop)]):
+                each = isinstance(values, (list, tuple))
+                items = values if each else [values]
+                slices.append([reduce.block_sums(item.reshape(-1).cpu().numpy(), grain) for item in items])
+            return each, [np.concatenate(parts) for parts in zip(*slices, strict=True)]
         out = np.empty((self.reader.k if twin.each else 1, -(-(stop - start) // grain)))
         self.reader.check(twin.run(self._piece(start, stop), out), F32)
         return twin.each, list(out)
@@ -266,7 +269,7 @@ class Shuttle:
             self.reader.check(twin.run(self._piece(window, end), out, dtype.code), dtype)
             return
         known = self.known
-        for start, stop in self.reader.pieces(window, end):
+        for start, stop in self.reader.slices(window, end):
             if self.reader.scope == "tensor":
                 function = self.method.function
                 result = tensors.call(self.reader, function, known, self.keys, window, start, stop)

@@ -228,7 +228,7 @@ def device_memory(plan: Plan, options: Options = Options()) -> int:
     for weave in weaves:
         if weave.method.gives == "tensor":
             reader = Shuttle(weave, context, Loom(device)).reader
-            start, stop = next(reader.pieces(0, reader.n), (0, 0))
+            start, stop = next(reader.slices(0, reader.n), (0, 0))
             tensors = max(tensors, (stop - start) * 4 * TEMPORARIES * len(reader.rows))
     return -(-options.workers // len(options.devices)) * (device.memory + tensors)
 
@@ -249,13 +249,13 @@ def loom_bytes(node: Weave | Patchwork | Derived, dtype: DType, context: Context
         return 0
     start, stop = next(reader.windows() if shuttle.reduces else reader.pieces(0, reader.n))
     total = (stop - start) * (reader.itemsize * len(reader.rows) + dtype.itemsize)
-    if shuttle.reduces:
+    if reader.keeps:
         total += min(KEPT, reader.n * reader.itemsize * len(reader.rows))
     if ranks(node):
         sample = min(reader.n, sampled_runs(reader.n) * RUN)
         total += reader.k * NARROW * HALF * 8 + sample * reader.itemsize * len(reader.rows)
     if device == CPU and (node.method.gives == "tensor" or reader.scope != "tensor"):
-        start, stop = next(reader.pieces(0, reader.n))
+        start, stop = next(reader.slices(0, reader.n))
         route = route_of(node)
         rows = len(reader.rows) * (TEMPORARIES if route is None else 1)
         total += (stop - start) * 4 * rows + (route.workspace if route is not None else 0)

@@ -14,9 +14,9 @@ from weft.kernels.compiled.vectors import (
     PADDING,
     append,
     contested,
+    count_below,
     count_bytes,
-    count_lower,
-    count_smaller,
+    count_short_below,
     equal,
     having,
 )
@@ -43,21 +43,21 @@ def list_equal(places, value, listed):
 
 
 @kernel
-def list_having(values, mask, listed):
+def list_having(room, mask, listed):
     found = np.int64(0)
-    for e in range(0, values.size, EIGHT):
-        found = append(listed, found, having(values, e, np.int32(mask)), e)
+    for e in range(0, room.size, EIGHT):
+        found = append(listed, found, having(room, e, np.int32(mask)), e)
     return found
 
 
 @kernel
-def smaller(values, place, before, behind):
-    return count_smaller(values, values.size, place, np.int32(before), np.int32(behind))
+def below(room, place, before, behind):
+    return count_below(room, room.size, place, np.int32(before), np.int32(behind))
 
 
 @kernel
-def lower(keys, place, before, behind):
-    return count_lower(keys, keys.size, place, np.int16(before), np.int16(behind))
+def short_below(room, place, before, behind):
+    return count_short_below(room, room.size, place, np.int16(before), np.int16(behind))
 
 
 @kernel
@@ -99,23 +99,23 @@ def test_equal(seed: int, size: int, value: int) -> None:
 @quick
 @given(seeds, rooms, st.sampled_from([0x1, 0xFFF, 0x7FFFFFFF]))
 def test_having(seed: int, size: int, mask: int) -> None:
-    values = floats(np.random.default_rng(seed), size)
+    room = floats(np.random.default_rng(seed), size).view(np.int32)
     listed = np.zeros(size + EIGHT, np.uint32)
-    found = list_having(values, mask, listed)
-    np.testing.assert_array_equal(listed[:found], np.flatnonzero(values.view(np.int32) & mask))
+    found = list_having(room, mask, listed)
+    np.testing.assert_array_equal(listed[:found], np.flatnonzero(room & mask))
 
 
 @quick
 @given(seeds, rooms, st.data())
 def test_counts_before_and_behind_a_place(seed: int, size: int, data: st.DataObject) -> None:
     rng = np.random.default_rng(seed)
-    values, place = floats(rng, size), data.draw(st.integers(0, size - 1))
-    patterns = np.abs(values).view(np.int32)
+    place = data.draw(st.integers(0, size - 1))
+    patterns = np.abs(floats(rng, size)).view(np.int32)
     keys = rng.integers(-40, 40, size).astype(np.int16)
-    for count, room, entries in ((smaller, values, patterns), (lower, keys, keys)):
-        one, two = int(entries[place]), int(entries[rng.integers(size)])
+    for count, room in ((below, patterns), (short_below, keys)):
+        one, two = int(room[place]), int(room[rng.integers(size)])
         for before, behind in ((one + 1, one), (one, one + 1), (one, two)):
-            expected = np.sum(entries[:place] < before) + np.sum(entries[place:] < behind)
+            expected = np.sum(room[:place] < before) + np.sum(room[place:] < behind)
             assert count(room, place, before, behind) == expected
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from weft.kernels.compiled.jit import inner
-from weft.kernels.compiled.storage import MAGNITUDE, bits, f32, i16, i32, real, u8, u32, u64
+from weft.kernels.compiled.storage import MAGNITUDE, bits, f32, i16, i32, u8, u32, u64
 from weft.kernels.compiled.thinning import fill_coins
 from weft.kernels.compiled.vectors import (
     BOUNDS,
@@ -16,9 +16,9 @@ from weft.kernels.compiled.vectors import (
     PADDING,
     append,
     contested,
+    count_below,
     count_bytes,
-    count_lower,
-    count_smaller,
+    count_short_below,
     equal,
     having,
 )
@@ -30,7 +30,7 @@ SORTED = 256  # ranks of a row: to find more of them, sorting is faster than cou
 MEMBERS = 128  # entries of a bucket that are compared with each other
 KEYED = 1 << 17  # comparisons in a row: for more of them, keys of 16 bits are worth making
 _CUT = u32(12)  # bits of a magnitude's pattern that a key lacks; 65535 keys are 32 powers of two
-_LOWEST = i32(-32768)
+_LOWEST, _LARGEST = i32(-32768), i32(MAGNITUDE)
 _BYTE = u64(255)
 
 
@@ -79,9 +79,11 @@ def sort_magnitudes(values, falling, pairs, spare, counts):
 
 
 class Rooms(NamedTuple):
-    """What is needed to work on rows. Rooms are larger than rows, as `vectors.PADDING` says."""
+    """What is needed to work on rows. Rooms are larger than rows, as `vectors.PADDING` says: behind the last entry stand
+    zeros, the largest sizes and keys, and no bucket."""
 
     values: Any  # float32
+    sizes: Any  # int32: patterns of magnitudes
     coins: Any  # int32
     places: Any  # int8: buckets
     keys: Any  # int16: magnitudes, shortened
@@ -89,7 +91,7 @@ class Rooms(NamedTuple):
     others: Any  # uint32
     inexact: Any  # int16
     counts: Any  # int32
-    members: Any  # float32
+    members: Any  # int32
     pairs: Any  # uint64 (2, n)
     tallies: Any  # int64 (4, 256)
 
@@ -98,7 +100,8 @@ class Rooms(NamedTuple):
 def make_rooms(n):
     size = -(-n // PADDING) * PADDING
     rooms = Rooms(
-        np.empty(size, np.float32),
+        np.zeros(size, np.float32),
+        np.empty(size, np.int32),
         np.empty(size, np.int32),
         np.empty(size, np.int8),
         np.empty(size, np.int16),
@@ -106,12 +109,11 @@ def make_rooms(n):
         np.empty(size + EIGHT, np.uint32),
         np.empty(size, np.int16),
         np.empty(COARSE + BOUNDS, np.int32),
-        np.empty(MEMBERS, np.float32),
+        np.empty(MEMBERS, np.int32),
         np.empty((2, n), np.uint64),
         np.empty((4, 256), np.int64),
     )
-    rooms.values[n:] = real(MAGNITUDE)
-    rooms.coins[n:] = -1
+    rooms.sizes[n:] = _LARGEST
     rooms.places[n:] = 127
     rooms.keys[n:] = 32767
     return rooms
@@ -135,18 +137,20 @@ def _mean(values):
 
 
 @inner
-def _coarse(values, at_mean, buckets, places):
-    """The bucket of each magnitude, from 0: larger ones are never in a lower bucket. at_mean: that of the mean."""
+def _measure(values, at_mean, buckets, sizes, places):
+    """The pattern of each magnitude, and its bucket, from 0: larger ones are never in a lower bucket. at_mean: that of the
+    mean."""
     mean = _mean(values)
     scale = f32(f32(at_mean) / mean) if mean > 0 else f32(0)
     scale = scale if np.isfinite(scale) else f32(0)
     top = f32(buckets - 1)
     for e in range(values.size):
+        sizes[e] = i32(bits(values[e]) & MAGNITUDE)
         places[e] = np.int8(i32(min(top, abs(values[e]) * scale)))
 
 
 @inner
-def _count_below(places, bound, step, counts):
+def _count_places(places, bound, step, counts):
     """How many places are below each of four bounds, `step` apart."""
     counts[:BOUNDS] = 0
     for first in range(0, places.size, 255 * BYTES):
@@ -154,10 +158,10 @@ def _count_below(places, bound, step, counts):
 
 
 @inner
-def _rank(values, place):
+def _rank(sizes, place):
     """How many entries are smaller, or equal and before this place."""
-    size = i32(bits(values[place]) & MAGNITUDE)
-    return count_smaller(values, values.size, place, i32(size + i32(1)), size)
+    size = sizes[place]
+    return count_below(sizes, sizes.size, place, i32(size + i32(1)), size)
 
 
 @inner
@@ -181,7 +185,7 @@ def _limit(places, limits, counts):
     last = limits.size - 1
     counts[0] = 0
     for bucket in range(1, COARSE, BOUNDS):
-        _count_below(places, bucket, 1, counts[bucket:])
+        _count_places(places, bucket, 1, counts[bucket:])
     for bucket in range(COARSE + 1):
         counts[bucket] = limits[min(np.int64(counts[bucket]), last)]
 
@@ -204,18 +208,18 @@ def _look_up(coins, places, least, listed, count, flags):
 def _shorten(rooms, n):
     """Keys that order the magnitudes of a row, but for few that share one and differ; the keys of those are listed as
     inexact. Returns their number; -1 where they are many."""
-    values, keys, inexact = rooms.values, rooms.keys, rooms.inexact
+    sizes, keys, inexact = rooms.sizes, rooms.keys, rooms.inexact
     found = np.int64(0)
-    for e in range(0, values.size, EIGHT):
-        found = append(rooms.others, found, having(values, e, i32(u32(1) << _CUT) - i32(1)), e)
+    for e in range(0, sizes.size, EIGHT):
+        found = append(rooms.others, found, having(sizes, e, i32(u32(1) << _CUT) - i32(1)), e)
         if found > n // EIGHT:
             return -1
     top = i32(0)
     for e in range(n):
-        top = max(top, i32(bits(values[e]) & MAGNITUDE))
+        top = max(top, sizes[e])
     floor = max(i32(0), i32(i32(top >> i32(_CUT)) - i32(65534)))
     for e in range(n):
-        pattern = i32(u32(bits(values[e]) & MAGNITUDE) >> _CUT)
+        pattern = i32(sizes[e] >> i32(_CUT))
         keys[e] = i16(i32(max(pattern, floor) - floor) + _LOWEST)
     for c in range(found):
         inexact[c] = keys[rooms.others[c]]
@@ -235,8 +239,8 @@ def _rank_by_key(rooms, inexact, place):
     """`_rank`, by keys where these are exact."""
     key, keys = rooms.keys[place], rooms.keys
     if key == i16(_LOWEST) or _among(rooms.inexact[:inexact], key):
-        return _rank(rooms.values, place)
-    return count_lower(keys, keys.size, place, i16(key + i16(1)), key)
+        return _rank(rooms.sizes, place)
+    return count_short_below(keys, keys.size, place, i16(key + i16(1)), key)
 
 
 @inner
@@ -256,14 +260,14 @@ def toss(rooms, key, first, limits, flags):
     found = _contest(coins, values, u32(low), u32(limits[n - 1] - low), listed)
     if found == 0:
         return
-    _coarse(values[:n], _COARSE_MEAN, COARSE, rooms.places)
+    _measure(values[:n], _COARSE_MEAN, COARSE, rooms.sizes, rooms.places)
     _limit(rooms.places, limits, rooms.counts)
     found = _look_up(coins, rooms.places, rooms.counts, listed, found, flags)
     if found <= SORTED:
         inexact = _shorten(rooms, n) if found * n > KEYED else -1
         for c in range(found):
             e = np.int64(listed[c])
-            rank = _rank(values, e) if inexact < 0 else _rank_by_key(rooms, inexact, e)
+            rank = _rank(rooms.sizes, e) if inexact < 0 else _rank_by_key(rooms, inexact, e)
             flags[e] = u8(coins[e] < limits[rank])
         return
     order = sort_magnitudes(values[:n], False, rooms.pairs[0], rooms.pairs[1], rooms.tallies)
@@ -278,7 +282,7 @@ def _find(places, count, counts):
     bucket, below = 0, 0
     step = FINE // 5
     while step:
-        _count_below(places, bucket + step, step, counts)
+        _count_places(places, bucket + step, step, counts)
         start = bucket
         for k in range(BOUNDS):
             if counts[k] <= count:
@@ -291,23 +295,23 @@ def _find(places, count, counts):
 def _split(rooms, bucket, smallest, keep, flags):
     """Drop, of a bucket's entries, the smallest ones, so many, or (keep) all but these. Of equal ones the later are smaller;
     zeros are the smallest, and are left as they are. Returns whether there were few enough to compare them."""
-    values, listed, members = rooms.values, rooms.listed, rooms.members
+    sizes, listed, members = rooms.sizes, rooms.listed, rooms.members
     found, count = np.int64(0), 0
-    for e in range(0, values.size, EIGHT):
+    for e in range(0, sizes.size, EIGHT):
         found = append(listed, found, equal(rooms.places, e, np.int8(bucket)), e)
     if found > MEMBERS:
         return False
     for c in range(found):
         e = listed[c]
-        members[count] = values[e]
+        members[count] = sizes[e]
         listed[count] = e
-        count += values[e] != 0
+        count += sizes[e] != 0
     whole = -(-count // EIGHT) * EIGHT
-    members[count:whole] = real(MAGNITUDE)
+    members[count:whole] = _LARGEST
     smallest -= found - count
     for c in range(count):
-        size = i32(bits(members[c]) & MAGNITUDE)
-        smaller = count_smaller(members, whole, c, size, i32(size + i32(1))) - 1
+        size = members[c]
+        smaller = count_below(members, whole, c, size, i32(size + i32(1))) - 1
         if (smaller < smallest) != keep:
             flags[listed[c]] = 0
     return True
@@ -328,7 +332,7 @@ def select(rooms, first, last, flags):
     """
     n = flags.size
     values, places = rooms.values[:n], rooms.places
-    _coarse(values, _FINE_MEAN, FINE, places)
+    _measure(values, _FINE_MEAN, FINE, rooms.sizes, places)
     low, below_low = _find(places, n - last, rooms.counts)
     high, below_high = _find(places, n - first, rooms.counts)
     _between(places, np.int8(low), np.int8(high), flags)

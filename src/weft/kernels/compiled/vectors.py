@@ -22,14 +22,12 @@ BYTES = 32
 """Entries of 8 bits that are worked on at once."""
 
 PADDING = 32
-"""Rooms are of a multiple of so many entries. What stands behind the last entry must never count: NaN of the pattern
-0x7FFFFFFF behind values, 127 behind places, -1 behind coins."""
+"""Rooms are of a multiple of so many entries. What stands behind the last entry must never count: see `rows.make_rooms`."""
 
 BOUNDS = 4
 """Bounds under which bytes are counted at once: more of them would not stay in registers."""
 
 _I8, _I16, _I32, _I64, _F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
-_MAGNITUDE = 0x7FFFFFFF
 
 
 def _vector(kind: Any, lanes: int, values: Any) -> Any:
@@ -122,19 +120,11 @@ def _table(module: Any) -> Any:
     return table
 
 
-def _magnitudes(builder: Any, values: Any, place: Any) -> Any:
-    return builder.and_(_load(builder, values, place, _I32, EIGHT), _vector(_I32, EIGHT, _MAGNITUDE))
-
-
-def _count_smaller(builder: Any, load: Any, lanes: int, n: Any, place: Any, before: Any, behind: Any) -> Any:
-    """How many entries are below a bound: `before` for those before `place`, `behind` for it and those behind it.
-
-    load: gives the vector of so many lanes at a place.
-    """
+def _count_below(builder: Any, room: Any, lanes: int, n: Any, place: Any, before: Any, behind: Any) -> Any:
     low, high = _fill(builder, before, lanes), _fill(builder, behind, lanes)
 
     def add(at: Any, bound: Any, total: Any) -> Any:
-        below = builder.icmp_signed("<", load(builder, at), bound)
+        below = builder.icmp_signed("<", _load(builder, room, at, before.type, lanes), bound)
         return builder.sub(total, builder.sext(below, total.type))
 
     def run(first: Any, last: Any, bound: Any, sums: list[Any]) -> list[Any]:
@@ -160,30 +150,22 @@ def _count_smaller(builder: Any, load: Any, lanes: int, n: Any, place: Any, befo
 
 
 @emitted("int64", "array", "int64", "int64", "int32", "int32")
-def count_smaller(builder: Any, values: Any, n: Any, place: Any, before: Any, behind: Any) -> Any:
-    """How many magnitudes are below a bound, as patterns: `before` for those before `place`, `behind` for it and those behind
-    it. n: a multiple of eight."""
-
-    def load(builder: Any, at: Any) -> Any:
-        return _magnitudes(builder, values, at)
-
-    return _count_smaller(builder, load, EIGHT, n, place, before, behind)
+def count_below(builder: Any, room: Any, n: Any, place: Any, before: Any, behind: Any) -> Any:
+    """How many entries, int32, are below a bound: `before` for those before `place`, `behind` for it and those behind it.
+    n: a multiple of eight."""
+    return _count_below(builder, room, EIGHT, n, place, before, behind)
 
 
 @emitted("int64", "array", "int64", "int64", "int16", "int16")
-def count_lower(builder: Any, keys: Any, n: Any, place: Any, before: Any, behind: Any) -> Any:
-    """`count_smaller` of int16. n: a multiple of sixteen, and less than 2**18: four sums of so many lanes hold no more."""
-
-    def load(builder: Any, at: Any) -> Any:
-        return _load(builder, keys, at, _I16, SIXTEEN)
-
-    return _count_smaller(builder, load, SIXTEEN, n, place, before, behind)
+def count_short_below(builder: Any, room: Any, n: Any, place: Any, before: Any, behind: Any) -> Any:
+    """`count_below` of int16. n: a multiple of sixteen, and less than 2**21: sums of each lane hold no more."""
+    return _count_below(builder, room, SIXTEEN, n, place, before, behind)
 
 
 @emitted("uint64", "array", "int64", "int32")
-def having(builder: Any, values: Any, place: Any, mask: Any) -> Any:
-    """Of eight entries from `place` on, those whose pattern has bits of a mask."""
-    some = builder.and_(_load(builder, values, place, _I32, EIGHT), _fill(builder, mask, EIGHT))
+def having(builder: Any, room: Any, place: Any, mask: Any) -> Any:
+    """Of eight entries, int32, from `place` on, those that have bits of a mask: bits."""
+    some = builder.and_(_load(builder, room, place, _I32, EIGHT), _fill(builder, mask, EIGHT))
     found = builder.icmp_unsigned("!=", some, _vector(_I32, EIGHT, 0))
     return builder.zext(builder.bitcast(found, _I8), _I64)
 

@@ -7,8 +7,8 @@ The first input stands for the output's bytes. Two or more threads move chunks o
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 import threading
 import time
 from pathlib import Path
@@ -42,4 +42,8 @@ def move(out: Path, inputs: list[Path], threads: int) -> float:
 
 
 if __name__ == "__main__":
-    print(move(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]], len(os.sched_getaffinity(0))))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("inputs", type=Path, nargs="+")
+    asked = parser.parse_args()
+    print(move(asked.out, asked.inputs, len(os.sched_getaffinity(0))))

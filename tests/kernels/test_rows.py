@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from weft.kernels import random
 from weft.kernels.compiled.jit import kernel
-from weft.kernels.compiled.rows import KEYED, SORTED, make_rooms, select, toss
+from weft.kernels.compiled.rows import KEYED, SORTED, assign, make_rooms, select, toss
 
 quick = settings(max_examples=150, deadline=None, derandomize=True)
 
@@ -27,6 +27,14 @@ def select_row(values, first, last, flags):
     rooms = make_rooms(values.size)
     rooms.values[: values.size] = values
     select(rooms, first, last, flags)
+    return np.int64(0)
+
+
+@kernel
+def assign_row(values, steps, given):
+    rooms = make_rooms(values.size)
+    rooms.values[: values.size] = values
+    assign(rooms, steps, given)
     return np.int64(0)
 
 
@@ -108,15 +116,33 @@ def test_select(values: np.ndarray, one: float, two: float) -> None:
     np.testing.assert_array_equal(flags[counted], expected[counted])
 
 
+def assert_assigned(values: np.ndarray) -> None:
+    ranks, given = np.arange(len(values), dtype=np.float32), np.full(len(values), -1, np.float32)
+    assign_row(values, ranks, given)
+    np.testing.assert_array_equal(given[np.argsort(np.abs(values), kind="stable")], ranks)
+
+
+@quick
+@given(rows)
+def test_assign(values: np.ndarray) -> None:
+    assert_assigned(values)
+
+
+@pytest.mark.parametrize("kind", ["fine-tuned", "sparse", "wide"])
+@pytest.mark.parametrize("n", [16000, 70000])
+def test_assign_long_rows(kind: str, n: int) -> None:
+    assert_assigned(row(kind, n, n))
+
+
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_ends(broken: float) -> None:
     """The merge refuses it later; here it must only do no harm."""
     values = row("normal", 1000, 0)
     values[::7] = broken
     flags = np.zeros(1000, np.uint8)
-    toss_row(values, 1, np.linspace(0, 2**24, 1000).astype(np.int32), flags)
-    select_row(values, 100, 700, flags)
-    values[:] = broken
-    toss_row(values, 1, np.linspace(0, 2**24, 1000).astype(np.int32), flags)
-    select_row(values, 100, 700, flags)
-    assert set(flags) <= {0, 1}
+    for _ in range(2):
+        toss_row(values, 1, np.linspace(0, 2**24, 1000).astype(np.int32), flags)
+        select_row(values, 100, 700, flags)
+        assert set(flags) <= {0, 1}
+        assign_row(values, np.zeros(1000, np.float32), np.zeros(1000, np.float32))
+        values[:] = broken

@@ -13,7 +13,7 @@ from weft.kernels.compiled import crumbs
 from weft.kernels.compiled.jit import inner, kernel
 from weft.kernels.compiled.maps import clear, finish, gather
 from weft.kernels.compiled.piece import Piece
-from weft.kernels.compiled.rows import make_rooms, select, sort_magnitudes, toss
+from weft.kernels.compiled.rows import assign, make_rooms, select, toss
 from weft.kernels.compiled.storage import STEP, decode, decode_vector, f32
 from weft.kernels.compiled.sums import add_magnitudes, total_of
 from weft.kernels.compiled.thinning import fill_coins
@@ -67,19 +67,15 @@ def _between(raw, codes, n, columns, first, last, flags):
 @kernel
 def _draw(raw, codes, n, offset, columns, keys, steps, flags, chances):
     """Chances (k, n): each entry's probability by its rank in its row; flags: whether its coin lies below it."""
-    buffers, pairs = np.empty((2, columns), np.float32), np.empty((2, columns), np.uint64)
-    counts = np.empty((4, 256), np.int64)
-    coins = np.empty(columns, np.int32)
-    base, values = buffers[0], buffers[1]
+    rooms, base = make_rooms(columns), np.empty(columns, np.float32)
+    values, coins = rooms.values[:columns], rooms.coins[:columns]
     status = np.int64(0)
     for start in range(0, n, columns):
         status |= decode(raw[0], codes[0], start, base)
         for i in range(flags.shape[0]):
             status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
-            order = sort_magnitudes(values, False, pairs[0], pairs[1], counts)
             own, chance = flags[i, start : start + columns], chances[i, start : start + columns]
-            for rank in range(columns):
-                chance[np.int64(order[rank] & np.uint64(0xFFFFFFFF))] = steps[i, rank]
+            assign(rooms, steps[i], chance)
             fill_coins(coins, keys[i], offset + start)
             for e in range(columns):
                 own[e] = np.uint8(f32(coins[e]) * f32(2.0**-24) < chance[e])

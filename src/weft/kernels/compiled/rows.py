@@ -207,20 +207,22 @@ def _look_up(coins, places, least, listed, count, flags):
 @inner
 def _shorten(rooms, n):
     """Keys that order the magnitudes of a row, but for few that share one and differ; the keys of those are listed as
-    inexact. Returns their number; -1 where they are many."""
+    inexact. Returns their number; -1 where they are many, or where magnitudes are too far apart for keys."""
     sizes, keys, inexact = rooms.sizes, rooms.keys, rooms.inexact
     found = np.int64(0)
     for e in range(0, sizes.size, EIGHT):
         found = append(rooms.others, found, having(sizes, e, i32(u32(1) << _CUT) - i32(1)), e)
         if found > n // EIGHT:
             return -1
-    top = i32(0)
+    top, least = i32(0), _LARGEST
     for e in range(n):
         top = max(top, sizes[e])
+        least = min(least, sizes[e] if sizes[e] > 0 else _LARGEST)
     floor = max(i32(0), i32(i32(top >> i32(_CUT)) - i32(65534)))
+    if i32(least >> i32(_CUT)) <= floor:
+        return -1
     for e in range(n):
-        pattern = i32(sizes[e] >> i32(_CUT))
-        keys[e] = i16(i32(max(pattern, floor) - floor) + _LOWEST)
+        keys[e] = i16(i32(max(i32(sizes[e] >> i32(_CUT)), floor) - floor) + _LOWEST)
     for c in range(found):
         inexact[c] = keys[rooms.others[c]]
     return found
@@ -238,7 +240,7 @@ def _among(keys, key):
 def _rank_by_key(rooms, inexact, place):
     """`_rank`, by keys where these are exact."""
     key, keys = rooms.keys[place], rooms.keys
-    if key == i16(_LOWEST) or _among(rooms.inexact[:inexact], key):
+    if _among(rooms.inexact[:inexact], key):
         return _rank(rooms.sizes, place)
     return count_short_below(keys, keys.size, place, i16(key + i16(1)), key)
 
@@ -274,6 +276,68 @@ def toss(rooms, key, first, limits, flags):
     for rank in range(n):
         e = np.int64(order[rank] & u64(0xFFFFFFFF))
         flags[e] = u8(coins[e] < limits[rank])
+
+
+@inner
+def _sort_keys(rooms, n):
+    """Places in the row by rising key, equal ones in their order: the lower halves of the result's words."""
+    keys, words, spare, counts = rooms.keys, rooms.listed, rooms.others, rooms.tallies
+    counts[:2] = 0
+    for e in range(n):
+        key = u32(i32(keys[e]) - _LOWEST)
+        words[e] = u32(u32(key << u32(16)) | u32(e))
+        counts[0, key & u32(255)] += 1
+        counts[1, key >> u32(8)] += 1
+    for byte in range(2):
+        starts, total = counts[byte], 0
+        for value in range(256):
+            here = starts[value]
+            starts[value] = total
+            total += here
+        _distribute(words[:n], spare, starts, u64(16 + 8 * byte))
+        words, spare = spare, words
+    return words
+
+
+@inner
+def _order_run(words, n, key, sizes):
+    """Put the entries of one key, which differ, in the order of their magnitudes."""
+    low, high = 0, n
+    while low < high:
+        middle = (low + high) // 2
+        if u32(words[middle] >> u32(16)) < key:
+            low = middle + 1
+        else:
+            high = middle
+    place = low + 1
+    while place < n and u32(words[place] >> u32(16)) == key:
+        word, to = words[place], place
+        size = sizes[word & u32(0xFFFF)]
+        while to > low and sizes[words[to - 1] & u32(0xFFFF)] > size:
+            words[to] = words[to - 1]
+            to -= 1
+        words[to] = word
+        place += 1
+
+
+@inner
+def assign(rooms, steps, given):
+    """Give each entry of a row, rooms.values, what its rank by rising magnitude has: given[e] = steps[rank of e]."""
+    n = given.size
+    values, sizes = rooms.values, rooms.sizes
+    for e in range(n):
+        sizes[e] = i32(bits(values[e]) & MAGNITUDE)
+    inexact = _shorten(rooms, n) if n <= 65536 else -1
+    if inexact < 0:
+        order = sort_magnitudes(values[:n], False, rooms.pairs[0], rooms.pairs[1], rooms.tallies)
+        for rank in range(n):
+            given[np.int64(order[rank] & u64(0xFFFFFFFF))] = steps[rank]
+        return
+    words = _sort_keys(rooms, n)
+    for c in range(inexact):
+        _order_run(words, n, u32(i32(rooms.inexact[c]) - _LOWEST), sizes)
+    for rank in range(n):
+        given[words[rank] & u32(0xFFFF)] = steps[rank]
 
 
 @inner

@@ -19,7 +19,7 @@ from weft.method import Largest
 from weft.method.scope import Route
 from weft.planning.graph import Derived, Leaf, Node, Patchwork, Weave, derived, leaves, woven
 from weft.planning.plan import Plan
-from weft.run.workers import Options, needs_torch
+from weft.run.workers import Options, needs_torch, uses_torch
 from weft.vocabulary.writing import chat_sample
 
 # Rough rates of an ordinary machine, bytes a second: an estimate's purpose is to tell minutes from hours.
@@ -36,6 +36,7 @@ TORCH = 230 << 20  # bytes that torch adds
 GPU = 500 << 20  # bytes that its libraries for GPUs add
 HEADER = 800  # bytes that a plan holds for each tensor of each model
 TEMPORARIES = 4  # float32 intermediates for each row that methods on tensors hold at once
+FUSED = 2  # the same of methods that have a compiled twin
 
 
 def explain(plan: Plan, options: Options = Options()) -> dict[str, Any]:
@@ -79,27 +80,23 @@ def _stamp(mark: dict[str, Any]) -> dict[str, Any]:
 def parts(plan: Plan, options: Options = Options()) -> list[dict[str, Any]]:
     """Tensors that get the same treatment, together: how many, which roles, which method with which settings."""
     groups: dict[str, dict[str, Any]] = {}
-    described: dict[Any, str] = {}
-    for step in plan.steps:
-        key = treatment_key(step.node)
-        if key not in described:
-            described[key] = describe(step.node)
-        treatment = described[key]
+    known = plan.view.architecture.parts
+    for steps in plan.kinds:
+        first = steps[0]
+        treatment = describe(first.node)
         group = groups.setdefault(
             treatment, {"what": treatment, "tensors": 0, "bytes": 0, "roles": Counter(), "layers": set(), "work": 0.0}
         )
-        for weave in weaves_of(step.node):
+        for weave in weaves_of(first.node):
             route = route_of(weave)
             if route is not None:
                 group["route"] = route.words
-                group["work"] += route.operations
-        group["tensors"] += 1
-        group["bytes"] += step.slot.info.nbytes
-        part = plan.view.architecture.parts.get(step.name)
-        if part is not None:
-            group["roles"][part.roles[0].split(".")[0]] += 1
-            if part.layer is not None:
-                group["layers"].add(part.layer)
+                group["work"] += len(steps) * route.operations
+        group["tensors"] += len(steps)
+        group["bytes"] += len(steps) * first.slot.info.nbytes
+        here = [known[step.name] for step in steps if step.name in known]
+        group["roles"].update([part.roles[0].split(".")[0] for part in here])
+        group["layers"].update([part.layer for part in here if part.layer is not None])
     return [
         {
             **{name: value for name, value in group.items() if name != "work"},
@@ -118,17 +115,6 @@ def route_of(weave: Weave) -> Route | None:
         return None
     route = method.routing(len(weave.inputs), *matrices.sides, weave.settings)
     return Route(route.words, matrices.count * route.operations, matrices.together * route.workspace)
-
-
-def treatment_key(node: Node) -> Any:
-    """Equal for nodes that `describe` puts in the same words."""
-    if isinstance(node, Leaf):
-        return node.model
-    if isinstance(node, Derived):
-        return node.what
-    if isinstance(node, Patchwork):
-        return tuple(dict.fromkeys(map(treatment_key, node.sources)))
-    return id(node.settings), node.merge, node.base is None, *map(treatment_key, node.rows)
 
 
 def describe(node: Node) -> str:
@@ -174,35 +160,47 @@ def spans(numbers: list[int]) -> str:
 def peak_memory(plan: Plan, options: Options = Options()) -> int:
     """Bytes of resident memory that the run is expected to reach, the interpreter included."""
     context = Context(chunk=options.chunk, stage=options.stage)
-    worst = 2 * options.chunk * 8
-    seen: set[Any] = set()
+    needs: dict[Any, list[int]] = {}  # bytes that a worker needs for a tensor, and how many such tensors there are
     tables: dict[int, int] = {}  # of statistics over whole models, in which the workers' own come together
     weaving = False
     shared = HEADER * sum(len(checkpoint.tensors) for checkpoint in plan.checkpoints.values())
-    for step in plan.steps:
-        if isinstance(step.node, Leaf) or not woven(step.node):
+    for steps in plan.kinds:
+        made, dtype = steps[0].node, steps[0].slot.info.dtype
+        if isinstance(made, Leaf):
+            stored = made.dtype.itemsize + (dtype.itemsize if dtype != made.dtype else 0)
+            needs.setdefault(id(made), [min(made.elements, options.chunk) * stored, len(steps)])
+            continue
+        if not woven(made):
             continue
         weaving = True
-        made = next(derived(step.node), None)
-        if made is not None:
-            worst = max(worst, loom_bytes(step.node, step.slot.info.dtype, context))
-        for node in weaves_of(step.node):
+        for below in derived(made):
+            needs.setdefault(id(below), [loom_bytes(made, dtype, context), 0])[1] += len(steps)
+            break
+        for node in weaves_of(made):
             key = (node.merge, node.shape, *[row.dtype.code for row in node.rows], node.settings.get("scope"))
-            if key in seen:
-                continue
-            seen.add(key)
-            worst = max(worst, loom_bytes(step.node, step.slot.info.dtype, context, options.devices[0]))
+            if key not in needs:
+                needs[key] = [loom_bytes(made, dtype, context, options.devices[0]), 0]
+            needs[key][1] += len(steps)
             if node.method.spans_model(node.settings) and ranks(node):
                 tables[node.merge] = len(node.inputs) * (NARROW * HALF + BUCKETS) * 8
     gpu = options.devices[0] != CPU
-    torch = (TORCH if gpu or needs_torch(list(plan.steps)) else 0) + GPU * gpu
+    torch = (TORCH if gpu or needs_torch([step for step, *_ in plan.kinds]) else 0) + GPU * gpu
     return (
         (KERNELS if weaving else INTERPRETER)
         + torch
         + shared
         + max(tables.values(), default=0)
-        + options.workers * worst
+        + _largest(list(needs.values()), options.workers)
     )
+
+
+def _largest(needs: list[list[int]], workers: int) -> int:
+    """What so many workers hold: the largest tensors may go to different ones."""
+    total = 0
+    for nbytes, count in sorted(needs, reverse=True):
+        taking = min(workers, count)
+        total, workers = total + taking * nbytes, workers - taking
+    return total
 
 
 def ranks(weave: Weave) -> bool:
@@ -221,8 +219,8 @@ def device_memory(plan: Plan, options: Options = Options()) -> int:
     """Bytes that the run is expected to take on each GPU; 0 on the processor."""
     device = options.devices[0]
     context = Context(chunk=options.chunk, stage=options.stage)
-    weaves = [weave for step in plan.steps for weave in weaves_of(step.node)]
-    if device == CPU or not weaves:
+    weaves = [weave for step, *_ in plan.kinds for weave in weaves_of(step.node)] if device != CPU else []
+    if not weaves:
         return 0
     tensors = 0
     for weave in weaves:
@@ -257,7 +255,8 @@ def loom_bytes(node: Weave | Patchwork | Derived, dtype: DType, context: Context
     if device == CPU and (node.method.gives == "tensor" or reader.scope != "tensor"):
         start, stop = next(reader.slices(0, reader.n))
         route = route_of(node)
-        rows = len(reader.rows) * (TEMPORARIES if route is None else 1)
+        held = TEMPORARIES if uses_torch(node) else FUSED
+        rows = len(reader.rows) * (held if route is None else 1)
         total += (stop - start) * 4 * rows + (route.workspace if route is not None else 0)
     below = (loom_bytes(row, row.dtype, context, device) for row in reader.rows if not isinstance(row, Leaf))
     return total + sum(below)
@@ -266,12 +265,12 @@ def loom_bytes(node: Weave | Patchwork | Derived, dtype: DType, context: Context
 def seconds(plan: Plan, options: Options = Options()) -> float:
     """A rough estimate of the run's time on an ordinary machine."""
     work, gpu = 0.0, options.devices[0] != CPU
-    for step in plan.steps:
-        for weave in weaves_of(step.node):
-            nbytes = sum([leaf.info.nbytes for leaf in leaves(weave)])
+    for steps in plan.kinds:
+        for weave in weaves_of(steps[0].node):
+            nbytes = len(steps) * sum([leaf.info.nbytes for leaf in leaves(weave)])
             route = route_of(weave)
             if route is not None:
-                work += route.operations / MATRIX_RATE
+                work += len(steps) * route.operations / MATRIX_RATE
                 continue
             passes = 3 if weave.method.gives == "consensus" else 2 if weave.method.takes == "gram" else 1
             if gpu:

@@ -250,6 +250,19 @@ def woven(node: Node) -> bool:
     return isinstance(node, (Weave, Derived)) or (isinstance(node, Patchwork) and any(map(woven, node.sources)))
 
 
+def likeness(node: Node) -> tuple[Any, ...]:
+    """Equal for nodes that are described in the same words and cost the same to make: there may be 100,000 of them, of few
+    kinds."""
+    if isinstance(node, Leaf):
+        return node.model, node.info.shape, node.info.dtype.code
+    rows = [likeness(row) for row in node.rows]
+    if isinstance(node, Weave):
+        return id(node.settings), node.merge, node.base is None, node.matrices, node.models, *rows
+    if isinstance(node, Patchwork):
+        return "sewn", node.shape, len(node.lengths), *rows
+    return node.what, node.shape, node.memory, node.torch, *rows
+
+
 def derived(node: Node) -> Iterator[Derived]:
     """All derived tensors under a node."""
     if isinstance(node, Derived):

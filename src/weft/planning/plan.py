@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from weft.checkpoints import Checkpoint, TensorInfo, open_checkpoint
-from weft.dtypes import OUTPUT_DTYPES, DType
+from weft.dtypes import F64, OUTPUT_DTYPES, DType
 from weft.errors import PlanError, Problems, RecipeError, WeftError
-from weft.planning.graph import Change, Leaf, Node, View, Weave, leaves
+from weft.planning.graph import Change, Leaf, Node, View, Weave, leaves, likeness
 from weft.planning.layout import Layout, Slot, lay_out
 from weft.planning.views import Builder
 from weft.planning.views.care import remarks
@@ -75,6 +75,14 @@ class Plan:
         """Bytes of all stored tensors that the output depends on, each counted once."""
         seen = {id(leaf): leaf.info for step in self.steps for leaf in leaves(step.node)}
         return sum([info.nbytes for info in seen.values()])
+
+    @cached_property
+    def kinds(self) -> list[list[Step]]:
+        """The steps, those together that are made in the same way and cost the same."""
+        found: dict[Any, list[Step]] = {}
+        for step in self.steps:
+            found.setdefault((step.slot.info.dtype.code, *likeness(step.node)), []).append(step)
+        return list(found.values())
 
     @property
     def bytes_out(self) -> int:
@@ -271,7 +279,7 @@ def _warn(steps: tuple[Step, ...], view: View) -> list[str]:
     copied = [step.name for step in steps if isinstance(step.node, Leaf) and not step.node.dtype.floating]
     if copied:
         warnings.append(f"{len(copied)} tensors of integers are copied, not merged (such as {copied[0]!r})")
-    wide = [leaf for step in steps for leaf in leaves(step.node) if leaf.dtype.name == "F64" and step.node is not leaf]
+    wide = [leaf for step in steps for leaf in leaves(step.node) if leaf.info.dtype is F64 and step.node is not leaf]
     if wide:
         warnings.append(f"float64 inputs are merged in float32 (such as {wide[0].info.name!r} of {wide[0].model!r})")
     weaves = {step.node.merge: step.node for step in steps if isinstance(step.node, Weave)}

@@ -7,6 +7,7 @@ import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from weft.method.asks import (
@@ -58,7 +59,7 @@ class Method:
     presets: Mapping[str, Preset] = field(default_factory=dict)
     routing: Routing | None = None
 
-    @property
+    @cached_property
     def base(self) -> Literal["required", "optional", "unused"]:
         """Whether the method wants a base. An unused base may still be named: it donates config and tokenizer."""
         if self.span == "either":

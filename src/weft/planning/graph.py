@@ -20,7 +20,7 @@ from weft.dtypes import F32, DType
 from weft.method import Method
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # frozen ones take three times as long to make, and there may be half a million
 class Leaf:
     """A stored tensor."""
 
@@ -75,7 +75,7 @@ def read_matrices(shape: tuple[int, ...], *, conv: bool = False, transposed: boo
     return Matrices(1 if len(shape) == 2 else shape[0], shape[-2], shape[-1], transposed)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Weave:
     """A method over nodes of one shape. `models` names them; `settings` are resolved for this tensor."""
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from weft.kernels import random
 from weft.kernels.compiled.jit import kernel
-from weft.kernels.compiled.rows import KEYED, SORTED, assign, make_rooms, select, toss
+from weft.kernels.compiled.rooms import make_rooms
+from weft.kernels.compiled.rows import KEYED, SORTED, select, toss
+from weft.kernels.compiled.sorting import assign
 
 quick = settings(max_examples=150, deadline=None, derandomize=True)
 

@@ -22,7 +22,7 @@ BYTES = 32
 """Entries of 8 bits that are worked on at once."""
 
 PADDING = 32
-"""Rooms are of a multiple of so many entries. What stands behind the last entry must never count: see `rows.make_rooms`."""
+"""Rooms are of a multiple of so many entries. What stands behind the last entry must never count: see `rooms.make_rooms`."""
 
 BOUNDS = 4
 """Bounds under which bytes are counted at once: more of them would not stay in registers."""

@@ -105,6 +105,11 @@ def test_toss_long_rows(kind: str, n: int) -> None:
     assert_tossed(row(kind, n, n), 0.0, 1.0, 4)
 
 
+def test_toss_a_row_of_millions() -> None:
+    """As of experts that are stacked in three dimensions: sums of 16 bits would not hold their number."""
+    assert_tossed(row("few", 1 << 23, 1), 0.3, 0.30003, 5)
+
+
 @quick
 @given(rows, st.floats(0, 1), st.floats(0, 1))
 def test_select(values: np.ndarray, one: float, two: float) -> None:

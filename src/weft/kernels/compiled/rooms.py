@@ -13,6 +13,7 @@ from weft.kernels.compiled.vectors import BOUNDS, EIGHT, PADDING, append, having
 COARSE, FINE = 40, 125  # buckets by magnitude: all of them counted, or (a power of five) one found by search
 MEMBERS = 128  # entries of a bucket that are compared with each other
 LOWEST, LARGEST = i32(-32768), i32(MAGNITUDE)  # key and size
+_LONGEST = 65536  # entries of a row that is given keys: places have 16 bits, too, and so have sums of them
 _CUT = u32(12)  # bits of a magnitude's pattern that a key lacks; 65535 keys are 32 powers of two
 
 
@@ -60,12 +61,15 @@ def make_rooms(n):
 @inner
 def shorten(rooms, n):
     """Keys that order the magnitudes of a row, but for few that share one and differ; the keys of those are listed as
-    inexact. Returns their number; -1 where they are many, or where magnitudes are too far apart for keys."""
+    inexact. Returns their number; -1 where they are many, where magnitudes are too far apart for keys, or the row too long."""
     sizes, keys, inexact = rooms.sizes, rooms.keys, rooms.inexact
     found = np.int64(0)
+    if n > _LONGEST:
+        return -1
+    most = n // EIGHT + sizes.size - n  # what stands behind the row is found, too
     for e in range(0, sizes.size, EIGHT):
         found = append(rooms.others, found, having(sizes, e, i32(u32(1) << _CUT) - i32(1)), e)
-        if found > n // EIGHT:
+        if found > most:
             return -1
     top, least = i32(0), LARGEST
     for e in range(n):

@@ -26,6 +26,12 @@ def _pack(values, flip, pairs, counts):
 
 @inner
 def _distribute(source, target, starts, shift):
+    """Order words by one of their bytes. starts: how often each value occurs."""
+    total = 0
+    for value in range(256):
+        here = starts[value]
+        starts[value] = total
+        total += here
     for e in range(source.size):
         pair = source[e]
         byte = np.int64((pair >> shift) & _BYTE)
@@ -45,11 +51,6 @@ def sort_magnitudes(values, falling, pairs, spare, counts):
         starts, shift = counts[byte], u64(32 + 8 * byte)
         if starts[np.int64((pairs[0] >> shift) & _BYTE)] == n:
             continue
-        total = 0
-        for value in range(256):
-            here = starts[value]
-            starts[value] = total
-            total += here
         _distribute(pairs, spare, starts, shift)
         pairs, spare = spare, pairs
     return pairs
@@ -66,12 +67,7 @@ def _sort_keys(rooms, n):
         counts[0, key & u32(255)] += 1
         counts[1, key >> u32(8)] += 1
     for byte in range(2):
-        starts, total = counts[byte], 0
-        for value in range(256):
-            here = starts[value]
-            starts[value] = total
-            total += here
-        _distribute(words[:n], spare, starts, u64(16 + 8 * byte))
+        _distribute(words[:n], spare, counts[byte], u64(16 + 8 * byte))
         words, spare = spare, words
     return words
 
@@ -104,7 +100,7 @@ def assign(rooms, steps, given):
     values, sizes = rooms.values, rooms.sizes
     for e in range(n):
         sizes[e] = i32(bits(values[e]) & MAGNITUDE)
-    inexact = shorten(rooms, n) if n <= 65536 else -1
+    inexact = shorten(rooms, n)
     if inexact < 0:
         order = sort_magnitudes(values[:n], False, rooms.pairs[0], rooms.pairs[1], rooms.tallies)
         for rank in range(n):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from weft.architecture.roles import ROLES, roles_of
 from weft.architecture.sections import PARTS, part_of, text_config
@@ -17,7 +17,7 @@ from weft.checkpoints.base import TensorInfo
 
 _NUMBER = re.compile(r"\.(\d{1,6})\.")
 _STACK = re.compile(r"(^|\.)(layers?|blocks?|h|resblocks|stages|encoders)$")
-_NUMBERS = re.compile(r"(?<![^.])\d+(?=\.)")
+_NUMBERS = re.compile(r"\.\d{1,6}(?=\.)")
 
 __all__ = [
     "PARTS", "ROLES", "Architecture", "Part", "config_depth", "part_of", "read_architecture", "text_config",
@@ -27,11 +27,11 @@ MOST_LAYERS = 100_000
 DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_blocks")
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """What a tensor's name says: its layer in the main stack, its roles, and whether it stands behind the stack.
 
-    `number` counts in the tensor's own stack of `depth` layers: the main one, an encoder, a vision tower.
+    `number` counts in the tensor's own stack: the main one, an encoder, a vision tower. `height` is 0 at that stack's first
+    layer and 1 at its last; None outside stacks. Experts of one layer share their parts.
     """
 
     layer: int | None
@@ -39,14 +39,7 @@ class Part:
     after: bool
     part: str = "language"
     number: int | None = None
-    depth: int = 0
-
-    @property
-    def height(self) -> float | None:
-        """0 at the first layer of the own stack, 1 at its last; None outside stacks."""
-        if self.number is None:
-            return None
-        return self.number / (self.depth - 1) if self.depth > 1 else 1.0
+    height: float | None = None
 
 
 @dataclass(frozen=True)
@@ -75,38 +68,49 @@ def config_depth(config: Mapping[str, Any] | None) -> int | None:
 
 
 def read_architecture(tensors: Iterable[TensorInfo], config: Mapping[str, Any] | None) -> Architecture:
-    """Parse every name once."""
-    tensors = list(tensors)
+    """Parse every name, and only once those that differ in nothing but numbers: layers and experts repeat all else."""
     weight: dict[str, int] = {}
     layers: dict[str, int] = {}
-    numbered: dict[str, tuple[str, int]] = {}
+    kinds: dict[tuple[str, tuple[int, ...]], tuple[TensorInfo, str | None]] = {}  # the first of each, and its prefix
+    named: list[tuple[str, tuple[TensorInfo, str | None], int]] = []
     for info in tensors:
-        match = _NUMBER.search(info.name)
-        if match:
-            prefix, number = info.name[: match.start()], int(match[1])
-            numbered[info.name] = (prefix, number)
-            weight[prefix] = weight.get(prefix, 0) + info.nbytes
-            layers[prefix] = max(layers.get(prefix, 0), number + 1)
+        name, number = info.name, 0
+        key = (_NUMBERS.sub(".0", name), info.shape)
+        kind = kinds.get(key)
+        if kind is None:
+            match = _NUMBER.search(name)
+            kind = kinds[key] = (info, name[: match.start()] if match else None)
+        first, prefix = kind
+        if prefix is not None:
+            begin = len(prefix) + 1
+            number = int(name[begin : name.index(".", begin)])
+            weight[prefix] = weight.get(prefix, 0) + first.nbytes
+            if number >= layers.get(prefix, 0):
+                layers[prefix] = number + 1
+        named.append((name, kind, number))
     stack = _main_stack(weight, layers, config_depth(config))
     parts: dict[str, Part] = {}
-    known: dict[tuple[str | None, str, int], Part] = {}  # layers and experts repeat what stands between their numbers
-    for info in tensors:
-        prefix, number = numbered.get(info.name, (None, 0))
-        if prefix is not None and prefix != stack and not _STACK.search(prefix):
-            prefix = None  # numbers of something else, such as the steps of a projector
-        rest = _NUMBERS.sub("0", info.name if prefix is None else info.name[len(prefix) + 1 :])
-        key = (prefix, rest, len(info.shape))
+    known: dict[tuple[int, int], Part] = {}
+    for name, kind, number in named:
+        key = (id(kind), number)
         part = known.get(key)
         if part is None:
-            where = part_of(info.name)
-            roles, after = roles_of(rest, len(info.shape), stacked=prefix is not None, part=where)
-            part = known[key] = Part(None, roles, after, where)
-        if prefix is not None:
-            layer = number if prefix == stack else None
-            part = Part(layer, part.roles, part.after, part.part, number, layers[prefix])
-        parts[info.name] = part
+            part = known[key] = _read_name(*kind, number, stack, layers)
+        parts[name] = part
     family = (config or {}).get("model_type")
     return Architecture(family, stack, layers[stack] if stack else 0, parts)
+
+
+def _read_name(info: TensorInfo, prefix: str | None, number: int, stack: str | None, layers: Mapping[str, int]) -> Part:
+    """What a name says that differs from the one of `info` in nothing but numbers, of which the first is `number`."""
+    rank, where = len(info.shape), part_of(info.name)
+    stacked = prefix is not None and (prefix == stack or _STACK.search(prefix) is not None)
+    rest = info.name[len(prefix) + 1 :] if stacked else info.name
+    roles, after = roles_of(_NUMBERS.sub(".0", f".{rest}")[1:], rank, stacked=stacked, part=where)
+    if not stacked:  # numbers of something else, such as the steps of a projector, if any
+        return Part(None, roles, after, where)
+    height = number / (layers[prefix] - 1) if layers[prefix] > 1 else 1.0
+    return Part(number if prefix == stack else None, roles, after, where, number, height)
 
 
 def _main_stack(weight: Mapping[str, int], layers: Mapping[str, int], depth: int | None) -> str | None:

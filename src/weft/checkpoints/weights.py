@@ -75,11 +75,10 @@ def join(files: Mapping[str, WeightFile], index: str = "", weight_map: Mapping[s
     """Files as one set of tensors. Where there is an index, file and index must name the same tensors."""
     weights = Weights(files)
     for file_name, file in files.items():
-        for name, info in file.tensors.items():
-            if weight_map is not None and weight_map.get(name) != file_name:
-                raise _unmapped(index, file_name, file, weight_map)
-            weights.tensors[name] = info
-            weights.homes[name] = file
+        if weight_map is not None and any(weight_map.get(name) != file_name for name in file.tensors):
+            raise _unmapped(index, file_name, file, weight_map)
+        weights.tensors.update(file.tensors)
+        weights.homes.update(dict.fromkeys(file.tensors, file))
     for name, file_name in (weight_map or {}).items():
         if name not in weights.tensors:
             raise CheckpointError(

@@ -254,10 +254,12 @@ def likeness(node: Node) -> tuple[Any, ...]:
     """Equal for nodes that are described in the same words and cost the same to make: there may be 100,000 of them, of few
     kinds."""
     if isinstance(node, Leaf):
-        return node.model, node.info.shape, node.info.dtype.code
-    rows = [likeness(row) for row in node.rows]
+        return node.model, node.info.shape, node.info.dtype.name
     if isinstance(node, Weave):
-        return id(node.settings), node.merge, node.base is None, node.matrices, node.models, *rows
+        base = None if node.base is None else likeness(node.base)
+        rows = [row.info.dtype.name if isinstance(row, Leaf) else likeness(row) for row in node.inputs]
+        return id(node.settings), node.merge, node.models, node.matrices, node.shape, base, *rows
+    rows = [likeness(row) for row in node.rows]
     if isinstance(node, Patchwork):
         return "sewn", node.shape, len(node.lengths), *rows
     return node.what, node.shape, node.memory, node.torch, *rows
@@ -277,14 +279,12 @@ def collect(nodes: Iterable[Node]) -> dict[int, list[Weave]]:
     """All weaves under some nodes by the merge that made them, inner merges first."""
     found: dict[int, dict[int, Weave]] = {}
 
-    def visit(node: Weave | Patchwork | Derived) -> None:
-        for row in node.rows:
-            if not isinstance(row, Leaf):
-                visit(row)
-        if isinstance(node, Weave):
-            found.setdefault(node.merge, {})[id(node)] = node
+    def visit(nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            if not isinstance(node, Leaf):
+                visit(node.rows)
+            if isinstance(node, Weave):
+                found.setdefault(node.merge, {})[id(node)] = node
 
-    for node in nodes:
-        if not isinstance(node, Leaf):
-            visit(node)
+    visit(nodes)
     return {merge: list(found[merge].values()) for merge in sorted(found)}

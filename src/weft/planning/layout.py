@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from weft.checkpoints.base import TensorInfo
 from weft.errors import PlanError
@@ -12,8 +13,7 @@ from weft.errors import PlanError
 INDEX = "model.safetensors.index.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """The place of one output tensor. `offset` counts bytes from the start of the shard's file."""
 
     info: TensorInfo
@@ -72,11 +72,12 @@ def lay_out(infos: Iterable[TensorInfo], shard_size: int, metadata: Mapping[str,
         end = 0
         begins: list[int] = []
         for info in group:
-            if info.name in entries:
-                raise PlanError(f"the tensor name {info.name!r} cannot be written", why="safetensors reserves it")
+            name, shape, dtype = info
+            if name in entries:
+                raise PlanError(f"the tensor name {name!r} cannot be written", why="safetensors reserves it")
             begin, end = end, end + info.nbytes
             begins.append(begin)
-            entries[info.name] = {"dtype": info.dtype.name, "shape": list(info.shape), "data_offsets": [begin, end]}
+            entries[name] = {"dtype": dtype.name, "shape": shape, "data_offsets": (begin, end)}
         text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
         text += b" " * (-len(text) % 8)
         header = len(text).to_bytes(8, "little") + text

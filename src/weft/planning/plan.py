@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,8 +32,7 @@ FILES = 1 << 16  # open files wanted at most
 ARITHMETIC = 4  # raised when the same recipe would give other bytes: older journals are then refused
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One output tensor: where its bytes go and the node that makes them."""
 
     slot: Slot
@@ -52,6 +51,7 @@ class Plan:
     checkpoints: Mapping[str, Checkpoint]
     view: View
     steps: tuple[Step, ...]
+    kinds: tuple[tuple[Step, ...], ...]  # the steps, those together that are made in the same way and cost the same
     layout: Layout
     config: dict[str, Any] | None
     dtype: DType  # of most of the output's bytes; the config's
@@ -75,14 +75,6 @@ class Plan:
         """Bytes of all stored tensors that the output depends on, each counted once."""
         seen = {id(leaf): leaf.info for step in self.steps for leaf in leaves(step.node)}
         return sum([info.nbytes for info in seen.values()])
-
-    @cached_property
-    def kinds(self) -> list[list[Step]]:
-        """The steps, those together that are made in the same way and cost the same."""
-        found: dict[Any, list[Step]] = {}
-        for step in self.steps:
-            found.setdefault((step.slot.info.dtype.code, *likeness(step.node)), []).append(step)
-        return list(found.values())
 
     @property
     def bytes_out(self) -> int:
@@ -184,7 +176,8 @@ def _plan(recipe: Recipe, checkpoints: dict[str, Checkpoint], only: tuple[str, .
     ]
     layout = lay_out(infos, recipe.output.shard_size, {"format": "pt"})
     steps = tuple(Step(slot, view.nodes[slot.info.name]) for slot in layout.slots)
-    dtype = _main_dtype(infos)
+    kinds = _kinds(steps)
+    dtype = _main_dtype(kinds)
     config = _output_config(view.config, dtype)
     generation = write_generation(builder, donors["config"])
     warnings = [
@@ -192,7 +185,7 @@ def _plan(recipe: Recipe, checkpoints: dict[str, Checkpoint], only: tuple[str, .
         *builder.warnings,
         *_treated(builder),
         *remarks(view),
-        *_warn(steps, view),
+        *_warn(kinds),
         *_left_aside(checkpoints),
     ]
     return Plan(
@@ -200,6 +193,7 @@ def _plan(recipe: Recipe, checkpoints: dict[str, Checkpoint], only: tuple[str, .
         checkpoints,
         view,
         steps,
+        kinds,
         layout,
         config,
         dtype,
@@ -247,11 +241,20 @@ def _original(view: View, stored: Mapping[str, TensorInfo]) -> Mapping[str, Tens
     return result
 
 
-def _main_dtype(infos: list[TensorInfo]) -> DType:
+def _kinds(steps: Sequence[Step]) -> tuple[tuple[Step, ...], ...]:
+    """Steps of one likeness, together: there may be 100,000 steps, of few kinds."""
+    found: dict[Any, list[Step]] = {}
+    for step in steps:
+        found.setdefault((step.slot.info.dtype.name, *likeness(step.node)), []).append(step)
+    return tuple(map(tuple, found.values()))
+
+
+def _main_dtype(kinds: Sequence[Sequence[Step]]) -> DType:
     weight: dict[DType, int] = {}
-    for info in infos:
+    for first, *others in kinds:
+        info = first.slot.info
         if info.dtype.floating:
-            weight[info.dtype] = weight.get(info.dtype, 0) + info.nbytes
+            weight[info.dtype] = weight.get(info.dtype, 0) + info.nbytes * (1 + len(others))
     if not weight:
         raise PlanError("there is nothing to merge", why="no tensor holds floating-point numbers")
     return max(weight, key=lambda dtype: weight[dtype])
@@ -274,15 +277,17 @@ def _output_config(config: dict[str, Any] | None, dtype: DType) -> dict[str, Any
     return result
 
 
-def _warn(steps: tuple[Step, ...], view: View) -> list[str]:
+def _warn(kinds: Sequence[Sequence[Step]]) -> list[str]:
     warnings = []
-    copied = [step.name for step in steps if isinstance(step.node, Leaf) and not step.node.dtype.floating]
+    whole = [kind for kind in kinds if isinstance(kind[0].node, Leaf) and not kind[0].node.dtype.floating]
+    copied = [step for kind in whole for step in kind]
     if copied:
-        warnings.append(f"{len(copied)} tensors of integers are copied, not merged (such as {copied[0]!r})")
-    wide = [leaf for step in steps for leaf in leaves(step.node) if leaf.info.dtype is F64 and step.node is not leaf]
+        warnings.append(f"{len(copied)} tensors of integers are copied, not merged (such as {copied[0].name!r})")
+    firsts = [first.node for first, *_ in kinds]
+    wide = [leaf for node in firsts for leaf in leaves(node) if leaf.info.dtype is F64 and node is not leaf]
     if wide:
         warnings.append(f"float64 inputs are merged in float32 (such as {wide[0].info.name!r} of {wide[0].model!r})")
-    weaves = {step.node.merge: step.node for step in steps if isinstance(step.node, Weave)}
+    weaves = {node.merge: node for node in firsts if isinstance(node, Weave)}
     for weave in weaves.values():
         weights = weave.settings.get("weight")
         signs = set(np.sign(weights)) if isinstance(weights, np.ndarray) else set()

@@ -85,10 +85,9 @@ def check_model_wide(
     method: Method, merge: Merge, nodes: Mapping[str, Node], number: int, problems: list[WeftError]
 ) -> None:
     """A rank over the whole model needs one rank for the whole model."""
-    woven = collect(nodes.values()).get(number, [])
-    for name, ask in method.asks:
-        if not isinstance(ask, Largest):
-            continue
+    largest = [(name, ask) for name, ask in method.asks if isinstance(ask, Largest)]
+    woven = collect(nodes.values()).get(number, []) if largest else []
+    for name, ask in largest:
         asking = [node for node in woven if ask.spans_model(node.settings)]
         total = sum(node.elements for node in asking)
         distinct = {id(node.settings): node for node in asking}.values()

@@ -11,7 +11,7 @@ import re
 import reprlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from weft.architecture.roles import ROLES
 from weft.architecture.sections import PARTS
@@ -28,8 +28,7 @@ class _Unset:
 UNSET = _Unset()
 
 
-@dataclass(frozen=True)
-class Spot:
+class Spot(NamedTuple):
     """A tensor for which a setting is resolved."""
 
     name: str  # the tensor's name in the output
@@ -191,14 +190,21 @@ def parsed(parse: Callable[[Any], Parsed], data: Any) -> Parsed:
         raise RecipeError(f"{reprlib.repr(data)} cannot be read", why=str(error)) from None
 
 
-def conditions(value: Value) -> Iterator[Condition]:
-    """All filters in a value."""
-    if isinstance(value, ByModel):
-        for _, item in value.values:
-            yield from conditions(item)
-    elif isinstance(value, Filtered):
-        for condition, _ in value.cases:
-            yield condition
+def looks_at(value: Value) -> set[str]:
+    """What of a tensor decides its value: `name`, `role`, `place` (its layer, depth or part), or nothing."""
+    match value:
+        case Constant():
+            return set()
+        case Gradient():
+            return {"place"}
+        case ByModel(values):
+            return set().union(*(looks_at(item) for _, item in values))
+        case Filtered(cases):
+            found = set().union(*(looks_at(item) for _, item in cases))
+            for condition, _ in cases:
+                asked = {"name": condition.name, "role": condition.roles, "place": condition.layers or condition.parts}
+                found |= {word for word, wanted in asked.items() if wanted}
+            return found
 
 
 def parse_value(data: Any, *, nested: bool = False) -> Value:

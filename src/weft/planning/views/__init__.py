@@ -39,7 +39,6 @@ class Builder:
     merges: int = 0
     architectures: list[tuple[Checkpoint, Architecture]] = field(default_factory=list)
     treatments: dict[int, Treatments] = field(default_factory=dict)
-    filters: dict[Any, frozenset[str]] = field(default_factory=dict)  # what those of a setting's levels look at
     resolved: dict[Any, dict[str, Any]] = field(default_factory=dict)  # settings, by all that values are asked for
     sources: dict[str, View | None] = field(default_factory=dict)  # models as they are stored
     tokenizers: Tokenizers = field(default_factory=Tokenizers)

@@ -22,7 +22,7 @@ from weft.recipe.values import Spot
 if TYPE_CHECKING:
     from weft.planning.views import Builder
 
-_SPHERICAL = ("slerp", "nuslerp", "multislerp", "karcher")
+_DIRECTED = ("slerp", "nuslerp", "multislerp", "karcher", "passthrough")  # on the sphere, or by one number
 _OFFSET_NORMS = (
     "gemma", "gemma2", "gemma3_text", "recurrent_gemma", "vaultgemma", "t5gemma", "t5gemma2", "nemotron", "qwen3_next",
     "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text",
@@ -42,20 +42,18 @@ def copies(builder: Builder, spot: Spot) -> bool:
 
 
 def treat(
-    builder: Builder, method: Method, settings: dict[str, Any], spot: Spot, own: Node, *, deltas: bool
-) -> tuple[Method, dict[str, Any]]:
-    """The method and settings that one tensor gets in place of the merge's own."""
-    if deltas or "norm" not in (role.rpartition(".")[2] for role in spot.roles) or spot.part != "language":
-        return method, settings
-    if method.name not in (*_SPHERICAL, "passthrough") or not _offset(own):
-        return method, settings
+    method: Method, settings: dict[str, Any], spot: Spot, own: Node, *, deltas: bool
+) -> tuple[Method, dict[str, Any], str]:
+    """The method and settings that one tensor gets in place of the merge's own, and by which rule, if any."""
+    if deltas or method.name not in _DIRECTED or spot.part != "language":
+        return method, settings, ""
+    if "norm" not in (role.rpartition(".")[2] for role in spot.roles) or not _offset(own):
+        return method, settings, ""
     if method.name == "passthrough":
-        builder.treated.setdefault(SCALED, []).append(spot.name)
-        return method, settings
-    builder.treated.setdefault(OFFSET, []).append(spot.name)
+        return method, settings, SCALED
     t = settings.get("t")
     weight = settings["weight"] if t is None else np.array([1.0 - t, t])
-    return find("linear"), {"weight": weight, "normalize": True}
+    return find("linear"), {"weight": weight, "normalize": True}, OFFSET
 
 
 def _offset(node: Node) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ class Seam:
 
     def spot(self, spot: Spot) -> Spot:
         """Where settings and parts of the recipe are asked for it: at its own roles, and at those of the whole."""
-        return replace(spot, roles=tuple(dict.fromkeys((*self.parts[0].roles, *spot.roles))))
+        return spot._replace(roles=tuple(dict.fromkeys((*self.parts[0].roles, *spot.roles))))
 
     def name(self, whole: str) -> str:
         """What it is called in a plan, in messages and in the key of its randomness."""

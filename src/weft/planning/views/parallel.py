@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from weft.architecture import Part
 from weft.errors import Where
 from weft.method import find
 from weft.planning.graph import Node, View
@@ -32,17 +33,21 @@ def parallel(builder: Builder, name: str, merge: Merge, views: Mapping[str, View
     architecture = donor.architecture
     available = {each: views[each].nodes for each in merge.names()}
     weaver = Weaver(builder, merge, number, merge.base, merge.models)
-    for tensor, own in donor.nodes.items():
-        part = architecture.parts[tensor]
-        spot = Spot(tensor, part.layer, part.roles, part.height, part.after, part=part.part, number=part.number)
-        inputs = {each: view[tensor] for each, view in available.items() if tensor in view}
+    rows = zip(*(map(view.get, donor.nodes) for view in available.values()), strict=True)
+    for (tensor, own), row in zip(donor.nodes.items(), rows, strict=True):
+        inputs = {each: node for each, node in zip(available, row, strict=True) if node is not None}
         if len(inputs) < len(available):  # a part that a plain language model does not have
             nodes[tensor] = own
-            continue
-        nodes[tensor] = weaver.weave(spot, inputs, own)
+        else:
+            nodes[tensor] = weaver.weave(spot_of(tensor, architecture.parts[tensor]), inputs, own)
     check_model_wide(method, merge, nodes, number, builder.problems)
     dropped = {k: v for view in views.values() for k, v in {**view.dropped, **(aligned[view.name] or {})}.items()}
     return View(name, nodes, architecture, donor.config, donor.donor, dropped)
+
+
+def spot_of(tensor: str, part: Part) -> Spot:
+    """The spot of a tensor that keeps its name."""
+    return Spot(tensor, part.layer, part.roles, part.height, part.after, (), part.part, part.number)
 
 
 def align(builder: Builder, donor: View, view: View, merge: Merge) -> dict[str, str] | None:

@@ -92,3 +92,19 @@ def test_encoder_and_decoder_have_layers_and_the_decoder_is_the_main_stack():
 def test_a_number_too_large_for_a_layer_is_a_part_of_the_name():
     name = "model.layers.99999999999999999999.mlp.up_proj.weight"
     assert parse("model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight", name).depth == 2
+
+
+def test_numbers_that_are_no_layers_tell_names_apart():
+    """Only layers and experts are read once for all: a number in front, or a long one, belongs to the prefix."""
+    names = ["0.layers.0.w", "0.layers.1.w", "1.layers.0.w", "a.1234567.layers.2.w", "a.1234568.layers.0.w"]
+    found = parse(*names)
+    assert (found.stack, found.depth) == ("0.layers", 2)
+    assert [found.parts[name].number for name in names] == [0, 1, 0, 2, 0]
+    assert [found.parts[name].layer for name in names] == [0, 1, None, None, None]
+
+
+def test_experts_of_a_layer_share_their_parts():
+    names = [f"model.layers.{layer}.mlp.experts.{e}.up_proj.weight" for layer in range(3) for e in range(4)]
+    parts = parse(*names).parts
+    assert len({id(part) for part in parts.values()}) == 3
+    assert {part.height for part in parts.values()} == {0.0, 0.5, 1.0}

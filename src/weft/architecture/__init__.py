@@ -92,25 +92,29 @@ def read_architecture(tensors: Iterable[TensorInfo], config: Mapping[str, Any] |
     parts: dict[str, Part] = {}
     known: dict[tuple[int, int], Part] = {}
     for name, kind, number in named:
-        key = (id(kind), number)
-        part = known.get(key)
+        part = known.get((id(kind), number))
         if part is None:
-            part = known[key] = _read_name(*kind, number, stack, layers)
+            part = known[id(kind), number] = _read_name(*kind, number, stack, layers)
         parts[name] = part
     family = (config or {}).get("model_type")
     return Architecture(family, stack, layers[stack] if stack else 0, parts)
 
 
 def _read_name(info: TensorInfo, prefix: str | None, number: int, stack: str | None, layers: Mapping[str, int]) -> Part:
-    """What a name says that differs from the one of `info` in nothing but numbers, of which the first is `number`."""
-    rank, where = len(info.shape), part_of(info.name)
-    stacked = prefix is not None and (prefix == stack or _STACK.search(prefix) is not None)
-    rest = info.name[len(prefix) + 1 :] if stacked else info.name
-    roles, after = roles_of(_NUMBERS.sub(".0", f".{rest}")[1:], rank, stacked=stacked, part=where)
-    if not stacked:  # numbers of something else, such as the steps of a projector, if any
+    """What a name says that differs from that of `info` in nothing but numbers, of which the first is `number`."""
+    name, rank, where = info.name, len(info.shape), part_of(info.name)
+    if prefix is None or (prefix != stack and not _STACK.search(prefix)):
+        # there is no number, or it is that of something else, such as the steps of a projector
+        roles, after = roles_of(_unnumbered(name), rank, stacked=False, part=where)
         return Part(None, roles, after, where)
+    roles, after = roles_of(_unnumbered(name[len(prefix) + 1 :]), rank, stacked=True, part=where)
     height = number / (layers[prefix] - 1) if layers[prefix] > 1 else 1.0
     return Part(number if prefix == stack else None, roles, after, where, number, height)
+
+
+def _unnumbered(name: str) -> str:
+    """The name with zeros for its numbers."""
+    return _NUMBERS.sub(".0", f".{name}")[1:]
 
 
 def _main_stack(weight: Mapping[str, int], layers: Mapping[str, int], depth: int | None) -> str | None:

@@ -12,13 +12,13 @@ import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from weft.checkpoints.base import TensorInfo
 from weft.checkpoints.jsonfile import is_text
 from weft.checkpoints.source import Source, recognise
 from weft.checkpoints.weights import WeightFile
-from weft.dtypes import DTYPES
+from weft.dtypes import DTYPES, DType
 from weft.errors import CheckpointError, Where, did_you_mean
 
 HEADER_LIMIT = 100_000_000
@@ -37,6 +37,14 @@ class Header:
     begins: dict[str, int]
     data: int
     end: int  # of the data
+
+
+class Kind(NamedTuple):
+    """What tensors of one dtype and shape have in common."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    nbytes: int
 
 
 class SafetensorsFile(WeightFile):
@@ -66,7 +74,8 @@ def _read_header(text: bytes, file: str) -> Header:
     data, end = 8 + len(text), 0
     begins: dict[str, int] = {}
     tensors: dict[str, TensorInfo] = {}
-    spans = sorted(_check_entry(name, entry, file) for name, entry in entries.items())
+    kinds: dict[Any, Kind] = {}
+    spans = sorted([_check_entry(name, entry, file, kinds) for name, entry in entries.items()])
     for place, (begin, stop, name, info) in enumerate(spans):
         if begin != end:
             raise _misplaced(file, spans[place - 1][2] if place else "", name, begin - end)
@@ -139,32 +148,45 @@ def _metadata(entry: Any, file: str) -> dict[str, str]:
     return entry
 
 
-def _check_entry(name: str, entry: Any, file: str) -> tuple[int, int, str, TensorInfo]:
-    """Begin and end of the tensor's bytes in the data, its name (which breaks ties), and its header."""
+def _check_entry(name: str, entry: Any, file: str, kinds: dict[Any, Kind]) -> tuple[int, int, str, TensorInfo]:
+    """Begin and end of the tensor's bytes in the data, its name (which breaks ties), and its header.
+
+    `kinds` keeps what each dtype and shape was found to be: many tensors share few of them.
+    """
     if type(entry) is not dict or entry.keys() != _KEYS:
         why = "an entry holds `dtype`, `shape` and `data_offsets`, and nothing else"
         _refuse(file, f"tensor {name!r}: its header entry is malformed", why)
-    shape, offsets = entry["shape"], entry["data_offsets"]
-    dtype = DTYPES.get(entry["dtype"]) if type(entry["dtype"]) is str else None
-    if dtype is None:
-        said = reprlib.repr(entry["dtype"])
-        _refuse(file, f"tensor {name!r}: unknown dtype {said}", hint=did_you_mean(said.strip("'"), DTYPES))
-    if not _are_counts(shape):
-        said = reprlib.repr(shape)
-        _refuse(file, f"tensor {name!r}: shape {said} is not a list of non-negative whole numbers")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    plain = type(dtype) is str and type(shape) is list and _INT.issuperset(map(type, shape))
+    key = (dtype, *shape) if plain else None
+    kind = kinds.get(key)
+    if kind is None:
+        kind = kinds[key] = _check_kind(name, dtype, shape, file)
     if not _are_counts(offsets) or len(offsets) != 2:
         said = reprlib.repr(offsets)
         _refuse(file, f"tensor {name!r}: data_offsets {said} are not two non-negative whole numbers")
     if not is_text(name):
         _refuse(file, f"the name {name!r} of a tensor is not valid Unicode")
     begin, end = offsets
+    if end - begin != kind.nbytes:
+        why = f"{kind.dtype.name} of shape {shape} takes {kind.nbytes} bytes, {begin} to {end} are {end - begin}"
+        _refuse(file, f"tensor {name!r}: its offsets do not match its shape", why)
+    return begin, end, name, TensorInfo(name, kind.shape, kind.dtype)
+
+
+def _check_kind(name: str, word: Any, shape: Any, file: str) -> Kind:
+    """The dtype and shape of one tensor, and how many bytes it takes."""
+    dtype = DTYPES.get(word) if type(word) is str else None
+    if dtype is None:
+        said = reprlib.repr(word)
+        _refuse(file, f"tensor {name!r}: unknown dtype {said}", hint=did_you_mean(said.strip("'"), DTYPES))
+    if not _are_counts(shape):
+        said = reprlib.repr(shape)
+        _refuse(file, f"tensor {name!r}: shape {said} is not a list of non-negative whole numbers")
     bits = math.prod(shape) * dtype.bits
     if bits % 8:
         _refuse(file, f"tensor {name!r}: shape {shape} of {dtype.bits}-bit elements does not fill whole bytes")
-    if end - begin != bits // 8:
-        why = f"{dtype.name} of shape {shape} takes {bits // 8} bytes, {begin} to {end} are {end - begin}"
-        _refuse(file, f"tensor {name!r}: its offsets do not match its shape", why)
-    return begin, end, name, TensorInfo(name, tuple(shape), dtype)
+    return Kind(dtype, tuple(shape), bits // 8)
 
 
 def _are_counts(value: Any) -> bool:

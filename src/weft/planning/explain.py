@@ -18,7 +18,7 @@ from weft.kernels.ranks import HALF
 from weft.method import Largest
 from weft.method.scope import Route
 from weft.planning.graph import Derived, Leaf, Node, Patchwork, Weave, derived, leaves, woven
-from weft.planning.plan import Plan
+from weft.planning.plan import Plan, no_collections
 from weft.run.workers import Options, needs_torch, uses_torch
 from weft.vocabulary.writing import chat_sample
 
@@ -39,6 +39,7 @@ TEMPORARIES = 4  # float32 intermediates for each row that methods on tensors ho
 FUSED = 2  # the same of methods that have a compiled twin
 
 
+@no_collections()
 def explain(plan: Plan, options: Options = Options()) -> dict[str, Any]:
     """All that `weft plan` shows, ready for JSON."""
     return {
@@ -94,14 +95,16 @@ def parts(plan: Plan, options: Options = Options()) -> list[dict[str, Any]]:
                 group["work"] += len(steps) * route.operations
         group["tensors"] += len(steps)
         group["bytes"] += len(steps) * first.slot.info.nbytes
-        here = [known[step.name] for step in steps if step.name in known]
-        group["roles"].update([part.roles[0].split(".")[0] for part in here])
-        group["layers"].update([part.layer for part in here if part.layer is not None])
+        here = Counter([known.get(step.slot.info.name) for step in steps])
+        for part, count in here.items():
+            if part is not None:
+                group["roles"][part.roles[0].split(".")[0]] += count
+                group["layers"].add(part.layer)
     return [
         {
             **{name: value for name, value in group.items() if name != "work"},
             "roles": [role for role, _ in group["roles"].most_common()],
-            "layers": spans(sorted(group["layers"])),
+            "layers": spans(sorted(group["layers"] - {None})),
             "seconds": round(group["work"] / MATRIX_RATE / options.workers, 1),
         }
         for group in groups.values()

@@ -8,9 +8,9 @@ evaluated, chunk by chunk, so a multi-stage recipe needs no intermediate folder.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -163,6 +163,7 @@ class Derived:
 
 
 Node = Leaf | Weave | Patchwork | Derived
+Found = TypeVar("Found")
 
 
 def gather(
@@ -210,6 +211,11 @@ def sew(name: str, shape: tuple[int, ...], patches: Sequence[tuple[Node | None, 
     return Patchwork(name, shape, dtype, nodes, which, starts, lengths)
 
 
+def under(names: Collection[str], table: Mapping[str, Found]) -> Iterable[Found | None]:
+    """What a table holds under each name, in the order of the names: looked up only where that is not the table's own."""
+    return table.values() if list(names) == list(table) else map(table.get, names)
+
+
 def leaves(node: Node) -> list[Leaf]:
     """All stored tensors under a node."""
     if isinstance(node, Leaf):
@@ -221,6 +227,16 @@ def leaves(node: Node) -> list[Leaf]:
         else:
             found += leaves(row)
     return found
+
+
+def all_leaves(nodes: Sequence[Node]) -> list[Leaf]:
+    """All stored tensors under many nodes, each once."""
+    found: dict[int, Leaf] = {}
+    while nodes:
+        found.update({id(node): node for node in nodes if isinstance(node, Leaf)})
+        below = [node.rows for node in nodes if not isinstance(node, Leaf)]
+        nodes = list({id(row): row for rows in below for row in rows}.values())
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -263,6 +279,17 @@ def likeness(node: Node) -> tuple[Any, ...]:
     if isinstance(node, Patchwork):
         return "sewn", node.shape, len(node.lengths), *rows
     return node.what, node.shape, node.memory, node.torch, *rows
+
+
+def woven_by(merge: int, nodes: Iterable[Node]) -> list[Weave]:
+    """The weaves that a merge made, under the nodes that it gave; below them are those of merges before it."""
+    found: dict[int, Weave] = {}
+    for node in nodes:
+        if isinstance(node, Weave) and node.merge == merge:
+            found[id(node)] = node
+        elif not isinstance(node, Leaf):
+            found.update((id(weave), weave) for weave in woven_by(merge, node.rows))
+    return list(found.values())
 
 
 def derived(node: Node) -> Iterator[Derived]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import numpy as np
 from weft.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from weft.dtypes import F64, OUTPUT_DTYPES, DType
 from weft.errors import PlanError, Problems, RecipeError, WeftError
-from weft.planning.graph import Change, Leaf, Node, View, Weave, leaves, likeness
+from weft.planning.graph import Change, Leaf, Node, View, Weave, all_leaves, leaves, likeness, under
 from weft.planning.layout import Layout, Slot, lay_out
 from weft.planning.views import Builder
 from weft.planning.views.care import remarks
@@ -73,8 +74,9 @@ class Plan:
     @cached_property
     def bytes_in(self) -> int:
         """Bytes of all stored tensors that the output depends on, each counted once."""
-        seen = {id(leaf): leaf.info for step in self.steps for leaf in leaves(step.node)}
-        return sum([info.nbytes for info in seen.values()])
+        infos = [leaf.info for leaf in all_leaves([step.node for step in self.steps])]
+        different = {id(info): info for info in infos}  # fine-tunes of one model share their headers
+        return sum(count * different[key].nbytes for key, count in Counter(map(id, infos)).items())
 
     @property
     def bytes_out(self) -> int:
@@ -110,6 +112,9 @@ def no_collections() -> Iterator[None]:
     try:
         yield
     finally:
+        if not gc.get_freeze_count():  # else some are frozen on purpose
+            gc.freeze()  # all that was made counts as old from now on: it is not looked through at once, either
+            gc.unfreeze()
         if enabled:
             gc.enable()
 
@@ -172,10 +177,11 @@ def _plan(recipe: Recipe, checkpoints: dict[str, Checkpoint], only: tuple[str, .
     wanted = OUTPUT_DTYPES[recipe.output.dtype] if recipe.output.dtype else None
     original = _original(view, stored)
     infos = [
-        TensorInfo(name, node.shape, output_dtype(node, original, name, wanted)) for name, node in view.nodes.items()
+        TensorInfo(name, node.shape, output_dtype(node, donor, wanted))
+        for (name, node), donor in zip(view.nodes.items(), under(view.nodes, original), strict=True)
     ]
     layout = lay_out(infos, recipe.output.shard_size, {"format": "pt"})
-    steps = tuple(Step(slot, view.nodes[slot.info.name]) for slot in layout.slots)
+    steps = tuple([Step(slot, view.nodes[slot.info.name]) for slot in layout.slots])
     kinds = _kinds(steps)
     dtype = _main_dtype(kinds)
     config = _output_config(view.config, dtype)

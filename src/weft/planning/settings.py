@@ -10,7 +10,7 @@ import numpy as np
 from weft.engine.reduce import ranks_of
 from weft.errors import PlanError, RecipeError, WeftError, did_you_mean
 from weft.method import Largest, Method, Setting
-from weft.planning.graph import Node, collect
+from weft.planning.graph import Node, woven_by
 from weft.recipe import Merge
 from weft.recipe.values import UNSET, Spot, Value
 
@@ -86,7 +86,7 @@ def check_model_wide(
 ) -> None:
     """A rank over the whole model needs one rank for the whole model."""
     largest = [(name, ask) for name, ask in method.asks if isinstance(ask, Largest)]
-    woven = collect(nodes.values()).get(number, []) if largest else []
+    woven = woven_by(number, nodes.values()) if largest else []
     for name, ask in largest:
         asking = [node for node in woven if ask.spans_model(node.settings)]
         total = sum(node.elements for node in asking)

@@ -76,15 +76,12 @@ class Builder:
         checkpoint = self.checkpoints[name]
         config = checkpoint.config
         check_quantised(self, name, checkpoint, source)
+        nodes: dict[str, Node] = {each: Leaf(name, checkpoint, info) for each, info in checkpoint.tensors.items()}
         dropped: dict[str, str] = {}
-        nodes: dict[str, Node] = {}
-        dropping = self.recipe.drop
-        for info in checkpoint.tensors.values():
-            pattern = dropping and next((item for item in dropping if fnmatch.fnmatchcase(info.name, item)), None)
-            if pattern:
-                dropped[info.name] = f"the recipe drops {pattern!r}"
-            else:
-                nodes[info.name] = Leaf(name, checkpoint, info)
+        for pattern in self.recipe.drop:
+            for each in [each for each in nodes if fnmatch.fnmatchcase(each, pattern)]:
+                dropped[each] = f"the recipe drops {pattern!r}"
+                del nodes[each]
         architecture = self.architecture(checkpoint)
         if not nodes:
             self.fail(f"the model {name!r} has no tensors", where=source.place)

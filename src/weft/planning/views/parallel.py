@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from weft.architecture import Part
 from weft.errors import Where
 from weft.method import find
-from weft.planning.graph import Node, View
+from weft.planning.graph import Node, View, under
 from weft.planning.settings import check_model_wide
 from weft.planning.views.respelling import beside_language, only_heads, respelled
 from weft.planning.views.weaving import Weaver
@@ -33,7 +33,7 @@ def parallel(builder: Builder, name: str, merge: Merge, views: Mapping[str, View
     architecture = donor.architecture
     available = {each: views[each].nodes for each in merge.names()}
     weaver = Weaver(builder, merge, number, merge.base, merge.models)
-    rows = zip(*(map(view.get, donor.nodes) for view in available.values()), strict=True)
+    rows = zip(*(under(donor.nodes, view) for view in available.values()), strict=True)
     for (tensor, own), row in zip(donor.nodes.items(), rows, strict=True):
         inputs = {each: node for each, node in zip(available, row, strict=True) if node is not None}
         if len(inputs) < len(available):  # a part that a plain language model does not have
@@ -88,8 +88,8 @@ def align(builder: Builder, donor: View, view: View, merge: Merge) -> dict[str, 
         )
     if missing or extra:
         return None
-    nodes = {} if view is donor else view.nodes
-    wrong = [t for t, node in donor.nodes.items() if t in nodes and nodes[t].shape != node.shape]
+    pairs = zip(donor.nodes.items(), under(donor.nodes, view.nodes), strict=True) if view is not donor else ()
+    wrong = [tensor for (tensor, own), node in pairs if node is not None and node.shape != own.shape]
     for tensor in wrong[:SHOWN]:
         shape_problem(builder, tensor, donor, view, place)
     if len(wrong) > SHOWN:

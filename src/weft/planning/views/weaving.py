@@ -67,8 +67,9 @@ class Weaver:
         """The node of one output tensor. `own` is the donor's of that name."""
         copied = inputs[self.base] if self.base else own if own in inputs.values() else inputs[self.merged[0]]
         kind = (*spot[1:], copied.shape, copied.dtype.name)
-        if kind in self.ways:  # such as the experts of a layer
-            return self.made(self.ways[kind], spot, inputs)
+        way = self.ways.get(kind)
+        if way is not None:  # such as the experts of a layer
+            return self.made(way, spot, inputs)
         known = self.treatments
         treatment = known.at(spot, copied.shape)
         method = treatment.method
@@ -175,14 +176,14 @@ class Weaver:
         return self.asking[treatment.number]
 
 
-def output_dtype(node: Node, donor: Mapping[str, TensorInfo], name: str, wanted: DType | None) -> DType:
-    """The dtype in which a tensor is written: the recipe's, or the donor's own."""
+def output_dtype(node: Node, donor: TensorInfo | None, wanted: DType | None) -> DType:
+    """The dtype in which a tensor is written: the recipe's, or that of the donor's own."""
     if isinstance(node, Leaf) and not node.dtype.floating:
         return node.dtype
     if wanted is not None:
         return wanted
-    if name in donor and donor[name].dtype.floating:
-        return donor[name].dtype
+    if donor is not None and donor.dtype.floating:
+        return donor.dtype
     leaf = node
     while not isinstance(leaf, Leaf) and leaf.rows:
         leaf = leaf.rows[-1]

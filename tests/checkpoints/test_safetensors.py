@@ -318,6 +318,28 @@ def test_a_name_that_stands_twice_is_refused(write_safetensors: Write) -> None:
     )
 
 
+TWICE = [
+    ('"w": {"dtype": "F16", "shape": [2], "shape": [2], "data_offsets": [0, 4]}', "shape"),
+    ('"__metadata__": {"a": "b", "a": "c"}, "w": {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]}', "a"),
+    (
+        '"__metadata__": {}, "__metadata__": {}, "w": {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]}',
+        "__metadata__",
+    ),
+    (r'"\u0077": {}, "w": {"dtype": "F16", "shape": [2], "data_offsets": [0, 4]}', "w"),
+]
+
+
+@pytest.mark.parametrize(("entries", "name"), TWICE)
+def test_any_key_that_stands_twice_is_refused(entries: str, name: str, write_safetensors: Write) -> None:
+    path = write_safetensors(f"{{{entries}}}".encode(), bytes(4))
+    assert message(path).startswith(f"the header names {name!r} twice")
+
+
+def test_quotes_in_a_name_are_no_second_name(write_safetensors: Write) -> None:
+    path = write_safetensors({'the "w"': F32, "__metadata__": {'"': '""'}}, bytes(8))
+    assert list(open_checkpoint(path).tensors) == ['the "w"']
+
+
 BROKEN_HEADERS = [
     (b'{"\xff": 1}', "the header is not valid UTF-8\n  why: byte 2 of the header: invalid start byte"),
     (b'{"w": ', "the header is not valid JSON\n  why: Expecting value at byte 6 of the header"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -229,16 +229,6 @@ def leaves(node: Node) -> list[Leaf]:
     return found
 
 
-def all_leaves(nodes: Sequence[Node]) -> list[Leaf]:
-    """All stored tensors under many nodes, each once."""
-    found: dict[int, Leaf] = {}
-    while nodes:
-        found.update({id(node): node for node in nodes if isinstance(node, Leaf)})
-        below = [node.rows for node in nodes if not isinstance(node, Leaf)]
-        nodes = list({id(row): row for rows in below for row in rows}.values())
-    return list(found.values())
-
-
 @dataclass(frozen=True)
 class View:
     """Named tensors, each made by a node; what a stage of a recipe is to the next."""
@@ -279,6 +269,15 @@ def likeness(node: Node) -> tuple[Any, ...]:
     if isinstance(node, Patchwork):
         return "sewn", node.shape, len(node.lengths), *rows
     return node.what, node.shape, node.memory, node.torch, *rows
+
+
+def leaf_columns(alike: Sequence[Node]) -> Iterator[Sequence[Leaf]]:
+    """The stored tensors under nodes of one likeness, place by place: each column is of one shape and dtype."""
+    if isinstance(alike[0], Leaf):
+        yield cast("Sequence[Leaf]", alike)
+    else:
+        for column in zip(*[node.rows for node in alike if not isinstance(node, Leaf)], strict=True):
+            yield from leaf_columns(column)
 
 
 def woven_by(merge: int, nodes: Iterable[Node]) -> list[Weave]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ import numpy as np
 from weft.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from weft.dtypes import F64, OUTPUT_DTYPES, DType
 from weft.errors import PlanError, Problems, RecipeError, WeftError
-from weft.planning.graph import Change, Leaf, Node, View, Weave, all_leaves, leaves, likeness, under
+from weft.planning.graph import Change, Leaf, Node, View, Weave, leaf_columns, leaves, likeness, under
 from weft.planning.layout import Layout, Slot, lay_out
 from weft.planning.views import Builder
 from weft.planning.views.care import remarks
@@ -74,9 +73,14 @@ class Plan:
     @cached_property
     def bytes_in(self) -> int:
         """Bytes of all stored tensors that the output depends on, each counted once."""
-        infos = [leaf.info for leaf in all_leaves([step.node for step in self.steps])]
-        different = {id(info): info for info in infos}  # fine-tunes of one model share their headers
-        return sum(count * different[key].nbytes for key, count in Counter(map(id, infos)).items())
+        seen: set[int] = set()
+        total = 0
+        for kind in self.kinds:
+            for column in leaf_columns([step.node for step in kind]):
+                new = set(map(id, column)) - seen
+                seen |= new
+                total += len(new) * column[0].info.nbytes
+        return total
 
     @property
     def bytes_out(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from weft.architecture import Part
 from weft.errors import Where
@@ -35,11 +35,11 @@ def parallel(builder: Builder, name: str, merge: Merge, views: Mapping[str, View
     weaver = Weaver(builder, merge, number, merge.base, merge.models)
     rows = zip(*(under(donor.nodes, view) for view in available.values()), strict=True)
     for (tensor, own), row in zip(donor.nodes.items(), rows, strict=True):
-        inputs = {each: node for each, node in zip(available, row, strict=True) if node is not None}
-        if len(inputs) < len(available):  # a part that a plain language model does not have
+        if None in row:  # a part that a plain language model does not have
             nodes[tensor] = own
-        else:
-            nodes[tensor] = weaver.weave(spot_of(tensor, architecture.parts[tensor]), inputs, own)
+            continue
+        inputs = dict(zip(available, cast("tuple[Node, ...]", row), strict=True))
+        nodes[tensor] = weaver.weave(spot_of(tensor, architecture.parts[tensor]), inputs, own)
     check_model_wide(method, merge, nodes, number, builder.problems)
     dropped = {k: v for view in views.values() for k, v in {**view.dropped, **(aligned[view.name] or {})}.items()}
     return View(name, nodes, architecture, donor.config, donor.donor, dropped)

@@ -100,8 +100,8 @@ def test_a_hundred_thousand_tensors_are_planned_in_seconds(tmp_path):
     took = clock.read()
     plan.close()
     assert len(plan.steps) > 100_000
-    assert len({id(step.node.settings) for step in plan.steps if hasattr(step.node, "settings")}) < 2000
-    assert took < 15  # a quiet machine takes less than five
+    assert len({id(step.node.settings) for step in plan.steps if hasattr(step.node, "settings")}) == 1
+    assert took < 10  # a quiet machine takes less than four
 
 
 def test_a_hundred_fine_tunes_are_merged_with_few_open_files_and_planned_memory(tmp_path):

@@ -1,6 +1,6 @@
 """Time and memory against the number of parameters, of models and of tensors.
 
-    python benchmarks/scaling.py [--method ties] [--largest 0.4] [--write docs/scaling.md]
+    python benchmarks/scaling.py [--method ties] [--largest 1.6] [--write docs/scaling.md]
 
 Every point is a process of its own: `weft merge` to a folder on the disk, or `weft plan`, which writes nothing. Processor time
 is the process's user and system time, start-up included; peak memory is the largest resident set that the system saw, and
@@ -305,7 +305,7 @@ def main() -> None:
     """Measure and print; write the page and its picture where asked."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--method", default="ties")
-    parser.add_argument("--largest", type=float, default=0.4, help="parameters of the largest merge, in billions")
+    parser.add_argument("--largest", type=float, default=1.6, help="parameters of the largest merge, in billions")
     parser.add_argument("--models", type=int, default=100, help="fine-tunes that are merged at once")
     parser.add_argument("--scratch", type=Path, help="a folder for models and outputs")
     parser.add_argument("--write", type=Path, help="the page; its picture stands beside it")

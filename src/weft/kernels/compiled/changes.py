@@ -6,8 +6,9 @@ import numpy as np
 
 from weft.kernels.compiled.jit import inner, kernel
 from weft.kernels.compiled.maps import OVERFLOW, add_scaled
+from weft.kernels.compiled.patterns import f32
 from weft.kernels.compiled.piece import Piece
-from weft.kernels.compiled.storage import STEP, decode, decode_vector, encode, f32
+from weft.kernels.compiled.storage import STEP, decode, decode_vector, encode
 
 
 @inner

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from weft.kernels.compiled.jit import inner, kernel
-from weft.kernels.compiled.storage import MAGNITUDE, STEP, bits, decode, decode_vector, i32, u8, u16, u32, u64
+from weft.kernels.compiled.patterns import MAGNITUDE, bits, i32, u8, u16, u32, u64
+from weft.kernels.compiled.storage import STEP, decode, decode_vector
 
 _PLACES = u64(0x0001020304050607)  # times a power of 256: its exponent, in the highest byte
 

@@ -10,8 +10,9 @@ import numpy as np
 from weft.kernels import LANES
 from weft.kernels.compiled.jit import kernel
 from weft.kernels.compiled.maps import agree
+from weft.kernels.compiled.patterns import f32
 from weft.kernels.compiled.piece import Piece
-from weft.kernels.compiled.storage import STEP, decode, decode_vector, f32
+from weft.kernels.compiled.storage import STEP, decode, decode_vector
 from weft.kernels.compiled.sums import add_sizes, total_of
 
 

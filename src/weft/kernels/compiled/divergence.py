@@ -7,8 +7,9 @@ import numpy as np
 from weft.kernels import ROW_LANES as LANES
 from weft.kernels.compiled.jit import inner, kernel
 from weft.kernels.compiled.maps import OVERFLOW
+from weft.kernels.compiled.patterns import bits, f32, i32, real, u32
 from weft.kernels.compiled.piece import Piece
-from weft.kernels.compiled.storage import STEP, bits, decode, encode, f32, i32, real, u32
+from weft.kernels.compiled.storage import STEP, decode, encode
 from weft.methods import _exponential as series
 
 f64, i64 = np.float64, np.int64

@@ -6,18 +6,8 @@ import numpy as np
 
 from weft.dtypes import BF16, F16, F32, F64
 from weft.kernels.compiled.jit import inner, kernel
-from weft.kernels.compiled.storage import (
-    INFINITY,
-    MAGNITUDE,
-    STEP,
-    decode,
-    decode_vector,
-    encode,
-    f32,
-    i32,
-    real,
-    u32,
-)
+from weft.kernels.compiled.patterns import INFINITY, MAGNITUDE, f32, i32, real, u32
+from weft.kernels.compiled.storage import STEP, decode, decode_vector, encode
 from weft.kernels.compiled.thinning import drop, threshold, within
 
 OVERFLOW = np.int64(1 << 62)

@@ -12,11 +12,12 @@ from weft.kernels import LANES
 from weft.kernels.compiled import crumbs
 from weft.kernels.compiled.jit import inner, kernel
 from weft.kernels.compiled.maps import clear, finish, gather
+from weft.kernels.compiled.patterns import f32
 from weft.kernels.compiled.piece import Piece
 from weft.kernels.compiled.rooms import make_rooms
 from weft.kernels.compiled.rows import select, toss
 from weft.kernels.compiled.sorting import assign
-from weft.kernels.compiled.storage import STEP, decode, decode_vector, f32
+from weft.kernels.compiled.storage import STEP, decode, decode_vector
 from weft.kernels.compiled.sums import add_magnitudes, total_of
 from weft.kernels.compiled.thinning import fill_coins
 

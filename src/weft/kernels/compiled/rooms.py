@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from weft.kernels.compiled.jit import inner
-from weft.kernels.compiled.storage import MAGNITUDE, i16, i32, u32
+from weft.kernels.compiled.patterns import MAGNITUDE, i16, i32, u32
 from weft.kernels.compiled.vectors import BOUNDS, EIGHT, PADDING, append, having
 
 COARSE, FINE = 40, 125  # buckets by magnitude: all of them counted, or (a power of five) one found by search

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from weft.kernels.compiled.jit import inner
+from weft.kernels.compiled.patterns import MAGNITUDE, bits, f32, i16, i32, u8, u32, u64
 from weft.kernels.compiled.rooms import COARSE, FINE, LARGEST, MEMBERS, shorten
 from weft.kernels.compiled.sorting import sort_magnitudes
-from weft.kernels.compiled.storage import MAGNITUDE, bits, f32, i16, i32, u8, u32, u64
 from weft.kernels.compiled.thinning import fill_coins
 from weft.kernels.compiled.vectors import (
     BOUNDS,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from weft.kernels.compiled.jit import inner
+from weft.kernels.compiled.patterns import MAGNITUDE, bits, i32, u32, u64
 from weft.kernels.compiled.rooms import LOWEST, shorten
-from weft.kernels.compiled.storage import MAGNITUDE, bits, i32, u32, u64
 
 _BYTE = u64(255)
 

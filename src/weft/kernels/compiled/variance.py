@@ -7,8 +7,9 @@ import numpy as np
 from weft.kernels import LANES
 from weft.kernels.compiled.jit import inner, kernel
 from weft.kernels.compiled.maps import OVERFLOW
+from weft.kernels.compiled.patterns import f32, u8
 from weft.kernels.compiled.piece import Piece
-from weft.kernels.compiled.storage import STEP, decode, decode_vector, encode, f32, u8
+from weft.kernels.compiled.storage import STEP, decode, decode_vector, encode
 from weft.kernels.compiled.sums import add_products, total_of
 
 f64 = np.float64

@@ -1,4 +1,4 @@
-"""Models to measure with: a bfloat16 Llama and its fine-tunes, of a chosen size, written once and kept."""
+"""Models to measure with: a Llama and its fine-tunes, of a chosen size and dtype, written once and kept."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ SIZES = {  # hidden, intermediate, layers
 }
 
 
-def build(size: str = "0.4B", experts: int = 3, cache: Path = CACHE) -> list[Path]:
+def build(size: str = "0.4B", experts: int = 3, cache: Path = CACHE, dtype: str = "bfloat16") -> list[Path]:
     """Folders of a base and its fine-tunes: random weights, deltas of a fine-tune's magnitude, real file format."""
-    folder = cache / size
+    folder = cache / (size if dtype == "bfloat16" else f"{size}-{dtype}")
     names = ["base", *(f"expert-{index}" for index in range(experts))]
     if all((folder / name / "done").exists() for name in names):
         return [folder / name for name in names]
@@ -29,7 +29,7 @@ def build(size: str = "0.4B", experts: int = 3, cache: Path = CACHE) -> list[Pat
         "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 32000, "hidden_size": hidden,
         "intermediate_size": intermediate, "num_hidden_layers": layers, "num_attention_heads": hidden // 64,
         "num_key_value_heads": hidden // 64, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": False, "dtype": "bfloat16",
+        "rope_theta": 10000.0, "hidden_act": "silu", "tie_word_embeddings": False, "dtype": dtype,
         "bos_token_id": 1, "eos_token_id": 2,
     }  # fmt: skip
     for seed, name in enumerate(names):
@@ -41,7 +41,7 @@ def build(size: str = "0.4B", experts: int = 3, cache: Path = CACHE) -> list[Pat
             if seed:
                 noise = np.random.default_rng((seed, number)).standard_normal(shape, dtype=np.float32)
                 values = values + torch.from_numpy(noise) * 0.001
-            tensors[tensor] = values.to(torch.bfloat16)
+            tensors[tensor] = values.to(getattr(torch, dtype))
         (folder / name).mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / name / "model.safetensors", metadata={"format": "pt"})
         (folder / name / "config.json").write_text(json.dumps(config, indent=2))

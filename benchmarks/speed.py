@@ -91,9 +91,10 @@ class Figures:
 def config(method: str, models: list[Path]) -> str:
     """A mergekit file."""
     case = CASES[method]
+    dtype = json.loads((models[0] / "config.json").read_text())["dtype"]
     base, experts = models[0], models[1 : case.experts + 1]
     merged = [base, *experts] if method == "slerp" else experts
-    lines = [f"merge_method: {method}", "dtype: bfloat16"]
+    lines = [f"merge_method: {method}", f"dtype: {dtype}"]
     if case.base:
         lines.append(f"base_model: {base}")
     if method == "passthrough":
@@ -139,8 +140,9 @@ def run(command: list[str], figures: Figures) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove an output and let the disk come to rest."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Remove an output, and what a run that was stopped left of it, and let the disk come to rest."""
+    for each in (folder, folder.with_name(f"{folder.name}.partial")):
+        shutil.rmtree(each, ignore_errors=True)
     os.sync()
 
 
@@ -182,6 +184,7 @@ def torch_memory() -> float:
     return float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
+DTYPES = ("float16", "float32")  # beside bfloat16
 STARTUP = 1.5  # seconds, at most
 MEMORY = 700.0  # MB over an interpreter, at most
 COLUMNS = (
@@ -220,6 +223,21 @@ def row(method: str, found: dict[str, Figures]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def dtype_row(method: str, dtype: str, found: dict[str, Figures]) -> str:
+    """One line of the table of other dtypes."""
+    limit, engine = (found[tool].median("engine") for tool in ("limit", "weft"))
+    return f"| {method} in {dtype} | {limit:.2f} | {engine:.2f} | **{engine / limit:.2f}** |"
+
+
+def dtype_table(rows: dict[str, str], size: str) -> str:
+    """The figures of other dtypes as Markdown; nothing where there are none."""
+    found = [rows[key] for method in CASES for key in (f"{method} in {dtype}" for dtype in DTYPES) if key in rows]
+    if not found:
+        return ""
+    head = ["| merge | limit, s | Weft engine, s | engine / limit |", "|---|---|---|---|"]
+    return "\n".join(["", f"The same models of {size} parameters in other dtypes.", "", *head, *found]) + "\n"
+
+
 def table(rows: dict[str, str], size: str) -> str:
     """The figures as Markdown."""
     lines = [
@@ -239,21 +257,29 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--mergekit-repeats", type=int, default=1)
     parser.add_argument("--methods", nargs="*", default=list(CASES))
+    parser.add_argument("--dtypes", nargs="*", choices=DTYPES, default=[], help="measure these instead of bfloat16")
     parser.add_argument("--size", default="0.4B")
     parser.add_argument("--larger", default=None, help="also measure Weft's memory on models of this size")
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    models = build(options.size, cache=options.cache)
     others = os.getloadavg()[0]
     scratch = options.cache / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
     rows = rows_of(options.write)
-    for method in options.methods:
-        found = measure(method, models, options.repeats, options.mergekit_python, options.mergekit_repeats, scratch)
-        rows[method] = row(method, found)
-        print(rows[method], flush=True)
-    text = table(rows, options.size)
+    for dtype in options.dtypes or ["bfloat16"]:
+        models = build(options.size, cache=options.cache, dtype=dtype)
+        for method in options.methods:
+            if dtype == "bfloat16":
+                python, times = options.mergekit_python, options.mergekit_repeats
+                found = measure(method, models, options.repeats, python, times, scratch)
+                key, line = method, row(method, found)
+            else:
+                found = measure(method, models, options.repeats, None, 0, scratch)
+                key, line = f"{method} in {dtype}", dtype_row(method, dtype, found)
+            rows[key] = line
+            print(line, flush=True)
+    text = table(rows, options.size) + dtype_table(rows, options.size)
     text += f"\nAn interpreter with torch loaded takes {torch_memory():.0f} MB.\n"
     if options.larger:
         larger = build(options.larger, cache=options.cache)

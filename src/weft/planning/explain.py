@@ -34,7 +34,7 @@ INTERPRETER = 45 << 20  # bytes, with numpy and Weft loaded
 KERNELS = 96 << 20  # bytes, with the compiled kernels loaded as well
 TORCH = 230 << 20  # bytes that torch adds
 GPU = 500 << 20  # bytes that its libraries for GPUs add
-HEADER = 800  # bytes that a plan holds for each tensor of each model
+HEADER = 600  # bytes that a plan holds for each tensor of each model
 TEMPORARIES = 4  # float32 intermediates for each row that methods on tensors hold at once
 FUSED = 2  # the same of methods that have a compiled twin
 

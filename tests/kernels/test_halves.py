@@ -14,6 +14,9 @@ from_instruction, to_instruction = halves._from_instruction, halves._to_instruct
 from_pattern, to_pattern = halves._from_pattern, halves._to_pattern
 
 
+# Four kernels, for their code is kept under their names.
+
+
 @kernel
 def widen_by_instruction(stored, values):
     for e in range(stored.size):

@@ -21,10 +21,10 @@ from weft.planning.graph import Change, Leaf, Node, View, Weave, leaf_columns, l
 from weft.planning.layout import Layout, Slot, lay_out
 from weft.planning.views import Builder
 from weft.planning.views.care import remarks
-from weft.planning.views.weaving import output_dtype
+from weft.planning.views.weaving import output_dtype, spot_of
 from weft.recipe import Recipe, Source
 from weft.recipe.reading import load_recipe
-from weft.recipe.values import PARTS, ROLES, Condition, Spot, parse_condition
+from weft.recipe.values import PARTS, ROLES, Condition, parse_condition
 from weft.vocabulary.aligning import Alignment, align_vocabulary, find_lead, stored_source
 from weft.vocabulary.writing import choose_chat_template, write_generation
 
@@ -314,10 +314,7 @@ def content_mark(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
 def restrict(view: View, only: tuple[str, ...]) -> View:
     """The part of a view that any of the words names. Raises RecipeError for a word that names nothing."""
     conditions = {word: only_condition(word) for word in only}
-    spots = {
-        name: Spot(name, part.layer, part.roles, part=part.part, number=part.number)
-        for name, part in view.architecture.parts.items()
-    }
+    spots = {name: spot_of(name, part) for name, part in view.architecture.parts.items()}
     for word, condition in conditions.items():
         if not any(condition.holds(spot) for name, spot in spots.items() if name in view.nodes):
             depth = view.architecture.depth

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
-from weft.architecture import Part
 from weft.errors import Where
 from weft.method import find
 from weft.planning.graph import Node, View, under
 from weft.planning.settings import check_model_wide
 from weft.planning.views.respelling import beside_language, only_heads, respelled
-from weft.planning.views.weaving import Weaver
+from weft.planning.views.weaving import Weaver, spot_of
 from weft.planning.views.wording import SHOWN, listed, nearest
 from weft.recipe import Merge
-from weft.recipe.values import Spot
 from weft.vocabulary.comparing import explain_shapes
 from weft.vocabulary.rows import token_tensors
 
@@ -43,11 +41,6 @@ def parallel(builder: Builder, name: str, merge: Merge, views: Mapping[str, View
     check_model_wide(method, merge, nodes, number, builder.problems)
     dropped = {k: v for view in views.values() for k, v in {**view.dropped, **(aligned[view.name] or {})}.items()}
     return View(name, nodes, architecture, donor.config, donor.donor, dropped)
-
-
-def spot_of(tensor: str, part: Part) -> Spot:
-    """The spot of a tensor that keeps its name."""
-    return Spot(tensor, part.layer, part.roles, part.height, part.after, (), part.part, part.number)
 
 
 def align(builder: Builder, donor: View, view: View, merge: Merge) -> dict[str, str] | None:

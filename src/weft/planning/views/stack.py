@@ -14,7 +14,7 @@ from weft.method import find
 from weft.planning.graph import Node, View
 from weft.planning.settings import check_model_wide
 from weft.planning.views.growth import grow
-from weft.planning.views.weaving import Weaver
+from weft.planning.views.weaving import Weaver, spot_of
 from weft.planning.views.wording import listed, ranges
 from weft.recipe import Merge, Slice
 from weft.recipe.values import Spot
@@ -109,8 +109,7 @@ class Stack:
                 why = f"{self.donor.name!r} has it"
                 self.builder.fail(f"{lacking[0]!r} lacks {tensor!r}", where=part.place, why=why)
                 continue
-            spot = Spot(tensor, None, parsed.roles, parsed.height, parsed.after, part=parsed.part, number=parsed.number)
-            self.add(part, dict.fromkeys(used, tensor), spot, own)
+            self.add(part, dict.fromkeys(used, tensor), spot_of(tensor, parsed), own)
 
     def layers(self, part: Slice, first: int) -> None:
         """The layers of a slice, from the output's layer `first` on."""

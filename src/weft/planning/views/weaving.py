@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from weft.architecture import Part
 from weft.checkpoints.base import TensorInfo
 from weft.dtypes import BY_TORCH, F32, DType
 from weft.method import Method
@@ -174,6 +175,11 @@ class Weaver:
             looks = set().union(*(looks_at(value) for level in levels for value in level.values()))
             self.asking[treatment.number] = Asked(levels, tuple(map(id, levels)), looks)
         return self.asking[treatment.number]
+
+
+def spot_of(tensor: str, part: Part) -> Spot:
+    """The spot of a tensor that keeps its name."""
+    return Spot(tensor, part.layer, part.roles, part.height, part.after, (), part.part, part.number)
 
 
 def output_dtype(node: Node, donor: TensorInfo | None, wanted: DType | None) -> DType:

@@ -1,0 +1,19 @@
+"""What the command line says of the commonest mistakes, to the letter."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.golden import measure
+from tests.golden.mistakes import MISTAKES
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_message(name):
+    found = measure.message(MISTAKES[name])
+    assert found["code"] == 2
+    assert found == measure.expected("messages")[name]
+
+
+def test_no_result_is_left_over():
+    assert measure.expected("messages").keys() == MISTAKES.keys()

@@ -8,7 +8,7 @@ else
 ENV := .venv
 endif
 RUN := $(ENV)/bin/python
-STAMP := $(ENV)/.weft-installed
+STAMP := $(ENV)/.mergery-installed
 
 .PHONY: demo test check setup parity fuzz kill scaling zoo bench families clean
 .DEFAULT_GOAL := test
@@ -46,7 +46,7 @@ fuzz: setup
 	@if $(RUN) -c 'import atheris' 2>/dev/null; then \
 		$(RUN) -m tests.fuzz.coverage -max_total_time=300; \
 	else \
-		echo "No fuzzing that follows coverage: it needs pip install 'weft[fuzz]'."; \
+		echo "No fuzzing that follows coverage: it needs pip install 'mergery[fuzz]'."; \
 	fi
 
 kill: setup

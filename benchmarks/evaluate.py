@@ -3,7 +3,7 @@
     python benchmarks/evaluate.py [--items 1000] [--threads 2]
 
 The model has random weights and the texts are of made-up words: only time is measured here. Each kind is a process of its own,
-`weft evaluate` from start to end; processor time is that process's, over all cores, and says more than the clock where a
+`mergery evaluate` from start to end; processor time is that process's, over all cores, and says more than the clock where a
 machine is shared. Batches of 1 and of 32 are then held against one another on a tenth of the items, one by one.
 """
 
@@ -85,10 +85,10 @@ def write_tasks(folder: Path, items: int) -> list[Path]:
 
 
 def measure(folder: Path, task: Path, threads: int, batch: int, name: str) -> tuple[float, float, Path]:
-    """Seconds by the clock and of processors of one `weft evaluate`, and its folder of results."""
+    """Seconds by the clock and of processors of one `mergery evaluate`, and its folder of results."""
     out = folder / name
     command = [
-        sys.executable, "-m", "weft", "evaluate", str(folder / "model"), "--tasks", str(task), "--results", str(out),
+        sys.executable, "-m", "mergery", "evaluate", str(folder / "model"), "--tasks", str(task), "--results", str(out),
         "--threads", str(threads), "--batch", str(batch), "--quiet",
     ]  # fmt: skip
     started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -99,7 +99,7 @@ def measure(folder: Path, task: Path, threads: int, batch: int, name: str) -> tu
 
 def differ(a: Path, b: Path) -> tuple[float, int]:
     """The largest relative difference between two results of one task, and the items that were decided differently."""
-    from weft.evaluate import read_result
+    from mergery.evaluation import read_result
 
     worst, other = 0.0, 0
     results = [read_result(next(place.glob(f"*/{a.stem}-*"))) for place in (a.parent, b.parent)]

@@ -3,7 +3,7 @@
     python benchmarks/families.py --write docs/families.md
 
 Each family is made by transformers (or, where its code stands on the hub alone, as files with its published names and
-shapes), fine-tuned twice by small random steps, and merged through the command line. See `weft.testing.families.checking`.
+shapes), fine-tuned twice by small random steps, and merged through the command line. See `mergery.testing.families.checking`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from weft.method import methods
-from weft.testing.families import FAMILIES
-from weft.testing.families.checking import GOOD, METHODS, ONE, check
+from mergery.method import methods
+from mergery.testing.families import FAMILIES
+from mergery.testing.families.checking import GOOD, METHODS, ONE, check
 
 START, END = "<!-- table: benchmarks/families.py -->", "<!-- end of table -->"
 

@@ -50,7 +50,7 @@ def main() -> int:
     chance = random.Random(asked.seed)
     names = list(RECIPES)[: asked.recipes]
     kills = merges = resumed = different = 0
-    with tempfile.TemporaryDirectory(prefix="weft-kill-") as text:
+    with tempfile.TemporaryDirectory(prefix="mergery-kill-") as text:
         room = Path(text)
         make_models(room, asked.width)
         for number, name in enumerate(names):
@@ -71,11 +71,11 @@ def load_once() -> None:
     """Load here what every merge needs, so that kills meet merges rather than imports."""
     import torch
 
-    import weft.api
-    import weft.run.workers
+    import mergery.api
+    import mergery.run.workers
 
     torch.set_num_threads(1)
-    weft.run.workers.wake_kernels()
+    mergery.run.workers.wake_kernels()
 
 
 def make_models(room: Path, width: int) -> None:
@@ -132,14 +132,14 @@ def journalled(out: Path) -> bool:
 
 def merge(recipe: Path, out: Path, kill_after: float | None = None) -> float | None:
     """Merge in a process of its own. Returns its seconds, or None where it was killed."""
-    from weft.cli import main as weft
+    from mergery.cli import main as mergery
 
     started = time.perf_counter()
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            weft(["merge", str(recipe), str(out), "--quiet"])
+            mergery(["merge", str(recipe), str(out), "--quiet"])
             code = 0
         except SystemExit as stop:
             code = int(stop.code or 0)

@@ -24,12 +24,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import weft
+import mergery
+from mergery.method import Method, find, methods
+from mergery.method.scope import Route
+from mergery.report.explain import route_of, weaves_of
 from models import SIZES, build
 from pages import rows_of
-from weft.method import Method, find, methods
-from weft.method.scope import Route
-from weft.planning.explain import route_of, weaves_of
 
 COMPARE = "linear"  # what times are told against: they differ from machine to machine
 WIDTHS = (512, 1024)
@@ -82,7 +82,7 @@ def recipe(method: Method, folders: list[Path]) -> dict:
 
 def merge(arguments: list[str]) -> tuple[float, float]:
     """Engine seconds, and peak MB of the process."""
-    command = [sys.executable, "-m", "weft", "merge", *arguments, "--json"]
+    command = [sys.executable, "-m", "mergery", "merge", *arguments, "--json"]
     with tempfile.TemporaryFile("w+") as out:
         process = subprocess.Popen(command, stdout=out)
         _, status, usage = os.wait4(process.pid, 0)
@@ -94,8 +94,8 @@ def merge(arguments: list[str]) -> tuple[float, float]:
 
 
 def planned(path: Path, only: list[str]) -> float:
-    """MB that `weft plan` foretells."""
-    command = [sys.executable, "-m", "weft", "plan", str(path), "--json", *only]
+    """MB that `mergery plan` foretells."""
+    command = [sys.executable, "-m", "mergery", "plan", str(path), "--json", *only]
     told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return told["peak_memory"] / 2**20
 
@@ -125,7 +125,7 @@ def grow(method: Method) -> float:
 
 def operations(recipe: dict, only: Sequence[str]) -> float:
     """What the plan counts for the matrices of a part of the model."""
-    plan = weft.plan(recipe, only=only)
+    plan = mergery.plan(recipe, only=only)
     weaves = [weave for step in plan.steps for weave in weaves_of(step.node)]
     return sum(route.operations for route in map(route_of, weaves) if route is not None)
 
@@ -188,7 +188,7 @@ def page(rows: dict[str, str], size: str) -> str:
         *(__doc__ or "").split("\n\n", 2)[2].strip().splitlines(),
         "",
         f"Models of {size} parameters in bfloat16. `x {COMPARE}` is the time against that of `{COMPARE}` in the same run:"
-        " seconds differ from machine to machine, and from hour to hour. `planned` is what `weft plan` foretold.",
+        " seconds differ from machine to machine, and from hour to hour. `planned` is what `mergery plan` foretold.",
         "",
         "## Methods on entries, rows and tensors",
         "",
@@ -201,7 +201,7 @@ def page(rows: dict[str, str], size: str) -> str:
         "## Methods on matrices",
         "",
         "All get their singular vectors from the eigenvectors of the smaller Gram matrix, in float64, which is exact to the"
-        " inputs' own precision and takes about half the time of a full decomposition; `weft plan` shows the route and the time"
+        " inputs' own precision and takes about half the time of a full decomposition; `mergery plan` shows the route and the time"
         " of each part of a model. `twice as wide` is how many times as long a matrix of twice the width takes: 4 would be the"
         " cost of a pass over it, 8 that of a matrix product.",
         "",

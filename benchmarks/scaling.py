@@ -2,9 +2,9 @@
 
     python benchmarks/scaling.py [--method ties] [--largest 1.6] [--write docs/scaling.md]
 
-Every point is a process of its own: `weft merge` to a folder on the disk, or `weft plan`, which writes nothing. Processor time
+Every point is a process of its own: `mergery merge` to a folder on the disk, or `mergery plan`, which writes nothing. Processor time
 is the process's user and system time, start-up included; peak memory is the largest resident set that the system saw, and
-the planned memory is what `weft plan` foretells. Models are sparse files of zeros, which take no room, so that a model of
+the planned memory is what `mergery plan` foretells. Models are sparse files of zeros, which take no room, so that a model of
 405 billion parameters can be planned on any machine: reading them costs memory bandwidth but no disk, and the outputs are
 written and synced in full. Only the shape of the curves means anything on a shared machine.
 """
@@ -122,11 +122,11 @@ def run(arguments: list[str]) -> tuple[float, float, float, str]:
     """Wall seconds, processor seconds and peak MB of a process, and what it printed."""
     started = time.perf_counter()
     with tempfile.TemporaryFile("w+") as out:
-        process = subprocess.Popen([sys.executable, "-m", "weft", *arguments], stdout=out)
+        process = subprocess.Popen([sys.executable, "-m", "mergery", *arguments], stdout=out)
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - started
         if os.waitstatus_to_exitcode(status):
-            raise SystemExit(f"weft {' '.join(arguments)} failed")
+            raise SystemExit(f"mergery {' '.join(arguments)} failed")
         out.seek(0)
         return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, out.read()
 

@@ -1,9 +1,9 @@
-"""Weft, mergekit and the limit on the same models, in one run, in alternating order.
+"""Mergery, mergekit and the limit on the same models, in one run, in alternating order.
 
     python benchmarks/speed.py [--mergekit-python .parity/bin/python] [--repeats 5] [--write docs/performance.md]
 
 The limit is `benchmarks/limit.py`: reading every input once, and writing and syncing the output once. All tools get
-the same mergekit file. Wall time is of the whole process; engine time is what Weft itself reports, from the first byte
+the same mergekit file. Wall time is of the whole process; engine time is what Mergery itself reports, from the first byte
 that it reads to the output's final rename; start-up is the time from the start of the process to that first byte. Python
 keeps its bytecode, as it does where a package is installed. Figures are medians; each row is of one run, and only ratios
 within a row mean anything on a shared machine.
@@ -147,21 +147,21 @@ def clear(folder: Path) -> None:
 
 
 def measure(method: str, models: list[Path], repeats: int, mergekit: Path | None, mergekit_repeats: int, scratch: Path):
-    """Alternate limit, Weft and mergekit."""
+    """Alternate limit, Mergery and mergekit."""
     recipe = scratch / f"{method}.yml"
     recipe.write_text(config(method, models))
-    found = {"limit": Figures(), "weft": Figures(), "mergekit": Figures()}
+    found = {"limit": Figures(), "mergery": Figures(), "mergekit": Figures()}
     out = scratch / "out"
     clear(out)
     run(
-        [sys.executable, "-m", "weft", "merge", str(recipe), str(out), "--json"], Figures()
+        [sys.executable, "-m", "mergery", "merge", str(recipe), str(out), "--json"], Figures()
     )  # compiles, warms the cache
     for turn in range(repeats):
-        order = ["limit", "weft"] if turn % 2 == 0 else ["weft", "limit"]
+        order = ["limit", "mergery"] if turn % 2 == 0 else ["mergery", "limit"]
         for tool in order:
             clear(out)
-            if tool == "weft":
-                run([sys.executable, "-m", "weft", "merge", str(recipe), str(out), "--json"], found["weft"])
+            if tool == "mergery":
+                run([sys.executable, "-m", "mergery", "merge", str(recipe), str(out), "--json"], found["mergery"])
             else:
                 file = scratch / "limit.bin"
                 file.unlink(missing_ok=True)
@@ -188,35 +188,35 @@ DTYPES = ("float16", "float32")  # beside bfloat16
 STARTUP = 1.5  # seconds, at most
 MEMORY = 700.0  # MB over an interpreter, at most
 COLUMNS = (
-    "method", "models", "limit, s", "Weft engine, s", "engine / limit", "goal", "start-up, s", "Weft wall, s",
-    "mergekit wall, s", "mergekit / Weft", "goal", "Weft memory, MB", "mergekit memory, MB", "missed",
+    "method", "models", "limit, s", "Mergery engine, s", "engine / limit", "goal", "start-up, s", "Mergery wall, s",
+    "mergekit wall, s", "mergekit / Mergery", "goal", "Mergery memory, MB", "mergekit memory, MB", "missed",
 )  # fmt: skip
 
 
 def row(method: str, found: dict[str, Figures]) -> str:
     """One line of the table."""
     case = CASES[method]
-    limit, weft, other = (found[tool] for tool in ("limit", "weft", "mergekit"))
-    near, faster = weft.median("engine") / limit.median("engine"), other.median("wall") / weft.median("wall")
+    limit, mergery, other = (found[tool] for tool in ("limit", "mergery", "mergekit"))
+    near, faster = mergery.median("engine") / limit.median("engine"), other.median("wall") / mergery.median("wall")
     missed = {
         "limit": near > case.limit,
         "mergekit": faster < case.faster,
-        "start-up": weft.median("startup") > STARTUP,
-        "memory": weft.median("memory") > MEMORY,
+        "start-up": mergery.median("startup") > STARTUP,
+        "memory": mergery.median("memory") > MEMORY,
     }
     cells = [
         method,
         case.models,
         f"{limit.median('engine'):.2f}",
-        f"{weft.median('engine'):.2f}",
+        f"{mergery.median('engine'):.2f}",
         f"**{near:.2f}**",
         f"{case.limit:g}",
-        f"{weft.median('startup'):.2f}",
-        f"{weft.median('wall'):.2f}",
+        f"{mergery.median('startup'):.2f}",
+        f"{mergery.median('wall'):.2f}",
         f"{other.median('wall'):.1f}" if other.wall else "",
         f"**{faster:.1f}**" if other.wall else "",
         f"{case.faster:g}",
-        f"{weft.median('memory'):.0f}",
+        f"{mergery.median('memory'):.0f}",
         f"{other.median('memory'):.0f}" if other.memory else "",
         ", ".join(name for name, is_missed in missed.items() if is_missed),
     ]
@@ -225,7 +225,7 @@ def row(method: str, found: dict[str, Figures]) -> str:
 
 def dtype_row(method: str, dtype: str, found: dict[str, Figures]) -> str:
     """One line of the table of other dtypes."""
-    limit, engine = (found[tool].median("engine") for tool in ("limit", "weft"))
+    limit, engine = (found[tool].median("engine") for tool in ("limit", "mergery"))
     return f"| {method} in {dtype} | {limit:.2f} | {engine:.2f} | **{engine / limit:.2f}** |"
 
 
@@ -234,7 +234,7 @@ def dtype_table(rows: dict[str, str], size: str) -> str:
     found = [rows[key] for method in CASES for key in (f"{method} in {dtype}" for dtype in DTYPES) if key in rows]
     if not found:
         return ""
-    head = ["| merge | limit, s | Weft engine, s | engine / limit |", "|---|---|---|---|"]
+    head = ["| merge | limit, s | Mergery engine, s | engine / limit |", "|---|---|---|---|"]
     return "\n".join(["", f"The same models of {size} parameters in other dtypes.", "", *head, *found]) + "\n"
 
 
@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=list(CASES))
     parser.add_argument("--dtypes", nargs="*", choices=DTYPES, default=[], help="measure these instead of bfloat16")
     parser.add_argument("--size", default="0.4B")
-    parser.add_argument("--larger", default=None, help="also measure Weft's memory on models of this size")
+    parser.add_argument("--larger", default=None, help="also measure Mergery's memory on models of this size")
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
@@ -285,7 +285,7 @@ def main() -> None:
         larger = build(options.larger, cache=options.cache)
         for method in options.methods:
             found = measure(method, larger, 1, None, 0, scratch)
-            text += f"\n{method} on {options.larger} parameters: {found['weft'].median('memory'):.0f} MB."
+            text += f"\n{method} on {options.larger} parameters: {found['mergery'].median('memory'):.0f} MB."
         text += "\n"
     names = [
         line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line

@@ -1,1 +1,1 @@
-"""The demo: train a tiny base and its experts, merge them with Weft, score and draw the merges."""
+"""The demo: train a tiny base and its experts, merge them with Mergery, score and draw the merges."""

@@ -51,4 +51,4 @@ def write_recipe(name: str, folder: Path, experts: Sequence[str]) -> Path:
 def run_merge(recipe: Path, out: Path) -> None:
     """Merge as the recipe says, through the command line; an unfinished merge of other models is not taken up."""
     shutil.rmtree(out.with_name(f"{out.name}.partial"), ignore_errors=True)
-    subprocess.run([sys.executable, "-m", "weft", "merge", recipe, out, "--replace", "--quiet"], check=True)
+    subprocess.run([sys.executable, "-m", "mergery", "merge", recipe, out, "--replace", "--quiet"], check=True)

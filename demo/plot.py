@@ -14,7 +14,7 @@ from matplotlib.patches import FancyBboxPatch
 
 from demo.scores import Row, best
 
-COLORS = LinearSegmentedColormap.from_list("weft", ["#f6f3ec", "#cfe3dc", "#7fbcb2", "#2f8a8b", "#0f4c5c"])
+COLORS = LinearSegmentedColormap.from_list("mergery", ["#f6f3ec", "#cfe3dc", "#7fbcb2", "#2f8a8b", "#0f4c5c"])
 INK, QUIET, ACCENT = "#20303a", "#7b8790", "#d1603d"
 GAP = 0.42
 """Empty height between two groups of rows, and empty width before the means."""

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in names:
         recipe = write_recipe(name, folder, experts)
         merged[name] = folder / "merged" / recipe.stem
-        console.print(f"  weft merge {shorten(recipe)} {shorten(merged[name])}")
+        console.print(f"  mergery merge {shorten(recipe)} {shorten(merged[name])}")
         try:
             run_merge(recipe, merged[name])
         except subprocess.CalledProcessError as error:

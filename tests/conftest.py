@@ -25,9 +25,9 @@ class Outcome:
 
 
 @pytest.fixture
-def weft(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Run the command line in this process: `weft("merge", recipe, out)`."""
-    from weft.cli import main
+def mergery(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run the command line in this process: `mergery("merge", recipe, out)`."""
+    from mergery.cli import main
 
     def run(*arguments: object) -> Outcome:
         code = 0
@@ -41,18 +41,18 @@ def weft(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     return run
 
 
-def weft_process(*arguments: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
+def mergery_process(*arguments: object, **kwargs: object) -> subprocess.CompletedProcess[str]:
     """Run the command line as a process of its own."""
-    command = [sys.executable, "-m", "weft", *(str(argument) for argument in arguments)]
+    command = [sys.executable, "-m", "mergery", *(str(argument) for argument in arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, **kwargs)  # type: ignore[call-overload]
 
 
 HELD = """
 import sys, time
 from pathlib import Path
-import weft.run.workers as run
-from weft.cli import main
-from weft.run.sinks import FolderSink
+import mergery.run.workers as run
+from mergery.cli import main
+from mergery.run.sinks import FolderSink
 gate, runs, finished = Path(sys.argv.pop(1)), [], FolderSink.finished
 class Held(run.Run):
     def __init__(self, *arguments):
@@ -63,14 +63,14 @@ def wait(self, *arguments):
     while not gate.exists() and not runs[0].stop.is_set():
         time.sleep(0.01)
 run.BATCH_TENSORS, FolderSink.finished = 1, wait
-import weft.api
-weft.api.Run = Held
+import mergery.api
+mergery.api.Run = Held
 main(sys.argv[1:])
 """
 
 
 def held_merge(gate: Path, *arguments: object, **streams: int) -> subprocess.Popen[str]:
-    """`weft merge` as a process whose workers wait behind their first tensors until the file `gate` is there.
+    """`mergery merge` as a process whose workers wait behind their first tensors until the file `gate` is there.
 
     They end where they are told to stop. So what happens to a run in its middle does not depend on the machine's speed.
     """

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from weft.architecture import read_architecture
-from weft.checkpoints.base import TensorInfo
-from weft.dtypes import F32
+from mergery.architecture import read_architecture
+from mergery.checkpoints.base import TensorInfo
+from mergery.dtypes import F32
 
 
 def parse(*names: str, depth: int = 2):

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from weft.method import methods
-from weft.method.catalogue import example, occasion, page
-from weft.recipe.reading import load_recipe
+from mergery.method import methods
+from mergery.method.catalogue import example, occasion, page
+from mergery.recipe.reading import load_recipe
 
 
 def test_the_page_is_up_to_date():
     written = (Path(__file__).parent.parent / "docs/methods.md").read_text()
-    assert written == page(), "run: python -m weft.method.catalogue > docs/methods.md"
+    assert written == page(), "run: python -m mergery.method.catalogue > docs/methods.md"
 
 
 @pytest.mark.parametrize("name", sorted(methods()))
@@ -24,23 +24,23 @@ def test_every_example_is_a_recipe(name):
     assert recipe.merge.method == name
 
 
-def test_the_table_of_the_command_line(weft):
-    outcome = weft("methods")
+def test_the_table_of_the_command_line(mergery):
+    outcome = mergery("methods")
     assert outcome.code == 0
     assert all(name in outcome.out for name in methods())
     assert "statistics of the whole" in outcome.out
 
 
-def test_one_method_on_the_command_line(weft):
-    outcome = weft("methods", "ties")
+def test_one_method_on_the_command_line(mergery):
+    outcome = mergery("methods", "ties")
     assert outcome.code == 0
     for word in ("out = base + scale", "density", "0.2", "per model", "arXiv 2306.01708", "Use it for", "method: ties"):
         assert word in outcome.out
-    assert "out = x where importance" in weft("methods", "arcee_fusion").out
+    assert "out = x where importance" in mergery("methods", "arcee_fusion").out
 
 
-def test_methods_for_other_programs(weft):
-    facts = {each["name"]: each for each in json.loads(weft("methods", "--json").out)}
+def test_methods_for_other_programs(mergery):
+    facts = {each["name"]: each for each in json.loads(mergery("methods", "--json").out)}
     assert set(facts) == set(methods())
     assert facts["emr"]["needs"] == ["a base", "a task to serve"]
     assert facts["emr"]["reads"].startswith("statistics of the whole model")
@@ -49,8 +49,8 @@ def test_methods_for_other_programs(weft):
     assert facts["nearswap"]["settings"]["t"]["required"]
 
 
-def test_a_method_that_is_none(weft):
-    outcome = weft("methods", "tise")
+def test_a_method_that_is_none(mergery):
+    outcome = mergery("methods", "tise")
     assert outcome.code == 2
     assert "unknown method 'tise'" in outcome.err and "did you mean 'ties'" in outcome.err
 

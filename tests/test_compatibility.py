@@ -6,13 +6,13 @@ import jsonschema
 import pytest
 import torch
 
+from mergery import api
+from mergery.architecture.facts import ALLOWABLE, meanings
+from mergery.checkpoints.memory import MemoryCheckpoint
+from mergery.errors import MergeryError, RecipeError
+from mergery.planning.compatibility import config_differences
+from mergery.recipe.schema import recipe_schema
 from tests.conftest import make_llama, tensors_of
-from weft import api
-from weft.architecture.facts import ALLOWABLE, meanings
-from weft.checkpoints.memory import MemoryCheckpoint
-from weft.errors import RecipeError, WeftError
-from weft.planning.views.compatibility import config_differences
-from weft.recipe.schema import recipe_schema
 
 LLAMA = {
     "model_type": "llama", "hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2, "rms_norm_eps": 1e-6,
@@ -59,7 +59,7 @@ def test_what_changes_the_meaning_of_weights_is_refused_and_can_be_allowed(key, 
     other = {
         name: value for name, value in {**base, **changes}.items() if value is not None or name == "sliding_window"
     }
-    with pytest.raises(WeftError, match="'base' and 'other' use their weights differently") as error:
+    with pytest.raises(MergeryError, match="'base' and 'other' use their weights differently") as error:
         plan_of(base, other)
     assert text in str(error.value)
     assert f"allow: [{key}" in str(error.value)
@@ -109,7 +109,7 @@ def test_two_spellings_of_one_fact_are_equal(old, new):
 
 
 def test_families_that_are_not_one_are_refused_and_can_be_allowed():
-    with pytest.raises(WeftError, match="the models are of different families") as error:
+    with pytest.raises(MergeryError, match="the models are of different families") as error:
         plan_of(LLAMA, {**LLAMA, "model_type": "mistral"})
     assert "base is llama, other is mistral" in str(error.value)
     assert plan_of(LLAMA, {**LLAMA, "model_type": "mistral"}, allow=["model_type"]).steps
@@ -123,15 +123,15 @@ def test_allow_is_strict():
         plan_of(LLAMA, LLAMA, allow="rope_theta")
 
 
-def test_the_command_refuses_before_it_writes(weft, recipe, tmp_path):
+def test_the_command_refuses_before_it_writes(mergery, recipe, tmp_path):
     make_llama(tmp_path / "base", 0)
     make_llama(tmp_path / "far", 1, rope_parameters={"rope_type": "default", "rope_theta": 5e5})
     text = "models: {base: ./base, far: ./far}\nmerge: {method: linear}\n"
-    outcome = weft("merge", recipe(text), tmp_path / "out")
+    outcome = mergery("merge", recipe(text), tmp_path / "out")
     assert outcome.code == 2
     assert "rope_theta differs: base has 10000.0, far has 500000.0" in outcome.err
     assert not (tmp_path / "out").exists()
-    assert weft("merge", recipe(text + "allow: [rope_theta]\n"), tmp_path / "out").code == 0
+    assert mergery("merge", recipe(text + "allow: [rope_theta]\n"), tmp_path / "out").code == 0
 
 
 def test_the_schema_knows_parts_and_allowed_differences():
@@ -147,7 +147,7 @@ def test_the_schema_knows_parts_and_allowed_differences():
 def test_the_vision_tower_counts():
     mine = {"model_type": "llava", "text_config": LLAMA, "vision_config": {"patch_size": 14, "num_attention_heads": 4}}
     theirs = {**mine, "vision_config": {"patch_size": 16, "num_attention_heads": 4}}
-    with pytest.raises(WeftError, match=r"vision.patch_size differs: base has 14, other has 16"):
+    with pytest.raises(MergeryError, match=r"vision.patch_size differs: base has 14, other has 16"):
         plan_of(mine, theirs)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from weft.mergekit.methods import RULES
-from weft.method import methods
+from mergery.method import methods
+from mergery.recipe.mergekit.methods import RULES
 
 PAGE = (Path(__file__).parent.parent / "docs/completeness.md").read_text()
 

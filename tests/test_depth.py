@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.architecture.depth import _KINDS, Origin, attention_kinds, restack_config
-from weft.errors import PlanError
+from mergery.architecture.depth import _KINDS, Origin, attention_kinds, restack_config
+from mergery.errors import PlanError
 
 
 def restack(config, layers, depth):

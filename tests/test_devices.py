@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from mergery import api
+from mergery.errors import MergeryError, PlanError, RecipeError
+from mergery.kernels import BLOCK, devices
+from mergery.kernels.device import DeviceKernels
+from mergery.kernels.devices import CPU, Device, TorchDevice, find_devices
+from mergery.report.explain import explain
+from mergery.run.workers import Options
 from tests.conftest import tensors_of, weights_of
-from weft import api, devices
-from weft.devices import CPU, Device, TorchDevice, find_devices
-from weft.errors import PlanError, RecipeError, WeftError
-from weft.kernels import BLOCK
-from weft.kernels.device import DeviceKernels
-from weft.planning.explain import explain
-from weft.run.workers import Options
 
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="NO GPU HERE: merges on CUDA are NOT TESTED")
 PLACES = [pytest.param("torch", id="torch"), pytest.param("cuda", id="cuda", marks=no_gpu)]
@@ -101,11 +101,11 @@ def test_windows_threads_and_slices_change_nothing(tmp_path, chunk):
 
 
 def test_workers_are_dealt_to_devices_in_turn(recipe, monkeypatch):
-    from weft.run.sinks import MemorySink
-    from weft.run.workers import Run
+    from mergery.run.sinks import MemorySink
+    from mergery.run.workers import Run
 
     two = (TorchDevice("torch"), TorchDevice("torch:1"))
-    monkeypatch.setattr("weft.run.workers.find_devices", lambda asked: two)
+    monkeypatch.setattr("mergery.run.workers.find_devices", lambda asked: two)
     plan = api.plan(recipe(text_of("ties")))
     run = Run(plan, MemorySink(plan), Options(device="cuda", threads=4))
     assert [next(run.dealt) for _ in range(4)] == [*two, *two]
@@ -139,28 +139,28 @@ def test_words_for_devices(monkeypatch):
 
 
 @pytest.mark.parametrize("word", ["gpu", "cuda:", "cuda:x", "cuda:-1", "CUDA", "cuda:²", ""])
-def test_another_word_is_refused(word, weft, recipe, tmp_path):
+def test_another_word_is_refused(word, mergery, recipe, tmp_path):
     with pytest.raises(RecipeError, match="unknown device"):
         find_devices(word)
-    outcome = weft("merge", recipe(text_of("linear")), tmp_path / "out", "--device", word or "''")
+    outcome = mergery("merge", recipe(text_of("linear")), tmp_path / "out", "--device", word or "''")
     assert outcome.code == 2
     assert "try: known here: cpu, cuda, cuda:0, cuda:1, ..., or auto" in outcome.err
 
 
 @pytest.mark.parametrize("command", ["merge", "plan"])
-def test_a_device_that_is_not_there_is_told_with_those_that_are(weft, recipe, tmp_path, monkeypatch, command):
+def test_a_device_that_is_not_there_is_told_with_those_that_are(mergery, recipe, tmp_path, monkeypatch, command):
     some_gpus(monkeypatch, "NVIDIA H100", "NVIDIA A100")
-    outcome = weft(command, recipe(text_of("linear")), tmp_path / "out", "--device", "cuda:2")
+    outcome = mergery(command, recipe(text_of("linear")), tmp_path / "out", "--device", "cuda:2")
     assert outcome.code == 2
-    assert "weft: there is no device 'cuda:2'" in outcome.err
+    assert "mergery: there is no device 'cuda:2'" in outcome.err
     assert "why: torch finds cuda:0 (NVIDIA H100), cuda:1 (NVIDIA A100)" in outcome.err
     assert "try: --device one of cuda:0, cuda:1" in outcome.err
     assert not list(tmp_path.glob("out*"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_the_error_says_why(weft, recipe, tmp_path):
-    outcome = weft("merge", recipe(text_of("linear")), tmp_path / "out", "--device", "cuda")
+def test_without_a_gpu_the_error_says_why(mergery, recipe, tmp_path):
+    outcome = mergery("merge", recipe(text_of("linear")), tmp_path / "out", "--device", "cuda")
     assert outcome.code == 2
     assert "why: torch finds only cpu" in outcome.err
     assert "try: --device cpu, or auto" in outcome.err
@@ -170,7 +170,7 @@ def test_the_processor_needs_no_torch_to_be_found():
     import subprocess
     import sys
 
-    code = "import sys, weft.devices as d; d.find_devices('cpu'); print('torch' in sys.modules)"
+    code = "import sys, mergery.kernels.devices as d; d.find_devices('cpu'); print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
@@ -185,7 +185,7 @@ def test_a_full_gpu_is_told(recipe, tmp_path):
 
     path, out, options = recipe(text_of("linear")), tmp_path / "out", Options(device="torch")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("weft.kernels.readable.mix", full)
+        patch.setattr("mergery.kernels.readable.mix", full)
         with pytest.raises(PlanError, match=r"the memory of the GPU is full\n  why: CUDA out of memory") as caught:
             api.merge(path, out, options=options)
     assert "fewer --threads" in str(caught.value)
@@ -199,7 +199,7 @@ def test_a_full_gpu_is_told(recipe, tmp_path):
 def test_a_run_goes_on_only_on_the_kind_of_device_that_it_began_on(recipe, tmp_path, first, second):
     path, out = recipe(text_of("dare_ties")), tmp_path / "out"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("weft.report.lock.make_lock", lambda *arguments: 1 / 0)  # when all tensors are made
+        patch.setattr("mergery.run.lock.make_lock", lambda *arguments: 1 / 0)  # when all tensors are made
         with pytest.raises(ZeroDivisionError):
             api.merge(path, out, options=Options(device=first))
     with pytest.raises(PlanError, match=f"computed on {first}, and this one would on {second}") as caught:
@@ -214,28 +214,28 @@ def test_a_run_goes_on_only_on_the_kind_of_device_that_it_began_on(recipe, tmp_p
 def test_the_lock_names_the_device_and_verify_uses_it(recipe, tmp_path, monkeypatch):
     path = recipe(text_of("ties"))
     api.merge(path, tmp_path / "out", options=Options(device="torch"))
-    record = json.loads((tmp_path / "out/weft.lock.json").read_text())
+    record = json.loads((tmp_path / "out/mergery.lock.json").read_text())
     assert record["device"] == "torch"
     asked = []
     real = devices.find_devices
-    monkeypatch.setattr("weft.run.workers.find_devices", lambda word: (asked.append(word), real(word))[1])
+    monkeypatch.setattr("mergery.run.workers.find_devices", lambda word: (asked.append(word), real(word))[1])
     assert api.verify(tmp_path / "out", sample=2) == []
     assert set(asked) == {"torch"}
     api.merge(path, tmp_path / "cpu")
-    assert json.loads((tmp_path / "cpu/weft.lock.json").read_text())["device"] == "cpu"
+    assert json.loads((tmp_path / "cpu/mergery.lock.json").read_text())["device"] == "cpu"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_tensors_of_a_gpu_are_made_again_on_one(recipe, tmp_path):
     api.merge(recipe(text_of("ties")), tmp_path / "out")
-    lock = tmp_path / "out/weft.lock.json"
+    lock = tmp_path / "out/mergery.lock.json"
     lock.write_text(json.dumps({**json.loads(lock.read_text()), "device": "cuda"}))
     assert api.verify(tmp_path / "out") == []
-    with pytest.raises(WeftError, match="there is no device 'cuda'"):
+    with pytest.raises(MergeryError, match="there is no device 'cuda'"):
         api.verify(tmp_path / "out", sample=1)
 
 
-def test_a_plan_tells_what_a_gpu_takes(recipe, weft, monkeypatch):
+def test_a_plan_tells_what_a_gpu_takes(recipe, mergery, monkeypatch):
     some_gpus(monkeypatch, "A", "B")
     path = recipe(text_of("ties"))
     plan = api.plan(path)
@@ -246,10 +246,10 @@ def test_a_plan_tells_what_a_gpu_takes(recipe, weft, monkeypatch):
     assert there["device_memory"] == 2 * TorchDevice("cuda:0").memory > 0
     assert there["peak_memory"] > facts["peak_memory"]
     plan.close()
-    outcome = weft("plan", path, "--device", "cuda")
+    outcome = mergery("plan", path, "--device", "cuda")
     assert outcome.code == 0
     assert "on each GPU" in outcome.out
-    assert "on each GPU" not in weft("plan", path).out
+    assert "on each GPU" not in mergery("plan", path).out
 
 
 def test_windows_are_megabytes_whatever_the_number_of_models():

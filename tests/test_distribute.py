@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from mergery import api
+from mergery.errors import DataError, PlanError
+from mergery.run import cluster as distribute
+from mergery.run.cluster import Backlog, Batch, Hand
 from tests.conftest import weights_of
-from weft import api
-from weft.errors import DataError, PlanError
-from weft.run import distribute
-from weft.run.distribute import Backlog, Batch, Hand
 
 TEXT = """\
 models: {base: {llamas}/base, a: {llamas}/a, b: {llamas}/b}
@@ -32,7 +32,9 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two cores' worth of real worker processes, which end with the module."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'weft[ray]' to test runs on a cluster")
+    ray = pytest.importorskip(
+        "ray", reason="Ray is not installed: pip install 'mergery[ray]' to test runs on a cluster"
+    )
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
     ray.init(
@@ -94,7 +96,7 @@ def stop(event: dict[str, Any]) -> None:
 def test_a_cluster_and_one_machine_go_on_with_each_others_runs(
     recipe, tmp_path, cluster, many, monkeypatch, first, second
 ):
-    monkeypatch.setattr("weft.run.workers.BATCH_TENSORS", 1)
+    monkeypatch.setattr("mergery.run.workers.BATCH_TENSORS", 1)
     path = recipe(TEXT)
     api.merge(path, tmp_path / "calm")
     with pytest.raises(Killed):
@@ -135,7 +137,7 @@ def test_models_in_memory_are_refused(tmp_path, cluster):
         api.merge({"models": {"a": model, "b": model}, "merge": {"method": "linear"}}, tmp_path / "out", ray="auto")
 
 
-def test_without_ray_the_error_says_what_to_install(recipe, tmp_path, monkeypatch, weft):
+def test_without_ray_the_error_says_what_to_install(recipe, tmp_path, monkeypatch, mergery):
     real = builtins.__import__
 
     def no_ray(name: str, *arguments: Any, **keywords: Any) -> Any:
@@ -144,10 +146,10 @@ def test_without_ray_the_error_says_what_to_install(recipe, tmp_path, monkeypatc
         return real(name, *arguments, **keywords)
 
     monkeypatch.setattr(builtins, "__import__", no_ray)
-    outcome = weft("merge", recipe(TEXT), tmp_path / "out", "--ray", "auto")
+    outcome = mergery("merge", recipe(TEXT), tmp_path / "out", "--ray", "auto")
     assert outcome.code == 2
-    assert "weft: Ray is not installed" in outcome.err
-    assert "try: pip install 'weft[ray]', on every machine" in outcome.err
+    assert "mergery: Ray is not installed" in outcome.err
+    assert "try: pip install 'mergery[ray]', on every machine" in outcome.err
 
 
 def test_memory_is_no_place_for_a_cluster_to_write_to(recipe):

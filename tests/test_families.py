@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from weft.method import methods
-from weft.testing.families import FAMILIES, fine_tune, make
-from weft.testing.families.checking import GOOD, METHODS, ONE, check
+from mergery.method import methods
+from mergery.testing.families import FAMILIES, fine_tune, make
+from mergery.testing.families.checking import GOOD, METHODS, ONE, check
 
 HERE = [method for method in METHODS if method in methods()]
 TRAPS = [family for family in FAMILIES if family.trap]
@@ -49,7 +49,7 @@ def test_the_page_has_a_row_for_every_family_and_hides_no_failure():
 
 def test_a_broken_merge_would_be_seen(tmp_path, monkeypatch):
     """The check itself: a tensor that is not the mean, and a name that is missing, are answers, not silence."""
-    from weft.testing.families import checking
+    from mergery.testing.families import checking
 
     family = FAMILIES[0]
     run = checking._run

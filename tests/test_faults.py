@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import held_merge, journalled, weft_process
-from weft import api
-from weft.errors import WeftError
-from weft.run.distribute import SharedFiles
-from weft.run.sinks import FolderSink
-from weft.run.workers import Options
+from mergery import api
+from mergery.errors import MergeryError
+from mergery.run.cluster import SharedFiles
+from mergery.run.sinks import FolderSink
+from mergery.run.workers import Options
+from tests.conftest import held_merge, journalled, mergery_process
 
 TEXT = """\
 models: {base: {llamas}/base, a: {llamas}/a, b: {llamas}/b}
@@ -87,7 +87,7 @@ def test_a_fault_at_any_call_is_told_and_mended(calm, tmp_path, call, number):
         out = tmp_path / f"{call}-{at}"
         with pytest.MonkeyPatch.context() as patch:
             Faults(patch, call, at, number)
-            with pytest.raises(WeftError) as caught:
+            with pytest.raises(MergeryError) as caught:
                 api.merge(path, out, options=ONE)
         clear(str(caught.value))
         assert ("the disk is full" if number == errno.ENOSPC else "cannot write in") in str(caught.value)
@@ -100,21 +100,21 @@ def test_a_fault_at_any_call_is_told_and_mended(calm, tmp_path, call, number):
 
 
 @pytest.mark.parametrize("call", ["pwrite", "fsync", "rename"])
-def test_the_command_line_says_it_once(recipe, weft, tmp_path, monkeypatch, call):
+def test_the_command_line_says_it_once(recipe, mergery, tmp_path, monkeypatch, call):
     Faults(monkeypatch, call, 0)
-    outcome = weft("merge", recipe(TEXT), tmp_path / "out", "--quiet")
+    outcome = mergery("merge", recipe(TEXT), tmp_path / "out", "--quiet")
     assert outcome.code == 2
-    assert outcome.err.startswith("weft: the disk is full")
+    assert outcome.err.startswith("mergery: the disk is full")
     assert "free some space and run the same command again" in outcome.err
     clear(outcome.err)
 
 
 def test_finished_tensors_are_kept_when_the_disk_fills(calm, tmp_path, monkeypatch):
     path, whole = calm
-    monkeypatch.setattr("weft.run.workers.BATCH_TENSORS", 1)
+    monkeypatch.setattr("mergery.run.workers.BATCH_TENSORS", 1)
     with pytest.MonkeyPatch.context() as patch:
         Faults(patch, "pwrite", 25)
-        with pytest.raises(WeftError, match="the disk is full"):
+        with pytest.raises(MergeryError, match="the disk is full"):
             api.merge(path, tmp_path / "out", options=ONE)
     result = api.merge(path, tmp_path / "out", options=ONE)
     assert isinstance(result, api.Result)
@@ -139,7 +139,7 @@ def test_writes_and_reads_that_do_half_of_it(calm, tmp_path, monkeypatch):
 def test_a_disk_that_writes_nothing_is_no_endless_loop(recipe, tmp_path, monkeypatch):
     pwrite, calls = os.pwrite, iter(range(1_000_000))
     monkeypatch.setattr(os, "pwrite", lambda *arguments: pwrite(*arguments) if next(calls) < 8 else 0)
-    with pytest.raises(WeftError, match="cannot write in"):
+    with pytest.raises(MergeryError, match="cannot write in"):
         api.merge(recipe(TEXT), tmp_path / "out", options=ONE)
 
 
@@ -156,7 +156,7 @@ def test_a_clusters_worker_is_told_of_faults_as_the_driver_is(recipe, tmp_path, 
     written = (out / plan.layout.shards[slot.shard].name).read_bytes()
     assert written[slot.offset : slot.offset + data.size] == data.tobytes()
     monkeypatch.setattr(os, "pwrite", lambda *arguments: 0)
-    with pytest.raises(WeftError, match="cannot write in"):
+    with pytest.raises(MergeryError, match="cannot write in"):
         files.write(slot, 0, data)
     monkeypatch.setattr(os, "pwrite", pwrite)
 
@@ -167,17 +167,17 @@ def test_a_clusters_worker_is_told_of_faults_as_the_driver_is(recipe, tmp_path, 
     for call in ("pwrite", "fdatasync"):
         with pytest.MonkeyPatch.context() as patch:
             Faults(patch, call, 0)
-            with pytest.raises(WeftError, match="the disk is full"):
+            with pytest.raises(MergeryError, match="the disk is full"):
                 write_and_finish()
     plan.close()
 
 
 @pytest.mark.parametrize("at", [0, 5, 40])
-def test_an_input_that_cannot_be_read(calm, weft, tmp_path, at):
+def test_an_input_that_cannot_be_read(calm, mergery, tmp_path, at):
     path, whole = calm
     with pytest.MonkeyPatch.context() as patch:
         reads = Faults(patch, "preadv", at, errno.EIO)
-        outcome = weft("merge", path, tmp_path / "out", "--quiet")
+        outcome = mergery("merge", path, tmp_path / "out", "--quiet")
     assert reads.calls > at
     assert outcome.code == 2
     assert "model.safetensors: reading" in outcome.err
@@ -187,11 +187,11 @@ def test_an_input_that_cannot_be_read(calm, weft, tmp_path, at):
     assert folder_of(tmp_path / "out") == whole
 
 
-def test_an_input_that_is_cut_short_during_the_run(recipe, weft, llamas, tmp_path, monkeypatch):
+def test_an_input_that_is_cut_short_during_the_run(recipe, mergery, llamas, tmp_path, monkeypatch):
     shutil.copytree(llamas / "a", tmp_path / "a")
     path = recipe("models: {base: {llamas}/base, a: ./a}\nmerge: {method: ties, base: base}\n")
-    monkeypatch.setattr("weft.run.workers.wake_kernels", lambda: os.truncate(tmp_path / "a/model.safetensors", 5000))
-    outcome = weft("merge", path, tmp_path / "out", "--quiet")
+    monkeypatch.setattr("mergery.run.workers.wake_kernels", lambda: os.truncate(tmp_path / "a/model.safetensors", 5000))
+    outcome = mergery("merge", path, tmp_path / "out", "--quiet")
     assert outcome.code == 2
     assert "the file ended early" in outcome.err
     assert "has been changed since" in outcome.err
@@ -239,17 +239,17 @@ def test_all_is_synced_before_the_folder_gets_its_name(recipe, tmp_path, llamas,
     [b"[]\n", b"nothing\n", b'{"done": 7}\n', b'{"done": {"x": 7}}\n', b'{"facts": []}\n', b"\xff\n",
      b"\n", b'{"facts": {"inputs": 1}}\n'],
 )  # fmt: skip
-def test_a_damaged_journal_is_refused(recipe, weft, tmp_path, line):
+def test_a_damaged_journal_is_refused(recipe, mergery, tmp_path, line):
     path, out = recipe(TEXT), tmp_path / "out"
     with pytest.MonkeyPatch.context() as patch:
         Faults(patch, "rename", 0)
-        with pytest.raises(WeftError):
+        with pytest.raises(MergeryError):
             api.merge(path, out, options=ONE)
         plan = api.plan(path)
         plan.close()
     journal = tmp_path / "out.partial/journal.jsonl"
     journal.write_bytes(b'{"digest": "%s"}\n' % plan.digest.encode() + line)
-    outcome = weft("merge", path, out, "--quiet")
+    outcome = mergery("merge", path, out, "--quiet")
     assert outcome.code == 2
     assert "is damaged" in outcome.err
     clear(outcome.err)
@@ -261,7 +261,7 @@ def test_a_damaged_journal_is_refused(recipe, weft, tmp_path, line):
 @pytest.fixture
 def nobody(llamas) -> Iterator[Path]:
     """A folder with models of a user who is not the superuser, for whom no permission counts."""
-    room = Path(tempfile.mkdtemp(prefix="weft-faults-"))
+    room = Path(tempfile.mkdtemp(prefix="mergery-faults-"))
     for name in ("base", "a"):
         shutil.copytree(llamas / name, room / name)
     (room / "recipe.yaml").write_text("models: {base: ./base, a: ./a}\nmerge: {method: ties, base: base}\n")
@@ -282,9 +282,9 @@ def nobody(llamas) -> Iterator[Path]:
         shutil.rmtree(room)
 
 
-def test_an_output_folder_that_may_not_be_written(nobody, weft):
+def test_an_output_folder_that_may_not_be_written(nobody, mergery):
     (nobody / "shut").mkdir(mode=0o500)
-    outcome = weft("merge", nobody / "recipe.yaml", nobody / "shut/out", "--quiet")
+    outcome = mergery("merge", nobody / "recipe.yaml", nobody / "shut/out", "--quiet")
     assert outcome.code == 2
     assert "cannot write in" in outcome.err
     assert "Permission denied" in outcome.err
@@ -295,14 +295,14 @@ def test_an_output_folder_that_may_not_be_written(nobody, weft):
 @pytest.mark.parametrize(
     ("name", "mode"), [("a/model.safetensors", 0), ("a/config.json", 0), ("a", 0), ("recipe.yaml", 0)]
 )
-def test_an_input_that_may_not_be_read(nobody, weft, name, mode):
+def test_an_input_that_may_not_be_read(nobody, mergery, name, mode):
     (nobody / name).chmod(mode)
-    outcome = weft("merge", nobody / "recipe.yaml", nobody / "out", "--quiet")
+    outcome = mergery("merge", nobody / "recipe.yaml", nobody / "out", "--quiet")
     (nobody / name).chmod(0o700)
     assert outcome.code == 2
     assert "Permission denied" in outcome.err
     assert "Traceback" not in outcome.err
-    assert outcome.err.startswith("weft: ")
+    assert outcome.err.startswith("mergery: ")
     assert not (nobody / "out").exists()
 
 
@@ -315,11 +315,11 @@ def test_a_second_run_on_one_output_refuses(recipe, tmp_path):
     with held_merge(gate, path, out, "--quiet", stderr=subprocess.DEVNULL) as first:
         while not journalled(tmp_path / "out.partial"):
             time.sleep(0.01)
-        second = weft_process("merge", path, out, "--quiet")
+        second = mergery_process("merge", path, out, "--quiet")
         gate.touch()
     assert first.returncode == 0
     assert second.returncode == 2
-    assert second.stderr.startswith("weft: another run is writing")
+    assert second.stderr.startswith("mergery: another run is writing")
     clear(second.stderr)
     api.merge(path, tmp_path / "calm")
     assert folder_of(out) == folder_of(tmp_path / "calm")

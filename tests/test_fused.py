@@ -8,12 +8,12 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from mergery.architecture import read_architecture
+from mergery.architecture.fused import fused_parts, join, split, transposed
+from mergery.checkpoints.base import TensorInfo
+from mergery.dtypes import F32
+from mergery.graph.nodes import Leaf, Node
 from tests.test_patchwork import leaf, made
-from weft.architecture import read_architecture
-from weft.architecture.fused import fused_parts, join, split, transposed
-from weft.checkpoints.base import TensorInfo
-from weft.dtypes import F32
-from weft.planning.graph import Leaf, Node
 
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 12}
 FAMILIES = {

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import make_llama, tensors_of, weft_process
-from weft.testing.hub_server import HubServer
+from mergery.testing.hub_server import HubServer
+from tests.conftest import make_llama, mergery_process, tensors_of
 
 SIZE = 3_000_000  # bytes of one model, at least
 MODELS = "models: {base: weavers/base, a: {path: weavers/a, revision: v1}}\n"
@@ -41,18 +41,18 @@ def fetched(server: HubServer) -> int:
     return sum(request.sent for request in server.asked("model.safetensors"))
 
 
-def test_planning_reads_headers_and_merging_downloads_once(server, environment, recipe, tmp_path, weft):
+def test_planning_reads_headers_and_merging_downloads_once(server, environment, recipe, tmp_path, mergery):
     path = recipe(MODELS + "merge: {method: ties, base: base}\n")
-    plan = weft_process("plan", path, env=environment)
+    plan = mergery_process("plan", path, env=environment)
     assert plan.returncode == 0, plan.stderr
     assert server.revision_of_a[:12] in plan.stdout
     planned = fetched(server)
     assert planned < SIZE / 2
-    merge = weft_process("merge", path, tmp_path / "out", env=environment)
+    merge = mergery_process("merge", path, tmp_path / "out", env=environment)
     assert merge.returncode == 0, merge.stderr
     assert fetched(server) > planned + 2 * SIZE - 100_000
     assert len(tensors_of(tmp_path / "out")) == 39
-    again = weft_process("merge", path, tmp_path / "again", env={**environment, "HF_HUB_OFFLINE": "1"})
+    again = mergery_process("merge", path, tmp_path / "again", env={**environment, "HF_HUB_OFFLINE": "1"})
     assert again.returncode == 0, again.stderr
     one, two = tensors_of(tmp_path / "out"), tensors_of(tmp_path / "again")
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -61,7 +61,7 @@ def test_planning_reads_headers_and_merging_downloads_once(server, environment, 
 def test_nothing_is_downloaded_for_a_plan_that_cannot_run(server, environment, recipe, tmp_path):
     make_llama(tmp_path / "b", 2, hidden_size=64)
     path = recipe(MODELS.replace("}}", "}, b: ./b}") + "merge: {method: linear}\n")
-    merge = weft_process("merge", path, tmp_path / "out", env=environment)
+    merge = mergery_process("merge", path, tmp_path / "out", env=environment)
     assert merge.returncode == 2
     assert "'b'" in merge.stderr
     assert fetched(server) < SIZE / 2
@@ -69,7 +69,7 @@ def test_nothing_is_downloaded_for_a_plan_that_cannot_run(server, environment, r
 
 def test_a_model_that_is_not_on_the_hub(server, environment, recipe, tmp_path):
     path = recipe("models: {base: weavers/base, a: weavers/nothing}\nmerge: {method: linear}\n")
-    merge = weft_process("merge", path, tmp_path / "out", env=environment)
+    merge = mergery_process("merge", path, tmp_path / "out", env=environment)
     assert merge.returncode == 2
     assert "weavers/nothing" in merge.stderr
     assert "Traceback" not in merge.stderr
@@ -78,12 +78,12 @@ def test_a_model_that_is_not_on_the_hub(server, environment, recipe, tmp_path):
 def test_models_packed_on_a_base_of_the_hub(server, environment, recipe, tmp_path):
     text = MODELS.replace("}}", "}, b: ./b}") + "merge: {method: emr, base: base}\n"
     make_llama(tmp_path / "b", 2, hidden_size=128, intermediate_size=512)
-    packed = weft_process("pack", recipe(text), tmp_path / "packed", env=environment)
+    packed = mergery_process("pack", recipe(text), tmp_path / "packed", env=environment)
     assert packed.returncode == 0, packed.stderr
     unpack = recipe("models: {m: {path: ./packed, task: b}}\nmerge: {method: passthrough}\n", "unpack.yaml")
     served = recipe(text.replace("base: base}\n", "base: base, task: b}\n"), "served.yaml")
     for path in (unpack, served):
-        done = weft_process("merge", path, tmp_path / path.stem, env=environment)
+        done = mergery_process("merge", path, tmp_path / path.stem, env=environment)
         assert done.returncode == 0, done.stderr
     one, two = tensors_of(tmp_path / "unpack"), tensors_of(tmp_path / "served")
     assert all(torch.equal(one[name], two[name]) for name in two)

@@ -1,4 +1,4 @@
-"""`weft inspect`: what a checkpoint is, and what merges with it, from headers."""
+"""`mergery inspect`: what a checkpoint is, and what merges with it, from headers."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import json
 
 import torch
 
-import weft as library
+import mergery as library
+from mergery.checkpoints.memory import MemoryCheckpoint
+from mergery.testing.families import FAMILIES, make
 from tests.conftest import make_llama
-from weft.checkpoints.memory import MemoryCheckpoint
-from weft.testing.families import FAMILIES, make
 
 BY_NAME = {family.name: family for family in FAMILIES}
 
 
-def test_a_model_for_a_person(weft, llamas):
-    outcome = weft("inspect", llamas / "a")
+def test_a_model_for_a_person(mergery, llamas):
+    outcome = mergery("inspect", llamas / "a")
     assert outcome.code == 0
     lines = outcome.out.splitlines()
     assert "family         llama" in lines
@@ -25,9 +25,9 @@ def test_a_model_for_a_person(weft, llamas):
     assert any(line.split()[:3] == ["language", "attention.q", "4"] for line in lines)
 
 
-def test_facts_for_a_program(weft, tmp_path):
+def test_facts_for_a_program(mergery, tmp_path):
     make(BY_NAME["Phi 3"], tmp_path / "phi")
-    facts = json.loads(weft("inspect", tmp_path / "phi", "--json").out)
+    facts = json.loads(mergery("inspect", tmp_path / "phi", "--json").out)
     assert facts["family"] == "phi3"
     layer = 64 * 32 + 32 * 32 + 128 * 32 + 32 * 64 + 2 * 32  # q, k and v; o; gate and up; down; norms
     assert facts["parameters"] == 2 * 128 * 32 + 2 * layer + 32
@@ -50,10 +50,10 @@ def test_parts_and_tied_tensors(tmp_path):
     assert facts["language_model"] == "llama"
 
 
-def test_what_merges_with_it_and_why_not(weft, llamas, tmp_path):
+def test_what_merges_with_it_and_why_not(mergery, llamas, tmp_path):
     make_llama(tmp_path / "wide", 0, hidden_size=64)
     config = json.loads((llamas / "a" / "config.json").read_text())
-    outcome = weft("inspect", llamas / "base", llamas / "a", tmp_path / "wide")
+    outcome = mergery("inspect", llamas / "base", llamas / "a", tmp_path / "wide")
     assert outcome.code == 0
     assert f"{llamas / 'a'} merges with this model" in outcome.out.replace("\n", "")
     text = " ".join(outcome.out.split())
@@ -80,7 +80,7 @@ def test_a_broken_tokenizer_is_not_in_the_way(llamas, tmp_path):
     assert (facts["class"], facts["vocabulary"], facts["special"]) == ("X", None, {"bos_token": "<s>"})
 
 
-def test_no_model_there(weft, tmp_path):
-    outcome = weft("inspect", tmp_path / "nothing")
+def test_no_model_there(mergery, tmp_path):
+    outcome = mergery("inspect", tmp_path / "nothing")
     assert outcome.code == 2
     assert "nothing" in outcome.err

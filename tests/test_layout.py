@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as some
 from safetensors.numpy import load
 
-from weft.checkpoints import TensorInfo
-from weft.dtypes import BF16, F16, F32
-from weft.errors import PlanError
-from weft.planning.layout import lay_out
+from mergery.checkpoints import TensorInfo
+from mergery.dtypes import BF16, F16, F32
+from mergery.errors import PlanError
+from mergery.planning.layout import lay_out
 
 NAMES = some.text(some.characters(exclude_categories=["Cs"]), min_size=1).filter(lambda name: name != "__metadata__")
 SHAPES = some.lists(some.integers(0, 5), max_size=3).map(tuple)

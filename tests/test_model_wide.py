@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from mergery import api
+from mergery.errors import PlanError
+from mergery.method import methods
+from mergery.run.workers import Options
 from tests.conftest import weights_of
-from weft import api
-from weft.errors import PlanError
-from weft.method import methods
-from weft.run.workers import Options
 
 SHAPES = {"a.weight": (40, 70), "b.weight": (9,), "c.weight": (130, 257), "d.weight": (1,), "e.bias": (300,)}
 STREAMED = (200, 1000)  # more than is sorted
@@ -148,7 +148,7 @@ def test_a_resumed_run_remembers_them(recipe, tmp_path, monkeypatch):
         if event["event"] == "progress":
             raise Killed
 
-    monkeypatch.setattr("weft.run.workers.BATCH_TENSORS", 1)
+    monkeypatch.setattr("mergery.run.workers.BATCH_TENSORS", 1)
     with pytest.raises(Killed):
         api.merge(path, tmp_path / "out", on_event=stop)
     lines = [json.loads(line) for line in (tmp_path / "out.partial/journal.jsonl").read_text().splitlines()]

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.dtypes import F32
-from weft.engine.order import largest
-from weft.kernels import kernels
+from mergery.dtypes import F32
+from mergery.engine.ranks import largest
+from mergery.kernels import kernels
 
 
 class Stream:

@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mergery import api
+from mergery.checkpoints import open_checkpoint
+from mergery.errors import CheckpointError, PlanError
+from mergery.method import Deltas, Packing, Part, Task, Tensor, method, methods
+from mergery.run.packing import pack
+from mergery.run.workers import Options
 from tests.conftest import tensors_of
-from weft import api
-from weft.checkpoints import open_checkpoint
-from weft.errors import CheckpointError, PlanError
-from weft.method import Deltas, Packing, Part, Task, Tensor, method, methods
-from weft.packing import pack
-from weft.run.workers import Options
 
 MERGES = [
     "method: emr, base: base",
@@ -73,14 +73,14 @@ def test_pieces_that_end_within_a_byte(tmp_path):
                 assert (into.view(np.float32) == whole[start:stop]).all()
 
 
-def test_the_command(recipe, tmp_path, weft):
+def test_the_command(recipe, tmp_path, mergery):
     path = recipe(f"{MODELS}merge: {{method: emr, base: base}}\n")
-    outcome = weft("pack", path, tmp_path / "packed")
+    outcome = mergery("pack", path, tmp_path / "packed")
     assert outcome.code == 0
     assert "serves a, b, c in" in outcome.out
-    outcome = weft("pack", path, tmp_path / "packed")
+    outcome = mergery("pack", path, tmp_path / "packed")
     assert (outcome.code, "is already there" in outcome.err) == (2, True)
-    outcome = weft("pack", path, tmp_path / "again", "--json")
+    outcome = mergery("pack", path, tmp_path / "again", "--json")
     assert json.loads(outcome.out[outcome.out.index('{\n  "event": "packed"') :])["tasks"] == ["a", "b", "c"]
 
 
@@ -92,29 +92,29 @@ def test_the_command(recipe, tmp_path, weft):
         ("merge: {method: emr, base: base, task: d}", "task names 'd', which is not merged"),
     ],
 )
-def test_what_cannot_be_packed(recipe, tmp_path, weft, text, message):
-    outcome = weft("pack", recipe(f"{MODELS}{text}\n"), tmp_path / "packed")
+def test_what_cannot_be_packed(recipe, tmp_path, mergery, text, message):
+    outcome = mergery("pack", recipe(f"{MODELS}{text}\n"), tmp_path / "packed")
     assert outcome.code == 2
     assert message in outcome.err
     assert not (tmp_path / "packed").exists()
 
 
-def test_a_base_that_the_folder_can_refer_to(recipe, tmp_path, weft):
+def test_a_base_that_the_folder_can_refer_to(recipe, tmp_path, mergery):
     text = """\
 models: {base: {method: linear, models: [a, b]}, a: {llamas}/a, b: {llamas}/b, c: {llamas}/c}
 merge: {method: emr, base: base, models: [a, b, c]}
 """
-    outcome = weft("pack", recipe(text), tmp_path / "packed")
+    outcome = mergery("pack", recipe(text), tmp_path / "packed")
     assert outcome.code == 2
     assert "must be a folder, a file or a model of the hub" in outcome.err
 
 
-def test_a_stack_is_merged_first(recipe, tmp_path, weft):
+def test_a_stack_is_merged_first(recipe, tmp_path, mergery):
     text = """\
 models: {base: {llamas}/base, a: {llamas}/a}
 merge: {method: emr, task: a, stack: [{models: {base: 0-1, a: 0-1}, base: base}]}
 """
-    outcome = weft("pack", recipe(text), tmp_path / "packed")
+    outcome = mergery("pack", recipe(text), tmp_path / "packed")
     assert outcome.code == 2
     assert "a stack cannot be packed" in outcome.err
 
@@ -122,8 +122,8 @@ merge: {method: emr, task: a, stack: [{models: {base: 0-1, a: 0-1}, base: base}]
 def test_a_tensor_sewn_from_others_is_refused(recipe, tmp_path, monkeypatch):
     from dataclasses import replace
 
-    import weft.packing as packing
-    from weft.planning.graph import Patchwork
+    import mergery.run.packing as packing
+    from mergery.graph.nodes import Patchwork
 
     real = packing.make_plan
 
@@ -161,7 +161,7 @@ def factors(deltas: Deltas, *, task: Task | None = None) -> Tensor:
 
 def test_factors_are_parts_too(tmp_path, monkeypatch):
     monkeypatch.setitem(methods(), "factors", factors)
-    monkeypatch.setattr("weft.method.registry._registry", {**methods(), "factors": factors})
+    monkeypatch.setattr("mergery.method.registry._registry", {**methods(), "factors": factors})
     base = {"w": torch.zeros(6, 5)}
     delta = torch.arange(1.0, 7.0)[:, None] * torch.arange(1.0, 6.0)
     for name, state in (("base", base), ("a", {"w": delta}), ("b", {"w": -2 * delta})):
@@ -175,11 +175,11 @@ def test_factors_are_parts_too(tmp_path, monkeypatch):
             assert (into.view(np.float32) == (-2 * delta).reshape(-1).numpy()[start:stop]).all()
 
 
-def test_a_task_is_named(recipe, tmp_path, weft, llamas):
+def test_a_task_is_named(recipe, tmp_path, mergery, llamas):
     pack(recipe(f"{MODELS}merge: {{method: emr, base: base}}\n"), tmp_path / "packed")
 
     def message(model: str) -> str:
-        outcome = weft("plan", recipe(f"models: {{m: {model}}}\nmerge: {{method: passthrough}}\n", "r.yaml"))
+        outcome = mergery("plan", recipe(f"models: {{m: {model}}}\nmerge: {{method: passthrough}}\n", "r.yaml"))
         assert outcome.code == 2
         return outcome.err
 
@@ -190,10 +190,10 @@ def test_a_task_is_named(recipe, tmp_path, weft, llamas):
     assert "task must be text" in message("{path: ./packed, task: 3}")
 
 
-def test_without_a_task_a_serving_method_serves_none(recipe, tmp_path, weft):
-    outcome = weft("merge", recipe(f"{MODELS}merge: {{method: emr, base: base}}\n"), tmp_path / "out")
+def test_without_a_task_a_serving_method_serves_none(recipe, tmp_path, mergery):
+    outcome = mergery("merge", recipe(f"{MODELS}merge: {{method: emr, base: base}}\n"), tmp_path / "out")
     assert outcome.code == 2
-    assert "no task is named" in outcome.err and "weft pack" in outcome.err
+    assert "no task is named" in outcome.err and "mergery pack" in outcome.err
 
 
 @pytest.fixture
@@ -255,7 +255,7 @@ def test_an_interrupted_packing_leaves_nothing(recipe, tmp_path):
     pack(path, tmp_path / "packed")
 
 
-def test_the_page_about_serving(tmp_path, llamas, monkeypatch, weft):
+def test_the_page_about_serving(tmp_path, llamas, monkeypatch, mergery):
     """Its recipes are run as they stand."""
     page = (Path(__file__).parent.parent / "docs/serving.md").read_text()
     first, second, third = re.findall(r"```yaml\n(.*?)```", page, re.S)
@@ -267,6 +267,6 @@ def test_the_page_about_serving(tmp_path, llamas, monkeypatch, weft):
     for name, text in (("recipe", first), ("serve", second), ("run", third)):
         (tmp_path / f"{name}.yaml").write_text(text)
     monkeypatch.chdir(tmp_path)
-    assert weft("pack", "recipe.yaml", "packed").code == 0
-    assert weft("merge", "serve.yaml", "served").code == 0
-    assert weft("merge", "run.yaml", "averaged").code == 0
+    assert mergery("pack", "recipe.yaml", "packed").code == 0
+    assert mergery("merge", "serve.yaml", "served").code == 0
+    assert mergery("merge", "run.yaml", "averaged").code == 0

@@ -18,25 +18,28 @@ SETTINGS = "method: tsv_compress, base: base, scale: {a: 1.0, b: 0.5, c: 1.0}"
 
 
 @pytest.fixture
-def packed(recipe, tmp_path, weft):
-    outcome = weft("pack", recipe(f"{MODELS}merge: {{{SETTINGS}}}\n"), tmp_path / "packed")
+def packed(recipe, tmp_path, mergery):
+    outcome = mergery("pack", recipe(f"{MODELS}merge: {{{SETTINGS}}}\n"), tmp_path / "packed")
     assert outcome.code == 0, outcome.err
     return outcome
 
 
-def serve(weft, recipe, task: str, out: Path) -> dict[str, torch.Tensor]:
+def serve(mergery, recipe, task: str, out: Path) -> dict[str, torch.Tensor]:
     text = f"models: {{m: {{path: ./packed, task: {task}}}}}\nmerge: {{method: passthrough}}\n"
-    assert weft("merge", recipe(text, f"serve-{task}.yaml"), out).code == 0
+    assert mergery("merge", recipe(text, f"serve-{task}.yaml"), out).code == 0
     return tensors_of(out)
 
 
-def test_a_packed_task_is_what_the_merge_with_that_task_gives(packed, recipe, tmp_path, weft, llamas):
+def test_a_packed_task_is_what_the_merge_with_that_task_gives(packed, recipe, tmp_path, mergery, llamas):
     assert "serves a, b, c in" in packed.out
     base = tensors_of(llamas / "base")
     for task in "abc":
         path = recipe(f"{MODELS}merge: {{{SETTINGS}, task: {task}}}\n", f"merge-{task}.yaml")
-        assert weft("merge", path, tmp_path / f"merged-{task}").code == 0
-        served, merged = serve(weft, recipe, task, tmp_path / f"served-{task}"), tensors_of(tmp_path / f"merged-{task}")
+        assert mergery("merge", path, tmp_path / f"merged-{task}").code == 0
+        served, merged = (
+            serve(mergery, recipe, task, tmp_path / f"served-{task}"),
+            tensors_of(tmp_path / f"merged-{task}"),
+        )
         assert served.keys() == merged.keys()
         for name, tensor in merged.items():
             assert float((served[name] - tensor).abs().max()) <= 1e-6 * float(tensor.abs().max())
@@ -79,19 +82,19 @@ def gpts(tmp_path):
                 parameter.add_(torch.randn(parameter.shape) * 0.01)
 
 
-def test_matrices_stored_the_other_way_round(gpts, recipe, tmp_path, weft):
+def test_matrices_stored_the_other_way_round(gpts, recipe, tmp_path, mergery):
     models = "models: {base: ./whole-base, a: ./whole-a, b: ./whole-b}\n"
     merge = "merge: {method: tsv_compress, base: base"
-    assert weft("pack", recipe(f"{models}{merge}}}\n"), tmp_path / "packed").code == 0
-    assert weft("merge", recipe(f"{models}{merge}, task: b}}\n"), tmp_path / "merged").code == 0
-    served = serve(weft, recipe, "b", tmp_path / "served")
+    assert mergery("pack", recipe(f"{models}{merge}}}\n"), tmp_path / "packed").code == 0
+    assert mergery("merge", recipe(f"{models}{merge}, task: b}}\n"), tmp_path / "merged").code == 0
+    served = serve(mergery, recipe, "b", tmp_path / "served")
     for name, tensor in tensors_of(tmp_path / "merged").items():
         assert float((served[name] - tensor).abs().max()) <= 1e-6 * max(float(tensor.abs().max()), 1e-3)
 
 
-def test_fused_matrices_cannot_be_packed(gpts, recipe, tmp_path, weft):
+def test_fused_matrices_cannot_be_packed(gpts, recipe, tmp_path, mergery):
     text = "models: {base: ./base, a: ./a, b: ./b}\nmerge: {method: tsv_compress, base: base}\n"
-    outcome = weft("pack", recipe(text), tmp_path / "packed")
+    outcome = mergery("pack", recipe(text), tmp_path / "packed")
     assert outcome.code == 2
     assert "'transformer.h.0.attn.c_attn.weight' cannot be packed" in outcome.err
     assert "the base stores it in another form than the merge makes it" in outcome.err

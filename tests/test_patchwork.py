@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.checkpoints import open_checkpoint
-from weft.dtypes import F32
-from weft.engine import Context, Loom, thread
-from weft.inmemory import resolve_settings
-from weft.method import find
-from weft.planning.graph import Leaf, Node, Patchwork, Weave, collect, leaves, sew, woven
+from mergery.checkpoints import open_checkpoint
+from mergery.dtypes import F32
+from mergery.engine import Context, Loom, thread
+from mergery.engine.in_memory import resolve_settings
+from mergery.graph.nodes import Leaf, Node, Patchwork, Weave, collect, leaves, sew, woven
+from mergery.method import find
 
 
 def leaf(values: torch.Tensor, model: str = "a") -> Leaf:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-import weft.methods
-from weft.checkpoints.memory import MemoryCheckpoint
-from weft.engine import Loom, loom
-from weft.engine.loom import CHUNK
+import mergery.methods
+from mergery.checkpoints.memory import MemoryCheckpoint
+from mergery.engine import Loom
+from mergery.engine import workspace as loom
+from mergery.engine.workspace import CHUNK
 
 N = 3 * CHUNK + 12345  # elements: four windows
 WINDOW = 3 * 2 * CHUNK  # bytes of a window of two models and their base, in bfloat16
@@ -44,17 +45,17 @@ def windows(reads: Counter[tuple[int, int]]) -> list[int]:
 @pytest.mark.parametrize(("room", "times"), [(0, [6, 6, 6, 6]), (2 * WINDOW, [3, 3, 6, 6]), (4 * WINDOW, [3] * 4)])
 def test_the_first_windows_are_read_once(reads, monkeypatch, room, times):
     base, *models = tensors()
-    expected = weft.methods.ties(models, base=base, density=0.3)
+    expected = mergery.methods.ties(models, base=base, density=0.3)
     reads.clear()
     monkeypatch.setattr(loom, "KEPT", room)
-    assert torch.equal(weft.methods.ties(models, base=base, density=0.3), expected)
+    assert torch.equal(mergery.methods.ties(models, base=base, density=0.3), expected)
     assert windows(reads) == times
 
 
 def test_nothing_is_kept_of_what_is_read_once(reads, monkeypatch):
     monkeypatch.setattr(Loom, "kept", None)
     models = tensors()
-    weft.methods.linear(models)
+    mergery.methods.linear(models)
     assert windows(reads) == [3, 3, 3, 3]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from weft.recipe.reading import load_recipe
+from mergery.recipe.reading import load_recipe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -44,18 +44,18 @@ def home(tmp_path, llamas, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_the_commands_run(home, weft):
+def test_the_commands_run(home, mergery):
     ran = []
     for command in commands():
         if command[0] == "make":
             dry = subprocess.run(["make", "-n", *command[1:]], cwd=ROOT, capture_output=True, text=True)
             assert dry.returncode == 0, dry.stderr
         else:
-            assert command[0] == "weft"
-            outcome = weft(*command[1:])
+            assert command[0] == "mergery"
+            outcome = mergery(*command[1:])
             assert outcome.code == 0, (command, outcome)
         ran.append(command[:2])
-    assert ["weft", "merge"] in ran
+    assert ["mergery", "merge"] in ran
     assert ["make", "demo"] in ran
     assert (home / "merged/model.safetensors").exists()
     assert (home / "merged-too/model.safetensors").exists()
@@ -66,13 +66,13 @@ def test_the_python_runs(home):
         exec(compile(block, "README.md", "exec"), {})
 
 
-def test_the_recipes_can_be_read_and_the_local_ones_planned(home, weft):
+def test_the_recipes_can_be_read_and_the_local_ones_planned(home, mergery):
     for number, block in enumerate(blocks("yaml")):
         data = yaml.safe_load(block)
         if "merge" in data:
             path = home / f"block{number}.yaml"
             path.write_text(block)
-            assert weft("plan", path).code == 0
+            assert mergery("plan", path).code == 0
         else:  # a part of a recipe: complete it
             merge = {"method": "ties", "base": "base"} | {k: v for k, v in data.items() if k not in ("models", "t")}
             names = data.get("models", {"base": "x", "math": "y", "code": "z"})

@@ -8,11 +8,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.errors import Problems, RecipeError, WeftError
-from weft.recipe.document import read_documents, write_yaml
-from weft.recipe.reading import load_recipe, parse_size
-from weft.recipe.schema import recipe_schema
-from weft.recipe.values import UNSET, Spot, parse_layers, parse_value
+from mergery.errors import MergeryError, Problems, RecipeError
+from mergery.recipe.document import read_documents, write_yaml
+from mergery.recipe.reading import load_recipe, parse_size
+from mergery.recipe.schema import recipe_schema
+from mergery.recipe.values import UNSET, Spot, parse_layers, parse_value
 
 GOOD = """\
 models:
@@ -32,7 +32,7 @@ seed: 7
 
 
 def problem(text: str) -> str:
-    with pytest.raises(WeftError) as caught:
+    with pytest.raises(MergeryError) as caught:
         load_recipe(text)
     return str(caught.value)
 
@@ -113,7 +113,7 @@ def test_exploding_documents_are_refused():
 def test_no_text_makes_a_traceback(text):
     try:
         load_recipe("\n" + text)
-    except WeftError as error:
+    except MergeryError as error:
         assert str(error)
 
 
@@ -206,7 +206,7 @@ def test_schema_and_reader_agree_on_stacks(part, good):
     if good:
         load_recipe(data)
     else:
-        with pytest.raises(WeftError):
+        with pytest.raises(MergeryError):
             load_recipe(data)
 
 
@@ -221,5 +221,5 @@ def test_schema_and_reader_agree_on_conversions(convert, good):
         recipe = load_recipe(data)
         assert load_recipe(recipe.plain()) == recipe
     else:
-        with pytest.raises(WeftError):
+        with pytest.raises(MergeryError):
             load_recipe(data)

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from mergery import api
+from mergery.errors import DataError, PlanError
+from mergery.run.sinks import MemorySink
+from mergery.run.workers import Options, Run
 from tests.conftest import held_merge, journalled, weights_of
-from weft import api
-from weft.errors import DataError, PlanError
-from weft.run.sinks import MemorySink
-from weft.run.workers import Options, Run
 
 TEXT = """\
 models: {base: {llamas}/base, a: {llamas}/a, b: {llamas}/b}
@@ -29,15 +29,15 @@ seed: 11
 
 SLOW = """
 import os, sys, time
-import weft.run.sinks as sinks
+import mergery.run.sinks as sinks
 real = sinks.FolderSink.finished
 def slow(self, *arguments):
     time.sleep(0.05)
     return real(self, *arguments)
 sinks.FolderSink.finished = slow
-import weft.run.workers as run
+import mergery.run.workers as run
 run.BATCH_TENSORS = 1
-from weft.cli import main
+from mergery.cli import main
 main(sys.argv[1:])
 """
 
@@ -55,7 +55,7 @@ def test_an_interrupted_run_goes_on(recipe, tmp_path, monkeypatch):
         if event["event"] == "progress":
             raise Killed
 
-    monkeypatch.setattr("weft.run.workers.BATCH_TENSORS", 1)
+    monkeypatch.setattr("mergery.run.workers.BATCH_TENSORS", 1)
     with pytest.raises(Killed):
         api.merge(path, tmp_path / "out", on_event=stop_after)
     assert not (tmp_path / "out").exists()
@@ -66,9 +66,9 @@ def test_an_interrupted_run_goes_on(recipe, tmp_path, monkeypatch):
     assert not (tmp_path / "out.partial").exists()
 
 
-def test_kills_at_random_points_change_nothing(recipe, tmp_path, weft):
+def test_kills_at_random_points_change_nothing(recipe, tmp_path, mergery):
     path = recipe(TEXT)
-    assert weft("merge", path, tmp_path / "calm").code == 0
+    assert mergery("merge", path, tmp_path / "calm").code == 0
     chance = random.Random(5)
     out = tmp_path / "out"
     kills = 0
@@ -85,24 +85,24 @@ def test_kills_at_random_points_change_nothing(recipe, tmp_path, weft):
             kills += 1
     assert kills > 0
     assert weights_of(out) == weights_of(tmp_path / "calm")
-    assert (out / "weft.lock.json").exists()
+    assert (out / "mergery.lock.json").exists()
 
 
-def test_a_finished_merge_is_not_made_again(recipe, tmp_path, weft):
+def test_a_finished_merge_is_not_made_again(recipe, tmp_path, mergery):
     path = recipe(TEXT)
-    assert weft("merge", path, tmp_path / "out").code == 0
+    assert mergery("merge", path, tmp_path / "out").code == 0
     before = (tmp_path / "out/model-00001-of-00007.safetensors").stat().st_mtime_ns
-    outcome = weft("merge", path, tmp_path / "out")
+    outcome = mergery("merge", path, tmp_path / "out")
     assert outcome.code == 0
     assert "already there" in outcome.err
     assert (tmp_path / "out/model-00001-of-00007.safetensors").stat().st_mtime_ns == before
 
 
-def test_another_plan_is_refused(recipe, tmp_path, weft):
+def test_another_plan_is_refused(recipe, tmp_path, mergery):
     out = tmp_path / "out"
-    assert weft("merge", recipe(TEXT), out).code == 0
+    assert mergery("merge", recipe(TEXT), out).code == 0
     other = recipe(TEXT.replace("0.5", "0.6"), "other.yaml")
-    outcome = weft("merge", other, out)
+    outcome = mergery("merge", other, out)
     assert outcome.code == 2
     assert "another plan" in outcome.err
 
@@ -134,8 +134,8 @@ def test_a_torn_journal_line_never_happened(recipe, tmp_path):
     assert weights_of(tmp_path / "out") == weights_of(tmp_path / "calm")
 
 
-def test_events_are_json_lines(recipe, tmp_path, weft):
-    outcome = weft("merge", recipe(TEXT), tmp_path / "out", "--json")
+def test_events_are_json_lines(recipe, tmp_path, mergery):
+    outcome = mergery("merge", recipe(TEXT), tmp_path / "out", "--json")
     events = [json.loads(line) for line in outcome.out.splitlines()]
     assert events[0]["event"] == "plan"
     assert events[-1]["event"] == "done"
@@ -160,7 +160,7 @@ def test_a_signal_stops_cleanly_and_says_how_to_go_on(recipe, tmp_path, number, 
     process.send_signal(number)
     _, errors = process.communicate(timeout=600)
     assert process.returncode == 128 + number
-    assert f"weft: {word}; run the same command again to go on" in errors
+    assert f"mergery: {word}; run the same command again to go on" in errors
     assert "Traceback" not in errors
     assert not out.exists()
     kept = journalled(tmp_path / "out.partial")
@@ -213,7 +213,7 @@ def test_what_a_batch_has_made_is_kept_when_the_rest_of_it_fails(recipe, tmp_pat
         return make
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("weft.run.workers.Run.make", fail_later(Run.make))
+        patch.setattr("mergery.run.workers.Run.make", fail_later(Run.make))
         with pytest.raises(Killed):
             api.merge(path, tmp_path / "out", options=Options(threads=1))
     assert journalled(tmp_path / "out.partial") == 5

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from weft.architecture import PARTS, ROLES, read_architecture
-from weft.architecture.spelling import language_family
-from weft.checkpoints.base import TensorInfo
-from weft.dtypes import F32
-from weft.errors import RecipeError
-from weft.planning.views.care import _OFFSET_NORMS
-from weft.recipe.values import Spot, parse_condition
-from weft.testing.families import FAMILIES, build
+from mergery.architecture import PARTS, ROLES, read_architecture
+from mergery.architecture.spelling import language_family
+from mergery.checkpoints.base import TensorInfo
+from mergery.dtypes import F32
+from mergery.errors import RecipeError
+from mergery.planning.special_cases import _OFFSET_NORMS
+from mergery.recipe.values import Spot, parse_condition
+from mergery.testing.families import FAMILIES, build
 
 TRAPS = [family for family in FAMILIES if family.trap and family.auto]
 

@@ -7,11 +7,11 @@ import shutil
 import pytest
 import torch
 
+from mergery import api
+from mergery.recipe import Source
+from mergery.recipe.reading import load_recipe
+from mergery.recipe.runs import find_run
 from tests.conftest import tensors_of
-from weft import api
-from weft.recipe import Source
-from weft.recipe.reading import load_recipe
-from weft.recipe.runs import find_run
 
 
 @pytest.fixture
@@ -76,24 +76,24 @@ def test_the_step_is_in_the_part_with_the_wildcard(tmp_path, llamas):
         ("./run/*500*", ["'./run/checkpoint-500' and './run/old-500' are both step 500"]),
     ],
 )
-def test_what_is_wrong_with_a_run(recipe, run, weft, pattern, messages):
+def test_what_is_wrong_with_a_run(recipe, run, mergery, pattern, messages):
     for name in ("last", "checkpoint-750", "checkpoint-850", "old-500"):
         (run / name).mkdir()
     (run / "checkpoint-750/optimizer.pt").write_bytes(b"state")
     if "500" not in pattern:
         (run / "old-500").rmdir()
-    outcome = weft("plan", recipe(TEXT.replace("./run/checkpoint-*", pattern)))
+    outcome = mergery("plan", recipe(TEXT.replace("./run/checkpoint-*", pattern)))
     assert outcome.code == 2
     assert "recipe.yaml:1:15: " in outcome.err
     for message in messages:
         assert message in outcome.err
 
 
-def test_a_run_is_not_one_model(recipe, run, weft):
+def test_a_run_is_not_one_model(recipe, run, mergery):
     text = (
         "models: {run: ./run/checkpoint-*, a: {llamas}/a}\nmerge: {method: task_arithmetic, base: run, models: [a]}\n"
     )
-    outcome = weft("plan", recipe(text))
+    outcome = mergery("plan", recipe(text))
     assert outcome.code == 2
     assert "'run' is a run of 4 checkpoints, run@500 to run@10000" in outcome.err
     assert "name one: run@10000" in outcome.err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weft.engine.reader import RUN, SAMPLED_MOST, SAMPLED_RUNS, sampled_runs
+from mergery.engine.reader import RUN, SAMPLED_MOST, SAMPLED_RUNS, sampled_runs
 
 
 def test_a_sample_grows_with_the_tensor_up_to_an_end():

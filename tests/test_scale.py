@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from benchmarks.scaling import experts_shapes, llama_config, llama_shapes, sparse
 
-from weft import api
-from weft.planning.explain import explain
-from weft.run.workers import Options
+from mergery import api
+from mergery.report.explain import explain
+from mergery.run.workers import Options
 
 
 class Clock:
@@ -61,7 +61,7 @@ def merge_process(recipe: Path, out: Path, *arguments: str, files: int | None = 
         "import json, resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
-    command = [sys.executable, "-c", code, sys.executable, "-m", "weft", "merge", str(recipe), str(out), "--quiet"]
+    command = [sys.executable, "-c", code, sys.executable, "-m", "mergery", "merge", str(recipe), str(out), "--quiet"]
     done = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=600, preexec_fn=limit)
     assert done.returncode == 0, done.stderr
     return int(done.stdout) * 1024

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mergery import api
+from mergery.method import find
 from tests.conftest import tensors_of, weights_of
 from tests.test_end_to_end import load
-from weft import api
-from weft.method import find
 
 MODELS = "models: {base: {llamas}/base, a: {llamas}/a, b: {llamas}/b}\n"
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -33,11 +33,11 @@ class Family:
 
 
 @pytest.fixture
-def merged(weft, recipe, tmp_path, llamas) -> Callable[..., Family]:
+def merged(mergery, recipe, tmp_path, llamas) -> Callable[..., Family]:
     """Merge a and b on base as the rest of a recipe says, and load the result as a user would."""
 
     def run(merge: str, *options: object) -> Family:
-        outcome = weft("merge", recipe(MODELS + f"merge: {{base: base, {merge}}}\n"), tmp_path / "out", *options)
+        outcome = mergery("merge", recipe(MODELS + f"merge: {{base: base, {merge}}}\n"), tmp_path / "out", *options)
         assert outcome.code == 0, outcome.err
         load(tmp_path / "out")
         return Family(llamas, tmp_path / "out")
@@ -156,11 +156,11 @@ def test_a_rank_over_the_model_is_over_the_methods_own_tensors(merged, llamas):
     torch.testing.assert_close(family.out[name], family.base[name] + sum(agree) / count, rtol=1e-5, atol=1e-7)
 
 
-def test_a_part_that_no_tensor_gets_is_told(weft, recipe):
+def test_a_part_that_no_tensor_gets_is_told(mergery, recipe):
     parts = (
         "[{where: {role: expert}, take: base}, {where: {role: mlp}, take: a}, {where: {role: mlp.up}, method: linear}]"
     )
-    outcome = weft("plan", recipe(MODELS + f"merge: {{method: ties, base: base, parts: {parts}}}\n"))
+    outcome = mergery("plan", recipe(MODELS + f"merge: {{method: ties, base: base, parts: {parts}}}\n"))
     assert outcome.code == 0
     assert "part 1 (role: expert) gets no tensor" in outcome.out
     assert "part 3 (role: mlp.up) gets no tensor" in outcome.out
@@ -182,26 +182,26 @@ def test_what_is_never_merged_can_be_taken_from_a_model(tmp_path, llamas):
         assert out["model.embed_tokens.position_ids"].tolist() == [wanted] * 3
 
 
-def test_a_stage_has_its_own_scope(weft, recipe, tmp_path):
+def test_a_stage_has_its_own_scope(mergery, recipe, tmp_path):
     """In one recipe as in two runs, one after the other."""
     inner = "method: iso_c, base: base, models: [a, b], rest: base, parts: [{where: {role: head}, take: a}]"
     after = "method: tsv_merge, base: base, models: [middle, c], preset: paper"
     every = "base: {llamas}/base, a: {llamas}/a, b: {llamas}/b, c: {llamas}/c"
-    assert weft("merge", recipe(MODELS + f"merge: {{{inner}}}\n", "one.yaml"), tmp_path / "middle").code == 0
+    assert mergery("merge", recipe(MODELS + f"merge: {{{inner}}}\n", "one.yaml"), tmp_path / "middle").code == 0
     two = f"models: {{middle: ./middle, base: {{llamas}}/base, c: {{llamas}}/c}}\nmerge: {{{after}}}\n"
-    assert weft("merge", recipe(two, "two.yaml"), tmp_path / "twice").code == 0
+    assert mergery("merge", recipe(two, "two.yaml"), tmp_path / "twice").code == 0
     once = f"models: {{{every}, middle: {{{inner}}}}}\nmerge: {{{after}}}\n"
-    outcome = weft("merge", recipe(once), tmp_path / "once")
+    outcome = mergery("merge", recipe(once), tmp_path / "once")
     assert outcome.code == 0, outcome.err
     assert weights_of(tmp_path / "once") == weights_of(tmp_path / "twice")
 
 
-def test_slices_of_a_stack_have_parts(weft, recipe, tmp_path, llamas):
+def test_slices_of_a_stack_have_parts(mergery, recipe, tmp_path, llamas):
     text = MODELS + "merge:\n  method: tsv_merge\n  base: base\n  rest: base\n"
     text += "  parts: [{where: {layers: 2}, take: a}]\n"
     text += "  stack:\n  - models: {base: 0-1, a: 0-1, b: 0-1}\n    base: base\n"
     text += "  - models: {base: 0-2, a: 1-3, b: 0-2}\n    base: base\n"
-    outcome = weft("merge", recipe(text), tmp_path / "out")
+    outcome = mergery("merge", recipe(text), tmp_path / "out")
     assert outcome.code == 0, outcome.err
     load(tmp_path / "out")
     a, base, out = (tensors_of(folder) for folder in (llamas / "a", llamas / "base", tmp_path / "out"))
@@ -226,23 +226,23 @@ def merge_killed_once(path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) ->
         if event["event"] == "progress":
             raise Killed
 
-    monkeypatch.setattr("weft.run.workers.BATCH_TENSORS", 1)
+    monkeypatch.setattr("mergery.run.workers.BATCH_TENSORS", 1)
     with pytest.raises(Killed):
         api.merge(path, out, on_event=stop_after)
     assert out.with_name(out.name + ".partial").is_dir()
     api.merge(path, out)
 
 
-def test_threads_resume_and_parts_of_the_output_change_nothing(weft, recipe, tmp_path, monkeypatch):
+def test_threads_resume_and_parts_of_the_output_change_nothing(mergery, recipe, tmp_path, monkeypatch):
     path = recipe(MODELS + f"merge: {{base: base, {PARTS}}}\noutput: {{shard_size: 30kB}}\n")
     for threads in (1, 2):
-        assert weft("merge", path, tmp_path / f"out{threads}", "--threads", threads).code == 0
+        assert mergery("merge", path, tmp_path / f"out{threads}", "--threads", threads).code == 0
     calm = weights_of(tmp_path / "out1")
     assert weights_of(tmp_path / "out2") == calm
 
     merge_killed_once(path, tmp_path / "again", monkeypatch)
     assert weights_of(tmp_path / "again") == calm
-    assert weft("merge", path, tmp_path / "some", "--only", "layers.1", "--only", "head").code == 0
+    assert mergery("merge", path, tmp_path / "some", "--only", "layers.1", "--only", "head").code == 0
     whole, some = tensors_of(tmp_path / "out1"), tensors_of(tmp_path / "some")
     assert len(some) == 10
     assert all(torch.equal(some[name], whole[name]) for name in some)
@@ -251,29 +251,29 @@ def test_threads_resume_and_parts_of_the_output_change_nothing(weft, recipe, tmp
 # --- what is said of it -------------------------------------------------------------------------------------------------
 
 
-def test_the_plan_says_what_each_group_gets_and_by_which_route(weft, recipe, llamas):
+def test_the_plan_says_what_each_group_gets_and_by_which_route(mergery, recipe, llamas):
     parts = "parts: [{where: {role: embed}, take: base}, {where: {role: norm}, method: ties}]"
     path = recipe(MODELS + f"merge: {{method: tsv_merge, base: base, {parts}}}\n")
-    groups = json.loads(weft("plan", path, "--json").out)["parts"]
+    groups = json.loads(mergery("plan", path, "--json").out)["parts"]
     assert sum(group["tensors"] for group in groups) == len(tensors_of(llamas / "base"))
     said = {(group["what"].split(" of ")[0], *sorted(group["roles"])) for group in groups}
     assert said == {("tsv_merge", "attention", "mlp"), ("linear", "head"), ("copy", "embed"), ("ties", "norm")}
     route = "2 thin SVDs and 2 polar factors by eigenvectors of the smaller Gram matrix"
     assert [group["route"] for group in groups if "route" in group] == [route]
     assert next(group for group in groups if "route" in group)["tensors"] == 7 * 4
-    text = " ".join(weft("plan", path).out.split())
+    text = " ".join(mergery("plan", path).out.split())
     assert "28 0-3" in text
     assert "2 thin SVDs" in text
     assert "copy of base" in text
 
 
-def test_the_card_says_what_tensors_got_and_whom_to_cite(weft, recipe, tmp_path):
+def test_the_card_says_what_tensors_got_and_whom_to_cite(mergery, recipe, tmp_path):
     path = recipe(
         MODELS + "merge: {method: iso_c, base: base, preset: paper, parts: [{where: {role: head}, take: a}]}\n"
     )
-    assert weft("merge", path, tmp_path / "out").code == 0
+    assert mergery("merge", path, tmp_path / "out").code == 0
     card = (tmp_path / "out/README.md").read_text()
-    assert "with Weft: iso_c, task_arithmetic." in card
+    assert "with Mergery: iso_c, task_arithmetic." in card
     assert "- copy of `a`: 1 tensor (head)" in card
     assert "- `task_arithmetic`: 9 tensors (norm)" in card
     assert "- `iso_c`: 29 tensors" in card

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from mergery.method import find
 from tests.conftest import tensors_of, weights_of
 from tests.test_end_to_end import load
 from tests.test_scope import merge_killed_once
-from weft.method import find
 
 RECIPE = "models: {{base: ./base, a: ./a, b: ./b}}\nmerge: {{base: base, {}}}\n"
 WIDE, HEADS, SIZE, INNER, EXPERTS = 16, 4, 4, 24, 3
@@ -88,10 +88,10 @@ WHAT: dict[tuple[str, str], Callable[[Tensor], list[Tensor]]] = {
 }
 
 
-def merge(weft: Callable[..., object], home: Path, out: Path, text: str, *options: object) -> dict[str, Tensor]:
+def merge(mergery: Callable[..., object], home: Path, out: Path, text: str, *options: object) -> dict[str, Tensor]:
     path = home / f"{out.parent.name}{out.name}.yaml"
     path.write_text(RECIPE.format(text))
-    outcome = weft("merge", path, out, *options)
+    outcome = mergery("merge", path, out, *options)
     assert outcome.code == 0, outcome.err  # type: ignore[attr-defined]
     return tensors_of(out)  # type: ignore[return-value]
 
@@ -102,9 +102,9 @@ def inputs(home: Path) -> list[Mapping[str, Tensor]]:
 
 @pytest.mark.parametrize("method", ["iso_c", "swudi_a", "orthomerge"])
 @pytest.mark.parametrize("kind", BUILD)
-def test_each_matrix_is_merged_by_itself(method, kind, families, weft, tmp_path):
+def test_each_matrix_is_merged_by_itself(method, kind, families, mergery, tmp_path):
     home = families(kind)
-    out = merge(weft, home, tmp_path / "out", f"method: {method}")
+    out = merge(mergery, home, tmp_path / "out", f"method: {method}")
     load(tmp_path / "out")
     base, a, b = inputs(home)
     assert out.keys() == base.keys()
@@ -119,22 +119,22 @@ def test_each_matrix_is_merged_by_itself(method, kind, families, weft, tmp_path)
             torch.testing.assert_close(out[name], (a[name] + b[name]) / 2, rtol=1e-6, atol=1e-7)
 
 
-def test_it_is_not_what_the_whole_would_be(families, weft, tmp_path):
+def test_it_is_not_what_the_whole_would_be(families, mergery, tmp_path):
     home = families("gpt_neox")
     name = "gpt_neox.layers.1.attention.query_key_value.weight"
-    out = merge(weft, home, tmp_path / "out", "method: iso_c")
+    out = merge(mergery, home, tmp_path / "out", "method: iso_c")
     base, a, b = inputs(home)
     whole = find("iso_c")([a[name], b[name]], base[name])
     assert (out[name] - whole).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("method", ["iso_c", "ties"])
-def test_parts_find_the_roles_inside(method, families, weft, tmp_path):
+def test_parts_find_the_roles_inside(method, families, mergery, tmp_path):
     """Weights and biases, under methods by elements too; a head stored with its query and key in turns keeps its place."""
     home = families("gpt_neox")
     scope = ", density: 0.5, scope: tensor" if method == "ties" else ""
     parts = "[{where: {role: attention.q}, take: base}, {where: {role: attention.k, layers: 1}, take: a}]"
-    out = merge(weft, home, tmp_path / "out", f"method: {method}{scope}, parts: {parts}")
+    out = merge(mergery, home, tmp_path / "out", f"method: {method}{scope}, parts: {parts}")
     load(tmp_path / "out")
     base, a, _ = inputs(home)
     for layer in range(2):
@@ -147,11 +147,11 @@ def test_parts_find_the_roles_inside(method, families, weft, tmp_path):
             assert not torch.equal(got[:, 2], other[:, 2])
 
 
-def test_a_part_by_name_gives_a_fused_tensor_another_method(families, weft, tmp_path):
+def test_a_part_by_name_gives_a_fused_tensor_another_method(families, mergery, tmp_path):
     """The name is the stored one: it fits each of the parts."""
     home = families("phi3")
     part = "{where: {name: '*.0.*qkv_proj.weight'}, method: iso_c, scale: {where: {role: attention.v}, value: 0.5}}"
-    out = merge(weft, home, tmp_path / "out", f"method: linear, parts: [{part}]")
+    out = merge(mergery, home, tmp_path / "out", f"method: linear, parts: [{part}]")
     base, a, b = inputs(home)
     name = "model.layers.0.self_attn.qkv_proj.weight"
     pieces = zip(*(t[name].split([16, 8, 8]) for t in (a, b, base)), strict=True)
@@ -162,17 +162,17 @@ def test_a_part_by_name_gives_a_fused_tensor_another_method(families, weft, tmp_
     torch.testing.assert_close(out[other], (a[other] + b[other]) / 2)
 
 
-def test_parts_of_another_precision_are_rounded_once(families, weft, tmp_path):
+def test_parts_of_another_precision_are_rounded_once(families, mergery, tmp_path):
     """In bfloat16 what is taken keeps its bits, and what is merged is rounded at the end."""
     home = families("phi3")
-    out = merge(weft, home, tmp_path / "out", "method: iso_c, parts: [{where: {role: mlp.up}, take: b}], rest: base")
+    out = merge(mergery, home, tmp_path / "out", "method: iso_c, parts: [{where: {role: mlp.up}, take: b}], rest: base")
     half = tmp_path / "half"
     half.mkdir()
     for name in ("base", "a", "b"):
         path = half / f"{name}.yaml"
         path.write_text(f"models: {{m: {home / name}}}\nmerge: {{method: passthrough}}\noutput: {{dtype: bfloat16}}\n")
-        assert weft("merge", path, half / name).code == 0
-    got = merge(weft, half, tmp_path / "low", "method: iso_c, parts: [{where: {role: mlp.up}, take: b}], rest: base")
+        assert mergery("merge", path, half / name).code == 0
+    got = merge(mergery, half, tmp_path / "low", "method: iso_c, parts: [{where: {role: mlp.up}, take: b}], rest: base")
     b = tensors_of(half / "b")
     name = "model.layers.1.mlp.gate_up_proj.weight"
     assert got[name].dtype == torch.bfloat16
@@ -181,10 +181,10 @@ def test_parts_of_another_precision_are_rounded_once(families, weft, tmp_path):
     torch.testing.assert_close(got[name].float(), out[name], rtol=0.02, atol=0.02)
 
 
-def test_experts_and_routers_are_told_apart(families, weft, tmp_path):
+def test_experts_and_routers_are_told_apart(families, mergery, tmp_path):
     home = families("granitemoe")
     parts = "[{where: {role: expert, layers: 0}, take: a}, {where: {role: router}, take: base}]"
-    out = merge(weft, home, tmp_path / "out", f"method: swudi_a, parts: {parts}")
+    out = merge(mergery, home, tmp_path / "out", f"method: swudi_a, parts: {parts}")
     base, a, _ = inputs(home)
     stem = "model.layers.{}.block_sparse_moe.{}.weight"
     for word in ("input_linear", "output_linear"):
@@ -195,21 +195,21 @@ def test_experts_and_routers_are_told_apart(families, weft, tmp_path):
         assert torch.equal(out[router], base[router])
 
 
-def test_the_plan_names_each_fused_tensor_once(families, weft, tmp_path):
+def test_the_plan_names_each_fused_tensor_once(families, mergery, tmp_path):
     home = families("phi3")
     path = home / "plan.yaml"
     path.write_text(RECIPE.format("method: tsv_merge, parts: [{where: {role: attention.q}, take: base}]"))
-    facts = json.loads(weft("plan", path, "--json").out)
+    facts = json.loads(mergery("plan", path, "--json").out)
     assert sum(group["tensors"] for group in facts["parts"]) == len(tensors_of(home / "base"))
     assert any(group["what"].startswith("copy of base and tsv_merge of a, b on base") for group in facts["parts"])
     assert any("4 tensors are fused: each of their parts is merged by itself" in line for line in facts["warnings"])
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "granitemoe"])
-def test_threads_and_resume_change_nothing(kind, families, weft, tmp_path, monkeypatch):
+def test_threads_and_resume_change_nothing(kind, families, mergery, tmp_path, monkeypatch):
     home, text = families(kind), "method: knots, host: dare_ties, preset: paper"
     for threads in (1, 2):
-        merge(weft, home, tmp_path / f"out{threads}", text, "--threads", threads)
+        merge(mergery, home, tmp_path / f"out{threads}", text, "--threads", threads)
     calm = weights_of(tmp_path / "out1")
     assert weights_of(tmp_path / "out2") == calm
 
@@ -219,7 +219,7 @@ def test_threads_and_resume_change_nothing(kind, families, weft, tmp_path, monke
     assert weights_of(tmp_path / "again") == calm
 
 
-def test_settings_filtered_by_role_reach_inside_fused_tensors(families, weft, tmp_path):
+def test_settings_filtered_by_role_reach_inside_fused_tensors(families, mergery, tmp_path):
     """Phi-3 keeps query, key and value in one tensor: a weight of the query's is the query's alone."""
     folder = families("phi3")
     weights = [
@@ -230,7 +230,7 @@ def test_settings_filtered_by_role_reach_inside_fused_tensors(families, weft, tm
     models = {name: str(folder / name) for name in ("base", "a", "b")}
     merge = {"method": "task_arithmetic", "base": "base", "weight": weights}
     (tmp_path / "recipe.yaml").write_text(json.dumps({"models": models, "merge": merge}))
-    assert weft("merge", tmp_path / "recipe.yaml", tmp_path / "out").code == 0
+    assert mergery("merge", tmp_path / "recipe.yaml", tmp_path / "out").code == 0
     base, a, b, out = (tensors_of(each) for each in (*map(Path, models.values()), tmp_path / "out"))
     for name, factors, rows in (
         ("model.layers.0.self_attn.qkv_proj.weight", (0.5, 1.0, 1.0), (WIDE, 2 * SIZE, 2 * SIZE)),

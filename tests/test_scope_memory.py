@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mergery.engine.in_memory import resolve_settings
+from mergery.method import Base, methods
+from mergery.planning.plan import make_plan
+from mergery.report.explain import explain
+from mergery.run.workers import Options
 from tests.test_scale import merge_process
-from weft.inmemory import resolve_settings
-from weft.method import Base, methods
-from weft.planning.explain import explain
-from weft.planning.plan import make_plan
-from weft.run.workers import Options
 
 ROUTED = [name for name, method in methods().items() if method.routing is not None]
 

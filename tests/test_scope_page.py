@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from mergery.method.catalogue import scopes
+from mergery.method.scope import MATRICES
 from tests.conftest import tensors_of
 from tests.test_end_to_end import load
-from weft.method.catalogue import scopes
-from weft.method.scope import MATRICES
 
 PAGE = (Path(__file__).parent.parent / "docs/scope.md").read_text()
 RECIPES = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
 
 
 def test_the_table_is_the_methods_own():
-    assert scopes() in PAGE, "write weft.method.catalogue.scopes() into docs/scope.md"
+    assert scopes() in PAGE, "write mergery.method.catalogue.scopes() into docs/scope.md"
 
 
 def test_the_widest_scope_has_five_roles():
@@ -35,21 +35,21 @@ def home(tmp_path, llamas, monkeypatch) -> Path:
 
 
 @pytest.mark.parametrize("number", range(len(RECIPES)))
-def test_the_recipes_run(number, home, weft):
+def test_the_recipes_run(number, home, mergery):
     (home / "recipe.yaml").write_text(RECIPES[number])
-    outcome = weft("merge", "recipe.yaml", "merged")
+    outcome = mergery("merge", "recipe.yaml", "merged")
     assert outcome.code == 0, outcome.err
     load(home / "merged")
-    assert "gets no tensor" not in weft("plan", "recipe.yaml").out
+    assert "gets no tensor" not in mergery("plan", "recipe.yaml").out
 
 
-def test_the_first_recipe_does_what_its_comments_say(home, weft):
+def test_the_first_recipe_does_what_its_comments_say(home, mergery):
     (home / "recipe.yaml").write_text(RECIPES[0])
-    assert weft("merge", "recipe.yaml", "merged").code == 0
+    assert mergery("merge", "recipe.yaml", "merged").code == 0
     merged, base = tensors_of(home / "merged"), tensors_of(home / "llama")
     for name in ("lm_head.weight", "model.embed_tokens.weight"):
         assert torch.equal(merged[name], base[name])
-    plan = weft("plan", "recipe.yaml").out
+    plan = mergery("plan", "recipe.yaml").out
     assert all(
         word in plan for word in ("copy of base", "ties of math, code", "tsv_merge of math, code", "density 0.3")
     )

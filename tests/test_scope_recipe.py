@@ -8,10 +8,10 @@ import jsonschema
 import pytest
 import yaml
 
-from weft.errors import Problems, WeftError
-from weft.method import methods
-from weft.recipe.reading import load_recipe
-from weft.recipe.schema import recipe_schema
+from mergery.errors import MergeryError, Problems
+from mergery.method import methods
+from mergery.recipe.reading import load_recipe
+from mergery.recipe.schema import recipe_schema
 
 MODELS = "models: {base: ./base, a: ./a, b: ./b}\n"
 HEAD = MODELS + "merge:\n  method: {method}\n  base: base\n"
@@ -64,7 +64,7 @@ def read(text: str, method: str = "tsv_merge"):
     ],
 )  # fmt: skip
 def test_mistakes_have_a_place_and_a_reason(text, place, says):
-    with pytest.raises(WeftError) as caught:
+    with pytest.raises(MergeryError) as caught:
         read(text)
     assert f"{place}: " in str(caught.value)
     assert all(part in str(caught.value) for part in says), caught.value
@@ -86,7 +86,7 @@ def test_mistakes_have_a_place_and_a_reason(text, place, says):
     ],
 )  # fmt: skip
 def test_mistakes_that_the_merge_decides(merge, place, says):
-    with pytest.raises(WeftError) as caught:
+    with pytest.raises(MergeryError) as caught:
         load_recipe(MODELS + f"merge: {merge}\n")
     assert f"{place}: " in str(caught.value), caught.value
     assert all(part in str(caught.value) for part in says), caught.value
@@ -94,7 +94,7 @@ def test_mistakes_that_the_merge_decides(merge, place, says):
 
 def test_there_may_be_no_base_to_take_from():
     text = "models: {x: ./x, y: ./y}\nmerge: {method: linear, parts: [{where: {}, take: base}]}\n"
-    with pytest.raises(WeftError, match=r"recipe:2:51: there is no base to take from\n.*base: <a model's name>"):
+    with pytest.raises(MergeryError, match=r"recipe:2:51: there is no base to take from\n.*base: <a model's name>"):
         load_recipe(text)
 
 
@@ -104,10 +104,10 @@ def test_all_mistakes_are_told_at_once():
     assert len(caught.value.errors) == 5
 
 
-def test_the_command_line_says_so_and_ends_with_2(weft, recipe, tmp_path):
+def test_the_command_line_says_so_and_ends_with_2(mergery, recipe, tmp_path):
     path = recipe(HEAD.replace("{method}", "iso_c") + "  preset: papr\n")
     for command in (("plan", path), ("merge", path, tmp_path / "out"), ("import", path)):
-        outcome = weft(*command)
+        outcome = mergery(*command)
         assert outcome.code == 2
         assert "recipe.yaml:5:11: iso_c has no preset 'papr'" in outcome.err
         assert "try: did you mean 'paper'?" in outcome.err
@@ -117,33 +117,35 @@ def test_the_command_line_says_so_and_ends_with_2(weft, recipe, tmp_path):
 LLAMAS = "models: {base: {llamas}/base, a: {llamas}/a, b: {llamas}/b}\n"
 
 
-def test_a_vector_is_no_matrix(weft, recipe, tmp_path):
+def test_a_vector_is_no_matrix(mergery, recipe, tmp_path):
     path = recipe(
         LLAMAS + "merge:\n  method: linear\n  base: base\n  parts:\n  - {where: {role: norm}, method: iso_c}\n"
     )
-    outcome = weft("merge", path, tmp_path / "out")
+    outcome = mergery("merge", path, tmp_path / "out")
     assert outcome.code == 2
     assert "recipe.yaml:6:5: iso_c cannot merge 'model.layers.0.input_layernorm.weight', " in outcome.err
     assert "and 4 more" in outcome.err
     assert "why: it works on matrices, and these are vectors" in outcome.err
     assert outcome.err.count("cannot merge") == 1
     path = recipe(LLAMAS + "merge: {method: iso_c, base: base, rest: tsv_merge}\n")
-    assert "recipe.yaml:2:42: tsv_merge cannot merge 'model.layers.0" in weft("plan", path).err
+    assert "recipe.yaml:2:42: tsv_merge cannot merge 'model.layers.0" in mergery("plan", path).err
 
 
-def test_a_slice_must_have_what_is_taken(weft, recipe):
+def test_a_slice_must_have_what_is_taken(mergery, recipe):
     text = LLAMAS + "merge:\n  parts: [{where: {role: norm}, take: b}]\n"
     text += "  stack: [{models: {a: 0-1}}, {models: {b: 0-1}}]\n"
     text = text.replace("base: {llamas}/base, ", "")
-    outcome = weft("plan", recipe(text))
+    outcome = mergery("plan", recipe(text))
     assert outcome.code == 2
     assert "recipe.yaml:3:11: 'model.layers.0.input_layernorm.weight' cannot be taken from 'b'" in outcome.err
     assert "why: no layer of it stands there" in outcome.err
 
 
 @pytest.mark.parametrize("more", ["rest: linear", "parts: [{where: {role: norm}, take: base}]"])
-def test_packed_models_have_no_parts(more, weft, recipe, tmp_path):
-    outcome = weft("pack", recipe(LLAMAS + f"merge: {{method: tsv_compress, base: base, {more}}}\n"), tmp_path / "out")
+def test_packed_models_have_no_parts(more, mergery, recipe, tmp_path):
+    outcome = mergery(
+        "pack", recipe(LLAMAS + f"merge: {{method: tsv_compress, base: base, {more}}}\n"), tmp_path / "out"
+    )
     assert outcome.code == 2
     assert "recipe.yaml:2:8: parts of a model cannot be packed otherwise" in outcome.err
     assert "packed models keep of each tensor what their method gives, or the base's" in outcome.err
@@ -166,13 +168,13 @@ GOOD = [
 
 
 @pytest.mark.parametrize("text", GOOD[:-1])
-def test_a_recipe_is_printed_whole(text, weft, recipe):
+def test_a_recipe_is_printed_whole(text, mergery, recipe):
     loaded = read(text)
     plain = loaded.plain()
     again = load_recipe(plain)
     assert again.plain() == plain
     assert again.merge == loaded.merge
-    outcome = weft("import", recipe(HEAD.replace("{method}", "tsv_merge") + text))
+    outcome = mergery("import", recipe(HEAD.replace("{method}", "tsv_merge") + text))
     assert outcome.code == 0, outcome.err
     printed = yaml.safe_load(outcome.out)
     assert printed == plain
@@ -186,7 +188,7 @@ def test_schema_and_reader_agree(text, validator):
     data = yaml.safe_load(HEAD.replace("{method}", "tsv_merge") + text)
     if text is GOOD[-1]:  # a part has no preset
         assert not validator.is_valid(data)
-        with pytest.raises(WeftError, match="has no setting 'preset'"):
+        with pytest.raises(MergeryError, match="has no setting 'preset'"):
             load_recipe(data)
         return
     validator.validate(data)
@@ -202,7 +204,7 @@ def test_schema_and_reader_agree(text, validator):
 def test_the_schema_refuses_what_the_reader_refuses(text, validator):
     data = yaml.safe_load(HEAD.replace("{method}", "tsv_merge") + text)
     assert not validator.is_valid(data)
-    with pytest.raises(WeftError):
+    with pytest.raises(MergeryError):
         load_recipe(data)
 
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mergery import api
+from mergery.architecture.spelling import aliases, canonical_name
+from mergery.checkpoints.memory import MemoryCheckpoint
+from mergery.errors import MergeryError
+from mergery.testing.families import FAMILIES, build, fine_tune, make
 from tests.conftest import make_llama, tensors_of
-from weft import api
-from weft.architecture.spelling import aliases, canonical_name
-from weft.checkpoints.memory import MemoryCheckpoint
-from weft.errors import WeftError
-from weft.testing.families import FAMILIES, build, fine_tune, make
 
 BY_NAME = {family.name: family for family in FAMILIES}
 TWO_SPELLINGS = (
@@ -69,7 +69,7 @@ def test_experts_one_by_one_and_stacked_give_the_same_bytes(tmp_path):
     assert any("b is respelled" in warning for warning in plan.warnings)
 
 
-def test_a_base_model_without_its_prefix(tmp_path, weft):
+def test_a_base_model_without_its_prefix(tmp_path, mergery):
     make_llama(tmp_path / "base", 0)
     weights = load_file(tmp_path / "base" / "model.safetensors")
     config = json.loads((tmp_path / "base" / "config.json").read_text())
@@ -77,7 +77,7 @@ def test_a_base_model_without_its_prefix(tmp_path, weft):
     models = {"base": tmp_path / "base", "bare": MemoryCheckpoint(bare, "bare", config)}
     out, _ = merged(models, {"method": "linear"}, tmp_path / "x", drop=["lm_head.weight"])
     assert all(torch.equal(out[name], weights[name]) for name in out)
-    with pytest.raises(WeftError, match=r"'bare' lacks 'lm_head.weight'"):
+    with pytest.raises(MergeryError, match=r"'bare' lacks 'lm_head.weight'"):
         merged(models, {"method": "linear"}, tmp_path / "y")
 
 
@@ -91,7 +91,7 @@ def test_a_tied_model_stands_for_its_head_beside_an_untied_one(tmp_path):
     assert torch.equal(out["lm_head.weight"], mean)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"] is False
     assert any("tie_word_embeddings differs" in warning for warning in plan.warnings)
-    with pytest.raises(WeftError, match=r"'untied' has 'lm_head.weight', which 'tied' lacks") as error:
+    with pytest.raises(MergeryError, match=r"'untied' has 'lm_head.weight', which 'tied' lacks") as error:
         merged(dict(reversed(models.items())), {"method": "linear"}, tmp_path / "back")
     assert "name 'untied' first, or as the base" in str(error.value)
 
@@ -174,5 +174,5 @@ def test_names_that_would_collide_keep_their_own(tmp_path):
     twice = {"model.norm.weight": torch.ones(4), "norm.weight": torch.zeros(4)}
     once = {"transformer.norm.weight": torch.ones(4)}
     models = {"twice": MemoryCheckpoint(twice, "twice"), "once": MemoryCheckpoint(once, "once")}
-    with pytest.raises(WeftError, match=r"'once' lacks 'model.norm.weight', 'norm.weight'"):
+    with pytest.raises(MergeryError, match=r"'once' lacks 'model.norm.weight', 'norm.weight'"):
         merged(models, {"method": "linear"}, tmp_path / "out")

@@ -6,9 +6,9 @@ import resource
 import subprocess
 import sys
 
-from tests.conftest import weft_process
-from weft.cli.common import CHUNK, run_options
-from weft.run.workers import Options
+from mergery.cli.common import CHUNK, run_options
+from mergery.run.workers import Options
+from tests.conftest import mergery_process
 
 HEAVY = ("torch", "transformers", "numba", "numpy", "huggingface_hub", "rich")
 
@@ -20,18 +20,18 @@ def loaded(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_importing_weft_loads_nothing_heavy():
-    assert loaded("import weft") == set()
+def test_importing_mergery_loads_nothing_heavy():
+    assert loaded("import mergery") == set()
 
 
 def test_listing_the_methods_loads_nothing_heavy():
-    assert loaded("import weft.method; assert len(weft.method.methods()) > 15") == set()
+    assert loaded("import mergery.method; assert len(mergery.method.methods()) > 15") == set()
 
 
 def test_planning_and_an_element_wise_merge_do_without_torch(recipe, tmp_path):
     path = recipe("models: {base: {llamas}/base, a: {llamas}/a}\nmerge: {method: ties, base: base}\n")
-    assert "torch" not in loaded(f"import weft; weft.plan({str(path)!r})")
-    assert "torch" not in loaded(f"import weft; weft.merge({str(path)!r}, {str(tmp_path / 'out')!r})")
+    assert "torch" not in loaded(f"import mergery; mergery.plan({str(path)!r})")
+    assert "torch" not in loaded(f"import mergery; mergery.merge({str(path)!r}, {str(tmp_path / 'out')!r})")
 
 
 def test_the_command_line_and_the_engine_work_in_the_same_windows():
@@ -48,7 +48,7 @@ def test_help_answers_at_once():
     times = []
     for _ in range(3):
         started = children()
-        done = weft_process("--help")
+        done = mergery_process("--help")
         times.append(children() - started)
         assert done.returncode == 0
         assert "merge" in done.stdout

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.zoo.rows import LEFT_OUT, ROWS, Row
 from benchmarks.zoo.summary import Line, broken, gain, margin, rank_correlation
 
-from weft.method import methods
+from mergery.method import methods
 
 ROOT = Path(__file__).resolve().parent.parent
 

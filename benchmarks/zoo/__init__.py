@@ -1,1 +1,1 @@
-"""The zoo: small models really trained, every method of Weft on them, and a table of which method does what."""
+"""The zoo: small models really trained, every method of Mergery on them, and a table of which method does what."""

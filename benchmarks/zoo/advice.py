@@ -78,8 +78,8 @@ def in_short(tables: Mapping[str, Sequence[Line]]) -> list[str]:
         "",
         *rest,
         "",
-        "Small models of one kind each cannot say what is best for yours; they say what to try first. `weft evaluate` and "
-        "`weft compare` say what is better on your items, and whether the difference is noise.",
+        "Small models of one kind each cannot say what is best for yours; they say what to try first. `mergery evaluate` and "
+        "`mergery compare` say what is better on your items, and whether the difference is noise.",
         "",
     ]
 

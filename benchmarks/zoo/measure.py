@@ -14,10 +14,10 @@ import numpy as np
 from benchmarks.zoo.rows import Row, Settings
 from benchmarks.zoo.world import Split, State, World, Zoo, answer_all
 
-import weft
-from weft.method import find
-from weft.planning.plan import ARITHMETIC
-from weft.run.workers import Options
+import mergery
+from mergery.method import find
+from mergery.planning.plan import ARITHMETIC
+from mergery.run.workers import Options
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Bench:
         """The merged weights, and the seconds that planning and merging took on one thread."""
         for _ in range(1 if self.warm else 2):  # the first merge of a process loads and compiles
             started = time.perf_counter()
-            plan = weft.plan(recipe)
-            state = weft.merge(plan, options=Options(threads=1))
+            plan = mergery.plan(recipe)
+            state = mergery.merge(plan, options=Options(threads=1))
             seconds = time.perf_counter() - started
         self.warm = True
         assert isinstance(state, dict)
@@ -137,7 +137,7 @@ class Bench:
         return outcomes[0], max(outcomes, key=lambda outcome: outcome.dev.mean()), len(outcomes)
 
     def key(self, *facts: Any) -> str:
-        text = json.dumps([ARITHMETIC, weft.__version__, self.zoo.folder.name, *facts], sort_keys=True, default=str)
+        text = json.dumps([ARITHMETIC, mergery.__version__, self.zoo.folder.name, *facts], sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     def note(self, key: str, **facts: Any) -> None:

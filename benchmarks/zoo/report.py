@@ -28,7 +28,7 @@ HEAD = """# Which method
 
 Written by `make zoo` (`python -m benchmarks.zoo --write`); do not edit.
 
-Every method of Weft on the same experts, which anyone can train again on two cores in minutes. Two worlds, so that a
+Every method of Mergery on the same experts, which anyone can train again on two cores in minutes. Two worlds, so that a
 result is not one world's accident:
 
 - **sequences**: Llamas of half a million parameters that rewrite short words by eight rules, each with an alphabet of its own.
@@ -37,7 +37,7 @@ result is not one world's accident:
 
 An expert is trained from the base on one skill. A score is the share of held-out items that are answered rightly, **over
 the score of that skill's own expert**; the mean is over the eight skills and {seeds} seeds. *Default* settings are those of
-Weft. *Chosen* settings are the best of a small grid on validation items; all scores are of test items, which no choice has
+Mergery. *Chosen* settings are the best of a small grid on validation items; all scores are of test items, which no choice has
 seen.
 
 ![Scores of every method in both worlds](which-method.png)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from weft.checkpoints import Checkpoint
+from mergery.checkpoints import Checkpoint
 
 
 def read_bytes(checkpoint: Checkpoint, name: str, start: int = 0, stop: int | None = None) -> bytes:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from weft.checkpoints import open_checkpoint
-from weft.checkpoints.folder import FolderCheckpoint
-from weft.errors import CheckpointError
+from mergery.checkpoints import open_checkpoint
+from mergery.checkpoints.folder import FolderCheckpoint
+from mergery.errors import CheckpointError
 
 from .reading import read_bytes, tensor_bytes
 

@@ -18,11 +18,11 @@ from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.utils import close_session
 from safetensors.torch import save_file
 
-from weft.checkpoints import open_checkpoint
-from weft.checkpoints.hub import HubCheckpoint
-from weft.checkpoints.remote import AHEAD
-from weft.errors import CheckpointError
-from weft.testing.hub_server import HubServer
+from mergery.checkpoints import open_checkpoint
+from mergery.checkpoints.hub.checkpoint import HubCheckpoint
+from mergery.checkpoints.hub.remote import AHEAD
+from mergery.errors import CheckpointError
+from mergery.testing.hub_server import HubServer
 
 from .reading import read_bytes, tensor_bytes
 
@@ -412,7 +412,7 @@ def test_the_endpoint_of_the_environment_is_used_by_a_fresh_process(
     hub.add("org/model", model)
     program = """
 import numpy as np
-from weft.checkpoints import open_checkpoint
+from mergery.checkpoints import open_checkpoint
 checkpoint = open_checkpoint("org/model")
 checkpoint.prepare()
 into = np.empty(4, np.uint8)

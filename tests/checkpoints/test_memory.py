@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from weft.checkpoints import open_checkpoint
-from weft.errors import CheckpointError
+from mergery.checkpoints import open_checkpoint
+from mergery.errors import CheckpointError
 
 from .reading import read_bytes, tensor_bytes
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from weft.checkpoints import open_checkpoint
-from weft.errors import CheckpointError
+from mergery.checkpoints import open_checkpoint
+from mergery.errors import CheckpointError
 
 
 def message(source: object, **options: object) -> str:
@@ -19,7 +19,7 @@ def message(source: object, **options: object) -> str:
 
 def test_importing_loads_no_library() -> None:
     program = """
-import sys, weft.checkpoints
+import sys, mergery.checkpoints
 heavy = {"torch", "numpy", "huggingface_hub", "transformers"} & sys.modules.keys()
 assert not heavy, heavy
 """

@@ -15,10 +15,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from weft.checkpoints import open_checkpoint
-from weft.checkpoints.folder import FileCheckpoint
-from weft.dtypes import BY_TORCH
-from weft.errors import CheckpointError
+from mergery.checkpoints import open_checkpoint
+from mergery.checkpoints.folder import FileCheckpoint
+from mergery.dtypes import BY_TORCH
+from mergery.errors import CheckpointError
 
 from .reading import read_bytes, tensor_bytes
 
@@ -169,7 +169,7 @@ def test_torch_is_not_imported(save: Any) -> None:
     path = save({"w": torch.arange(4.0), "t": torch.ones(2, 3).t()})
     program = f"""
 import sys, numpy as np
-from weft.checkpoints import open_checkpoint
+from mergery.checkpoints import open_checkpoint
 into = np.empty(16, np.uint8)
 open_checkpoint({str(path)!r}).read("w", 0, 4, into)
 assert into.view(np.float32).tolist() == [0, 1, 2, 3]
@@ -224,7 +224,7 @@ def test_a_whole_module_is_refused_by_the_name_of_its_class(save: Any) -> None:
         "torch.load",
         "torch.hub.load",
         "collections.namedtuple",
-        "weft.errors.Where",
+        "mergery.errors.Where",
     ],
 )
 def test_no_other_name_is_answered(wanted: str, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from weft.checkpoints import open_checkpoint
-from weft.errors import CheckpointError
+from mergery.checkpoints import open_checkpoint
+from mergery.errors import CheckpointError
 
 from .reading import read_bytes, tensor_bytes
 
@@ -173,7 +173,7 @@ def test_a_range_outside_the_tensor_or_a_wrong_buffer_is_a_mistake_of_the_caller
 
 
 def test_short_reads_are_continued(write_safetensors: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    from weft.checkpoints import source
+    from mergery.checkpoints import source
 
     checkpoint = open_checkpoint(write_safetensors({"w": F32}, b"abcdefgh"))
     monkeypatch.setattr(source, "READ_LIMIT", 3)

@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 
-import weft as library
+import mergery as library
+from mergery.errors import MergeryError, TaskError
+from mergery.evaluation import Evaluation, Metric, Options, Outcome, TaskResult
+from mergery.evaluation.comparison import decimals, read_results
+from mergery.evaluation.picture import draw
 from tests.evaluate.conftest import choices, texts
-from weft.errors import TaskError, WeftError
-from weft.evaluate import Evaluation, Metric, Options, Outcome, TaskResult
-from weft.evaluate.comparison import decimals, read_results
-from weft.evaluate.picture import draw
 
 
 def scored(name: str, values: list[float], categories: str = "", metric: Metric = Metric("accuracy")) -> Evaluation:
@@ -138,7 +138,7 @@ def test_what_cannot_be_compared(zoo, write, tmp_path):
         ([x, tmp_path], {}, "there are no results in"),
     ]
     for models, settings, says in cases:
-        with pytest.raises(WeftError, match=says):
+        with pytest.raises(MergeryError, match=says):
             library.compare(models, **settings)
     path = write(choices(2))
     for longest in (None, 32):
@@ -164,7 +164,7 @@ def test_the_picture_is_drawn(tmp_path, kind):
     assert (tmp_path / f"p.{kind}").stat().st_size > 3000
 
 
-def test_the_command_line_evaluates_compares_and_draws(weft, zoo, write, tmp_path):
+def test_the_command_line_evaluates_compares_and_draws(mergery, zoo, write, tmp_path):
     path = write(
         choices(30, category="x") + [{**item, "id": f"n{n}", "category": "y"} for n, item in enumerate(choices(9, 1))]
     )
@@ -172,18 +172,18 @@ def test_the_command_line_evaluates_compares_and_draws(weft, zoo, write, tmp_pat
     recipe.write_text(f"models: {{a: {zoo}/a, b: {zoo}/b}}\nmerge: {{method: linear}}\n")
     common = ["--results", tmp_path / "r", "--resamples", 200]
     arguments = ["compare", recipe, "--parents", zoo / "a", zoo / "b", "--tasks", path, *common]
-    outcome = weft(*arguments, "--plot", tmp_path / "p.png")
+    outcome = mergery(*arguments, "--plot", tmp_path / "p.png")
     assert outcome.code == 0, outcome.err
     assert "task: accuracy, 95% intervals" in outcome.out
     assert "a (parent)" in outcome.out
     assert "all (39)" in outcome.out
     assert "of what all parents solve" in outcome.out
     assert (tmp_path / "p.png").exists()
-    done = json.loads("{" + weft(*arguments, "--json").out.split("\n{\n", 1)[1])
+    done = json.loads("{" + mergery(*arguments, "--json").out.split("\n{\n", 1)[1])
     assert done["parents"] == ["a", "b"]
     assert [pair["reference"] for pair in done["pairs"]] == ["a", "b"]
     folders = sorted((tmp_path / "r").iterdir())
-    again = weft("compare", *folders, "--resamples", 200)
+    again = mergery("compare", *folders, "--resamples", 200)
     assert again.code == 0
     assert "is the best of 3 on task" in again.out.replace("\n", " ")
 
@@ -196,7 +196,7 @@ def test_the_command_line_evaluates_compares_and_draws(weft, zoo, write, tmp_pat
         (["{zoo}/a", "--plot", "no/p.png"], "there is no folder 'no' for the plot"),
     ],
 )
-def test_mistakes_on_the_command_line(weft, zoo, arguments, says):
-    outcome = weft("compare", *(argument.replace("{zoo}", str(zoo)) for argument in arguments))
+def test_mistakes_on_the_command_line(mergery, zoo, arguments, says):
+    outcome = mergery("compare", *(argument.replace("{zoo}", str(zoo)) for argument in arguments))
     assert outcome.code == 2
     assert says in outcome.err

@@ -6,13 +6,13 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-import weft
+import mergery
+from mergery.errors import TaskError
+from mergery.evaluation import Options
+from mergery.evaluation.generation import Generator, matches
+from mergery.evaluation.models import Loaded, open_subject
+from mergery.evaluation.task import Item
 from tests.evaluate.conftest import prompts
-from weft.errors import TaskError
-from weft.evaluate import Options
-from weft.evaluate.generation import Generator, matches
-from weft.evaluate.models import Loaded, open_subject
-from weft.evaluate.task import Item
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_as_a_plain_loop_does_for_any_batch(zoo, loaded, write):
     wanted = [greedy(loaded, item["prompt"], 6) for item in items]
     assert len(set(wanted)) > 3
     for batch in (1, 5, 32):
-        found = weft.evaluate(zoo / "base", path, options=Options(batch=batch)).tasks[0]
+        found = mergery.evaluate(zoo / "base", path, options=Options(batch=batch)).tasks[0]
         assert [outcome.details["text"] for outcome in found.items] == wanted
 
 
@@ -84,4 +84,4 @@ def test_what_is_right():
 def test_a_generation_that_leaves_no_room_for_the_prompt(zoo, write):
     path = write([{"task": {"max_tokens": 64}}, *prompts(1)])
     with pytest.raises(TaskError, match="max_tokens 64 leaves no room for a prompt"):
-        weft.evaluate(zoo / "base", path)
+        mergery.evaluate(zoo / "base", path)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-import weft as library
+import mergery as library
+from mergery.errors import TaskError
 from tests.evaluate.conftest import choices, texts
-from weft.errors import TaskError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # lm-eval and datasets have warnings of their own
 
@@ -73,7 +73,7 @@ def test_our_figures_are_lm_evals_on_the_same_file(zoo, write, lm_task, tmp_path
     assert [own.values["accuracy"] for own in ours.items] == [other.values["acc"] for other in theirs.items]
     lengths = [len(text["text"]) for text in texts(15)]
     assert max(lengths) > 64  # some texts take more than one window
-    monkeypatch.setattr("weft.evaluate.models.Subject.load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("mergery.evaluation.models.Subject.load", lambda *_: pytest.fail("the model was loaded"))
     again = library.evaluate(zoo / "base", harness=harness, results=tmp_path / "results")
     assert [task.cached for task in again.tasks] == [True, True]
     assert again.tasks[0].scores == theirs.scores
@@ -97,15 +97,15 @@ def test_a_tokenizer_that_begins_every_text_itself(zoo, write, lm_task, tmp_path
     assert scores["long.bits_per_byte"] == plain["long.bits_per_byte"]
 
 
-def test_tasks_are_found_by_name_in_a_folder_and_compared(weft, zoo, write, lm_task, tmp_path):
+def test_tasks_are_found_by_name_in_a_folder_and_compared(mergery, zoo, write, lm_task, tmp_path):
     lm_task(CHOICE, "lm_named", write(choices(12), "quiz.jsonl"))
     for model in ("a", "b"):
-        outcome = weft(
+        outcome = mergery(
             "evaluate", zoo / model, "--harness", "lm_named", "--include", tmp_path, "--results", tmp_path / "r",
             "--quiet",
         )  # fmt: skip
         assert outcome.code == 0, outcome.err
-    outcome = weft("compare", *sorted((tmp_path / "r").iterdir()), "--resamples", 100, "--json")
+    outcome = mergery("compare", *sorted((tmp_path / "r").iterdir()), "--resamples", 100, "--json")
     assert {score["metric"] for score in json.loads(outcome.out)["scores"]} == {"acc"}
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import weft
+import mergery
+from mergery.errors import CheckpointError, Problems, TaskError
+from mergery.evaluation import Options
 from tests.evaluate.conftest import texts, train_tokenizer
-from weft.errors import CheckpointError, Problems, TaskError
-from weft.evaluate import Options
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_against_one_by_one_in_float64_for_any_batch(classifiers, write, name):
         losses.append(-float(logs[line["label"]]))
     assert len(set(chosen)) > 1
     for batch in (1, 32):
-        found = weft.evaluate(classifiers / name, write(lines), options=Options(batch=batch)).tasks[0]
+        found = mergery.evaluate(classifiers / name, write(lines), options=Options(batch=batch)).tasks[0]
         assert [outcome.details["chosen"] for outcome in found.items] == chosen
         assert found.scores["log_loss"] == pytest.approx(math.fsum(losses) / 12, rel=1e-5)
         right = sum(own == line["label"] for own, line in zip(chosen, lines, strict=True))
@@ -61,8 +61,8 @@ def test_against_one_by_one_in_float64_for_any_batch(classifiers, write, name):
 
 def test_labels_may_be_named_as_the_config_names_them(classifiers, write):
     lines = texts(9, longest=9)
-    numbered = weft.evaluate(classifiers / "encoder", write([{**line, "label": 2} for line in lines])).scores
-    named = weft.evaluate(classifiers / "encoder", write([{**line, "label": "high"} for line in lines])).scores
+    numbered = mergery.evaluate(classifiers / "encoder", write([{**line, "label": 2} for line in lines])).scores
+    named = mergery.evaluate(classifiers / "encoder", write([{**line, "label": "high"} for line in lines])).scores
     assert numbered == named
 
 
@@ -71,31 +71,31 @@ def test_labels_that_the_model_does_not_have(classifiers, write):
     with pytest.raises(
         Problems, match=r"task.jsonl:2: the model has no label 'hgih'\n  why: it has 3: low, middle, high"
     ):
-        weft.evaluate(classifiers / "encoder", write(lines))
+        mergery.evaluate(classifiers / "encoder", write(lines))
     with pytest.raises(TaskError, match="no label 3"):
-        weft.evaluate(classifiers / "encoder", write([{"text": "ab", "label": 3}]))
+        mergery.evaluate(classifiers / "encoder", write([{"text": "ab", "label": 3}]))
 
 
 def test_long_texts_are_cut_and_counted(classifiers, write):
-    found = weft.evaluate(classifiers / "encoder", write([{"text": "ab cd " * 60, "label": 0}])).tasks[0]
+    found = mergery.evaluate(classifiers / "encoder", write([{"text": "ab cd " * 60, "label": 0}])).tasks[0]
     assert found.cut == 1
 
 
 def test_a_head_that_would_be_random_is_refused(classifiers, zoo, write):
     with pytest.raises(CheckpointError, match=r"score.weight would be random\n  try: a task of labels needs"):
-        weft.evaluate(zoo / "base", write([{"text": "ab", "label": 0}]))
+        mergery.evaluate(zoo / "base", write([{"text": "ab", "label": 0}]))
     with pytest.raises(CheckpointError, match=r"lm_head.weight would be random"):
-        weft.evaluate(classifiers / "decoder", write(texts(1)))
+        mergery.evaluate(classifiers / "decoder", write(texts(1)))
     module_tokenizer = train_tokenizer()
     from transformers import AutoModelForSequenceClassification
 
     module = AutoModelForSequenceClassification.from_pretrained(classifiers / "encoder")
     with pytest.raises(CheckpointError, match="has no language head"):
-        weft.evaluate(module, write(texts(1)), tokenizer=module_tokenizer)
+        mergery.evaluate(module, write(texts(1)), tokenizer=module_tokenizer)
 
 
 def test_labels_stand_in_the_results(classifiers, write, tmp_path):
-    found = weft.evaluate(
+    found = mergery.evaluate(
         classifiers / "encoder", write([{"text": "ab", "label": 0, "category": "x"}]), results=tmp_path / "results"
     )
     row = json.loads(Path(found.tasks[0].file).read_text().splitlines()[1])

@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import weft
+import mergery
+from mergery.errors import TaskError
+from mergery.evaluation import Options, load_task
+from mergery.evaluation.likelihood import Scorer, split_pair, text_spans
+from mergery.evaluation.models import Loaded, open_subject
+from mergery.evaluation.prompts import prompt_of
 from tests.evaluate.conftest import choices, texts
-from weft.errors import TaskError
-from weft.evaluate import Options, load_task
-from weft.evaluate.likelihood import Scorer, split_pair, text_spans
-from weft.evaluate.models import Loaded, open_subject
-from weft.evaluate.prompts import prompt_of
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_a_space_before_the_answer_goes_with_the_answer(loaded):
 def test_perplexity_worked_by_hand(zoo, loaded, write):
     """Bits for each byte: the sum of -log2 p over tokens, over the bytes of UTF-8, of all texts together."""
     lines = [{"text": "ab é"}, {"text": "dcba abc"}]
-    found = weft.evaluate(zoo / "base", write(lines)).tasks[0]
+    found = mergery.evaluate(zoo / "base", write(lines)).tasks[0]
     nats, tokens, nbytes = 0.0, 0, 0
     for line in lines:
         ids = loaded.tokenizer.encode(line["text"], add_special_tokens=False)
@@ -86,7 +86,7 @@ def test_perplexity_worked_by_hand(zoo, loaded, write):
 def test_choices_worked_by_hand(zoo, loaded, write):
     """The likeliest choice; and, normalised, the likeliest for each byte."""
     items = choices(12)
-    found = weft.evaluate(zoo / "base", write(items)).tasks[0]
+    found = mergery.evaluate(zoo / "base", write(items)).tasks[0]
     for item, outcome in zip(items, found.items, strict=True):
         prompt = f"Question: {item['question']}\nAnswer:"
         logs = []
@@ -121,14 +121,14 @@ def test_a_conversation_begins_with_one_first_token(zoo, write):
     module.module.register_forward_pre_hook(
         lambda module, args, kwargs: seen.extend(kwargs["input_ids"].tolist()), with_kwargs=True
     )
-    weft.evaluate(module.module, write(choices(2)), tokenizer=module.tokenizer, options=Options(chat=True))
+    mergery.evaluate(module.module, write(choices(2)), tokenizer=module.tokenizer, options=Options(chat=True))
     assert all(row[0] == 0 and 0 not in row[1:3] for row in seen)
 
 
 @pytest.mark.parametrize("kind", [choices, texts])
 def test_the_same_for_any_batch_size(zoo, write, kind):
     path = write(kind(40))
-    one, some, many = (weft.evaluate(zoo / "a", path, options=Options(batch=batch)) for batch in (1, 7, 32))
+    one, some, many = (mergery.evaluate(zoo / "a", path, options=Options(batch=batch)) for batch in (1, 7, 32))
     for other in (some, many):
         for x, y in zip(one.tasks[0].items, other.tasks[0].items, strict=True):
             assert x.values == pytest.approx(y.values, rel=1e-5)
@@ -140,7 +140,7 @@ def test_the_same_for_any_batch_size(zoo, write, kind):
 
 def test_long_prompts_are_cut_and_counted(zoo, write):
     item = {"question": "ab cd " * 60, "choices": ["x", "y"], "answer": 0}
-    found = weft.evaluate(zoo / "base", write([item, choices(1)[0]])).tasks[0]
+    found = mergery.evaluate(zoo / "base", write([item, choices(1)[0]])).tasks[0]
     assert found.cut == 1
     assert found.items[0].details["cut"] > 0
 
@@ -156,9 +156,9 @@ def test_an_answer_that_the_tokenizer_does_not_see(zoo, write, loaded, monkeypat
             return loaded.tokenizer.encode(text.strip(), **settings)
 
     with pytest.raises(TaskError, match=r"task.jsonl:2: the tokenizer gives the choice ' ' no token"):
-        weft.evaluate(loaded.module, task, tokenizer=Stripping())
+        mergery.evaluate(loaded.module, task, tokenizer=Stripping())
 
 
 def test_chat_that_changes_nothing_is_refused(zoo, write):
     with pytest.raises(TaskError, match="--chat changes nothing here"):
-        weft.evaluate(zoo / "a", write(texts(2)), options=Options(chat=True))
+        mergery.evaluate(zoo / "a", write(texts(2)), options=Options(chat=True))

@@ -8,10 +8,10 @@ import shutil
 import pytest
 import torch
 
-import weft
+import mergery
+from mergery.errors import CheckpointError, PlanError, RecipeError
+from mergery.evaluation import Options, open_subject
 from tests.evaluate.conftest import choices, prompts, texts
-from weft.errors import CheckpointError, PlanError, RecipeError
-from weft.evaluate import Options, open_subject
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's
 
@@ -26,10 +26,10 @@ def merged(zoo, tmp_path):
 def test_a_recipe_scores_as_the_folder_that_it_would_write(merged, write, tmp_path):
     tasks = [write(choices(8), "c.jsonl"), write(texts(4), "t.jsonl"), write(prompts(4), "p.jsonl")]
     before = set(tmp_path.rglob("*"))
-    memory = weft.evaluate(merged, tasks)
+    memory = mergery.evaluate(merged, tasks)
     assert set(tmp_path.rglob("*")) == before
-    weft.merge(merged, tmp_path / "out")
-    assert memory.scores == weft.evaluate(tmp_path / "out", tasks).scores
+    mergery.merge(merged, tmp_path / "out")
+    assert memory.scores == mergery.evaluate(tmp_path / "out", tasks).scores
     assert memory.model == "half"
 
 
@@ -39,11 +39,11 @@ def test_a_recipe_may_be_a_mapping_and_its_models_state_dicts(zoo, write):
     a = AutoModelForCausalLM.from_pretrained(zoo / "a")
     task = write(texts(3))
     recipe = {"models": {"a": str(zoo / "a"), "m": a}, "merge": {"method": "linear"}, "output": {"tokenizer": "a"}}
-    found = weft.evaluate(recipe, task)
-    assert found.scores == weft.evaluate(zoo / "a", task).scores
+    found = mergery.evaluate(recipe, task)
+    assert found.scores == mergery.evaluate(zoo / "a", task).scores
     with torch.no_grad():
         a.model.layers[3].mlp.down_proj.weight[-1, -1] += 1.0  # beyond what a sample of it would show
-    assert weft.evaluate(recipe, task).fingerprint != found.fingerprint
+    assert mergery.evaluate(recipe, task).fingerprint != found.fingerprint
 
 
 def test_a_recipe_whose_models_change_before_it_is_merged(zoo, tmp_path):
@@ -62,12 +62,12 @@ def test_a_module_and_its_tokenizer_score_as_their_folder(zoo, write):
     module = AutoModelForCausalLM.from_pretrained(zoo / "a").train()
     tokenizer = AutoTokenizer.from_pretrained(zoo / "a")
     task = write(choices(6))
-    assert weft.evaluate(module, task, tokenizer=tokenizer).scores == weft.evaluate(zoo / "a", task).scores
+    assert mergery.evaluate(module, task, tokenizer=tokenizer).scores == mergery.evaluate(zoo / "a", task).scores
     assert module.training
     with pytest.raises(CheckpointError, match="a module needs a tokenizer"):
-        weft.evaluate(module, task)
+        mergery.evaluate(module, task)
     with pytest.raises(CheckpointError, match="a Linear has no config"):
-        weft.evaluate(torch.nn.Linear(2, 2), task)
+        mergery.evaluate(torch.nn.Linear(2, 2), task)
 
 
 @pytest.fixture(scope="module")
@@ -91,13 +91,13 @@ def adapter(zoo, tmp_path_factory):
 
 def test_an_adapter_scores_as_it_does_merged_into_its_base(adapter, zoo, write):
     tasks = [write(texts(6), "t.jsonl"), write([{"task": {"max_tokens": 4}}, *prompts(4)], "p.jsonl")]
-    found = weft.evaluate(adapter, tasks)
-    whole = weft.evaluate(adapter.parent / "whole", tasks)
+    found = mergery.evaluate(adapter, tasks)
+    whole = mergery.evaluate(adapter.parent / "whole", tasks)
     assert found.scores == pytest.approx(whole.scores, rel=1e-5)
     for own, other in zip(found.tasks[1].items, whole.tasks[1].items, strict=True):
         assert own.details["text"] == other.details["text"]
     assert found.scores["t.perplexity"] != pytest.approx(
-        weft.evaluate(zoo / "base", tasks[:1]).scores["t.perplexity"], rel=1e-3
+        mergery.evaluate(zoo / "base", tasks[:1]).scores["t.perplexity"], rel=1e-3
     )
 
 
@@ -108,36 +108,41 @@ def test_an_adapter_whose_base_is_elsewhere(adapter, zoo, write, tmp_path):
     (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config))
     task = write(texts(2))
     with pytest.raises(CheckpointError, match="the adapter's base is not here\n  why: it names 'org/base'"):
-        weft.evaluate(tmp_path / "lora", task)
-    assert weft.evaluate(tmp_path / "lora", task, base=zoo / "base").scores == weft.evaluate(adapter, task).scores
+        mergery.evaluate(tmp_path / "lora", task)
+    assert mergery.evaluate(tmp_path / "lora", task, base=zoo / "base").scores == mergery.evaluate(adapter, task).scores
     config["peft_type"] = "PREFIX_TUNING"
     (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="this adapter cannot be scored"):
-        weft.evaluate(tmp_path / "lora", task, base=zoo / "base")
+        mergery.evaluate(tmp_path / "lora", task, base=zoo / "base")
 
 
 def test_what_is_no_model(zoo, write, tmp_path):
     task = write(texts(1))
     with pytest.raises(CheckpointError, match="there is no such model folder"):
-        weft.evaluate(tmp_path / "none", task)
+        mergery.evaluate(tmp_path / "none", task)
     shutil.copytree(zoo / "a", tmp_path / "bare", ignore=shutil.ignore_patterns("token*", "special*"))
     with pytest.raises(CheckpointError, match=r"there is no tokenizer(.|\n)*--tokenizer FOLDER"):
-        weft.evaluate(tmp_path / "bare", task)
-    assert weft.evaluate(tmp_path / "bare", task, tokenizer=zoo / "a").scores == weft.evaluate(zoo / "a", task).scores
+        mergery.evaluate(tmp_path / "bare", task)
+    assert (
+        mergery.evaluate(tmp_path / "bare", task, tokenizer=zoo / "a").scores
+        == mergery.evaluate(zoo / "a", task).scores
+    )
     (tmp_path / "bare" / "config.json").unlink()
     with pytest.raises(CheckpointError, match=r"this model has no config.json"):
-        weft.evaluate(tmp_path / "bare", task)
+        mergery.evaluate(tmp_path / "bare", task)
     config = json.loads((zoo / "a" / "config.json").read_text()) | {"is_encoder_decoder": True}
     (tmp_path / "bare" / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="is a model of an encoder and a decoder"):
-        weft.evaluate(tmp_path / "bare", task)
+        mergery.evaluate(tmp_path / "bare", task)
 
 
 def test_threads_are_chosen_and_given_back(zoo, write):
     before = torch.get_num_threads()
     seen = []
     task = write(texts(1))
-    weft.evaluate(zoo / "a", task, options=Options(threads=3), on_event=lambda _: seen.append(torch.get_num_threads()))
+    mergery.evaluate(
+        zoo / "a", task, options=Options(threads=3), on_event=lambda _: seen.append(torch.get_num_threads())
+    )
     assert set(seen) == {3}
     assert torch.get_num_threads() == before
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from weft.errors import Problems, TaskError
-from weft.evaluate import load_task
+from mergery.errors import Problems, TaskError
+from mergery.evaluation import load_task
 
 GOOD = '{"question": "q", "choices": ["x", "y"], "answer": 0}'
 
@@ -127,13 +127,13 @@ def test_a_file_that_is_not_text(tmp_path):
         load_task(tmp_path / "none.jsonl")
 
 
-def test_wrong_tasks_are_told_before_a_model_is_looked_for(weft, write, tmp_path):
-    outcome = weft("evaluate", tmp_path / "no-model", "--tasks", write(['{"text": 1}']), write(["{"], "b.jsonl"))
+def test_wrong_tasks_are_told_before_a_model_is_looked_for(mergery, write, tmp_path):
+    outcome = mergery("evaluate", tmp_path / "no-model", "--tasks", write(['{"text": 1}']), write(["{"], "b.jsonl"))
     assert outcome.code == 2
     assert "task.jsonl:1:10: text is 1" in outcome.err
     assert "b.jsonl:1:2: this line is not valid JSON" in outcome.err
     assert "no-model" not in outcome.err
-    outcome = weft("evaluate", tmp_path / "no-model", "--tasks", write([GOOD]))
+    outcome = mergery("evaluate", tmp_path / "no-model", "--tasks", write([GOOD]))
     assert (outcome.code, "there is no such model folder" in outcome.err) == (2, True)
-    outcome = weft("evaluate", tmp_path / "no-model")
+    outcome = mergery("evaluate", tmp_path / "no-model")
     assert (outcome.code, "there is no task" in outcome.err) == (2, True)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import weft
+import mergery
+from mergery.errors import TaskError
+from mergery.evaluation import Options, read_result
+from mergery.evaluation.results import Store
 from tests.evaluate.conftest import choices, texts
-from weft.errors import TaskError
-from weft.evaluate import Options, read_result
-from weft.evaluate.results import Store
 
 
 @pytest.fixture
@@ -21,14 +21,16 @@ def finished(zoo, write, tmp_path):
     task = write(choices(12))
 
     def run(model: object = zoo / "a", **settings: object):
-        return weft.evaluate(model, task, results=tmp_path / "results", options=Options(batch=8, **settings)).tasks[0]
+        return mergery.evaluate(model, task, results=tmp_path / "results", options=Options(batch=8, **settings)).tasks[
+            0
+        ]
 
     return run, Path(run().file)
 
 
 def test_what_was_asked_before_is_read(finished, monkeypatch):
     run, file = finished
-    monkeypatch.setattr("weft.evaluate.models.Subject.load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("mergery.evaluation.models.Subject.load", lambda *_: pytest.fail("the model was loaded"))
     again = run()
     assert again.cached
     assert again.file == str(file)
@@ -53,7 +55,7 @@ def test_a_killed_run_goes_on_with_the_same_bytes(finished, zoo):
     for kept in (b"\n".join(rows[:5]) + b"\n", b"\n".join(rows[:7]) + b'\n{"item": "3", "ca', b""):
         file.write_bytes(kept)
         seen = []
-        found = weft.evaluate(
+        found = mergery.evaluate(
             zoo / "a", file.parent.parent.parent / "task.jsonl", results=file.parent.parent, options=Options(batch=8),
             on_event=seen.append,
         ).tasks[0]  # fmt: skip
@@ -89,24 +91,24 @@ def test_an_unfinished_run_is_no_result(finished):
         read_result(file)
 
 
-def test_the_command_line_shows_scores_and_prints_json(weft, zoo, write, tmp_path):
+def test_the_command_line_shows_scores_and_prints_json(mergery, zoo, write, tmp_path):
     tasks = write(choices(4, category="x"), "c.jsonl"), write(texts(3), "t.jsonl")
-    outcome = weft("evaluate", zoo / "a", "--tasks", *tasks, "--results", tmp_path / "r", "--threads", 1)
+    outcome = mergery("evaluate", zoo / "a", "--tasks", *tasks, "--results", tmp_path / "r", "--threads", 1)
     assert outcome.code == 0
     assert "accuracy_normalised" in outcome.out
     assert "bits_per_byte (lower is better)" in outcome.out
     assert "loading a" in outcome.err
     assert "longer than the model takes at once" not in outcome.err
-    outcome = weft("evaluate", zoo / "a", "--tasks", *tasks, "--results", tmp_path / "r", "--json")
+    outcome = mergery("evaluate", zoo / "a", "--tasks", *tasks, "--results", tmp_path / "r", "--json")
     lines = outcome.out.split("\n{\n", 1)
     assert all(json.loads(line)["event"] for line in lines[0].splitlines())
     done = json.loads("{" + lines[1])
     assert [task["cached"] for task in done["tasks"]] == [True, True]
-    assert weft("evaluate", zoo / "a", "--tasks", tasks[0], "--results", tmp_path / "r", "--quiet").out == ""
+    assert mergery("evaluate", zoo / "a", "--tasks", tasks[0], "--results", tmp_path / "r", "--quiet").out == ""
 
 
 def test_two_tasks_of_one_name(zoo, write, tmp_path):
     (tmp_path / "x").mkdir()
     tasks = [write(texts(1)), write(texts(2), "x/task.jsonl")]
     with pytest.raises(TaskError, match="two tasks are named 'task'"):
-        weft.evaluate(zoo / "a", tasks)
+        mergery.evaluate(zoo / "a", tasks)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mergery.errors import TaskError
+from mergery.evaluation import Item, Score, Task, TaskScore, load_task, split
 from tests.evaluate.conftest import choices, texts
-from weft.errors import TaskError
-from weft.evaluate import Item, Score, Task, TaskScore, load_task, split
 
 ROWS = st.lists(st.tuples(st.integers(0, 40), st.text(max_size=2)), min_size=60, max_size=120)
 
@@ -87,12 +87,12 @@ def test_splits_that_cannot_be():
         split(split(task).search)
 
 
-def test_one_part_from_the_command_line(weft, zoo, write, tmp_path):
+def test_one_part_from_the_command_line(mergery, zoo, write, tmp_path):
     path = write(choices(40))
     sizes = []
     for part in ("search", "validation", "report"):
         arguments = ["evaluate", zoo / "a", "--tasks", path, "--split", part, "--results", tmp_path / "r", "--json"]
-        done = json.loads("{" + weft(*arguments).out.split("\n{\n", 1)[1])
+        done = json.loads("{" + mergery(*arguments).out.split("\n{\n", 1)[1])
         sizes.append(done["tasks"][0]["items"])
     assert sizes == list(split(load_task(path)).sizes().values())
     assert sum(sizes) == 40

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.evaluate import statistics
+from mergery.evaluation import statistics
 
 
 def test_mcnemar_worked_by_hand():

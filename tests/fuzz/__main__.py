@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz`: feed many hostile inputs to Weft in a process that may die, and report.
+"""`python -m tests.fuzz`: feed many hostile inputs to Mergery in a process that may die, and report.
 
 Exits with code 1 where an input was neither accepted nor refused with a clear message, took more than a second or much
 memory, touched a file outside its output, or ran code. Such inputs are written to the folder of `--found`.
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     if asked.replay:
         asked.count, asked.seed, asked.found = len(corpus), 0, FOUND
     board, started = Board(), time.monotonic()
-    room = Path(tempfile.mkdtemp(prefix="weft-fuzz-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+    room = Path(tempfile.mkdtemp(prefix="mergery-fuzz-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
     first = asked.seed * 1_000_000_000
     end = first + asked.count
     at = first

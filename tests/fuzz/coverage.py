@@ -1,4 +1,4 @@
-"""Fuzzing that follows coverage: `pip install 'weft[fuzz]'`, then `python -m tests.fuzz.coverage -max_total_time=60`.
+"""Fuzzing that follows coverage: `pip install 'mergery[fuzz]'`, then `python -m tests.fuzz.coverage -max_total_time=60`.
 
 All options are libFuzzer's. The first byte of an input chooses its kind, the rest is the file that is damaged. It begins with
 the corpus and with inputs of the generator. An input that breaks an invariant is written to `found`, as a case for the
@@ -36,11 +36,11 @@ def main() -> None:
     """Run until an input fails, or as libFuzzer's options say."""
     import atheris
 
-    with atheris.instrument_imports(include=["weft"]):
+    with atheris.instrument_imports(include=["mergery"]):
         from tests.fuzz import feed
 
         for name in LOADED:  # what is only loaded where it is wanted would not be followed
-            __import__(f"weft.{name}")
+            __import__(f"mergery.{name}")
     kinds = [kind for kind in FILES if kind != "tokenizer" or feed.READERS]
     around = surroundings()
     with tempfile.TemporaryDirectory() as text:

@@ -1,4 +1,4 @@
-"""Feeds one hostile input to Weft and watches what happens: the error, the time, the memory and every file touched."""
+"""Feeds one hostile input to Mergery and watches what happens: the error, the time, the memory and every file touched."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from mergery.checkpoints.base import Checkpoint, TensorInfo
+from mergery.checkpoints.json_files import parse_config
+from mergery.checkpoints.opening import open_weight_file, open_weights
+from mergery.checkpoints.source import Source
+from mergery.checkpoints.weights import WeightFile, Weights, join
+from mergery.errors import CheckpointError, MergeryError, Problems
 from tests.fuzz.folders import CONFIG
 from tests.fuzz.inputs import Case
 from tests.fuzz.weights import header, safetensors
-from weft.checkpoints.base import Checkpoint, TensorInfo
-from weft.checkpoints.jsonfile import parse_config
-from weft.checkpoints.opening import open_weight_file, open_weights
-from weft.checkpoints.source import Source
-from weft.checkpoints.weights import WeightFile, Weights, join
-from weft.errors import CheckpointError, Problems, WeftError
 
 SECONDS = 1.0  # of processor time, for one input
 MEMORY = 96 << 10  # KiB by which one input may raise the largest size that the process ever had
@@ -148,13 +148,13 @@ class Feeder:
         """Load what is loaded once."""
         import torch  # noqa: F401
 
-        from weft import api
+        from mergery import api
 
         (self.room / "warm.yaml").write_text("models: {a: ./a, b: ./b}\nmerge: {method: linear}\n")
         for recipe in (self.room / "warm.yaml", {"models": {"a": "org/name"}, "merge": {"method": "passthrough"}}):
             try:
                 api.merge(recipe, self.room / "warm")
-            except WeftError:
+            except MergeryError:
                 continue
         shutil.rmtree(self.room / "warm")
 
@@ -184,7 +184,7 @@ class Feeder:
             with self.watch.on(*allowed):
                 FEEDS[case.kind](case, self.room)
             outcome.accepted = True
-        except WeftError as error:
+        except MergeryError as error:
             outcome.message = str(error)
             if not outcome.message.strip() or any(not each.what.strip() for each in _each(error)):
                 outcome.faults.append("an error without text")
@@ -220,7 +220,7 @@ class Feeder:
         place.mkdir()
         case = Case(case.kind, dict(case.files))
         if case.kind == "merged":
-            from weft.planning.plan import make_plan
+            from mergery.planning.plan import make_plan
 
             _write(place, {name: data for name, data in case.files.items() if not name.startswith("out.")})
             plan = make_plan(place / "recipe.yaml")
@@ -262,7 +262,7 @@ def _too_slow(number: int, frame: FrameType | None) -> None:
     raise SlowError
 
 
-def _each(error: WeftError) -> tuple[WeftError, ...]:
+def _each(error: MergeryError) -> tuple[MergeryError, ...]:
     return error.errors if isinstance(error, Problems) else (error,)
 
 
@@ -270,8 +270,8 @@ def _place(error: BaseException) -> str:
     trace, place = error.__traceback__, ""
     while trace is not None:
         file = trace.tb_frame.f_code.co_filename
-        if "/weft/" in file:
-            place = f"({file.partition('/weft/')[2]}:{trace.tb_lineno})"
+        if "/mergery/" in file:
+            place = f"({file.partition('/mergery/')[2]}:{trace.tb_lineno})"
         trace = trace.tb_next
     return place
 
@@ -288,7 +288,7 @@ def _use(weights: Weights) -> None:
     """Lay the tensors out again, and read the small ones."""
     import numpy as np
 
-    from weft.planning.layout import lay_out
+    from mergery.planning.layout import lay_out
 
     lay_out(weights.tensors.values(), 1 << 20, {"format": "pt"})
     left = READ
@@ -307,9 +307,9 @@ def _index(case: Case, room: Path) -> None:
 
 
 def _config(case: Case, room: Path) -> None:
-    from weft.planning.explain import explain
-    from weft.planning.plan import make_plan
-    from weft.run.workers import Options
+    from mergery.planning.plan import make_plan
+    from mergery.report.explain import explain
+    from mergery.run.workers import Options
 
     config = parse_config(case.files["config.json"], "config.json")
     files = sound()
@@ -327,8 +327,8 @@ def _config(case: Case, room: Path) -> None:
 def _recipe(case: Case, room: Path) -> None:
     import yaml
 
-    from weft.planning.plan import make_plan
-    from weft.recipe.reading import load_recipe
+    from mergery.planning.plan import make_plan
+    from mergery.recipe.reading import load_recipe
 
     recipe = load_recipe(room / "recipe.yaml")
     yaml.safe_dump(recipe.plain(), allow_unicode=True)
@@ -336,8 +336,8 @@ def _recipe(case: Case, room: Path) -> None:
 
 
 def _merge(case: Case, room: Path) -> None:
-    from weft import api
-    from weft.run.workers import Options
+    from mergery import api
+    from mergery.run.workers import Options
 
     api.merge(room / "case/recipe.yaml", room / "case/out", options=Options(1))
 

@@ -25,7 +25,7 @@ SIDE = {
     "generation_config.json": {"eos_token_id": 1}, "special_tokens_map.json": {"eos_token": "</s>"},
 }  # fmt: skip
 ENTRIES = (  # names of files that a folder can hold
-    "tokenizer.model", "modeling.py", "LICENSE", "a\nb.py", "-rf.py", "tokenizer..", "..tokenizer.py", "*.py", "weft.lock.json",
+    "tokenizer.model", "modeling.py", "LICENSE", "a\nb.py", "-rf.py", "tokenizer..", "..tokenizer.py", "*.py", "mergery.lock.json",
     "additional_chat_templates/x.jinja", "additional_chat_templates/..jinja", "model.bin", "x\x1b[2J.tiktoken", "journal.jsonl",
     "README.md", "ü.py", "CON.py", "x.gguf", "optimizer.pt", "\\..\\evil.py", "adapter_model.bin", ".x.tmp", "x.safetensors",
 )  # fmt: skip

@@ -1,6 +1,6 @@
 """Hostile inputs from seeds: valid files with damage that knows their structure, and plain noise.
 
-`make(seed)` gives the same `Case` for the same seed on every machine. Nothing here looks at how Weft reads files.
+`make(seed)` gives the same `Case` for the same seed on every machine. Nothing here looks at how Mergery reads files.
 """
 
 from __future__ import annotations

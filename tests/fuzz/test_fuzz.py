@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mergery.checkpoints.opening import open_weight_file
+from mergery.errors import MergeryError
+from mergery.recipe.document import read_documents
 from tests.fuzz.feed import MemoryFile
 from tests.fuzz.inputs import KINDS, Case, make
 from tests.fuzz.weights import safetensors
-from weft.checkpoints.opening import open_weight_file
-from weft.errors import WeftError
-from weft.recipe.document import read_documents
 
 CORPUS = Path(__file__).parent / "corpus"
 ROOT = Path(__file__).parent.parent.parent
@@ -64,7 +64,7 @@ def test_a_seed_gives_one_input(kind):
 def test_any_header_is_read_or_refused(header, data):
     try:
         open_weight_file(MemoryFile("x.safetensors", safetensors(json.dumps(header).encode(), data)))
-    except WeftError as error:
+    except MergeryError as error:
         assert str(error).startswith("x.safetensors: ")
 
 
@@ -73,5 +73,5 @@ def test_any_header_is_read_or_refused(header, data):
 def test_any_text_is_yaml_or_refused(text):
     try:
         read_documents(text, "x.yaml")
-    except WeftError as error:
+    except MergeryError as error:
         assert str(error).startswith("x.yaml")

@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-import weft
+import mergery
+from mergery.cli import main
+from mergery.kernels import random
 from tests.golden.mistakes import Mistake
 from tests.golden.models import floats, numbers, read_tensors
 from tests.golden.recipes import Case
-from weft.cli import main
-from weft.kernels import random
 
 HERE = Path(__file__).parent
 WIDTH = 120
@@ -58,7 +58,7 @@ def tensor_hash(folder: Path) -> str:
 
 def exact(case: Case, models: Path, out: Path) -> dict[str, Any]:
     """A merge to the bit: its tensors, its config, and its tokenizer where it has one."""
-    weft.merge(case.write(models, out.name), out)
+    mergery.merge(case.write(models, out.name), out)
     found = {
         "files": len(list(out.glob("*.safetensors"))),
         "tensors": tensor_hash(out),
@@ -70,9 +70,9 @@ def exact(case: Case, models: Path, out: Path) -> dict[str, Any]:
 
 def packed(case: Case, models: Path, out: Path) -> dict[str, Any]:
     """Packed models to the bit, and the merge of one that is taken from them."""
-    weft.pack(case.write(models, out.name), out)
+    mergery.pack(case.write(models, out.name), out)
     source = {"path": str(out), "task": "b"}
-    weft.merge(
+    mergery.merge(
         {"models": {"task": source}, "merge": {"method": "passthrough"}, "output": {"dtype": "bfloat16"}}, out / "b"
     )
     return {"packed": tensor_hash(out), "task b": tensor_hash(out / "b")}
@@ -83,7 +83,7 @@ def close(case: Case, models: Path, out: Path) -> dict[str, list[float]]:
 
     Matrix products and decompositions differ in the last bits from machine to machine, and so may the merged bytes.
     """
-    weft.merge(case.write(models, out.name), out)
+    mergery.merge(case.write(models, out.name), out)
     merged, base = read_tensors(out), read_tensors(models / case.kind / "base")
     assert merged.keys() == base.keys()
     found = {}
@@ -122,12 +122,12 @@ def listening() -> Iterator[list[tuple[dict[str, Any], str]]]:
 def digest(case: Case, models: Path) -> dict[str, Any]:
     """A plan's digest, without the product's name and version that are a part of it, and what it is of."""
     with listening() as heard:
-        made = weft.plan(case.write(models, "plan"))
+        made = mergery.plan(case.write(models, "plan"))
     made.close()
     ((_, text),) = heard
     assert made.digest == sha256(text.encode())
     content = json.loads(text)
-    assert content.pop(weft.__name__) == weft.__version__
+    assert content.pop(mergery.__name__) == mergery.__version__
     return {"digest": sha256(content), "content": shortened(content)}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from weft.kernels import compiled, readable
+from mergery.kernels import compiled, readable
 
 BOTH = (compiled, readable)
 TORCH = (torch.bfloat16, torch.float16, torch.float32, torch.float64)

@@ -13,44 +13,44 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import weft.kernels
+import mergery.kernels
+from mergery.errors import MergeryError
+from mergery.kernels import compiled, kernels, readable
+from mergery.kernels.compiled import jit, objects
+from mergery.kernels.compiled.jit import Kernel
+from mergery.run.workers import announced
 from tests.kernels.kernel_cases import consensus, count_high, count_low, gram, make, mix
-from weft.errors import WeftError
-from weft.kernels import compiled, kernels, readable
-from weft.kernels.compiled import jit, objects
-from weft.kernels.compiled.jit import Kernel
-from weft.run.workers import announced
 
 NAMES = ("mix", "agree", "convert", "gram", "masses", "count_high", "count_low")
 
 
 def test_compiled_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WEFT_KERNELS", raising=False)
+    monkeypatch.delenv("MERGERY_KERNELS", raising=False)
     assert kernels() is compiled
 
 
 def test_readable_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("WEFT_KERNELS", raising=False)
+    monkeypatch.delenv("MERGERY_KERNELS", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr("weft.kernels._find", weft.kernels._find.__wrapped__)  # without what it remembers
+    monkeypatch.setattr("mergery.kernels._find", mergery.kernels._find.__wrapped__)  # without what it remembers
     assert kernels() is readable
 
 
 @pytest.mark.parametrize(("word", "module"), [("compiled", compiled), ("readable", readable)])
 def test_the_environment_overrides(monkeypatch: pytest.MonkeyPatch, word: str, module: object) -> None:
-    monkeypatch.setenv("WEFT_KERNELS", word)
+    monkeypatch.setenv("MERGERY_KERNELS", word)
     assert kernels() is module
 
 
 def test_another_word_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WEFT_KERNELS", "fast")
-    with pytest.raises(WeftError) as caught:
+    monkeypatch.setenv("MERGERY_KERNELS", "fast")
+    with pytest.raises(MergeryError) as caught:
         kernels()
-    assert str(caught.value) == ("WEFT_KERNELS is 'fast'\n  try: set it to compiled or readable, or unset it")
+    assert str(caught.value) == ("MERGERY_KERNELS is 'fast'\n  try: set it to compiled or readable, or unset it")
 
 
 def test_the_package_loads_nothing_heavy() -> None:
-    code = "import sys, weft.kernels; print([m for m in ('torch', 'numba', 'numpy') if m in sys.modules])"
+    code = "import sys, mergery.kernels; print([m for m in ('torch', 'numba', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == "[]"
 
@@ -59,7 +59,7 @@ def test_the_package_loads_nothing_heavy() -> None:
 def test_both_modules_have_the_same_functions(name: str) -> None:
     ours, theirs = getattr(compiled, name), getattr(readable, name)
     assert list(inspect.signature(ours).parameters) == list(inspect.signature(theirs).parameters)
-    assert "weft.kernels.readable" in ours.__doc__
+    assert "mergery.kernels.readable" in ours.__doc__
 
 
 def test_one_compilation_serves_all_calls() -> None:
@@ -85,13 +85,13 @@ def run_python(code: str, **environment: str) -> str:
 
 def test_kernels_from_disk_do_without_numba() -> None:
     call = "raw = np.ones((2, 64), np.uint8); out = np.empty(64, np.uint8); kernels.convert(raw[0], 0, 32, out, 0)"
-    code = f"import sys, numpy as np, weft.kernels.compiled as kernels; {call}; print('numba' in sys.modules)"
+    code = f"import sys, numpy as np, mergery.kernels.compiled as kernels; {call}; print('numba' in sys.modules)"
     run_python(code)
     assert run_python(code) == "False"
 
 
 def test_the_compiled_kernels_do_not_load_torch() -> None:
-    assert run_python("import sys, weft.kernels.compiled; print('torch' in sys.modules)") == "False"
+    assert run_python("import sys, mergery.kernels.compiled; print('torch' in sys.modules)") == "False"
 
 
 def double(values):  # type: ignore[no-untyped-def]
@@ -152,7 +152,7 @@ def test_compiling_is_announced(folder: Path) -> None:
         doubled(Kernel(double))
         doubled(Kernel(double))
     assert events == [{"event": "compile", "kernel": "double"}]
-    assert not weft.kernels.compiling
+    assert not mergery.kernels.compiling
 
 
 def test_without_a_place_for_object_files(folder: Path) -> None:

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mergery.kernels import BLOCK, readable
+from mergery.kernels.device import DeviceKernels
+from mergery.kernels.random import uniform
 from tests.kernels.kernel_cases import SIZES, consensus, count_high, count_low, gram, make, mix
 from tests.kernels.test_same_bytes import assert_same, cases, quick
-from weft.kernels import BLOCK, readable
-from weft.kernels.device import DeviceKernels
-from weft.kernels.random import uniform
 
 N = 3 * BLOCK + 77
 no_gpu = pytest.mark.skipif(

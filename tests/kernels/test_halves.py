@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("numba")
 
-from weft.kernels.compiled import halves
-from weft.kernels.compiled.jit import kernel
+from mergery.kernels.compiled import float16 as halves
+from mergery.kernels.compiled.jit import kernel
 
 from_instruction, to_instruction = halves._from_instruction, halves._to_instruction
 from_pattern, to_pattern = halves._from_pattern, halves._to_pattern

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from mergery.kernels.random import uniform
+from mergery.kernels.ranks import locate, magnitude, settle, windows
 from tests.kernels.kernel_cases import (
     BOTH,
     OVERFLOW,
@@ -27,8 +29,6 @@ from tests.kernels.kernel_cases import (
     pack,
     singles,
 )
-from weft.kernels.random import uniform
-from weft.kernels.ranks import locate, magnitude, settle, windows
 
 both = pytest.mark.parametrize("module", BOTH)
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.kernels import random
-from weft.kernels.compiled.jit import kernel
-from weft.kernels.compiled.rooms import make_rooms
-from weft.kernels.compiled.rows import KEYED, SORTED, select, toss
-from weft.kernels.compiled.sorting import assign
+from mergery.kernels import random
+from mergery.kernels.compiled.jit import kernel
+from mergery.kernels.compiled.rows import KEYED, SORTED, select, toss
+from mergery.kernels.compiled.scratch import make_rooms
+from mergery.kernels.compiled.sorting import assign
 
 quick = settings(max_examples=150, deadline=None, derandomize=True)
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mergery.kernels import compiled, readable
 from tests.kernels.kernel_cases import BOTH, OVERFLOW, SIZES, Case, consensus, count_high, count_low, gram, make, mix
-from weft.kernels import compiled, readable
 
 CODES = st.integers(0, 3)
 FINITE = st.sampled_from(["weights", "special", "patterns"])

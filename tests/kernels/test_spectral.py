@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.kernels.spectral import (
+from mergery.kernels.spectral import (
     Factored,
     Frame,
     cleared,

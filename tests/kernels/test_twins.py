@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from weft.kernels import find_twin
-from weft.kernels.compiled import TWINS
-from weft.method import Method, methods
+from mergery.kernels import find_twin
+from mergery.kernels.compiled import TWINS
+from mergery.method import Method, methods
 
 SHAPES = ((5, 7), (3, 4100), (1500,), (1,), (130, 64), (2, 3, 5))
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -88,7 +88,7 @@ def test_same_bytes(name: str, make: Callable[..., Any], monkeypatch: pytest.Mon
             models, base = make(method, shape, DTYPES[(number + place) % len(DTYPES)], k)
             found = []
             for kernels in ("compiled", "readable"):
-                monkeypatch.setenv("WEFT_KERNELS", kernels)
+                monkeypatch.setenv("MERGERY_KERNELS", kernels)
                 found.append(as_bits(method(models, base, seed=3, **settings)))
             assert torch.equal(*found), f"{settings} of {shape}"
 
@@ -109,7 +109,7 @@ def test_functions_of_others_have_no_twin() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_broken_inputs_are_named(name: str) -> None:
-    from weft.errors import DataError
+    from mergery.errors import DataError
 
     method = methods()[name]
     models, base = inputs(method, (4, 9), torch.float32, 1 if method.models[1] == 1 else 2)

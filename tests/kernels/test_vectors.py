@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.kernels.compiled.jit import kernel
-from weft.kernels.compiled.vectors import (
+from mergery.kernels.compiled.jit import kernel
+from mergery.kernels.compiled.vectors import (
     BYTES,
     EIGHT,
     PADDING,

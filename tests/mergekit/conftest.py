@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from weft.errors import Problems, WeftError
-from weft.recipe import Recipe
-from weft.recipe.reading import load_recipe
+from mergery.errors import MergeryError, Problems
+from mergery.recipe import Recipe
+from mergery.recipe.reading import load_recipe
 
 Read = Callable[[str], Recipe]
 Refuse = Callable[[str], list[str]]
@@ -34,7 +34,7 @@ def refuse(tmp_path: Path) -> Refuse:
     def run(text: str) -> list[str]:
         path = tmp_path / "config.yml"
         path.write_text(text)
-        with pytest.raises(WeftError) as caught:
+        with pytest.raises(MergeryError) as caught:
             load_recipe(path)
         error = caught.value
         errors = error.errors if isinstance(error, Problems) else (error,)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from weft.mergekit.methods import RULES
+from mergery.recipe.mergekit.methods import RULES
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = (ROOT / "docs" / "mergekit.md").read_text()

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from mergery.recipe import Merge, Source
+from mergery.recipe.mergekit.config import Reference
+from mergery.recipe.mergekit.names import name_models
+from mergery.recipe.reading import load_recipe
+from mergery.recipe.values import Constant
 from tests.mergekit.conftest import Read, Refuse
-from weft.mergekit.config import Reference
-from weft.mergekit.names import name_models
-from weft.recipe import Merge, Source
-from weft.recipe.reading import load_recipe
-from weft.recipe.values import Constant
 
 LINEAR = "merge_method: linear\nparameters: {weight: 1}\nmodels:\n"
 PAIR = LINEAR + "  - model: a\n  - model: b\n"

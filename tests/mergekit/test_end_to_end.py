@@ -40,21 +40,21 @@ def write_model(folder: Path, seed: int) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "llama", "num_hidden_layers": 3, "dtype": "float32"}))
 
 
-def test_both_ways(tmp_path: Path, weft: Callable[..., Any]) -> None:
+def test_both_ways(tmp_path: Path, mergery: Callable[..., Any]) -> None:
     for seed, name in enumerate(("base", "a", "b")):
         write_model(tmp_path / name, seed)
     config, recipe = tmp_path / "config.yml", tmp_path / "recipe.yaml"
     config.write_text(FILE)
-    recipe.write_text(weft("import", config).out)
+    recipe.write_text(mergery("import", config).out)
     for file, out in ((config, tmp_path / "one"), (recipe, tmp_path / "two")):
-        outcome = weft("merge", file, out, "--quiet")
+        outcome = mergery("merge", file, out, "--quiet")
         assert (outcome.code, outcome.err) == (0, "")
     assert (tmp_path / "one" / "model.safetensors").read_bytes() == (
         tmp_path / "two" / "model.safetensors"
     ).read_bytes()
 
 
-def test_numbers(tmp_path: Path, weft: Callable[..., Any]) -> None:
+def test_numbers(tmp_path: Path, mergery: Callable[..., Any]) -> None:
     """Weights over depth: the first value for the embeddings and the head, in between for the layer in the middle."""
     for seed, name in enumerate(("a", "b")):
         write_model(tmp_path / name, seed)
@@ -62,7 +62,7 @@ def test_numbers(tmp_path: Path, weft: Callable[..., Any]) -> None:
         "merge_method: linear\nmodels:\n  - {model: a, parameters: {weight: [0, 1]}}\n"
         "  - {model: b, parameters: {weight: [1, 0]}}\n"
     )
-    assert weft("merge", tmp_path / "config.yml", tmp_path / "out", "--quiet").code == 0
+    assert mergery("merge", tmp_path / "config.yml", tmp_path / "out", "--quiet").code == 0
     a, b, out = (load_file(tmp_path / name / "model.safetensors") for name in ("a", "b", "out"))
     for name, tensor in out.items():
         share = 0.5 if "layers.1." in name else 1.0 if "layers.2." in name else 0.0

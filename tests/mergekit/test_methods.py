@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from mergery.method import find
+from mergery.recipe.mergekit.methods import KNOWN, REQUIRED, RULES
+from mergery.recipe.values import ByModel, Constant, Filtered, Value
 from tests.mergekit.conftest import Read, Refuse
-from weft.mergekit.methods import KNOWN, REQUIRED, RULES
-from weft.method import find
-from weft.recipe.values import ByModel, Constant, Filtered, Value
 
 ARITHMETIC = {"weight": 0.5, "scale": 1.0}
 

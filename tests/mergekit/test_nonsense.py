@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.errors import WeftError
-from weft.mergekit.methods import KNOWN, RULES
-from weft.recipe.reading import load_recipe
+from mergery.errors import MergeryError
+from mergery.recipe.mergekit.methods import KNOWN, RULES
+from mergery.recipe.reading import load_recipe
 
 WORDS = [
     *RULES, *KNOWN, "models", "slices", "modules", "sources", "model", "path", "revision", "lora", "layer_range",
@@ -45,5 +45,5 @@ DOCUMENT = st.fixed_dictionaries(
 @settings(max_examples=400, deadline=None)
 @given(st.lists(DOCUMENT, min_size=1, max_size=3))
 def test_files_are_read_or_refused(documents: list[dict[str, Any]]) -> None:
-    with contextlib.suppress(WeftError):
+    with contextlib.suppress(MergeryError):
         load_recipe(yaml.safe_dump_all(documents) + "\n")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from mergery.recipe.values import UNSET, ByModel, Condition, Constant, Filtered, Gradient, Spot
 from tests.mergekit.conftest import Read, Refuse
-from weft.recipe.values import UNSET, ByModel, Condition, Constant, Filtered, Gradient, Spot
 
 TWO = (
     "merge_method: linear\nmodels:\n  - {{model: a, parameters: {{{a}}}}}\n  - {{model: b, parameters: {{{b}}}}}\n{top}"

@@ -1,4 +1,4 @@
-"""What `weft import` prints is the recipe: reading it gives the same again."""
+"""What `mergery import` prints is the recipe: reading it gives the same again."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mergery.method import find
+from mergery.recipe import Recipe
+from mergery.recipe.mergekit.methods import RULES, Parameter, Rule
+from mergery.recipe.reading import load_recipe
 from tests.mergekit.conftest import Read
-from weft.mergekit.methods import RULES, Parameter, Rule
-from weft.method import find
-from weft.recipe import Recipe
-from weft.recipe.reading import load_recipe
 
 PATHS = ["./a", "org/b@v1", "x/a", "/data/ü model/", "12", "runs/7", "yes", "y/b", "a:b", "#c", "x/value"]
 FILTERS = ["mlp", "self_attn", "*", "", "layers.1.", "[x]?*", "'q\"", "- k"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from mergery.checkpoints.tokenizer.chat import named_template
+from mergery.recipe import TokenRow, Vocabulary
 from tests.mergekit.conftest import Read, Refuse
-from weft.recipe import TokenRow, Vocabulary
-from weft.vocabulary.chat import named_template
 
 PAIR = "merge_method: linear\nparameters: {weight: 1}\nmodels:\n  - model: a\n  - model: b\n"
 TASKS = "merge_method: task_arithmetic\nparameters: {weight: 1}\nbase_model: a\nmodels:\n  - model: b\n"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from weft.kernels.spectral import Factored
-from weft.method import Method
-from weft.testing.conformance import Check
+from mergery.kernels.spectral import Factored
+from mergery.method import Method
+from mergery.testing.conformance import Check
 
 from .matrices import of_rank, rank
 from .merging import equals, merge, normal, suite

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from weft.kernels.spectral import Factored
+from mergery.kernels.spectral import Factored
 
 from .merging import normal
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from weft.kernels.spectral import Factored
-from weft.method import Method
-from weft.testing.conformance import conformance
-from weft.testing.reference import REFERENCES
+from mergery.kernels.spectral import Factored
+from mergery.method import Method
+from mergery.testing.conformance import conformance
+from mergery.testing.reference import REFERENCES
 
-EVALUATE = Method.__call__  # or `weft.testing.whole.run_whole`, the reference evaluator
+EVALUATE = Method.__call__  # or `mergery.method.evaluating.run_whole`, the reference evaluator
 """`Method.__call__` runs everything through the engine; `run_whole` tests the methods alone."""
 
 

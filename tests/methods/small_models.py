@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-import weft
-from weft.method import Method
+import mergery
+from mergery.method import Method
 
 from .merging import merge, normal
 
@@ -18,7 +18,7 @@ BASE, *MODELS = ({name: normal(*shape, seed=seed) for name, shape in SHAPES.item
 
 def by_recipe(method: Method, **merge: Any) -> dict[str, torch.Tensor]:
     models = {"base": BASE, "a": MODELS[0], "b": MODELS[1]}
-    out = weft.merge({"models": models, "merge": {"method": method.name, "base": "base", **merge}})
+    out = mergery.merge({"models": models, "merge": {"method": method.name, "base": "base", **merge}})
     assert isinstance(out, dict)
     return out
 

@@ -4,10 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.errors import RecipeError
-from weft.kernels.spectral import Factored
-from weft.methods.ace import ace, unequal
-from weft.testing.reference import quadratic
+from mergery.errors import RecipeError
+from mergery.kernels.spectral import Factored
+from mergery.methods.ace import ace, unequal
+from mergery.testing.reference import quadratic
 
 from .merging import equals, factors, hard_cases, merge, normal, preset, suite, task_vectors
 

@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from weft.errors import RecipeError
-from weft.kernels.spectral import Factored
-from weft.methods.actmat import actmat
-from weft.methods.wudi import wudi
-from weft.testing.reference import quadratic
+from mergery.errors import RecipeError
+from mergery.kernels.spectral import Factored
+from mergery.methods.actmat import actmat
+from mergery.methods.wudi import wudi
+from mergery.testing.reference import quadratic
 
 from .merging import equals, factors, hard_cases, merge, normal, preset, suite, task_vectors
 

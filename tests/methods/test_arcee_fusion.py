@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from weft.methods.arcee_fusion import arcee_fusion, divergence, importance
+from mergery.methods.arcee_fusion import arcee_fusion, divergence, importance
 
 from .merging import equals, merge, normal, suite
 

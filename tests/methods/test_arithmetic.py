@@ -5,14 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.methods.analogy import analogy
-from weft.methods.clamp import clamp
-from weft.methods.cosine_add import cosine_add
-from weft.methods.expo import expo
-from weft.methods.magmax import magmax
-from weft.methods.negation import negation
-from weft.methods.task_arithmetic import task_arithmetic
-from weft.methods.train_difference import train_difference
+from mergery.methods.analogy import analogy
+from mergery.methods.clamp import clamp
+from mergery.methods.cosine_add import cosine_add
+from mergery.methods.expo import expo
+from mergery.methods.magmax import magmax
+from mergery.methods.negation import negation
+from mergery.methods.task_arithmetic import task_arithmetic
+from mergery.methods.train_difference import train_difference
 
 from .merging import equals, merge, normal, suite
 

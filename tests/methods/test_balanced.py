@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.errors import RecipeError
-from weft.methods.balanced import balanced
-from weft.methods.geometric_median import geometric_median
-from weft.methods.metagpt import metagpt
+from mergery.errors import RecipeError
+from mergery.methods.balanced import balanced
+from mergery.methods.geometric_median import geometric_median
+from mergery.methods.metagpt import metagpt
 
 from .merging import equals, merge, normal, suite
 

@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.errors import RecipeError
-from weft.methods.breadcrumbs import breadcrumbs
-from weft.methods.breadcrumbs_ties import breadcrumbs_ties
-from weft.methods.task_arithmetic import task_arithmetic
-from weft.methods.ties import ties
+from mergery.errors import RecipeError
+from mergery.methods.breadcrumbs import breadcrumbs
+from mergery.methods.breadcrumbs_ties import breadcrumbs_ties
+from mergery.methods.task_arithmetic import task_arithmetic
+from mergery.methods.ties import ties
 
 from .merging import equals, merge, normal, suite
 

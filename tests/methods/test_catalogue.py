@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from weft.method import methods
-from weft.testing.reference import REFERENCES
+from mergery.method import methods
+from mergery.testing.reference import REFERENCES
 
 NAMES = [
     "ace", "actmat", "analogy", "arcee_fusion", "balanced", "breadcrumbs", "breadcrumbs_ties", "clamp", "consensus",
@@ -20,7 +20,7 @@ NAMES = [
 
 
 def built_in():
-    return {name: method for name, method in methods().items() if method.function.__module__.startswith("weft.")}
+    return {name: method for name, method in methods().items() if method.function.__module__.startswith("mergery.")}
 
 
 def test_every_method_is_there():
@@ -47,7 +47,7 @@ def test_documentation(name):
 
 def test_the_catalogue_loads_neither_torch_nor_numpy():
     code = (
-        "import sys, weft.method as m; assert len(m.methods()) > 19; "
+        "import sys, mergery.method as m; assert len(m.methods()) > 19; "
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -6,11 +6,24 @@ import numpy as np
 import pytest
 import torch
 
-from weft.errors import RecipeError
-from weft.method import Coefficients, Count, Deltas, Gram, Largest, Models, PerModel, Random, Sum, Tensor, each, method
-from weft.testing.conformance import Check, conformance
-from weft.testing.reference.arrays import by_matrix
-from weft.testing.whole import run_whole
+from mergery.errors import RecipeError
+from mergery.method import (
+    Coefficients,
+    Count,
+    Deltas,
+    Gram,
+    Largest,
+    Models,
+    PerModel,
+    Random,
+    Sum,
+    Tensor,
+    each,
+    method,
+)
+from mergery.method.evaluating import run_whole
+from mergery.testing.conformance import Check, conformance
+from mergery.testing.reference.arrays import by_matrix
 
 
 def failures(mine, **claims) -> set[str]:
@@ -201,7 +214,7 @@ def test_asks_are_answered_in_order():
 
 @pytest.mark.parametrize("pieces", [1, 2, 3, 7])
 def test_pieces_share_one_stream_of_randomness(pieces):
-    from weft.testing.whole import WholeTensors
+    from mergery.method.evaluating import WholeTensors
 
     delta, zero = torch.ones(3, 5), torch.zeros(3, 5)
     out = WholeTensors(pieces=pieces)(noisy, [delta], zero, seed=3)

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from weft.errors import RecipeError
-from weft.kernels import random
-from weft.methods.dare_linear import dare_linear
-from weft.methods.dare_ties import dare_ties
+from mergery.errors import RecipeError
+from mergery.kernels import random
+from mergery.methods.dare_linear import dare_linear
+from mergery.methods.dare_ties import dare_ties
 
 from .merging import equals, merge, normal, suite
 

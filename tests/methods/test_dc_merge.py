@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.errors import RecipeError
-from weft.methods.dc_merge import dc_merge
-from weft.methods.tsv_merge import tsv_merge
+from mergery.errors import RecipeError
+from mergery.methods.dc_merge import dc_merge
+from mergery.methods.tsv_merge import tsv_merge
 
 from .hard_cases import agree, hard_cases
 from .matrices import apart, diagonal, rank, spectrum, truncated

@@ -5,11 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.errors import RecipeError
-from weft.kernels import random
-from weft.methods.dare_linear import dare_linear
-from weft.methods.della import della
-from weft.methods.della_linear import della_linear, ramp
+from mergery.errors import RecipeError
+from mergery.kernels import random
+from mergery.methods.dare_linear import dare_linear
+from mergery.methods.della import della
+from mergery.methods.della_linear import della_linear, ramp
 
 from .merging import equals, merge, normal, suite
 

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.errors import RecipeError
-from weft.methods.doge import common, doge
-from weft.testing.reference.projections import conflict, conflict_slope
+from mergery.errors import RecipeError
+from mergery.methods.doge import common, doge
+from mergery.testing.reference.projections import conflict, conflict_slope
 
 from .hard_cases import hard_cases
 from .matrices import apart, orthonormal

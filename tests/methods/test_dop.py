@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.errors import RecipeError
-from weft.methods.dop import dop
-from weft.testing.reference.projections import dual_loss, dual_slope
+from mergery.errors import RecipeError
+from mergery.methods.dop import dop
+from mergery.testing.reference.projections import dual_loss, dual_slope
 
 from .hard_cases import hard_cases
 from .matrices import apart, diagonal

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.kernels.spectral import framed
-from weft.methods._adam import descend
-from weft.methods._interference import Interference, beginning, interference, rows_as_inputs
-from weft.testing.reference import quadratic
+from mergery.kernels.spectral import framed
+from mergery.methods._adam import descend
+from mergery.methods._interference import Interference, beginning, interference, rows_as_inputs
+from mergery.testing.reference import quadratic
 
 from .merging import equals, factors, normal, task_vectors
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.methods.iso_c import iso_c
-from weft.methods.iso_cts import iso_cts
+from mergery.methods.iso_c import iso_c
+from mergery.methods.iso_cts import iso_cts
 
 from .hard_cases import agree, hard_cases
 from .matrices import apart, diagonal, of_rank, rank, spectrum

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.errors import RecipeError
-from weft.methods.karcher import karcher
-from weft.testing.reference.sphere import logarithm
+from mergery.errors import RecipeError
+from mergery.methods.karcher import karcher
+from mergery.testing.reference.sphere import logarithm
 
 from .merging import equals, merge, normal, suite
 

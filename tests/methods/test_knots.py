@@ -3,11 +3,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.errors import RecipeError
-from weft.kernels.spectral import Factored
-from weft.methods.knots import knots
-from weft.methods.task_arithmetic import task_arithmetic
-from weft.methods.ties import ties
+from mergery.errors import RecipeError
+from mergery.kernels.spectral import Factored
+from mergery.methods.knots import knots
+from mergery.methods.task_arithmetic import task_arithmetic
+from mergery.methods.ties import ties
 
 from .hard_cases import agree, hard_cases
 from .matrices import apart, diagonal, of_rank, orthonormal, rank

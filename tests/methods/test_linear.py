@@ -1,7 +1,7 @@
 import pytest
 
-from weft.errors import RecipeError
-from weft.methods.linear import linear
+from mergery.errors import RecipeError
+from mergery.methods.linear import linear
 
 from .merging import equals, merge, normal, suite
 

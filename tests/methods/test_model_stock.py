@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.methods.model_stock import model_stock
+from mergery.methods.model_stock import model_stock
 
 from .merging import equals, merge, normal, suite
 

@@ -2,10 +2,10 @@ import math
 
 import pytest
 
-from weft.errors import RecipeError
-from weft.methods.karcher import karcher
-from weft.methods.multislerp import multislerp
-from weft.methods.slerp import slerp
+from mergery.errors import RecipeError
+from mergery.methods.karcher import karcher
+from mergery.methods.multislerp import multislerp
+from mergery.methods.slerp import slerp
 
 from .merging import equals, merge, normal, suite
 

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.errors import RecipeError
-from weft.methods.nearswap import nearswap
+from mergery.errors import RecipeError
+from mergery.methods.nearswap import nearswap
 
 from .merging import equals, merge, normal, suite
 

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.methods.neuromerging import neuromerging
-from weft.methods.ties import ties
+from mergery.methods.neuromerging import neuromerging
+from mergery.methods.ties import ties
 
 from .merging import equals, merge, normal, suite
 

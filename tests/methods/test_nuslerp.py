@@ -1,7 +1,7 @@
 import pytest
 
-from weft.methods.nuslerp import nuslerp
-from weft.methods.slerp import slerp
+from mergery.methods.nuslerp import nuslerp
+from mergery.methods.slerp import slerp
 
 from .merging import equals, merge, normal, suite
 

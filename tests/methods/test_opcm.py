@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.methods.opcm import opcm
+from mergery.methods.opcm import opcm
 
 from .hard_cases import hard_cases
 from .matrices import apart, diagonal

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.methods.orthomerge import orthomerge
+from mergery.methods.orthomerge import orthomerge
 
 from .hard_cases import agree, hard_cases
 from .matrices import of_rank, orthonormal
@@ -132,7 +132,9 @@ def test_only_rows_that_conflict_are_turned():
 
 def test_its_file_may_be_the_first_that_is_imported():
     """It shares a function with the file of another method."""
-    code = "import weft.methods.orthomerge as file, weft.method as m; assert m.find('orthomerge') is file.orthomerge"
+    code = (
+        "import mergery.methods.orthomerge as file, mergery.method as m; assert m.find('orthomerge') is file.orthomerge"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

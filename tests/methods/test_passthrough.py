@@ -1,4 +1,4 @@
-from weft.methods.passthrough import passthrough
+from mergery.methods.passthrough import passthrough
 
 from .merging import equals, merge, suite
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from weft.errors import RecipeError
-from weft.methods.ram import ram
-from weft.methods.ramplus_tl import ramplus_tl
+from mergery.errors import RecipeError
+from mergery.methods.ram import ram
+from mergery.methods.ramplus_tl import ramplus_tl
 
 from .merging import equals, merge, normal, suite
 

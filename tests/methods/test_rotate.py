@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import weft
-from weft.errors import RecipeError
-from weft.methods.rotate import power, rotate
+import mergery
+from mergery.errors import RecipeError
+from mergery.methods.rotate import power, rotate
 
 from .matrices import of_rank, orthonormal, spectrum
 from .merging import equals, merge, normal, preset, suite
@@ -110,7 +110,7 @@ def test_low_rank_factors_are_no_models():
 def test_in_a_recipe():
     models = {"a": MODELS[0], "b": MODELS[1]}
     assert preset(rotate, "sd-mecha") == {"strength": 1.0, "blend": 0.0}
-    out = weft.merge({"models": models, "merge": {"method": "rotate", "preset": "sd-mecha"}})
+    out = mergery.merge({"models": models, "merge": {"method": "rotate", "preset": "sd-mecha"}})
     assert isinstance(out, dict)
     assert equals(out[LINEAR], merge(rotate, [MODELS[0][LINEAR], MODELS[1][LINEAR]], strength=1.0, blend=0.0))
     assert equals(out[EMBED], mean(EMBED))

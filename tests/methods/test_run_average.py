@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.errors import RecipeError
-from weft.methods._decay import coefficients, decay, multipliers
-from weft.methods.run_average import run_average
+from mergery.errors import RecipeError
+from mergery.methods._decay import coefficients, decay, multipliers
+from mergery.methods.run_average import run_average
 
 from .merging import equals, merge, normal, suite
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from weft.methods.sce import sce
+from mergery.methods.sce import sce
 
 from .merging import equals, merge, normal, suite
 

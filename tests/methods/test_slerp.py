@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.errors import RecipeError
-from weft.methods.slerp import slerp
+from mergery.errors import RecipeError
+from mergery.methods.slerp import slerp
 
 from .merging import equals, merge, normal, suite
 

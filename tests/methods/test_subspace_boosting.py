@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.methods.subspace_boosting import subspace_boosting
-from weft.methods.task_arithmetic import task_arithmetic
+from mergery.methods.subspace_boosting import subspace_boosting
+from mergery.methods.task_arithmetic import task_arithmetic
 
 from .hard_cases import agree, hard_cases
 from .matrices import diagonal, of_rank, rank, spectrum

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.errors import RecipeError
-from weft.methods.svc import svc
+from mergery.errors import RecipeError
+from mergery.methods.svc import svc
 
 from .hard_cases import hard_cases
 from .matrices import diagonal, spectrum

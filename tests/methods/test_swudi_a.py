@@ -4,11 +4,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.errors import RecipeError
-from weft.kernels.spectral import Factored
-from weft.methods.swudi import swudi
-from weft.methods.swudi_a import above_noise, participating, swudi_a
-from weft.testing.reference import quadratic
+from mergery.errors import RecipeError
+from mergery.kernels.spectral import Factored
+from mergery.methods.swudi import swudi
+from mergery.methods.swudi_a import above_noise, participating, swudi_a
+from mergery.testing.reference import quadratic
 
 from .merging import equals, factors, hard_cases, merge, normal, preset, suite, task_vectors
 

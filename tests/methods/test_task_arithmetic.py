@@ -1,7 +1,7 @@
 import pytest
 
-from weft.errors import RecipeError
-from weft.methods.task_arithmetic import task_arithmetic
+from mergery.errors import RecipeError
+from mergery.methods.task_arithmetic import task_arithmetic
 
 from .merging import equals, merge, normal, suite
 

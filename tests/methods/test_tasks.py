@@ -7,14 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.errors import RecipeError
-from weft.methods.consensus import consensus
-from weft.methods.emr import emr
-from weft.methods.onebit import onebit
-from weft.methods.pcb import pcb
-from weft.methods.tall_mask import tall_mask
-from weft.methods.task_arithmetic import task_arithmetic
-from weft.methods.trust_region import trust_region
+from mergery.errors import RecipeError
+from mergery.methods.consensus import consensus
+from mergery.methods.emr import emr
+from mergery.methods.onebit import onebit
+from mergery.methods.pcb import pcb
+from mergery.methods.tall_mask import tall_mask
+from mergery.methods.task_arithmetic import task_arithmetic
+from mergery.methods.trust_region import trust_region
 
 from .merging import equals, merge, normal, suite
 
@@ -113,7 +113,7 @@ def test_consensus_by_hand():
 def test_a_serving_method_needs_a_task(method):
     with pytest.raises(RecipeError, match="no task is named") as error:
         merge(method, [[1.0], [2.0]], [0.0])
-    assert "weft pack" in error.value.hint
+    assert "mergery pack" in error.value.hint
     with pytest.raises(RecipeError, match="task names 2, which is not merged"):
         merge(method, [[1.0], [2.0]], [0.0], task=2)
 

@@ -3,10 +3,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import weft
-from weft.errors import RecipeError
-from weft.kernels.spectral import Factored
-from weft.methods.truncate import truncate
+import mergery
+from mergery.errors import RecipeError
+from mergery.kernels.spectral import Factored
+from mergery.methods.truncate import truncate
 
 from .matrices import diagonal, of_rank, rank, truncated
 from .merging import equals, merge, normal, suite
@@ -62,7 +62,7 @@ def test_factors_stay_factors():
 
 
 def test_the_rest_is_the_models_own():
-    merged = weft.merge(
+    merged = mergery.merge(
         {"models": {"base": BASE, "a": MODELS[0]}, "merge": {"method": "truncate", "base": "base", "rank": 1}}
     )
     assert isinstance(merged, dict)

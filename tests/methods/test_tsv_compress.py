@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.errors import RecipeError
-from weft.methods.tsv_compress import tsv_compress
+from mergery.errors import RecipeError
+from mergery.methods.tsv_compress import tsv_compress
 
 from .hard_cases import hard_cases
 from .matrices import diagonal, of_rank, spectrum, truncated
@@ -54,7 +54,7 @@ def test_low_ranks_and_one_model_are_served_as_they_are():
 def test_it_needs_a_task():
     with pytest.raises(RecipeError, match="no task is named") as error:
         merge(tsv_compress, [diagonal(1, 2)], torch.zeros(2, 2))
-    assert "weft pack" in str(error.value.hint)
+    assert "mergery pack" in str(error.value.hint)
 
 
 def test_where_it_works():

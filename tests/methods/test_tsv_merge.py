@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.methods.tsv_merge import tsv_merge
+from mergery.methods.tsv_merge import tsv_merge
 
 from .hard_cases import agree, hard_cases
 from .matrices import apart, diagonal, of_rank, truncated

@@ -1,1 +1,1 @@
-"""Runs mergekit and Weft on the same files and compares what they write. See `python -m tests.parity --help`."""
+"""Runs mergekit and Mergery on the same files and compares what they write. See `python -m tests.parity --help`."""

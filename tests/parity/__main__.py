@@ -1,4 +1,4 @@
-"""Compares what Weft and mergekit make of the same files: `python -m tests.parity --mergekit-python PATH`.
+"""Compares what Mergery and mergekit make of the same files: `python -m tests.parity --mergekit-python PATH`.
 
 Writes RESULTS.md beside this file and exits with code 1 when any comparison fails. Nothing is skipped: with --only, the
 table says so and is printed but not written.
@@ -22,7 +22,7 @@ import transformers
 from tests.parity import compare, differences, sampling
 from tests.parity.cases import DRAWN, SAME, Case
 from tests.parity.models import MEMBERS, make
-from tests.parity.programs import Mergekit, weft_merge
+from tests.parity.programs import Mergekit, mergery_merge
 from tests.parity.tokens import CASES as TOKENS
 from tests.parity.tokens import compare_tokens
 
@@ -73,11 +73,11 @@ class Session:
         return folder / name
 
     def mine(self, folder: Path, text: str, family: str, dtype: str) -> Path:
-        config = self.file(folder, "weft.yml", text, family, dtype)
-        error = weft_merge(config, folder / "weft")
+        config = self.file(folder, "mergery.yml", text, family, dtype)
+        error = mergery_merge(config, folder / "mergery")
         if error:
-            raise ValueError(f"Weft fails: {error}")
-        return folder / "weft"
+            raise ValueError(f"Mergery fails: {error}")
+        return folder / "mergery"
 
 
 def compare_case(session: Session, case: Case) -> Run:
@@ -139,7 +139,7 @@ def report(session: Session, seconds: float) -> str:
 
     return "\n".join(
         [
-            "# Weft and mergekit on the same files",
+            "# Mergery and mergekit on the same files",
             "",
             f"Written by `python -m tests.parity` with mergekit 0.1.5, torch {torch.__version__.split('+')[0]} and "
             f"transformers {transformers.__version__}: {len(runs)} comparisons, {failed} failed, {seconds:.0f} s.",
@@ -150,9 +150,9 @@ def report(session: Session, seconds: float) -> str:
             f"{compare.EXACT:g}. bfloat16 (also as `out_dtype`) and `arcee_fusion`: the root mean square error of each tensor "
             "against mergekit's own result with `dtype: float64` is at most mergekit's (times "
             f"{compare.SLACK:g}); shown is the worst tensor's error, relative to its root mean square. Every output of "
-            "Weft was loaded by transformers with no weight missing and none left over.",
+            "Mergery was loaded by transformers with no weight missing and none left over.",
             "",
-            table(["method", "file", "model", "dtype", "Weft", "mergekit", "holds"], rows("same")),
+            table(["method", "file", "model", "dtype", "Mergery", "mergekit", "holds"], rows("same")),
             "",
             "## Vocabularies that differ",
             "",
@@ -170,9 +170,9 @@ def report(session: Session, seconds: float) -> str:
             "",
             "## Where mergekit is wrong or silent",
             "",
-            "Each row was run: what mergekit 0.1.5 did and what Weft did instead.",
+            "Each row was run: what mergekit 0.1.5 did and what Mergery did instead.",
             "",
-            table(["difference", "mergekit 0.1.5", "Weft", "holds"], rows("different")),
+            table(["difference", "mergekit 0.1.5", "Mergery", "holds"], rows("different")),
             "",
         ]
     )

@@ -72,7 +72,7 @@ def unequal_headers(mine: Tensors, theirs: Tensors) -> str | None:
     """What differs in names, shapes or dtypes."""
     if mine.keys() != theirs.keys():
         own, other = sorted(mine.keys() - theirs.keys()), sorted(theirs.keys() - mine.keys())
-        return f"only in Weft's: {own}; only in mergekit's: {other}"
+        return f"only in Mergery's: {own}; only in mergekit's: {other}"
     for name, tensor in theirs.items():
         if (mine[name].shape, mine[name].dtype) != (tensor.shape, tensor.dtype):
             own, other = ((tuple(each.shape), each.dtype) for each in (mine[name], tensor))

@@ -16,12 +16,12 @@ from transformers import AutoModelForCausalLM
 
 from tests.parity.cases import BARE, based, slices, two
 from tests.parity.compare import Tensors, loaded, rms, stored
-from tests.parity.programs import Mergekit, weft, weft_merge
+from tests.parity.programs import Mergekit, mergery, mergery_merge
 
 if TYPE_CHECKING:
     from tests.parity.__main__ import Session
 
-Outcome = tuple[str, str, bool]  # what mergekit did, what Weft did, whether both are as claimed
+Outcome = tuple[str, str, bool]  # what mergekit did, what Mergery did, whether both are as claimed
 WEIGHTS = "model.safetensors"
 
 
@@ -93,8 +93,8 @@ def brief(message: str) -> str:
     """The first line of a refusal, without the folder's name."""
     if not message:
         return "accepts it"
-    line = message.removeprefix("Weft fails: ").splitlines()[0]
-    return "refuses: " + re.sub(r"(?<![\w.])/\S*/", "", line).removeprefix("weft: ")
+    line = message.removeprefix("Mergery fails: ").splitlines()[0]
+    return "refuses: " + re.sub(r"(?<![\w.])/\S*/", "", line).removeprefix("mergery: ")
 
 
 # --- lost weights -------------------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ def streams(bench: Bench) -> Outcome:
 
 
 def silent(bench: Bench, text: str, sound: str) -> Outcome:
-    """mergekit passes over a mistake; Weft names it."""
+    """mergekit passes over a mistake; Mergery names it."""
     wrong = stored(bench.theirs(text))
     bench.folder = bench.session.fresh()
     right = stored(bench.theirs(sound))
@@ -377,7 +377,7 @@ def donor(bench: Bench) -> Outcome:
         if len(set(seen)) > 1:
             break
     mine = length_of(bench.mine(text))
-    warned = "max_position_embeddings" in weft("plan", file).stdout
+    warned = "max_position_embeddings" in mergery("plan", file).stdout
     return (
         f"max_position_embeddings of {len(seen)} runs: {', '.join(map(str, seen))}",
         f"always that of the first model: {mine}; the plan warns that the models differ",
@@ -410,9 +410,9 @@ def onto(bench: Bench) -> Outcome:
     before = stored(one)
     text = two("linear").replace("$a", str(one))
     config = bench.session.file(bench.folder, "config.yml", text, "llama", "float32")
-    refusal = weft_merge(config, one) or ""
+    refusal = mergery_merge(config, one) or ""
     unharmed = all(torch.equal(tensor, before[name]) for name, tensor in stored(one).items())
-    replaced = weft_merge(config, one, "--replace") or ""
+    replaced = mergery_merge(config, one, "--replace") or ""
     unharmed = unharmed and all(torch.equal(tensor, before[name]) for name, tensor in stored(one).items())
     bench.session.mergekit.merge(config, one)
     overwritten = not torch.equal(stored(one)["lm_head.weight"], before["lm_head.weight"])
@@ -427,7 +427,7 @@ def edited(bench: Bench) -> Outcome:
     shutil.rmtree(bench.folder / "mergekit")
     second = stored(bench.theirs(text.replace("0.37", "5.0")))[name]
     mine = [stored(bench.mine(text))[name]]
-    shutil.rmtree(bench.folder / "weft")
+    shutil.rmtree(bench.folder / "mergery")
     mine.append(stored(bench.mine(text.replace("0.37", "5.0")))[name])
     return (
         "goes on with the stage of the earlier run",

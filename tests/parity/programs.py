@@ -1,4 +1,4 @@
-"""The two programs: mergekit behind one driver process, Weft through its command line."""
+"""The two programs: mergekit behind one driver process, Mergery through its command line."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ class Mergekit:
         self.log.close()
 
 
-def weft(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Weft's command line, as a process of its own."""
-    command = [sys.executable, "-m", "weft", *(str(argument) for argument in arguments)]
+def mergery(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Mergery's command line, as a process of its own."""
+    command = [sys.executable, "-m", "mergery", *(str(argument) for argument in arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT, check=False)
 
 
-def weft_merge(config: Path, out: Path, *flags: str) -> str | None:
+def mergery_merge(config: Path, out: Path, *flags: str) -> str | None:
     """What went wrong, or None."""
-    result = weft("merge", config, out, "--quiet", "--threads", "1", *flags)
+    result = mergery("merge", config, out, "--quiet", "--threads", "1", *flags)
     return result.stderr.strip() or f"exit code {result.returncode}" if result.returncode else None

@@ -19,13 +19,13 @@ CRITERION = (
     "among the larger half of each row, within five standard deviations of density + epsilon / 2."
 )
 COLUMNS = [
-    "kept by Weft",
+    "kept by Mergery",
     "by mergekit",
-    "L1, Weft",
+    "L1, Mergery",
     "mergekit",
-    "slope, Weft",
+    "slope, Mergery",
     "mergekit",
-    "larger half, Weft",
+    "larger half, Mergery",
     "mergekit",
 ]
 FAMILY, DTYPE, SIGMAS = "llama", "float32", 5.0
@@ -44,7 +44,7 @@ def check(session: Session, drawn: Drawn) -> tuple[list[str], str | None]:
     base, model = stored(members["base"]), stored(members["a"])
     counts = [measure(result, base, model) for result in (mine, theirs)]
     cells = [f"{counts[side][what]:.4f}" for what in ("kept", "l1", "slope", "larger") for side in (0, 1)]
-    problems = [*judge("Weft", counts[0], drawn), *judge("mergekit", counts[1], drawn)]
+    problems = [*judge("Mergery", counts[0], drawn), *judge("mergekit", counts[1], drawn)]
     if drawn.epsilon and abs(counts[0]["slope"] - counts[1]["slope"]) > 2 * SIGMAS * counts[0]["deviation"]:
         problems.append("the slopes differ")
     return [drawn.method, density, *cells], "; ".join(problems) or None

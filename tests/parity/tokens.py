@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.parity.compare import EXACT, loaded, stored
 from tests.parity.models import VOCABULARY, generator, write_tokenizer
-from tests.parity.programs import weft_merge
+from tests.parity.programs import mergery_merge
 
 if TYPE_CHECKING:
     from tests.parity.__main__ import Session
@@ -105,11 +105,11 @@ def compare_tokens(session: Session, case: TokenCase) -> tuple[list[str], str | 
         text = text.replace(f"${name}", str(path))
     config = folder / "config.yml"
     config.write_text(text)
-    error = session.mergekit.merge(config, folder / "mergekit") or weft_merge(config, folder / "weft")
+    error = session.mergekit.merge(config, folder / "mergekit") or mergery_merge(config, folder / "mergery")
     if error:
         return cells, error
-    loaded(folder / "weft")
-    problem, gap, count = _distance(folder / "weft", folder / "mergekit")
+    loaded(folder / "mergery")
+    problem, gap, count = _distance(folder / "mergery", folder / "mergekit")
     cells[2:] = [str(count), f"{gap:.1e}"]
     if problem is None and gap > EXACT:
         problem = f"{gap:.2e} apart"

@@ -120,13 +120,13 @@ def same(a: torch.Tensor, b: torch.Tensor, tolerance: float = 2e-5) -> bool:
 
 
 @pytest.fixture
-def merged(weft, tmp_path) -> Callable[[str], Path]:
+def merged(mergery, tmp_path) -> Callable[[str], Path]:
     """The folder that a recipe, merged through the command line, gives."""
 
     def run(text: str, name: str = "out") -> Path:
         path = tmp_path / f"{name}.yaml"
         path.write_text(text)
-        outcome = weft("merge", path, tmp_path / name)
+        outcome = mergery("merge", path, tmp_path / name)
         assert outcome.code == 0, outcome.err
         return tmp_path / name
 

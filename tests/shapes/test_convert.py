@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
+from mergery.architecture.anatomy import ANATOMIES
 from tests.conftest import tensors_of
 from tests.shapes.conftest import FAMILIES, forward, load, logits, make, same
-from weft.architecture.anatomy import ANATOMIES
 
 WIDER = "hidden_size: 48, intermediate_size: 160"
 WIDTHS = [family for family in ANATOMIES if family != "gpt2"]
@@ -35,15 +35,15 @@ def test_what_is_only_copied_or_zero_is_exact_to_the_bit(family, merged, tmp_pat
     assert torch.equal(got, base) if family != "olmo2" else same(got, base, 1e-6)
 
 
-def test_four_times_the_channels_is_exact_in_bfloat16(merged, weft, tmp_path):
+def test_four_times_the_channels_is_exact_in_bfloat16(merged, mergery, tmp_path):
     """The gains of the norms are halved, which no format rounds."""
     base = forward(make(tmp_path / "llama", "llama", dtype=torch.bfloat16))
     text = converting("hidden_size: 128")
     assert same(logits(merged(text)), base, 1e-6)
-    assert "gains of norms times 0.5 (exact)" in weft("plan", tmp_path / "out.yaml").out
+    assert "gains of norms times 0.5 (exact)" in mergery("plan", tmp_path / "out.yaml").out
     (tmp_path / "twice.yaml").write_text(converting("hidden_size: 64"))
     loss = "loses what rounding scaled weights to bfloat16 takes"
-    assert loss in " ".join(weft("plan", tmp_path / "twice.yaml").out.split())
+    assert loss in " ".join(mergery("plan", tmp_path / "twice.yaml").out.split())
 
 
 def test_gpt2_gets_more_neurons_and_layers(merged, tmp_path):
@@ -111,16 +111,16 @@ def test_a_converted_model_merges_with_one_of_its_new_shape(merged, tmp_path):
     logits(tmp_path / "out")
 
 
-def test_plan_and_card_state_what_is_lost(merged, weft, tmp_path):
+def test_plan_and_card_state_what_is_lost(merged, mergery, tmp_path):
     make(tmp_path / "llama", "llama", num_key_value_heads=4)
     card = (merged(converting("kv_heads: 1, intermediate_size: 64, layers: 3")) / "README.md").read_text()
     assert "`m`: key/value heads 4 -> 1, each the mean of 4. This loses the differences between the heads" in card
     assert "`m`: inner neurons 48 -> 64, the new ones zero. This is exact" in card
     assert "convert:\n      kv_heads: 1" in card
-    outcome = weft("plan", tmp_path / "out.yaml", "--json")
+    outcome = mergery("plan", tmp_path / "out.yaml", "--json")
     changes = {change["what"]: change["loses"] for change in json.loads(outcome.out)["changes"]}
     assert changes["layers 4 -> 3, without 1"] == "what those did: train it further"
-    assert "inner neurons 48 -> 64, the new ones zero (exact)" in weft("plan", tmp_path / "out.yaml").out
+    assert "inner neurons 48 -> 64, the new ones zero (exact)" in mergery("plan", tmp_path / "out.yaml").out
 
 
 @pytest.mark.parametrize(
@@ -142,12 +142,12 @@ def test_plan_and_card_state_what_is_lost(merged, weft, tmp_path):
         ("", "llama", "convert must be a mapping"),
     ],
 )
-def test_what_cannot_be_is_refused_at_its_place(conversions, family, words, weft, tmp_path):
+def test_what_cannot_be_is_refused_at_its_place(conversions, family, words, mergery, tmp_path):
     if (family in FAMILIES) and not (tmp_path / family).exists():
         make(tmp_path / family, family)
     path = tmp_path / "recipe.yaml"
     path.write_text(converting(conversions, family))
-    outcome = weft("merge", path, tmp_path / "out")
+    outcome = mergery("merge", path, tmp_path / "out")
     wrong = (
         "kv_head:" if "kv_head:" in conversions else f"{conversions.partition(': ')[2]}}}}}" if conversions else "{}"
     )
@@ -158,28 +158,28 @@ def test_what_cannot_be_is_refused_at_its_place(conversions, family, words, weft
     assert not (tmp_path / "out").exists()
 
 
-def test_tensors_that_a_family_does_not_have_are_refused(weft, tmp_path):
+def test_tensors_that_a_family_does_not_have_are_refused(mergery, tmp_path):
     from safetensors.torch import save_file
 
     folder = make(tmp_path / "llama", "llama")
     save_file(tensors_of(folder) | {"model.layers.0.adapter.weight": torch.zeros(2, 2)}, folder / "model.safetensors")
     (tmp_path / "recipe.yaml").write_text(converting("kv_heads: 4"))
-    outcome = weft("merge", tmp_path / "recipe.yaml", tmp_path / "out")
+    outcome = mergery("merge", tmp_path / "recipe.yaml", tmp_path / "out")
     assert outcome.code == 2
     assert "'m' has 'model.layers.0.adapter.weight', which its family does not" in outcome.err
 
 
-def test_a_config_that_does_not_fit_the_weights_is_refused(weft, tmp_path):
+def test_a_config_that_does_not_fit_the_weights_is_refused(mergery, tmp_path):
     path = make(tmp_path / "llama", "llama") / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 64}))
     (tmp_path / "recipe.yaml").write_text(converting("kv_heads: 4"))
-    outcome = weft("merge", tmp_path / "recipe.yaml", tmp_path / "out")
+    outcome = mergery("merge", tmp_path / "recipe.yaml", tmp_path / "out")
     assert outcome.code == 2
     assert "does not have the shape that its config states" in outcome.err
 
 
 def test_the_conversion_is_part_of_what_a_journal_stands_under(tmp_path):
-    from weft import api
+    from mergery import api
 
     make(tmp_path / "llama", "llama")
     digests = set()

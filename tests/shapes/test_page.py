@@ -5,12 +5,12 @@ from pathlib import Path
 
 import yaml
 
-from weft.architecture.anatomy import ANATOMIES
+from mergery.architecture.anatomy import ANATOMIES
 
 PAGE = (Path(__file__).parents[2] / "docs/stacks.md").read_text()
 
 
-def test_the_recipes_can_be_planned(weft, llamas, tmp_path):
+def test_the_recipes_can_be_planned(mergery, llamas, tmp_path):
     for name, source in (("llama", "base"), ("llama-math", "a")):
         (tmp_path / name).symlink_to(llamas / source)
     blocks = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
@@ -18,10 +18,10 @@ def test_the_recipes_can_be_planned(weft, llamas, tmp_path):
     for number, block in enumerate(blocks):
         path = tmp_path / f"{number}.yaml"
         path.write_text(block)
-        assert weft("plan", path).code == 0
+        assert mergery("plan", path).code == 0
     for rule in re.findall(r"`(?:pro: \{)?(stack: \{.*?\})\}?`", PAGE):
         path.write_text(yaml.safe_dump({"models": {"base": "./llama"}, "merge": yaml.safe_load(rule)}))
-        outcome = weft("plan", path)
+        outcome = mergery("plan", path)
         assert outcome.code == 0 or "'base' has 4 layers" in outcome.err
 
 

@@ -6,9 +6,9 @@ import json
 import pytest
 import torch
 
+from mergery.architecture.anatomy import RESIDUAL
 from tests.conftest import tensors_of
 from tests.shapes.conftest import FAMILIES, TOKENS, forward, load, logits, make, same
-from weft.architecture.anatomy import RESIDUAL
 
 SOME = [
     "llama",
@@ -65,10 +65,10 @@ def test_upscaling_lays_two_copies_on_each_other(family, merged, tmp_path):
     assert same(up, restacked_logits(tmp_path / family, [0, 1, 2, 1, 2, 3]), 1e-5)
 
 
-def test_solar_has_48_layers_of_32(weft, tmp_path):
+def test_solar_has_48_layers_of_32(mergery, tmp_path):
     make(tmp_path / "llama", "llama", num_hidden_layers=32, hidden_size=8, intermediate_size=8)
     (tmp_path / "recipe.yaml").write_text(stacking("{upscale: m, drop: 8}", "llama"))
-    facts = json.loads(weft("plan", tmp_path / "recipe.yaml", "--json").out)
+    facts = json.loads(mergery("plan", tmp_path / "recipe.yaml", "--json").out)
     assert facts["output"]["layers"] == 48
     assert facts["changes"][0]["what"] == "layers 32 -> 48, 0-23 and 8-31"
     assert "train it further" in facts["changes"][0]["loses"]
@@ -111,7 +111,7 @@ def test_repeated_layers_can_be_damped(merged, tmp_path):
     logits(tmp_path / "out")
 
 
-def test_old_configs_of_gemma_3_say_the_window_by_a_number(merged, weft, tmp_path):
+def test_old_configs_of_gemma_3_say_the_window_by_a_number(merged, mergery, tmp_path):
     """From a period of 3, layers 0, 1, 2, 2, 3 are no period: a list takes its place."""
     folder = make(
         tmp_path / "gemma3_text", "gemma3_text", layer_types=["sliding_attention"] * 2 + ["full_attention"] * 2
@@ -127,7 +127,7 @@ def test_old_configs_of_gemma_3_say_the_window_by_a_number(merged, weft, tmp_pat
     assert written["layer_types"] == [kinds[letter] for letter in "ssffs"]
     assert "sliding_window_pattern" not in written
     assert same(logits(out), expected, 1e-5)
-    assert "sliding_window_pattern no longer holds" in " ".join(weft("plan", tmp_path / "out.yaml").out.split())
+    assert "sliding_window_pattern no longer holds" in " ".join(mergery("plan", tmp_path / "out.yaml").out.split())
 
 
 def test_layers_keep_their_kind_from_models_of_other_depth(merged, tmp_path):
@@ -156,7 +156,7 @@ def test_layers_keep_their_kind_from_models_of_other_depth(merged, tmp_path):
         ("[{models: {m: 0-2}}, {models: {m: 0-3}}]", "deepseek_v3", "first_k_dense_replace cannot describe this stack"),
     ],
 )
-def test_what_cannot_be_stacked_is_refused_at_its_place(stack, family, words, weft, tmp_path):
+def test_what_cannot_be_stacked_is_refused_at_its_place(stack, family, words, mergery, tmp_path):
     if family == "t5":
         from transformers import T5Config, T5ForConditionalGeneration
 
@@ -166,14 +166,14 @@ def test_what_cannot_be_stacked_is_refused_at_its_place(stack, family, words, we
         make(tmp_path / family, family, is_decoder=True) if family == "bert" else make(tmp_path / family, family)
     path = tmp_path / "recipe.yaml"
     path.write_text(stacking(stack, family))
-    outcome = weft("merge", path, tmp_path / "out")
+    outcome = mergery("merge", path, tmp_path / "out")
     assert outcome.code == 2
     assert words in outcome.err
     assert "recipe.yaml:2:" in outcome.err
     assert not (tmp_path / "out").exists()
 
 
-def test_layers_that_predict_further_tokens_are_not_stacked(merged, weft, tmp_path):
+def test_layers_that_predict_further_tokens_are_not_stacked(merged, mergery, tmp_path):
     """DeepSeek V3 stores them as one more layer of the stack."""
     from safetensors.torch import save_file
 
@@ -187,7 +187,7 @@ def test_layers_that_predict_further_tokens_are_not_stacked(merged, weft, tmp_pa
     out = merged(stacking("{insert: m, every: 4}", "deepseek_v3"))
     assert torch.equal(logits(out), base)
     assert json.loads((out / "config.json").read_text())["num_nextn_predict_layers"] == 0
-    told = " ".join(weft("plan", tmp_path / "out.yaml").out.split())
+    told = " ".join(mergery("plan", tmp_path / "out.yaml").out.split())
     assert "left out: m: layers 4" in told
     assert "num_nextn_predict_layers is 0 in the output" in told
 

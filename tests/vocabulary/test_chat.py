@@ -10,9 +10,16 @@ from tests.vocabulary.test_reading import Files
 from tests.vocabulary.texts import ENGLISH, byte_bpe, save
 from transformers import AutoTokenizer
 
-from weft.errors import CheckpointError, RecipeError
-from weft.vocabulary.chat import choose_template, conflict, named_template, named_templates, read_template, sample
-from weft.vocabulary.render import render
+from mergery.checkpoints.tokenizer.chat import (
+    choose_template,
+    conflict,
+    named_template,
+    named_templates,
+    read_template,
+    sample,
+)
+from mergery.checkpoints.tokenizer.render import render
+from mergery.errors import CheckpointError, RecipeError
 
 TALK = [
     {"role": "system", "content": "Be brief."},

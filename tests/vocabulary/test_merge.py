@@ -15,7 +15,7 @@ from tests.vocabulary.models import EMBED, HEAD, words, write_model
 from tests.vocabulary.texts import ENGLISH, KOREAN, SAID, byte_bpe, save, unigram, wordpiece
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-Weft = Callable[..., Outcome]
+Mergery = Callable[..., Outcome]
 KINDS = {"bpe": byte_bpe, "unigram": unigram, "wordpiece": wordpiece}
 CHAT = "{% for m in messages %}<|im_start|>{{ m.content }}{% endfor %}"
 
@@ -47,8 +47,8 @@ def recipe(folder: Path, home: Path, merge: str, more: str = "") -> Path:
     return path
 
 
-def run(weft: Weft, *arguments: object) -> Outcome:
-    done = weft(*arguments)
+def run(mergery: Mergery, *arguments: object) -> Outcome:
+    done = mergery(*arguments)
     assert done.code == 0, done.err
     return done
 
@@ -63,9 +63,9 @@ LINEAR = "{method: linear, models: [base, chat], weight: {base: 0.25, chat: 0.75
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_union(kind: str, parents: Path, tmp_path: Path, weft: Weft) -> None:
+def test_union(kind: str, parents: Path, tmp_path: Path, mergery: Mergery) -> None:
     out = tmp_path / "out"
-    run(weft, "merge", recipe(tmp_path, parents / kind, LINEAR, "output: {tokenizer: union}"), out)
+    run(mergery, "merge", recipe(tmp_path, parents / kind, LINEAR, "output: {tokenizer: union}"), out)
     joined = AutoTokenizer.from_pretrained(out)
     own = {name: AutoTokenizer.from_pretrained(parents / kind / name) for name in ("base", "chat")}
     for text in (*ENGLISH, *KOREAN, *SAID):
@@ -90,12 +90,12 @@ def test_union(kind: str, parents: Path, tmp_path: Path, weft: Weft) -> None:
 
 
 @pytest.mark.parametrize("name", ["base", "chat"])
-def test_a_parent_of_weight_one_speaks_as_before(name: str, parents: Path, tmp_path: Path, weft: Weft) -> None:
+def test_a_parent_of_weight_one_speaks_as_before(name: str, parents: Path, tmp_path: Path, mergery: Mergery) -> None:
     """Logits of the ids that a parent knows are its own, in the output's order."""
     home = parents / "bpe"
     weight = {"base": "{base: 1, chat: 0}", "chat": "{base: 0, chat: 1}"}[name]
     merge = f"{{method: linear, models: [base, chat], weight: {weight}}}"
-    run(weft, "merge", recipe(tmp_path, home, merge, "output: {tokenizer: union}"), tmp_path / "out")
+    run(mergery, "merge", recipe(tmp_path, home, merge, "output: {tokenizer: union}"), tmp_path / "out")
     own, joined = (AutoTokenizer.from_pretrained(folder) for folder in (home / name, tmp_path / "out"))
     vocabulary = own.get_vocab()
     order = torch.tensor(joined.convert_tokens_to_ids(list(vocabulary)))
@@ -107,7 +107,7 @@ def test_a_parent_of_weight_one_speaks_as_before(name: str, parents: Path, tmp_p
     assert torch.allclose(before, after, atol=1e-6)
 
 
-def test_logits_of_common_tokens_are_merged_like_the_heads(parents: Path, tmp_path: Path, weft: Weft) -> None:
+def test_logits_of_common_tokens_are_merged_like_the_heads(parents: Path, tmp_path: Path, mergery: Mergery) -> None:
     """Where only heads differ, logits are linear in them: those of a linear merge are the mean of the parents'."""
     home = tmp_path / "models"
     shutil.copytree(parents / "bpe" / "chat", home / "base")
@@ -128,7 +128,7 @@ def test_logits_of_common_tokens_are_merged_like_the_heads(parents: Path, tmp_pa
         weights[tensor] = weights[tensor][order].contiguous()
     save_file(weights, home / "base" / "model.safetensors", {"format": "pt"})
     run(
-        weft,
+        mergery,
         "merge",
         recipe(tmp_path, home, "{method: linear, models: [base, chat]}", "output: {tokenizer: chat}"),
         tmp_path / "out",
@@ -143,26 +143,29 @@ def test_logits_of_common_tokens_are_merged_like_the_heads(parents: Path, tmp_pa
     assert torch.allclose(merged, (first[..., places] + second) / 2, atol=1e-5)
 
 
-def test_task_arithmetic_on_the_tokens_of_the_other(parents: Path, tmp_path: Path, weft: Weft) -> None:
+def test_task_arithmetic_on_the_tokens_of_the_other(parents: Path, tmp_path: Path, mergery: Mergery) -> None:
     home, out = parents / "bpe", tmp_path / "out"
     run(
-        weft, "merge", recipe(tmp_path, home, "{method: task_arithmetic, base: base}", "output: {tokenizer: chat}"), out
+        mergery,
+        "merge",
+        recipe(tmp_path, home, "{method: task_arithmetic, base: base}", "output: {tokenizer: chat}"),
+        out,
     )
     assert (out / "tokenizer.json").read_bytes() == (home / "chat" / "tokenizer.json").read_bytes()
     merged, chat = (load_file(folder / "model.safetensors")[EMBED] for folder in (out, home / "chat"))
     assert torch.allclose(merged, chat, atol=1e-6)  # base + (chat - base), padding included
     eos = AutoTokenizer.from_pretrained(out).convert_tokens_to_ids("</s>")
     assert load(out).config.eos_token_id == eos
-    assert run(weft, "verify", out, "--sample", 5).out
+    assert run(mergery, "verify", out, "--sample", 5).out
 
 
-def test_ties_over_the_whole_model(parents: Path, tmp_path: Path, weft: Weft) -> None:
+def test_ties_over_the_whole_model(parents: Path, tmp_path: Path, mergery: Mergery) -> None:
     """Ranks over the whole model are taken of the aligned rows."""
     home = parents / "bpe"
     more = "vocabulary: {from: union, add: ['<new>'], pad_to_multiple_of: 64}"
     path = recipe(tmp_path, home, "{method: ties, base: base, density: 0.5, scope: model}", more)
     for threads in (1, 2):
-        run(weft, "merge", path, tmp_path / f"out{threads}", "--threads", threads)
+        run(mergery, "merge", path, tmp_path / f"out{threads}", "--threads", threads)
     one, two = ((tmp_path / f"out{n}" / "model.safetensors").read_bytes() for n in (1, 2))
     assert one == two
     assert len(load_file(tmp_path / "out1" / "model.safetensors")[EMBED]) % 64 == 0
@@ -173,8 +176,8 @@ def test_ties_over_the_whole_model(parents: Path, tmp_path: Path, weft: Weft) ->
 OPTIONS = "output: {tokenizer: base} keeps the base's tokens, {tokenizer: union} all models' tokens"
 
 
-def test_without_a_word_on_tokens(parents: Path, tmp_path: Path, weft: Weft) -> None:
-    done = weft("plan", recipe(tmp_path, parents / "bpe", LINEAR))
+def test_without_a_word_on_tokens(parents: Path, tmp_path: Path, mergery: Mergery) -> None:
+    done = mergery("plan", recipe(tmp_path, parents / "bpe", LINEAR))
     assert done.code == 2
     assert "'model.embed_tokens.weight' is [303, 16] in 'base' and [325, 16] in 'chat'" in done.err
     assert "why: the vocabularies differ: 'chat' has 63 tokens (such as" in done.err
@@ -182,17 +185,17 @@ def test_without_a_word_on_tokens(parents: Path, tmp_path: Path, weft: Weft) -> 
     assert OPTIONS in done.err
 
 
-def test_equal_shapes_and_other_ids(tmp_path: Path, weft: Weft) -> None:
+def test_equal_shapes_and_other_ids(tmp_path: Path, mergery: Mergery) -> None:
     write_model(tmp_path / "base", words("u", "v", "w"), [[0, 0]] * 3)
     write_model(tmp_path / "chat", words("v", "u", "w"), [[0, 0]] * 3)
-    done = weft("plan", recipe(tmp_path, tmp_path, LINEAR))
+    done = mergery("plan", recipe(tmp_path, tmp_path, LINEAR))
     assert done.code == 2
     assert "the tokenizers of 'base' and 'chat' give 2 tokens other ids" in done.err
     assert "why: 'v' is 1 in 'base' and 0 in 'chat': rows of different tokens would be mixed" in done.err
     assert OPTIONS in done.err
 
 
-def test_the_same_tokens_with_other_padding(parents: Path, tmp_path: Path, weft: Weft) -> None:
+def test_the_same_tokens_with_other_padding(parents: Path, tmp_path: Path, mergery: Mergery) -> None:
     home = tmp_path / "models"
     for name in ("base", "chat"):
         shutil.copytree(parents / "bpe" / "base", home / name)
@@ -200,15 +203,15 @@ def test_the_same_tokens_with_other_padding(parents: Path, tmp_path: Path, weft:
     for tensor in (EMBED, HEAD):
         weights[tensor] = torch.cat((weights[tensor], torch.ones(5, 16)))
     save_file(weights, home / "chat" / "model.safetensors", {"format": "pt"})
-    done = weft("plan", recipe(tmp_path, home, LINEAR))
+    done = mergery("plan", recipe(tmp_path, home, LINEAR))
     assert done.code == 2
     assert "why: their tokenizers are the same, 300 tokens; the rows beyond are padding" in done.err
     assert "try: output: {tokenizer: base} takes as many rows as the base has" in done.err
-    run(weft, "merge", recipe(tmp_path, home, LINEAR, "output: {tokenizer: base}"), tmp_path / "out")
+    run(mergery, "merge", recipe(tmp_path, home, LINEAR, "output: {tokenizer: base}"), tmp_path / "out")
     assert len(load_file(tmp_path / "out" / "model.safetensors")[EMBED]) == 303
 
 
-def test_tokens_in_the_padding_of_the_other(parents: Path, tmp_path: Path, weft: Weft) -> None:
+def test_tokens_in_the_padding_of_the_other(parents: Path, tmp_path: Path, mergery: Mergery) -> None:
     """Equal shapes, and a token that only one model knows: a warning, for nothing is mixed."""
     home = tmp_path / "models"
     for name in ("base", "chat"):
@@ -216,30 +219,30 @@ def test_tokens_in_the_padding_of_the_other(parents: Path, tmp_path: Path, weft:
     data = json.loads((home / "chat" / "tokenizer.json").read_text())
     data["added_tokens"].append({**data["added_tokens"][0], "id": 300, "content": "<|im_start|>"})
     (home / "chat" / "tokenizer.json").write_text(json.dumps(data))
-    done = run(weft, "plan", recipe(tmp_path, home, LINEAR))
+    done = run(mergery, "plan", recipe(tmp_path, home, LINEAR))
     text = " ".join(done.out.split())
     assert "chat has the token '<|im_start|>' that base lacks, and the output is not told of tokens" in text
-    run(weft, "merge", recipe(tmp_path, home, LINEAR, "output: {tokenizer: union}"), tmp_path / "out")
+    run(mergery, "merge", recipe(tmp_path, home, LINEAR, "output: {tokenizer: union}"), tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert tokenizer("<|im_start|>")["input_ids"] == [300]
     assert len(load_file(tmp_path / "out" / "model.safetensors")[EMBED]) == 303  # it has taken a row of padding
 
 
-def test_templates_and_the_plan(parents: Path, tmp_path: Path, weft: Weft) -> None:
+def test_templates_and_the_plan(parents: Path, tmp_path: Path, mergery: Mergery) -> None:
     home = parents / "bpe"
     more = "output: {tokenizer: union, chat_template: chatml}"
-    done = run(weft, "plan", recipe(tmp_path, home, LINEAR, more))
+    done = run(mergery, "plan", recipe(tmp_path, home, LINEAR, more))
     assert "363 tokens (byte-level BPE), 363 rows, 63 from other models than base" in done.out
     assert "<|im_start|>user" in done.out
-    facts = json.loads(run(weft, "plan", tmp_path / "recipe.yaml", "--json").out)
+    facts = json.loads(run(mergery, "plan", tmp_path / "recipe.yaml", "--json").out)
     assert facts["chat"]["text"].startswith("<|im_start|>user\nHello!<|im_end|>\n")
     assert (facts["output"]["vocabulary"]["tokens"], facts["output"]["vocabulary"]["lead"]) == (363, "base")
-    run(weft, "merge", tmp_path / "recipe.yaml", tmp_path / "out")
+    run(mergery, "merge", tmp_path / "recipe.yaml", tmp_path / "out")
     talk = [{"role": "user", "content": "Hi"}]
     written = AutoTokenizer.from_pretrained(tmp_path / "out")
     assert written.apply_chat_template(talk, tokenize=False) == "<|im_start|>user\nHi<|im_end|>\n"
     run(
-        weft,
+        mergery,
         "merge",
         recipe(tmp_path, home, LINEAR, "output: {tokenizer: base, chat_template: auto}"),
         tmp_path / "auto",
@@ -249,28 +252,28 @@ def test_templates_and_the_plan(parents: Path, tmp_path: Path, weft: Weft) -> No
     )
 
 
-def test_unlike_tokenizers_are_told_apart(parents: Path, tmp_path: Path, weft: Weft) -> None:
+def test_unlike_tokenizers_are_told_apart(parents: Path, tmp_path: Path, mergery: Mergery) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text(
         f"models: {{base: {parents}/bpe/base, chat: {parents}/unigram/chat}}\n"
         f"merge: {LINEAR}\noutput: {{tokenizer: union}}\n"
     )
-    done = weft("plan", path)
+    done = mergery("plan", path)
     assert done.code == 2
     assert "the tokenizers of 'base' and 'chat' cannot be joined" in done.err
     assert "base has a byte-level BPE tokenizer and chat a unigram one" in done.err
     path.write_text(path.read_text().replace("union", "base"))
-    text = " ".join(run(weft, "plan", path).out.split())
+    text = " ".join(run(mergery, "plan", path).out.split())
     assert "chat has a unigram tokenizer, the output a byte-level BPE one: tokens are told by the text" in text
 
 
-def test_a_damaged_tokenizer_is_told(parents: Path, tmp_path: Path, weft: Weft) -> None:
+def test_a_damaged_tokenizer_is_told(parents: Path, tmp_path: Path, mergery: Mergery) -> None:
     home = tmp_path / "models"
     for name in ("base", "chat"):
         shutil.copytree(parents / "bpe" / "base", home / name)
     (home / "chat" / "tokenizer.json").write_text('{"model": 3}')
-    text = " ".join(run(weft, "plan", recipe(tmp_path, home, LINEAR)).out.split())
+    text = " ".join(run(mergery, "plan", recipe(tmp_path, home, LINEAR)).out.split())
     assert "chat: its tokenizer cannot be read (the tokenizer has no model); its tokens are not compared" in text
-    done = weft("plan", recipe(tmp_path, home, LINEAR, "output: {tokenizer: union}"))
+    done = mergery("plan", recipe(tmp_path, home, LINEAR, "output: {tokenizer: union}"))
     assert done.code == 2
     assert "chat/tokenizer.json: the tokenizer has no model" in done.err

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from tests.conftest import Outcome
 from tests.vocabulary.models import BIAS, EMBED, HEAD, words, write_model
 
-from weft import api
-from weft.vocabulary.pursuit import pursue
-from weft.vocabulary.transplanting import transplant_recipe
+from mergery import api
+from mergery.recipe.transplanting import transplant_recipe
+from mergery.views.vocabulary.pursuit import pursue
 
-Weft = Callable[..., Outcome]
+Mergery = Callable[..., Outcome]
 
 
 def made(indices: torch.Tensor, coefficients: torch.Tensor, atoms: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ def test_one_target_by_hand() -> None:
 def test_batches_do_not_change_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
     atoms, targets = draw(40, 16).float(), draw(30, 16, seed=1).float()
     whole = pursue(targets, atoms, 5)
-    monkeypatch.setattr("weft.vocabulary.pursuit.BATCH_BYTES", 20_000)
+    monkeypatch.setattr("mergery.views.vocabulary.pursuit.BATCH_BYTES", 20_000)
     parts = pursue(targets, atoms, 5)
     assert torch.equal(whole[0], parts[0])
     assert torch.allclose(whole[1], parts[1], rtol=1e-6)
@@ -149,8 +149,8 @@ def test_pieces_of_a_token(tmp_path: Path) -> None:
     assert out[BIAS][4:].tolist() == [3, 3]
 
 
-def test_the_command(pair: Path, weft: Weft) -> None:
-    done = weft("vocabulary", "transplant", pair / "model", pair / "out", "--from", pair / "donor", "-k", 8)
+def test_the_command(pair: Path, mergery: Mergery) -> None:
+    done = mergery("vocabulary", "transplant", pair / "model", pair / "out", "--from", pair / "donor", "-k", 8)
     assert done.code == 0, done.err
     assert (
         "no merged model has 20 tokens (such as 'w40', 'w41', 'w42'); the rows are made: matching pursuit" in done.err
@@ -158,26 +158,26 @@ def test_the_command(pair: Path, weft: Weft) -> None:
     assert json.loads((pair / "out" / "config.json").read_text())["vocab_size"] == 40
     assert (pair / "out" / "tokenizer.json").read_bytes() == (pair / "donor" / "tokenizer.json").read_bytes()
     assert "2506.06607" in (pair / "out" / "README.md").read_text()
-    assert weft("verify", pair / "out", "--sample", 9).code == 0
-    again = weft("vocabulary", "transplant", pair / "model", pair / "out", "--from", pair / "donor", "-k", 8)
+    assert mergery("verify", pair / "out", "--sample", 9).code == 0
+    again = mergery("vocabulary", "transplant", pair / "model", pair / "out", "--from", pair / "donor", "-k", 8)
     assert (again.code, "already there" in again.err) == (0, True)
-    shown = weft("vocabulary", "transplant", pair / "model", pair / "x", "--from", pair / "donor", "--plan")
+    shown = mergery("vocabulary", "transplant", pair / "model", pair / "x", "--from", pair / "donor", "--plan")
     assert "rows by matching pursuit in donor" in shown.out
     assert not (pair / "x").exists()
 
 
-def test_models_that_share_no_token(tmp_path: Path, weft: Weft) -> None:
+def test_models_that_share_no_token(tmp_path: Path, mergery: Mergery) -> None:
     write_model(tmp_path / "model", words("a"), [[1, 2]])
     write_model(tmp_path / "donor", words("b"), [[1, 2]])
-    done = weft("vocabulary", "transplant", tmp_path / "model", tmp_path / "out", "--from", tmp_path / "donor")
+    done = mergery("vocabulary", "transplant", tmp_path / "model", tmp_path / "out", "--from", tmp_path / "donor")
     assert done.code == 2
     assert "'model' and 'donor' share no token" in done.err
     assert not (tmp_path / "out").exists()
 
 
-def test_threads_do_not_change_a_byte(pair: Path, weft: Weft) -> None:
+def test_threads_do_not_change_a_byte(pair: Path, mergery: Mergery) -> None:
     for threads in (1, 3):
-        weft(
+        mergery(
             "vocabulary",
             "transplant",
             pair / "model",

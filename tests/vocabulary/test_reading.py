@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from tests.vocabulary.texts import ENGLISH, KOREAN, byte_bpe, save, unigram, wordpiece
 from tokenizers import Tokenizer
 
-from weft.checkpoints.base import Checkpoint
-from weft.errors import CheckpointError
-from weft.vocabulary.reading import BYTE_BPE, UNIGRAM, WORDPIECE, read_tokenizer
-from weft.vocabulary.surface import ALONE, RUNS, THREES, digits, meaning
+from mergery.checkpoints.base import Checkpoint
+from mergery.checkpoints.tokenizer.reading import BYTE_BPE, UNIGRAM, WORDPIECE, read_tokenizer
+from mergery.checkpoints.tokenizer.surface import ALONE, RUNS, THREES, digits, meaning
+from mergery.errors import CheckpointError
 
 BOTH = ENGLISH + KOREAN
 MAKERS: dict[str, Callable[[list[str], int], Tokenizer]] = {BYTE_BPE: byte_bpe, UNIGRAM: unigram, WORDPIECE: wordpiece}
@@ -58,13 +58,13 @@ def folder(path: Path) -> Files:
 def test_tokens_are_those_of_the_library(kind: str, tmp_path: Path) -> None:
     tokenizer = MAKERS[kind](BOTH, 400)
     tokenizer.add_special_tokens(["<|im_start|>"])
-    tokenizer.add_tokens(["weft"])
+    tokenizer.add_tokens(["mergery"])
     read = read_tokenizer(folder(save(tokenizer, tmp_path, eos_token="</s>")))
     assert read is not None
     assert read.kind == kind
     assert read.tokens == tokenizer.get_vocab()
     assert read.special == {"eos_token": "</s>"}
-    assert {word: entry["special"] for word, entry in read.added.items()}["weft"] is False
+    assert {word: entry["special"] for word, entry in read.added.items()}["mergery"] is False
     assert read.added["<|im_start|>"]["special"] is True
     assert read.end == tokenizer.get_vocab_size()
     if kind == BYTE_BPE:

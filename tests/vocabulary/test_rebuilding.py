@@ -12,12 +12,12 @@ from tests.vocabulary.test_reading import Files, folder
 from tests.vocabulary.texts import ENGLISH, KOREAN, SAID, byte_bpe, save, unigram, wordpiece
 from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
-from weft.errors import PlanError
-from weft.recipe import Vocabulary
-from weft.vocabulary.choosing import Member, choose_tokens
-from weft.vocabulary.reading import Tokenizer as Read
-from weft.vocabulary.reading import read_tokenizer
-from weft.vocabulary.rebuilding import Rebuilt, differences, refuse_unlike
+from mergery.checkpoints.tokenizer.reading import Tokenizer as Read
+from mergery.checkpoints.tokenizer.reading import read_tokenizer
+from mergery.errors import PlanError
+from mergery.recipe import Vocabulary
+from mergery.views.vocabulary.choosing import Member, choose_tokens
+from mergery.views.vocabulary.rebuilding import Rebuilt, differences, refuse_unlike
 
 MAKERS: dict[str, Callable[..., Tokenizer]] = {"bpe": byte_bpe, "unigram": unigram, "wordpiece": wordpiece}
 
@@ -112,7 +112,7 @@ def test_what_keeps_tokenizers_apart(tmp_path: Path) -> None:
         join(first, apart)
     assert caught.value.what == "the tokenizers of 'm' and 'b' cannot be joined"
     assert 'their normalizers differ: null and {"type": "NFKC"}' in caught.value.why
-    assert "weft vocabulary transplant" in caught.value.hint
+    assert "mergery vocabulary transplant" in caught.value.hint
     unlike = read(unigram(KOREAN, 300), tmp_path / "c")
     assert differences(first, unlike) == ["m has a byte-level BPE tokenizer and m a unigram one"]
 

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.vocabulary.models import BIAS, EMBED, HEAD, words, write_model
 
-from weft import api
-from weft.errors import WeftError
-from weft.recipe import Vocabulary
-from weft.vocabulary.choosing import Member, assign_rows, choose_tokens, count_rows
-from weft.vocabulary.reading import WORDS, Tokenizer
+from mergery import api
+from mergery.checkpoints.tokenizer.reading import WORDS, Tokenizer
+from mergery.errors import MergeryError
+from mergery.recipe import Vocabulary
+from mergery.views.vocabulary.choosing import Member, assign_rows, choose_tokens, count_rows
 
 Merge = Callable[..., dict[str, list[list[float]]]]
 
@@ -185,7 +185,7 @@ def test_configs_speak_of_the_outputs_ids(home: Path, tmp_path: Path) -> None:
 
 def fails(home: Path, vocabulary: Any, **models: str) -> str:
     names = models or {"base": "base", "a": "a", "b": "b"}
-    with pytest.raises(WeftError) as caught:
+    with pytest.raises(MergeryError) as caught:
         api.plan(
             {
                 "models": {n: str(home / p) for n, p in names.items()},
@@ -211,7 +211,7 @@ def test_what_cannot_be_given(home: Path) -> None:
     data["model"]["vocab"]["far"] = 1 << 30
     write_model(home / "far", data, torch.zeros(0, 2))
     models = {name: str(home / name) for name in ("base", "far")}
-    with pytest.raises(WeftError) as caught:
+    with pytest.raises(MergeryError) as caught:
         api.plan({"models": models, "merge": {"method": "linear", "models": ["base"]}, "vocabulary": {"from": "far"}})
     message = str(caught.value)
     assert (

@@ -8,13 +8,13 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from weft.errors import Problems, WeftError
-from weft.recipe import TokenRow, Vocabulary
-from weft.recipe.document import read_documents, write_yaml
-from weft.recipe.reading import load_recipe
-from weft.recipe.schema import recipe_schema
-from weft.vocabulary.chat import named_templates
-from weft.vocabulary.section import UNKNOWN
+from mergery.checkpoints.tokenizer.chat import named_templates
+from mergery.errors import MergeryError, Problems
+from mergery.recipe import TokenRow, Vocabulary
+from mergery.recipe.document import read_documents, write_yaml
+from mergery.recipe.reading import load_recipe
+from mergery.recipe.schema import recipe_schema
+from mergery.recipe.vocabulary import UNKNOWN
 
 HEAD = "models: {base: ./base, chat: ./chat}\nmerge: {method: linear}\n"
 FULL = """vocabulary:
@@ -144,7 +144,7 @@ ROW = "zero, {from: <model>}, {like: <token>, of: <model>} or {id: <number>, of:
     ],
 )
 def test_what_is_refused(lines: str, messages: list[str]) -> None:
-    with pytest.raises(WeftError) as caught:
+    with pytest.raises(MergeryError) as caught:
         load_recipe(HEAD + lines + "\n")
     errors = caught.value.errors if isinstance(caught.value, Problems) else (caught.value,)
     assert [str(error).removeprefix("recipe:") for error in errors] == messages
@@ -152,7 +152,7 @@ def test_what_is_refused(lines: str, messages: list[str]) -> None:
 
 def test_a_model_called_union() -> None:
     text = HEAD.replace("chat", "union") + "output: {tokenizer: union}\n"
-    with pytest.raises(WeftError, match="'union' is a model and the word for all models' tokens"):
+    with pytest.raises(MergeryError, match="'union' is a model and the word for all models' tokens"):
         load_recipe(text)
 
 

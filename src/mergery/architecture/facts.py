@@ -1,0 +1,158 @@
+"""What a config says of how weights are used, in one spelling, so that two configs can be compared.
+
+Versions of transformers and families write the same fact under different keys: `rope_theta` and `rope_scaling`, or
+`rope_parameters`; `n_embd`, `d_model` or `hidden_size`. An absent key is not a fact: it is compared only where both say it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mergery.architecture.sections import section
+
+# Facts under which the same weights compute something else: models that differ in one do not belong together.
+_MEANING: dict[str, tuple[str, ...]] = {
+    "hidden_size": ("hidden_size", "n_embd", "d_model", "dim"),
+    "num_attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    "num_key_value_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"),
+    "head_dim": ("head_dim", "kv_channels", "d_kv"),
+    "hidden_act": ("hidden_act", "hidden_activation", "activation_function", "ff_activation", "dense_act_fn"),
+    "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct"),
+    "rotary_dim": ("rotary_dim",),
+    "qk_rope_head_dim": ("qk_rope_head_dim",),
+    "qk_nope_head_dim": ("qk_nope_head_dim",),
+    "v_head_dim": ("v_head_dim",),
+    "layer_types": ("layer_types", "layers_block_type", "block_types", "attention_types"),
+    "no_rope_layers": ("no_rope_layers",),
+    "cross_attention_layers": ("cross_attention_layers",),
+    "attention_chunk_size": ("attention_chunk_size",),
+    "query_pre_attn_scalar": ("query_pre_attn_scalar",),
+    "attn_logit_softcapping": ("attn_logit_softcapping",),
+    "final_logit_softcapping": ("final_logit_softcapping",),
+    "embedding_multiplier": ("embedding_multiplier", "scale_emb"),
+    "residual_multiplier": ("residual_multiplier", "scale_depth"),
+    "attention_multiplier": ("attention_multiplier",),
+    "logits_scaling": ("logits_scaling", "logit_scale", "lm_head_multiplier", "dim_model_base"),
+    "key_multiplier": ("key_multiplier",),
+    "attention_in_multiplier": ("attention_in_multiplier",),
+    "attention_out_multiplier": ("attention_out_multiplier",),
+    "mlp_multipliers": ("mlp_multipliers",),
+    "ssm_multipliers": ("ssm_multipliers",),
+    "ssm_in_multiplier": ("ssm_in_multiplier",),
+    "ssm_out_multiplier": ("ssm_out_multiplier",),
+    "routed_scaling_factor": ("routed_scaling_factor",),
+    "norm_topk_prob": ("norm_topk_prob",),
+    "scoring_func": ("scoring_func",),
+    "topk_method": ("topk_method",),
+    "n_group": ("n_group",),
+    "topk_group": ("topk_group",),
+    "parallel_attn": ("parallel_attn", "use_parallel_residual"),
+    "alibi": ("alibi",),
+    "new_decoder_architecture": ("new_decoder_architecture",),
+    "multi_query": ("multi_query",),
+}
+_VISION: dict[str, tuple[str, ...]] = {
+    "vision.num_heads": ("num_attention_heads", "num_heads", "attention_heads"),
+    "vision.patch_size": ("patch_size",),
+    "vision.hidden_act": ("hidden_act",),
+    "vision.spatial_merge_size": ("spatial_merge_size",),
+}
+
+# Facts that leave the weights' meaning as it is, or nearly: the output takes its donor's, and the plan says so.
+_LESSER: dict[str, tuple[str, ...]] = {
+    "max_position_embeddings": ("max_position_embeddings", "n_positions", "seq_length", "context_length"),
+    "rms_norm_eps": ("rms_norm_eps",),
+    "layer_norm_eps": ("layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon"),
+    "num_experts_per_tok": ("num_experts_per_tok",),
+    "tie_word_embeddings": ("tie_word_embeddings",),
+    "vocab_size": ("vocab_size",),
+    "bos_token_id": ("bos_token_id",),
+    "eos_token_id": ("eos_token_id",),
+    "pad_token_id": ("pad_token_id",),
+}
+_NORMS = {
+    "rms_norm_eps": "RMSNorm",
+    "rms_eps": "RMSNorm",
+    "layer_norm_eps": "LayerNorm",
+    "layer_norm_epsilon": "LayerNorm",
+}
+
+ALLOWABLE = ("model_type", "norm", "rope_theta", "rope_scaling", "sliding_window", *_MEANING, *_VISION)
+"""Differences that a recipe may allow by name."""
+
+
+def meanings(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """All that a config states of what its weights mean, by the names in ALLOWABLE."""
+    language = section(config, "language")
+    facts = _take(language, _MEANING)
+    heads, hidden = facts.get("num_attention_heads"), facts.get("hidden_size")
+    if isinstance(heads, int) and heads > 0:
+        facts.setdefault("num_key_value_heads", heads)
+        if isinstance(hidden, int):
+            facts.setdefault("head_dim", hidden // heads)
+    facts |= _rope(language) | _window(language)
+    norms = {kind for key, kind in _NORMS.items() if key in language}
+    if len(norms) == 1:
+        facts["norm"] = norms.pop()
+    if isinstance(facts.get("layer_types"), list) and set(map(str, facts["layer_types"])) == {"full_attention"}:
+        facts["layer_types"] = "full_attention"
+    vision = section(config, "vision")
+    return facts | (_take(vision, _VISION) if vision else {})
+
+
+def lesser(config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a config states that may differ between models that are merged."""
+    return _take(section(config, "language"), _LESSER)
+
+
+def _take(source: Mapping[str, Any], table: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    found = {}
+    for fact, keys in table.items():
+        key = next((key for key in keys if source.get(key) is not None), None)
+        if key is not None:
+            found[fact] = source[key]
+    return found
+
+
+def _rope(source: Mapping[str, Any]) -> dict[str, Any]:
+    """The base of the rotary embedding, and how it is stretched: old keys and new ones in one form."""
+    stated = source.get("rope_parameters")
+    if isinstance(stated, dict) and stated and all(isinstance(each, dict) for each in stated.values()):
+        kinds = dict(stated)  # one for each kind of layer
+    elif isinstance(stated, dict):
+        kinds = {"": stated}
+    else:
+        scaling = source.get("rope_scaling")
+        theta = source.get("rope_theta", source.get("rotary_emb_base"))
+        if theta is None and not isinstance(scaling, dict):
+            return {}
+        kinds = {"": {"rope_theta": theta, **(scaling if isinstance(scaling, dict) else {})}}
+        if source.get("rope_local_base_freq") is not None:
+            local = {"rope_theta": source["rope_local_base_freq"]}
+            kinds = {"full_attention": kinds[""], "sliding_attention": local}
+    theta = {kind: each.get("rope_theta") for kind, each in kinds.items() if each.get("rope_theta") is not None}
+    scaling = {kind: _scaling(each) for kind, each in kinds.items()}
+    facts: dict[str, Any] = {"rope_scaling": scaling[""] if set(scaling) == {""} else scaling}
+    if theta:
+        facts["rope_theta"] = theta[""] if set(theta) == {""} else theta
+    return facts
+
+
+def _scaling(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """How positions are stretched; empty where they are not. Sections of image positions say nothing of text."""
+    kind = stated.get("rope_type", stated.get("type", "default"))
+    if kind in ("default", "mrope", None):
+        return {}
+    left_out = ("rope_theta", "rope_type", "type", "mrope_section", "partial_rotary_factor")
+    rest = {key: value for key, value in stated.items() if key not in left_out and value is not None}
+    return {"rope_type": kind, **rest}
+
+
+def _window(source: Mapping[str, Any]) -> dict[str, Any]:
+    """The width of sliding attention; None where it is switched off."""
+    if source.get("use_sliding_window") is False:
+        return {"sliding_window": None}
+    if "sliding_window" not in source:
+        return {}
+    return {"sliding_window": source["sliding_window"]}

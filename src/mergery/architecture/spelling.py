@@ -1,0 +1,141 @@
+"""Canonical names: two spellings of one model's tensors have the same.
+
+Checkpoints of one model are spelled differently by the versions of transformers that wrote them: with or without the prefix of
+the base model, experts one by one or stacked, a vision model's language model here or there in the tree. A canonical name
+says neither. It is only used to find what belongs together; outputs keep the names of their donor's files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mergery.architecture.sections import section
+
+_PREFIX = re.compile(
+    r"^(?:(?:model|language_model|text_model|transformer|gpt_neox|backbone|rwkv|bert|roberta|electra|deberta|distilbert"
+    r"|camembert)\.)+(?=\w)"
+)
+_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^(vision_tower|image_tower)\.vision_model\.", r"\1."),
+        (r"^(vision_tower|vision_model)\.(vision_model\.)?", r"vision."),
+        (r"^embed_out\.", "lm_head."),
+        (r"\.block_sparse_moe\.", ".mlp."),
+        (r"\.mlp\.input_linear\.weight$", ".mlp.experts.gate_up_proj"),
+        (r"\.mlp\.output_linear\.weight$", ".mlp.experts.down_proj"),
+        (r"\.mlp\.router\.layer\.", ".mlp.router."),
+        (r"\.mlp\.gate\.(weight|bias|e_score_correction_bias)$", r".mlp.router.\1"),
+        (r"\.mlp\.e_score_correction_bias$", ".mlp.router.e_score_correction_bias"),
+        (r"\.experts\.(\d+)\.w1\.", r".experts.\1.gate_proj."),
+        (r"\.experts\.(\d+)\.w3\.", r".experts.\1.up_proj."),
+        (r"\.experts\.(\d+)\.w2\.", r".experts.\1.down_proj."),
+        (r"LayerNorm\.gamma$", "LayerNorm.weight"),
+        (r"LayerNorm\.beta$", "LayerNorm.bias"),
+    )
+)
+
+# Families whose tensors are those of another under other names, exactly.
+_RENAMED: Mapping[str, tuple[str, tuple[tuple[re.Pattern[str], str], ...]]] = {
+    "exaone": (
+        "llama",
+        tuple(
+            (re.compile(pattern), replacement)
+            for pattern, replacement in (
+                (r"^wte\.", "embed_tokens."),
+                (r"^ln_f\.", "norm."),
+                (r"^h\.(\d+)\.ln_1\.", r"layers.\1.input_layernorm."),
+                (r"^h\.(\d+)\.ln_2\.", r"layers.\1.post_attention_layernorm."),
+                (r"^h\.(\d+)\.attn\.attention\.out_proj\.", r"layers.\1.self_attn.o_proj."),
+                (r"^h\.(\d+)\.attn\.attention\.", r"layers.\1.self_attn."),
+                (r"^h\.(\d+)\.mlp\.c_fc_0\.", r"layers.\1.mlp.gate_proj."),
+                (r"^h\.(\d+)\.mlp\.c_fc_1\.", r"layers.\1.mlp.up_proj."),
+                (r"^h\.(\d+)\.mlp\.c_proj\.", r"layers.\1.mlp.down_proj."),
+            )
+        ),
+    ),
+}
+
+# The language model of a multimodal model, where its own model type is not a plain model's.
+_LANGUAGE = {
+    "qwen2_vl": "qwen2", "qwen2_vl_text": "qwen2", "qwen2_5_vl": "qwen2", "qwen2_5_vl_text": "qwen2",
+    "qwen3_vl_text": "qwen3", "qwen3_vl_moe_text": "qwen3_moe", "gemma3": "gemma3_text", "llama4": "llama4_text",
+}  # fmt: skip
+
+# Families whose heads are tied where the config does not say; `tie_word_embeddings` is only written where it differs.
+_TIED_FAMILIES = {
+    "gpt2", "gpt_neo", "gpt_bigcode", "bert", "roberta", "electra", "t5", "bart", "gemma", "gemma2", "gemma3", "gemma3_text",
+    "falcon", "bloom", "mpt", "opt", "cohere", "cohere2", "mamba", "falcon_mamba",
+}  # fmt: skip
+
+# A tensor that is another one's alias: always, or where the config ties the head to the embeddings.
+_EMBEDDINGS = (
+    "embed_tokens.weight", "wte.weight", "shared.weight", "embed_in.weight", "embeddings.weight", "word_embeddings.weight",
+    "embeddings.word_embeddings.weight",
+)  # fmt: skip
+_ALIASES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("encoder.embed_tokens.weight", ("shared.weight",)),
+    ("decoder.embed_tokens.weight", ("shared.weight",)),
+    ("cls.predictions.decoder.bias", ("cls.predictions.bias",)),
+    ("lm_head.decoder.bias", ("lm_head.bias",)),
+)
+_TIED: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("lm_head.weight", _EMBEDDINGS),
+    ("lm_head.decoder.weight", _EMBEDDINGS),
+    ("cls.predictions.decoder.weight", _EMBEDDINGS),
+)
+
+
+def language_family(config: Mapping[str, Any] | None) -> str | None:
+    """The model type of the language model, by which a multimodal model and a plain one can belong together."""
+    kind = section(config, "language").get("model_type") or (config or {}).get("model_type")
+    if not isinstance(kind, str):
+        return None
+    plain = _LANGUAGE.get(kind, kind)
+    return _RENAMED[plain][0] if plain in _RENAMED else plain
+
+
+def canonical_name(name: str, kind: str | None = None) -> str:
+    """The canonical name of a tensor. `kind` is the model type of its checkpoint."""
+    name = _PREFIX.sub("", name)
+    rules = _RULES if kind is None or kind not in _RENAMED else (*_RULES, *_RENAMED[kind][1])
+    for pattern, replacement in rules:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def canonical_names(names: Iterable[str], config: Mapping[str, Any] | None) -> dict[str, str]:
+    """Canonical names of all tensors of a checkpoint; none where two would have the same."""
+    names = list(names)
+    kind = section(config, "language").get("model_type") or (config or {}).get("model_type")
+    result = {name: canonical_name(name, kind if isinstance(kind, str) else None) for name in names}
+    return result if len(set(result.values())) == len(names) else {}
+
+
+def ties_head(config: Mapping[str, Any] | None) -> bool | None:
+    """Whether the config, or else the family's default, ties the head to the embeddings; None where neither says."""
+    for part in (config or {}, section(config, "language")):
+        if isinstance(part.get("tie_word_embeddings"), bool):
+            return part["tie_word_embeddings"]
+    return True if str(section(config, "language").get("model_type")) in _TIED_FAMILIES else None
+
+
+def aliases(config: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, str]:
+    """What stands for what in a model of these canonical names: alias to the tensor that is stored.
+
+    A head counts as tied where the config says so, or says nothing and no head is stored.
+    """
+    present = set(names)
+    flag = ties_head(config)
+    found: dict[str, str] = {}
+    for alias, targets in _ALIASES:
+        target = next((each for each in targets if each in present), None)
+        if target:
+            found[alias] = target
+    for alias, targets in _TIED:
+        target = next((each for each in targets if each in present), None)
+        if target and (flag or (flag is None and alias not in present)):
+            found[alias] = target
+    return found

@@ -1,0 +1,89 @@
+"""What a checkpoint is: named tensors that can be read by slice, a config, and side files."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+from mergery.dtypes import DType
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class TensorInfo(NamedTuple):
+    """A tensor's header: all that is known of it before its bytes are read."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DType
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.bits // 8
+
+
+class Checkpoint(ABC):
+    """Named tensors that are read lazily, by slice, plus `config` and side files.
+
+    Opening one reads headers and small text files only. `label` is what messages call it.
+    """
+
+    label: str
+    location: str
+
+    @property
+    @abstractmethod
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Headers by name, in the order of the files."""
+
+    @abstractmethod
+    def read(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
+        """Fill `into` (uint8, exactly the range's bytes) with elements [start, stop) of the flattened tensor.
+
+        Bytes are in the stored dtype, little-endian. Safe to call from several threads at once.
+        Raises `CheckpointError` when the file ends early or the device fails.
+        """
+
+    @property
+    def config(self) -> dict[str, Any] | None:
+        """The parsed `config.json`, or None where the checkpoint has none (a single file, a state dict)."""
+        return None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of side files (tokenizer, generation config, chat template, licence), sorted; no weights."""
+        return ()
+
+    def file(self, name: str) -> bytes:
+        """The content of one side file."""
+        raise KeyError(name)
+
+    def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Bring the weights to this machine, if they are not on it yet. Called once the plan is sound.
+
+        `progress(done_bytes, total_bytes)` is called now and then.
+        """
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What the lock file records to recognise this input again: commit, or sizes and hashes of headers."""
+        return {"location": self.location}
+
+    def stamp(self) -> dict[str, list[int]]:
+        """What tells, without reading, that a file has changed: its size and time of change, by file name."""
+        return {}
+
+    def close(self) -> None:
+        """Release file handles."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

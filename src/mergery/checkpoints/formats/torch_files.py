@@ -1,0 +1,215 @@
+"""Files of `torch.save`, read without torch: the zip archives of torch 1.6 and later, and the older form."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import threading
+import zipfile
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from mergery.checkpoints.base import TensorInfo
+from mergery.checkpoints.formats.pickles import StoredTensor, load, loads, show, state_dict_of
+from mergery.checkpoints.source import Source, SourceStream, recognise
+from mergery.checkpoints.weights import WeightFile
+from mergery.errors import CheckpointError, Where
+
+if TYPE_CHECKING:
+    import numpy as np
+
+OLD_MAGIC = 0x1950A86A20F9469CFC6C
+PICKLE_LIMIT = 256 << 20
+DAMAGED = "download or save the file again"
+
+
+def open_torch_file(source: Source) -> WeightFile:
+    """A torch file's headers; the first bytes tell which of the two forms it has."""
+    first = source.read_at(0, min(64, source.size))
+    if first.startswith(b"PK\x03\x04"):
+        return ZipFile(source)
+    if first.startswith(b"\x80"):
+        return OldFile(source)
+    why = f"it begins with {first[:8]!r}" if first else "it is empty"
+    return _refuse(source, "this is no file that torch.save wrote", why, recognise(first) or DAMAGED)
+
+
+class TorchFile(WeightFile):
+    """Tensors that are views of storages; a storage's place in the file is the subclass's to tell."""
+
+    def __init__(self, source: Source, top: Any, pickled: bytes) -> None:
+        self.source = source
+        self.header_sha256 = hashlib.sha256(pickled).hexdigest()
+        self._stored, self.unread = state_dict_of(top, source.name)
+        self.tensors = {name: TensorInfo(name, tensor.shape, tensor.dtype) for name, tensor in self._stored.items()}
+        self._lock = threading.Lock()
+        self._gathered: tuple[str, np.ndarray] | None = None
+
+    @abstractmethod
+    def begin(self, key: str) -> int:
+        """The offset in the file of a storage's first byte."""
+
+    def read_range(self, info: TensorInfo, start: int, stop: int, into: memoryview) -> None:
+        tensor = self._stored[info.name]
+        if tensor.contiguous:
+            at = self.begin(tensor.storage.key) + (tensor.offset + start) * tensor.dtype.itemsize
+            self.source.read_into(at, into)
+        else:
+            self._gather(info.name, tensor, start, stop, into)
+
+    def _gather(self, name: str, tensor: StoredTensor, start: int, stop: int, into: memoryview) -> None:
+        """Elements of a transposed, sliced or expanded tensor, in row-major order.
+
+        The part of the storage that the tensor spans is read once and kept until another such one is read.
+        """
+        import numpy as np
+
+        itemsize = tensor.dtype.itemsize
+        with self._lock:
+            if self._gathered is None or self._gathered[0] != name:
+                self._gathered = None
+                span = np.empty(tensor.reach * itemsize, np.uint8)
+                at = self.begin(tensor.storage.key) + tensor.offset * itemsize
+                self.source.read_into(at, span.data)
+                self._gathered = (name, span)
+            span = self._gathered[1].view(f"u{itemsize}")
+        strides = [stride * itemsize for stride in tensor.stride]
+        whole = np.lib.stride_tricks.as_strided(span, tensor.shape, strides, writeable=False)
+        row = max(1, whole.size // tensor.shape[0])
+        first = start // row
+        rows = whole[first : -(-stop // row)].reshape(-1)
+        np.frombuffer(into, span.dtype)[:] = rows[start - first * row : stop - first * row]
+
+
+class ZipFile(TorchFile):
+    """The archive of torch 1.6 and later: a member for each storage, and a pickle of what views them."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        try:
+            with zipfile.ZipFile(io.BufferedReader(SourceStream(source), 1 << 16)) as archive:
+                members = archive.infolist()
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+            # NotImplementedError is zipfile's word for a compression that it does not know
+            _refuse(source, "the archive is damaged", f"{error}; a download that was cut short looks like this")
+        self._members = {member.filename: member for member in members}
+        if len(self._members) != len(members):
+            _refuse(source, "the archive holds two members of one name", "which of them counts cannot be known")
+        pickles = [name for name in self._members if name.rpartition("/")[2] == "data.pkl"]
+        if len(pickles) != 1:
+            _refuse(
+                source,
+                "this zip archive is none of torch's",
+                f"it holds {len(pickles)} members named data.pkl",
+            )
+        self._root = pickles[0][: -len("data.pkl")]
+        if f"{self._root}constants.pkl" in self._members:
+            _refuse(
+                source,
+                "this is a TorchScript program, not a state dict",
+                hint="save the model's state_dict()",
+            )
+        order = f"{self._root}byteorder"
+        if order in self._members and self._content(order) != b"little":
+            _refuse(source, "its numbers are big-endian", hint="save it again on a little-endian machine")
+        pickled = self._content(pickles[0])
+        super().__init__(source, loads(pickled, source.name), pickled)
+        for name, tensor in self._stored.items():
+            self._check_storage(name, tensor)
+
+    def begin(self, key: str) -> int:
+        return self._begin(f"{self._root}data/{key}")
+
+    def _begin(self, name: str) -> int:
+        member = self._members[name]
+        local = self.source.read_at(member.header_offset, 30)
+        if local[:4] != b"PK\x03\x04":
+            _refuse(self.source, f"the archive is damaged: member {name!r} is not where its directory says")
+        names, extra = struct.unpack("<HH", local[26:30])
+        begin = member.header_offset + 30 + names + extra
+        if begin + member.file_size > self.source.size:
+            _refuse(self.source, f"the archive is damaged: member {name!r} reaches beyond the file")
+        return begin
+
+    def _content(self, name: str) -> bytes:
+        member = self._members[name]
+        self._check_stored(name, member)
+        if member.file_size > PICKLE_LIMIT:
+            _refuse(
+                self.source,
+                f"member {name!r} has {member.file_size} bytes",
+                f"at most {PICKLE_LIMIT} are read",
+            )
+        return self.source.read_at(self._begin(name), member.file_size)
+
+    def _check_stored(self, name: str, member: zipfile.ZipInfo) -> None:
+        if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
+            why = "torch.save stores members as they are; this archive was packed by another program"
+            _refuse(
+                self.source,
+                f"member {name!r} is compressed or encrypted",
+                why,
+                "unpack it and save it with torch",
+            )
+
+    def _check_storage(self, name: str, tensor: StoredTensor) -> None:
+        storage = tensor.storage
+        member = self._members.get(f"{self._root}data/{storage.key}")
+        if member is None:
+            _refuse(self.source, f"tensor {name!r}: its storage {storage.key!r} is not in the archive")
+        self._check_stored(member.filename, member)
+        if member.file_size < storage.nbytes:
+            why = f"the pickle says {storage.nbytes} bytes, the archive holds {member.file_size}"
+            _refuse(self.source, f"tensor {name!r}: its storage {storage.key!r} is too short", why)
+
+
+class OldFile(TorchFile):
+    """The stream of torch before 1.6: five pickles, then each storage behind its eight bytes of length."""
+
+    def __init__(self, source: Source) -> None:
+        with io.BufferedReader(SourceStream(source), 1 << 16) as stream:
+            if load(stream, source.name) != OLD_MAGIC:
+                _refuse(
+                    source,
+                    "this pickle is no file that torch.save wrote",
+                    "it does not begin with torch's mark",
+                )
+            version, system = load(stream, source.name), load(stream, source.name)
+            if version != 1001 or not isinstance(system, dict) or system.get("little_endian") is not True:
+                _refuse(
+                    source,
+                    "its numbers are big-endian, or its version is unknown",
+                    f"it says {show((version, system))}",
+                )
+            top = load(stream, source.name)
+            keys = load(stream, source.name)
+            at = stream.tell()
+        super().__init__(source, top, source.read_at(0, min(at, PICKLE_LIMIT)))
+        self._begins = self._place(keys, at)
+
+    def begin(self, key: str) -> int:
+        return self._begins[key]
+
+    def _place(self, keys: Any, at: int) -> dict[str, int]:
+        storages = {tensor.storage[:2] for tensor in self._stored.values()}
+        sizes = dict(storages)
+        if (
+            not isinstance(keys, list)
+            or any(type(key) is not str for key in keys)
+            or len(sizes) != len(storages)
+            or sorted(keys) != sorted(sizes)
+        ):
+            _refuse(self.source, "its list of storages does not match its tensors")
+        begins: dict[str, int] = {}
+        for key in keys:
+            begins[key] = at + 8
+            at += 8 + sizes[key]
+        if at != self.source.size:
+            why = f"its header describes {at} bytes, it has {self.source.size}"
+            _refuse(self.source, "the file is truncated or padded", why)
+        return begins
+
+
+def _refuse(source: Source, what: str, why: str = "", hint: str = DAMAGED) -> NoReturn:
+    raise CheckpointError(what, where=Where(source.name), why=why, hint=hint)

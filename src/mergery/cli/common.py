@@ -1,0 +1,97 @@
+"""Parameters and printing that several commands share."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mergery.planning.plan import Plan
+    from mergery.run.workers import Options
+
+Threads = Annotated[int, Parameter(help="Worker threads; 0 takes one for each core.")]
+DeviceName = Annotated[
+    str,
+    Parameter(
+        name="device", help="Where to compute: cpu, cuda (all GPUs), cuda:0, or auto (GPUs where there are any)."
+    ),
+]
+CHUNK = "512Ki"  # as in `mergery.engine`, which this must not load
+Chunk = Annotated[str, Parameter(help="Elements that are computed at once, a multiple of 64Ki.")]
+Only = Annotated[
+    tuple[str, ...],
+    Parameter(
+        negative="",
+        help="A part of the model, to try a recipe: layers.0-1, a role such as embed, or a pattern of names.",
+    ),
+]
+Json = Annotated[bool, Parameter(negative="", help="Print JSON, one event a line, for other programs.")]
+
+
+def run_options(threads: int, chunk: str, device: str = "cpu") -> Options:
+    """The options of a run as the user wrote them. Raises RecipeError."""
+    from mergery.errors import RecipeError
+    from mergery.kernels import BLOCK
+    from mergery.run.workers import Options
+
+    if threads < 0:
+        raise RecipeError(f"--threads is {threads}", why="it must be 0 or more")
+    text = chunk.removesuffix("Ki").removesuffix("Mi")
+    scale = 1024 if chunk.endswith("Ki") else 1024**2 if chunk.endswith("Mi") else 1
+    size = int(text) * scale if text.isdigit() else 0
+    if size < BLOCK or size % BLOCK:
+        raise RecipeError(
+            f"--chunk is {chunk!r}", why=f"it must be a multiple of {BLOCK // 1024}Ki", hint=f"--chunk {CHUNK}"
+        )
+    options = Options(threads, size, device=device)
+    _ = options.devices  # says so at once where it is not there
+    return options
+
+
+def show(plan: Plan, options: Options, *, json: bool) -> None:
+    """Print what a plan would do, and close it."""
+    from mergery.cli.progress import show_plan
+    from mergery.report.explain import explain
+
+    facts = explain(plan, options)
+    plan.close()
+    if json:
+        print_json(facts)
+    else:
+        show_plan(facts)
+
+
+def carry_out(
+    plan: Plan, out: Path, options: Options, *, json: bool, quiet: bool, replace: bool, ray: str | None = None
+) -> None:
+    """Run a plan, and report on it as the user wants."""
+    from mergery import api
+    from mergery.cli.progress import reporter
+
+    report = reporter("json" if json else "quiet" if quiet else "auto")
+    report.plan(plan)
+    try:
+        result = api.merge(plan, out, options=options, on_event=report.event, replace=replace, ray=ray)
+    finally:
+        report.close()
+    assert isinstance(result, api.Result)
+    report.result(result)
+
+
+def print_json(data: Any) -> None:
+    """Print data for other programs."""
+    print(json.dumps(data, indent=2, default=str))
+
+
+def wait_without_spinning() -> None:
+    """Let torch's threads sleep while they wait for one another, unless the user has said how they shall wait.
+
+    Threads that spin take the core from those they wait for: on a machine with other work, an evaluation took four times the
+    processor time. It must be said before torch is loaded.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,0 +1,72 @@
+"""`mergery vocabulary`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import App, Parameter
+
+from mergery.cli.common import CHUNK, Json, Threads, carry_out, run_options, show
+
+app = App(name="vocabulary", help="Tokens and tokenizers of models.", help_format="plaintext")
+
+
+@app.command
+def transplant(
+    model: str,
+    out: Path,
+    /,
+    *,
+    donor: Annotated[str, Parameter(name="--from")],
+    fill: Literal["omp", "subword", "mean", "random", "zero"] = "omp",
+    neighbours: Annotated[int, Parameter(name=("--neighbours", "-k"))] = 64,
+    dtype: str | None = None,
+    seed: int = 0,
+    replace: Annotated[bool, Parameter(negative="")] = False,
+    plan: Annotated[bool, Parameter(negative="")] = False,
+    threads: Threads = 0,
+    json: Json = False,
+    quiet: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Give MODEL the tokenizer of another one, and write the model folder OUT.
+
+    Rows of tokens that both have are copied. The other rows are made, by default by orthogonal matching pursuit: each
+    new token's row is, in the donor, a sum of a few rows of shared tokens; the same sum is taken of MODEL's own rows.
+    All that is not a row of a token is copied. It is a merge of one model, with lock and card, and goes on after an
+    interruption.
+
+    Parameters
+    ----------
+    model
+        A model folder or hub id.
+    out
+        The folder to write.
+    donor
+        The model whose tokenizer MODEL gets; its embeddings may have another width.
+    fill
+        How rows of new tokens are made: omp; subword, the mean of the rows of the pieces into which MODEL's own tokenizer
+        cuts the token; mean, of all rows; random, with their mean and spread; zero.
+    neighbours
+        Of omp: the largest number of tokens of which a row is made.
+    dtype
+        Of the output; MODEL's own where it is not given.
+    seed
+        Of random rows.
+    replace
+        Exchange what stands in OUT for the new model, once that is complete.
+    plan
+        Only show what would be done.
+    quiet
+        Print nothing but errors.
+    """
+    from mergery import api
+    from mergery.recipe.transplanting import transplant_recipe
+
+    options = run_options(threads, CHUNK)
+    recipe = transplant_recipe(model, donor, fill=fill, neighbours=neighbours, dtype=dtype, seed=seed)
+    planned = api.plan(recipe)
+    if plan:
+        show(planned, options, json=json)
+    else:
+        carry_out(planned, out, options, json=json, quiet=quiet, replace=replace)

@@ -1,0 +1,141 @@
+"""Calling methods, and what their asks derive, on float32 torch tensors of one piece, on the worker's device."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mergery.dtypes import F32, DType
+from mergery.engine.reader import Reader
+from mergery.kernels import LAST_ROW
+from mergery.kernels import random as keyed
+from mergery.method import Base, Random, Shape
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OUTPUT_STATUS = 1 << 62
+
+
+class Draw:
+    """Keyed randomness for one piece of one tensor."""
+
+    def __init__(self, reader: Reader, keys: np.ndarray, start: int, stop: int) -> None:
+        self.reader, self.keys, self.start, self.stop = reader, keys, start, stop
+
+    def uniform(self, model: int) -> Tensor:
+        """float32 in [0, 1), one for each element of the piece."""
+        stream = keyed.uniform(int(self.keys[model]), self.start, self.stop, self.reader.loom.device.place)
+        return turned(self.reader, stream.reshape(piece_shape(self.reader, self.stop - self.start)))
+
+
+def piece_shape(reader: Reader, size: int) -> tuple[int, ...]:
+    """How a method sees a piece: flat, as a matrix of whole rows, whole in the tensor's own shape, or as it is stored of
+    matrices.
+    """
+    if reader.weave.matrices is not None:
+        each = reader.weave.matrices
+        count = size // (each.rows * each.columns)
+        return (each.rows, each.columns) if each.count == 1 else (count, each.rows, each.columns)
+    if reader.weave.method.unit == "tensor":
+        return reader.weave.shape
+    if reader.by_row or reader.scope == "column":
+        return (size // reader.columns, reader.columns)
+    return (size,)
+
+
+def decode(reader: Reader, window: int, start: int, stop: int) -> list[Tensor]:
+    """Elements [start, stop) of every row as float32, from the buffers, whose window begins at `window`."""
+    import torch
+
+    shape = piece_shape(reader, stop - start)
+    place = reader.loom.device.place or torch.device("cpu")
+    tensors = []
+    for row, node in enumerate(reader.rows):
+        size = node.dtype.itemsize
+        stored = torch.from_numpy(reader.raw[row, (start - window) * size : (stop - window) * size])
+        tensor = stored.view(getattr(torch, node.dtype.torch)).to(place).to(torch.float32, copy=True).reshape(shape)
+        if not tensor.isfinite().all():
+            reader.check(1 << min(row, LAST_ROW), F32)
+        tensors.append(turned(reader, tensor))
+    return tensors
+
+
+def turned(reader: Reader, tensor: Tensor) -> Tensor:
+    """Matrices that are stored the other way round as [out, in], and the other way round."""
+    each = reader.weave.matrices
+    return tensor if each is None or not each.transposed else tensor.mT.contiguous()
+
+
+def call(
+    reader: Reader,
+    function: Callable[..., Any],
+    known: Mapping[str, Any],
+    keys: np.ndarray,
+    window: int,
+    start: int,
+    stop: int,
+) -> Any:
+    """Call a method, or an ask's `of`, on one piece, with what its parameters name."""
+    method = reader.weave.method
+    tensors = decode(reader, window, start, stop)
+    base = tensors[0] if reader.weave.base is not None else None
+    models = tensors if base is None else tensors[1:]
+    if reader.deltas and base is not None and method.takes != "models":
+        models = [model - base for model in models]
+    given: dict[str, Any] = {**known, "models": models, "deltas": models, method.first: models}
+    for name, ask in method.asks:
+        if isinstance(ask, Shape):
+            given[name] = reader.weave.shape
+        elif isinstance(ask, Base):
+            given[name] = base
+        elif isinstance(ask, Random):
+            given[name] = Draw(reader, keys, start, stop)
+    wanted = inspect.signature(function).parameters
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    result = function(
+        *(given[name] for name, parameter in wanted.items() if parameter.kind is not keyword),
+        **{name: given[name] for name, parameter in wanted.items() if parameter.kind is keyword},
+    )
+    if function is not method.function:
+        return result
+    if method.takes == "deltas":
+        assert base is not None
+        result = base + result
+    return turned(reader, result)
+
+
+def mix_vectors(
+    reader: Reader, coefficients: Callable[[np.ndarray], np.ndarray], window: int, start: int, stop: int
+) -> Tensor:
+    """A Gram method whose vectors are the rows or the columns of a piece: one set of coefficients for each."""
+    import torch
+
+    tensors = decode(reader, window, start, stop)
+    base = tensors[0] if reader.weave.base is not None else None
+    models = tensors if base is None else tensors[1:]
+    vectors = torch.stack([model - base for model in models] if reader.deltas and base is not None else models)
+    if reader.scope == "column":
+        vectors = vectors.transpose(1, 2)
+    wide = vectors.to(torch.float64)
+    share = coefficients(torch.einsum("irc,jrc->rij", wide, wide).cpu().numpy())
+    factors = torch.from_numpy(np.ascontiguousarray(share, dtype=np.float32)).to(vectors.device)
+    result = torch.zeros_like(vectors[0])
+    for model in range(reader.k):
+        result += factors[:, model, None] * vectors[model]
+    if reader.scope == "column":
+        result = result.T
+    return base + result if reader.deltas and base is not None else result
+
+
+def store(reader: Reader, result: Tensor, out: np.ndarray, dtype: DType) -> None:
+    """Write a result, rounded once, as bytes."""
+    import torch
+
+    stored = result.detach().reshape(-1).to(getattr(torch, dtype.torch)).contiguous()
+    if not stored.isfinite().all():
+        reader.check(OUTPUT_STATUS, dtype)
+    torch.from_numpy(out).copy_(stored.view(torch.uint8))

@@ -1,0 +1,319 @@
+"""One node of a plan on one worker's loom: reduce, then map."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mergery.dtypes import F32, DType
+from mergery.engine import calling as tensors
+from mergery.engine import reductions as reduce
+from mergery.engine.computing import Deriver
+from mergery.engine.gathering import Needle
+from mergery.engine.reader import Inner, Reader
+from mergery.engine.workspace import Context, Loom
+from mergery.graph.nodes import Derived, Leaf, Patchwork, Weave
+from mergery.kernels import find_twin
+from mergery.kernels import random as keyed
+from mergery.kernels.devices import CPU
+from mergery.method import Ask, Consensus, Largest, Sum
+
+if TYPE_CHECKING:
+    from mergery.kernels import Twin
+
+
+def thread(node: Weave | Patchwork | Derived, context: Context, loom: Loom, level: int = 0) -> Inner:
+    """What makes a node, window by window, with the loom's buffers from `level` on."""
+    if isinstance(node, Weave):
+        return Shuttle(node, context, loom, level)
+    if isinstance(node, Derived):
+        return Deriver(node, partial(thread, context=context, loom=loom), loom, level)
+    return Needle(node, partial(thread, context=context, loom=loom), loom, level)
+
+
+class Shuttle:
+    """Evaluates one weave; the weaves below it are shuttles of their own, on deeper levels of the loom."""
+
+    def __init__(self, weave: Weave, context: Context, loom: Loom, level: int = 0) -> None:
+        self.weave, self.context = weave, context
+        self.method, self.settings = weave.method, weave.settings
+        self.inner: list[Inner | None] = []
+        self.levels = 1
+        for node in weave.rows:
+            inner = None if isinstance(node, Leaf) else thread(node, context, loom, level + self.levels)
+            self.inner.append(inner)
+            self.levels += inner.levels if inner is not None else 0
+        self.reader = Reader(weave, self.inner, context, loom, level)
+        self.reader.keeps = self.reduces and loom.device == CPU  # a GPU's windows are larger than what is kept
+        self.keys = np.array([keyed.key(context.seed, weave.name, model) for model in weave.models], dtype=np.uint64)
+        self.asked: dict[str, Any] = {}
+        self.memory: dict[Any, Any] = {}  # of compiled twins
+        self.result: Any = None
+        self.ready = False
+
+    @property
+    def grain(self) -> int:
+        return self.reader.grain
+
+    @property
+    def reduces(self) -> bool:
+        """Whether the inputs are read more than once."""
+        streamed = (ask for _, ask in self.method.asks if isinstance(ask, (Largest, Sum)))
+        own = self.method.takes == "gram" or any(needed(ask, self.settings) for ask in streamed)
+        rescales = self.settings.get("rescale") == "l1"
+        return own or rescales or any(inner.reduces for inner in self.inner if inner is not None)
+
+    def outputs(self) -> Iterator[tuple[int, int]]:
+        """The windows in which the result is made: small ones, to stay in the cache, where nothing is read twice."""
+        reader = self.reader
+        yield from reader.windows() if self.reduces else reader.pieces(0, reader.n)
+
+    # --- reduce -------------------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Run every reduction that the method asks for, in the order of its signature; then call it, if that is all."""
+        if self.ready:
+            return
+        for inner in self.inner:
+            if inner is not None:
+                inner.prepare()
+        self.before()
+        if self.method.gives != "tensor" and self.reader.scope == "tensor":
+            first = self._gram() if self.method.takes == "gram" else self.reader.k
+            result = self.method.function(first, **self.asked, **self.settings)
+            if self.method.gives == "coefficients":
+                self.result = np.ascontiguousarray(result, dtype=np.float32)[None]
+            else:
+                self.result = self._agreement(result)
+        self.ready = True
+
+    def before(self, stop: str = "") -> Shuttle:
+        """Itself, with answers to all asks, or to those that come before the one called `stop`."""
+        for kind, asks in grouped(self.method.asks, self.settings):
+            names = [name for name, _ in asks]
+            if stop in names:
+                break
+            if names[0] in self.asked:
+                continue
+            if kind is None:
+                self.asked |= dict.fromkeys(names)
+            elif asks[0][1].spans_model(self.settings) and not self.context.alone:
+                self.asked |= {name: self._of_model(name) for name in names}
+            elif kind is Sum:
+                self.asked |= zip(names, self.sums([ask.of for _, ask in asks if isinstance(ask, Sum)]), strict=True)
+            else:
+                self.asked |= self._order([(name, ask) for name, ask in asks if isinstance(ask, Largest)])
+        return self
+
+    def _of_model(self, name: str) -> Any:
+        """What the run has found out about the whole model."""
+        return self.context.statistics[self.weave.merge, f"{self.method.name}.{name}"]
+
+    def _gram(self) -> np.ndarray:
+        if self.settings.get("scope") == "model" and not self.context.alone:
+            return np.array(self._of_model(self.method.first))
+        return reduce.gram(self.reader)
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """Settings, and answers to asks so far."""
+        return {**self.settings, **self.asked}
+
+    def derived(self, of: Any, pieces: Iterable[tuple[int, int]] | None = None) -> Iterator[Any]:
+        """What an ask's `of` gives, piece by piece: a tensor, or a list of them."""
+        reader, known = self.reader, self.known
+        for start, stop in reader.pieces(0, reader.n) if pieces is None else pieces:
+            reader.load(start, stop)
+            for first, last in reader.slices(start, stop):
+                yield tensors.call(reader, of, known, self.keys, start, first, last)
+
+    def twin(self, function: Any) -> Twin | None:
+        """The compiled version of a function, on the processor."""
+        return find_twin(function) if self.reader.loom.device == CPU else None
+
+    def gives_each(self, of: Any) -> bool:
+        """Whether an ask's `of` gives one tensor for each model."""
+        twin = self.twin(of)
+        return twin.each if twin else isinstance(next(iter(self.derived(of))), (list, tuple))
+
+    def stacked(self, of: Any, pieces: Iterable[tuple[int, int]] | None = None) -> Iterator[np.ndarray]:
+        """The same as float32 (tensors, elements)."""
+        twin = self.twin(of)
+        if twin is None:
+            for values in self.derived(of, pieces):
+                items = values if isinstance(values, (list, tuple)) else [values]
+                yield np.stack(
+                    [item.reshape(-1).cpu().numpy() for item in items], dtype=np.float32, casting="same_kind"
+                )
+            return
+        items = self.reader.k if twin.each else 1
+        for start, stop in self.reader.pieces(0, self.reader.n) if pieces is None else pieces:
+            values = np.empty((items, stop - start), dtype=np.float32)
+            self.reader.check(twin.run(self._piece(start, stop), values), F32)
+            yield values
+
+    def _piece(self, start: int, stop: int) -> Any:
+        """A window as compiled twins take it."""
+        from mergery.kernels.compiled.piece import Piece
+
+        reader = self.reader
+        raw = reader.load(start, stop)
+        return Piece(
+            raw, reader.codes, stop - start, start, reader.columns, reader.block, self.keys, self.known, self.memory
+        )
+
+    def _order(self, asks: list[tuple[str, Largest]]) -> dict[str, Any]:
+        """Order statistics of one thing: the models' deltas, or what is derived from them."""
+        of = asks[0][1].of
+        if of is None:
+            return reduce.thresholds(self.reader, asks, self.asked)
+        each = self.gives_each(of)
+        ranks = reduce.ranking(
+            asks, self.reader.n, lambda n: reduce.derived_ranks(self.weave, asks, n, self.asked, each=each)
+        )
+        few = self.reader.sampled_pieces()
+        sample = (lambda: self.stacked(of, few)) if few else None
+        k = self.reader.k if each else 1
+        values = reduce.largest_of(lambda: self.stacked(of), ranks, k, self.reader.n, sample)
+        columns = [values[:, column].tolist() for column in range(len(asks))]
+        return {name: column if each else column[0] for (name, _), column in zip(asks, columns, strict=True)}
+
+    def sum(self, of: Any) -> float | list[float]:
+        """Float64 sums over the tensor of what an ask's `of` gives."""
+        return self.sums([of])[0]
+
+    def sums(self, functions: list[Any]) -> list[float | list[float]]:
+        """Float64 sums over the tensor of what the `of` of several asks give, in one pass."""
+        reader, grain, each = self.reader, self.reader.block, [True] * len(functions)
+        sums: list[list[list[float]]] = [
+            [] for _ in functions
+        ]  # not arrays: small ones that stay, among large ones that go, keep memory from returning
+        for start, stop in reader.pieces(0, reader.n):
+            reader.load(start, stop)
+            for number, of in enumerate(functions):
+                each[number], parts = self._block_sums(of, start, stop, grain)
+                sums[number] = sums[number] or [[] for _ in parts]
+                for own, part in zip(sums[number], parts, strict=True):
+                    own += part.tolist()
+        totals = [[math.fsum(own) for own in items] for items in sums]
+        return [total if many else total[0] for total, many in zip(totals, each, strict=True)]
+
+    def _block_sums(self, of: Any, start: int, stop: int, grain: int) -> tuple[bool, list[np.ndarray]]:
+        """Whether `of` gives a tensor for each model, and the sums of a piece, item by item."""
+        twin = self.twin(of)
+        if twin is None:
+            each, slices = False, []
+            for values in self.derived(of, [(start, stop)]):
+                each = isinstance(values, (list, tuple))
+                items = values if each else [values]
+                slices.append([reduce.block_sums(item.reshape(-1).cpu().numpy(), grain) for item in items])
+            return each, [np.concatenate(parts) for parts in zip(*slices, strict=True)]
+        out = np.empty((self.reader.k if twin.each else 1, -(-(stop - start) // grain)))
+        self.reader.check(twin.run(self._piece(start, stop), out), F32)
+        return twin.each, list(out)
+
+    def _agreement(self, rule: Consensus) -> tuple[Any, ...]:
+        """A consensus rule as the kernels take it."""
+        k = self.reader.k
+
+        def each(values: Any, default: float) -> np.ndarray:
+            return np.full(k, default, np.float32) if values is None else np.array(values, np.float32)
+
+        least, most = each(rule.least, 0.0), each(rule.most, float("inf"))
+        chance, drawn = each(rule.probability, 1.0), int(rule.probability is not None)
+        gain, weight = each(rule.gain, 1.0), each(rule.weight, 1.0)
+        if rule.preserve_l1:
+            before, after = reduce.masses(self.reader, self.keys, (least, most, chance, drawn))
+            for model in range(k):
+                gain[model] *= before[model] / after[model] if after[model] > 0.0 else 1.0
+        exact = np.asarray(rule.weight, dtype=np.float64)
+        total = float(exact.sum())
+        divisor = total if abs(total) > 1e-12 * float(np.abs(exact).sum()) else 1.0
+        return (
+            weight,
+            least,
+            most,
+            chance,
+            gain,
+            drawn,
+            0 if not rule.elect else 1 if rule.zero > 0.0 else -1,
+            2 if rule.largest else int(rule.normalize),
+            divisor,
+            float(rule.scale),
+        )
+
+    # --- map ----------------------------------------------------------------------------------------------------------
+
+    def compute(self, start: int, stop: int, out: np.ndarray, dtype: DType) -> None:
+        """Elements [start, stop), whole grains, of the result, rounded once to `dtype`, as bytes at the start of `out`."""
+        self.prepare()
+        reader, kernel = self.reader, self.reader.loom.kernels
+        raw = reader.load(start, stop)
+        size = stop - start
+        if self.method.gives == "tensor" or reader.scope != "tensor":
+            self._map_tensors(start, stop, out, dtype)
+        elif self.method.gives == "consensus":
+            status = kernel.agree(raw, reader.codes, size, start, self.keys, *self.result, out, dtype.code)
+            reader.check(status, dtype)
+        else:
+            reader.check(kernel.mix(raw, reader.codes, size, reader.deltas, self.result, out, dtype.code), dtype)
+
+    def _map_tensors(self, window: int, end: int, out: np.ndarray, dtype: DType) -> None:
+        twin = self.twin(self.method.function) if self.reader.scope == "tensor" else None
+        if twin is not None:
+            self.reader.check(twin.run(self._piece(window, end), out, dtype.code), dtype)
+            return
+        known = self.known
+        for start, stop in self.reader.slices(window, end):
+            if self.reader.scope == "tensor":
+                function = self.method.function
+                result = tensors.call(self.reader, function, known, self.keys, window, start, stop)
+            else:
+                result = tensors.mix_vectors(self.reader, self._coefficients, window, start, stop)
+            first, last = (start - window) * dtype.itemsize, (stop - window) * dtype.itemsize
+            tensors.store(self.reader, result, out[first:last], dtype)
+
+    def _coefficients(self, gram: np.ndarray) -> np.ndarray:
+        return self.method.function(gram, **self.asked, **self.settings)
+
+
+def grouped(
+    asks: tuple[tuple[str, Ask], ...], settings: Mapping[str, Any]
+) -> Iterator[tuple[type[Sum] | type[Largest] | None, list[tuple[str, Ask]]]]:
+    """Asks in the order of the signature, those together that one pass can answer: neighbours that want order statistics
+    of the same thing, or sums none of which needs another.
+
+    The kind is None for asks that the settings make needless.
+    """
+
+    def kind(item: tuple[str, Ask]) -> tuple[Any, Any, bool]:
+        _, ask = item
+        if not needed(ask, settings):
+            return None, None, False
+        return type(ask), (ask.of, ask.nonzero) if isinstance(ask, Largest) else None, ask.spans_model(settings)
+
+    streamed = [item for item in asks if isinstance(item[1], (Largest, Sum))]
+    for (which, _, _), found in itertools.groupby(streamed, kind):
+        group: list[tuple[str, Ask]] = []
+        for name, ask in found:
+            if which is Sum and isinstance(ask, Sum) and {known for known, _ in group} & names_of(ask.of):
+                yield which, group
+                group = []
+            group.append((name, ask))
+        yield which, group
+
+
+def names_of(function: Any) -> set[str]:
+    """The parameters of a function."""
+    return set(inspect.signature(function).parameters)
+
+
+def needed(ask: Ask, settings: Mapping[str, Any]) -> bool:
+    """Whether the settings of a tensor make an ask necessary."""
+    return ask.when is None or ask.when(settings)

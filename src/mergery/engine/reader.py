@@ -1,0 +1,216 @@
+"""Windows of a node's inputs, read into a worker's buffers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+
+from mergery.dtypes import F32, DType
+from mergery.engine.workspace import TENSORS, Context, Kept, Loom
+from mergery.errors import DataError
+from mergery.graph.nodes import Leaf, Weave, woven
+from mergery.kernels import BLOCK, LAST_ROW
+from mergery.kernels.devices import CPU
+
+RUN = 1 << 12  # elements that a sample reads at one place
+SAMPLED_RUNS = 32  # places, at least
+SAMPLED_SHARE = 64  # a sample is one part in so many, of tensors up to 64 Mi elements
+SAMPLED_MOST = 256  # places: a million elements tell a rank to a few parts in ten thousand
+SAMPLED_PIECES = 64  # of what is derived from a tensor, at most
+
+
+def sampled_runs(n: int) -> int:
+    """At how many places a tensor of n elements is sampled. There is an end to it, so that memory does not grow with n."""
+    return min(SAMPLED_MOST, max(SAMPLED_RUNS, n // (SAMPLED_SHARE * RUN)))
+
+
+class Inner(Protocol):
+    """A stage below: made on demand, window by window."""
+
+    levels: int  # of the loom that it takes up
+
+    @property
+    def grain(self) -> int: ...
+
+    @property
+    def reduces(self) -> bool: ...
+
+    def prepare(self) -> None: ...
+
+    def outputs(self) -> Iterator[tuple[int, int]]: ...
+
+    def compute(self, start: int, stop: int, out: np.ndarray, dtype: DType) -> None: ...
+
+
+class Reader:
+    """Reads windows of a weave's rows: its base, where it has one, and its models.
+
+    `raw` is uint8 (rows, capacity); row j begins with the window's elements of input j in their stored dtype, whose codes are
+    `codes`. `deltas` is 1 where the vectors of the merge are the models minus the base. `keeps` says that the first windows
+    are kept, as the inputs are read more than once.
+    """
+
+    def __init__(self, weave: Weave, inner: list[Inner | None], context: Context, loom: Loom, level: int) -> None:
+        self.weave, self.inner, self.context, self.loom, self.level = weave, inner, context, loom, level
+        self.rows = weave.rows
+        self.k, self.n = len(weave.inputs), weave.elements
+        self.codes = np.array([node.dtype.code for node in self.rows], dtype=np.int64)
+        self.itemsize = max(node.dtype.itemsize for node in self.rows)
+        self.deltas = int(weave.base is not None and weave.method.span in ("deltas", "either"))
+        self.scope = str(weave.settings.get("scope", "tensor")) if weave.method.takes == "gram" else "tensor"
+        if self.scope == "column" and len(weave.shape) < 2:
+            self.scope = "row"  # a vector is one vector, whichever way matrices are cut
+        if self.scope == "model":
+            self.scope = "tensor"  # the Gram matrix is another one; the tensor is mixed as a whole
+        self.keeps = False
+        self.raw = np.empty((0, 0), dtype=np.uint8)
+        self._loaded: tuple[int, int] | None = None
+
+    @property
+    def columns(self) -> int:
+        """Elements of a row; a vector is one row."""
+        shape = self.weave.shape
+        return max(1, self.n if len(shape) < 2 else self.n // max(1, shape[0]))
+
+    @property
+    def whole(self) -> bool:
+        """Whether the tensor cannot be made in pieces."""
+        return self.weave.method.unit == "tensor" or self.scope == "column"
+
+    @property
+    def by_row(self) -> bool:
+        """Whether pieces are whole rows."""
+        return self.weave.method.unit == "row" or self.scope == "row"
+
+    @property
+    def block(self) -> int:
+        """Elements that are summed together first; where pieces are whole rows, those of a power of two of rows."""
+        if not self.by_row:
+            return BLOCK
+        return self.columns << max(0, (BLOCK // self.columns).bit_length() - 1)
+
+    @property
+    def grain(self) -> int:
+        """Elements that must stay together, here and in the stages below; windows are multiples of it."""
+        own = self.n if self.whole else self.block
+        if self.weave.matrices is not None:
+            each = self.weave.matrices
+            own = each.together * each.rows * each.columns
+        grain = math.lcm(max(1, own), *(inner.grain for inner in self.inner if inner is not None))
+        return min(grain, max(1, self.n))
+
+    @property
+    def chunk(self) -> int:
+        """Elements of a window that is computed at once."""
+        return self.loom.device.window(self.context.chunk, len(self.rows))
+
+    def spans(self, start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+        """Ranges of about `size` elements, of whole grains."""
+        grain = self.grain
+        step = max(grain, size // grain * grain)
+        for low in range(start, stop, step):
+            yield low, min(stop, low + step)
+
+    def windows(self) -> Iterator[tuple[int, int]]:
+        """The tensor in windows for one of several passes.
+
+        Stored inputs, but for the first windows, are read again for each pass, in windows that stay in the processor's
+        cache: the page cache is the better stage. Stages below would be made again, so their windows are as large as the
+        loom's stage holds.
+        """
+        staged = any(map(woven, self.rows))
+        yield from self.spans(
+            0, self.n, self.context.stage // (self.itemsize * len(self.rows)) if staged else self.chunk
+        )
+
+    def pieces(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """A range in pieces that stay in the cache; matrices, in the numbers in which they are merged."""
+        yield from self.spans(start, stop, self.grain if self.weave.matrices is not None else self.chunk)
+
+    def slices(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """A window in the slices that torch works on at once; a GPU takes the whole window."""
+        size = min(TENSORS, self.chunk) if self.loom.device == CPU else self.chunk
+        yield from self.spans(start, stop, self.grain if self.weave.matrices is not None else size)
+
+    def load(self, start: int, stop: int) -> np.ndarray:
+        """Read a window of every row, unless the buffers hold it. Returns `raw`."""
+        if self._loaded != (start, stop):
+            kept = self.loom.kept(self.level, self) if self.keeps else None
+            raw = kept.windows.get((start, stop)) if kept else None
+            self.raw = self._read(start, stop, kept) if raw is None else raw
+            self._loaded = (start, stop)
+        return self.raw
+
+    def _read(self, start: int, stop: int, kept: Kept | None) -> np.ndarray:
+        size = len(self.rows), (stop - start) * self.itemsize
+        room = kept.place(*size) if kept else None
+        raw = self.loom.rows(self.level, "raw", *size) if room is None else room
+        for row in range(len(self.rows)):
+            self._fill(row, start, stop, raw[row])
+        if kept and room is not None:
+            kept.windows[start, stop] = room
+        return raw
+
+    def _fill(self, row: int, start: int, stop: int, into: np.ndarray) -> None:
+        node, inner = self.rows[row], self.inner[row]
+        if inner is not None:
+            inner.compute(start, stop, into, node.dtype)
+        else:
+            assert isinstance(node, Leaf)
+            node.checkpoint.read(node.info.name, start, stop, into[: (stop - start) * node.dtype.itemsize])
+
+    def sample(self) -> tuple[np.ndarray, int] | None:
+        """Runs of elements spread evenly over the tensor, and how many elements they are; None for small tensors."""
+        if self.n < 2 * SAMPLED_RUNS * RUN or (self.grain != BLOCK and any(map(woven, self.rows))):
+            return None
+        runs = sampled_runs(self.n)
+        raw = self.loom.rows(self.level, "sample", len(self.rows), runs * RUN * self.itemsize)
+        for row, node in enumerate(self.rows):
+            size = RUN * node.dtype.itemsize
+            for run in range(runs):
+                start = run * (self.n - RUN) // (runs - 1) // 2 * 2
+                self._fill(row, start, start + RUN, raw[row, run * size : (run + 1) * size])
+        return raw, runs * RUN
+
+    def sampled_pieces(self) -> list[tuple[int, int]]:
+        """Small pieces spread evenly over the tensor, at most one of 16; none where there are few, or stages below."""
+        if any(map(woven, self.rows)):
+            return []
+        small = list(self.spans(0, self.n, SAMPLED_RUNS * RUN // 8))
+        step = max(SAMPLED_RUNS // 2, len(small) // SAMPLED_PIECES)
+        return small[::step] if len(small) >= SAMPLED_RUNS // 2 else []
+
+    def floats(self, row: int) -> np.ndarray:
+        """A whole small tensor of one row: float32 (n,)."""
+        raw = self.load(0, self.n)
+        values = np.empty(self.n, dtype=np.float32)
+        status = self.loom.kernels.convert(raw[row], self.rows[row].dtype.code, self.n, values.view(np.uint8), F32.code)
+        self.check(int(status != 0) << min(row, LAST_ROW), F32)
+        return values
+
+    def check(self, status: int, dtype: DType) -> None:
+        """Turn a kernel's status into an error that names tensor and models."""
+        if not status:
+            return
+        if status >> LAST_ROW & 1 and len(self.rows) > LAST_ROW + 1:
+            raise DataError(
+                f"tensor {self.weave.name!r} of one of the models {', '.join(self.weave.models[LAST_ROW - 1 :])} "
+                "holds NaN or infinity",
+                hint="merge fewer of them to find out which",
+            )
+        for row, node in enumerate(self.rows[: LAST_ROW + 1]):
+            if status >> row & 1:
+                if isinstance(node, Leaf):
+                    raise DataError(
+                        f"tensor {node.info.name!r} of model {node.model!r} holds NaN or infinity",
+                        hint="that checkpoint is damaged; use another one",
+                    )
+                raise DataError(f"a stage made NaN or infinity of tensor {self.weave.name!r}")
+        raise DataError(
+            f"merging tensor {self.weave.name!r} of {', '.join(self.weave.models)} gives NaN or infinity in {dtype}",
+            why="the inputs are finite, so the settings or the output's range are at fault",
+            hint="lower weight or scale" + (", or write bfloat16 or float32" if dtype.name == "F16" else ""),
+        )

@@ -1,0 +1,84 @@
+"""One family of errors: what is wrong, where, why, and what to try.
+
+Everything a user can meet is a `MergeryError`; the command line prints it without a traceback and exits with code 2.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Where:
+    """A place in a file that the user wrote. Lines and columns count from one."""
+
+    file: str
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        parts = [self.file]
+        if self.line is not None:
+            parts.append(str(self.line))
+            if self.column is not None:
+                parts.append(str(self.column))
+        return ":".join(parts)
+
+
+class MergeryError(Exception):
+    """A mistake that the user can mend.
+
+    `what` is one sentence; `where` a place in a file; `why` the fact behind it; `hint` what to try next.
+    """
+
+    def __init__(self, what: str, *, where: Where | None = None, why: str = "", hint: str = "") -> None:
+        self.what, self.where, self.why, self.hint = what, where, why, hint
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        head = f"{self.where}: {self.what}" if self.where else self.what
+        lines = [head]
+        if self.why:
+            lines.append(f"  why: {self.why}")
+        if self.hint:
+            lines.append(f"  try: {self.hint}")
+        return "\n".join(lines)
+
+
+class RecipeError(MergeryError):
+    """The recipe does not say something that can be done."""
+
+
+class CheckpointError(MergeryError):
+    """A model's files are missing, broken or of a kind that cannot be read."""
+
+
+class PlanError(MergeryError):
+    """The models do not fit together, or the output cannot be written."""
+
+
+class DataError(MergeryError):
+    """A tensor's values cannot be merged: NaN or infinity, in an input or made by the settings."""
+
+
+class TaskError(MergeryError):
+    """A task, or the results of one, does not say something that can be measured."""
+
+
+class Problems(MergeryError):
+    """Several errors found in one look, shown together."""
+
+    def __init__(self, errors: Iterable[MergeryError]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("\n".join(str(error) for error in self.errors))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest known word, or lists what is known where nothing is near."""
+    known = list(known)
+    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean {near[0]!r}?"
+    return f"known here: {', '.join(sorted(known))}" if known else ""

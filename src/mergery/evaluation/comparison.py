@@ -1,0 +1,393 @@
+"""Comparing models on the same items: intervals, tests, what each alone solves, and what is noise."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mergery.errors import RecipeError, TaskError, did_you_mean
+from mergery.evaluation import statistics
+from mergery.evaluation.results import Evaluation, TaskResult, link, mean, read_result
+from mergery.evaluation.task import Metric
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A model's score on a task, or on one category of it, with its bootstrap interval."""
+
+    model: str
+    task: str
+    category: str  # empty for all items
+    metric: str
+    value: float
+    low: float
+    high: float
+    items: int
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A candidate against a reference: the paired difference of their scores, and whether it is more than noise."""
+
+    task: str
+    metric: str
+    higher: bool  # whether more is better
+    candidate: str
+    reference: str
+    scores: tuple[float, float]
+    difference: float
+    low: float
+    high: float
+    test: str
+    p: float
+    corrected: float  # p for all comparisons on the task together
+    family: int  # how many those are
+    items: int
+    visible: float  # the difference that so many items would show four times out of five
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse` or `noise`."""
+        if self.corrected >= 1 - LEVEL or self.difference == 0:
+            return "noise"
+        return "better" if (self.difference > 0) == self.higher else "worse"
+
+    @property
+    def words(self) -> str:
+        """The finding in one sentence."""
+        places = decimals(self.high - self.low)
+        change = f"{self.difference:+.{places}f} ({self.low:+.{places}f} to {self.high:+.{places}f})"
+        scores = f"{self.scores[0]:.{places}f} against {self.scores[1]:.{places}f}"
+        corrected = f"p = {self.corrected:.2g}" + (f", corrected for {self.family}" if self.family > 1 else "")
+        if self.low == self.high == 0 and self.p == 1:
+            return f"{self.candidate} and {self.reference} score the same on all {self.items} items of {self.task}"
+        if self.verdict == "noise":
+            return (
+                f"{self.candidate} and {self.reference} cannot be told apart on {self.task}: {self.metric} {scores}, "
+                f"{change} is noise ({corrected}); {self.items} items would show a difference of {self.visible:.{places}f}"
+            )
+        return (
+            f"{self.candidate} is {self.verdict} than {self.reference} on {self.task}: {self.metric} {scores}, "
+            f"{change} ({corrected})"
+        )
+
+
+def decimals(width: float) -> int:
+    """Decimal places at which an interval so wide shows two figures; three at least."""
+    return 3 if not width > 0 else min(9, max(3, 1 - math.floor(math.log10(width))))
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Which items a candidate solves that no parent does, and which all parents solve and it has lost."""
+
+    task: str
+    candidate: str
+    parents: tuple[str, ...]
+    gained: tuple[str, ...]  # solved by the candidate alone
+    lost: tuple[str, ...]  # solved by all parents, not by the candidate
+    shared: int  # solved by all parents
+    reachable: int  # solved by any parent
+    reached: int  # of these, solved by the candidate
+
+    @property
+    def retention(self) -> float | None:
+        """The share of what all parents solve that the candidate solves too; None where there is nothing."""
+        return 1 - len(self.lost) / self.shared if self.shared else None
+
+
+@dataclass(frozen=True)
+class Optimism:
+    """By how much the best of several candidates looks better than it is, because it was chosen."""
+
+    task: str
+    metric: str
+    candidates: int
+    best: str
+    score: float
+    items: int
+    equal: float  # expected for equal candidates, each with noise of its own
+    bootstrap: float  # estimated for these, whose noise is shared
+
+    @property
+    def words(self) -> str:
+        """The warning in one sentence."""
+        return (
+            f"{self.best} is the best of {self.candidates} on {self.task} ({self.metric} {self.score:.3f}): the best of "
+            f"{self.candidates} equal models would look {self.equal:.3f} better than it is on {self.items} items, and by "
+            f"the bootstrap this one looks {self.bootstrap:.3f} better; report it on items that did not choose it"
+        )
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that can be said of several models on the same tasks."""
+
+    models: tuple[str, ...]
+    parents: tuple[str, ...]
+    scores: tuple[Interval, ...]
+    pairs: tuple[Pair, ...]
+    overlaps: tuple[Overlap, ...]
+    optimisms: tuple[Optimism, ...]
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        return tuple(model for model in self.models if model not in self.parents)
+
+    @property
+    def words(self) -> list[str]:
+        """The findings, one sentence each."""
+        return [pair.words for pair in self.pairs] + [optimism.words for optimism in self.optimisms]
+
+    def plain(self) -> dict[str, Any]:
+        return {
+            "models": self.models, "parents": self.parents, "scores": [asdict(score) for score in self.scores],
+            "pairs": [{**asdict(pair), "verdict": pair.verdict, "words": pair.words} for pair in self.pairs],
+            "overlaps": [{**asdict(overlap), "retention": overlap.retention} for overlap in self.overlaps],
+            "optimism": [{**asdict(optimism), "words": optimism.words} for optimism in self.optimisms],
+        }  # fmt: skip
+
+
+def compare(
+    models: Sequence[Evaluation | str | Path],
+    *,
+    parents: Sequence[str] = (),
+    seed: int = 0,
+    resamples: int = statistics.RESAMPLES,
+) -> Comparison:
+    """Compare models that were evaluated on the same tasks with the same settings.
+
+    models:    evaluations, or results that `evaluate` kept: a file, or the folder of one model.
+    parents:   names of those that the others were merged from. Every other model is compared with each of them; without
+               parents, every model with the first.
+    resamples: of the bootstrap, and sign changes of the permutation test.
+
+    0/1 scores are tested with McNemar's exact test, others with a permutation test of paired differences; p-values are
+    corrected by Holm's method for the comparisons on one task. Raises TaskError where the results are of different items.
+    """
+    if resamples < 100:
+        raise RecipeError(f"resamples is {resamples}", why="intervals of fewer than 100 mean nothing")
+    read = [model if isinstance(model, Evaluation) else read_results(Path(model)) for model in models]
+    if len(read) < 2:
+        raise TaskError("there is nothing to compare with", hint="give two models or more")
+    read = _own_names(read)
+    names = tuple(evaluation.model for evaluation in read)
+    for parent in parents:
+        if parent not in names:
+            raise TaskError(f"the parent {parent!r} is none of the models", hint=did_you_mean(parent, names))
+    if parents and not set(names) - set(parents):
+        raise TaskError("all models are parents", hint="give the merged model as well")
+    tables = [_Table(results, tuple(parents), seed, resamples) for results in _aligned(read)]
+    return Comparison(
+        names,
+        tuple(parents),
+        tuple(itertools.chain.from_iterable(table.intervals() for table in tables)),
+        tuple(itertools.chain.from_iterable(table.pairs() for table in tables)),
+        tuple(itertools.chain.from_iterable(table.overlaps() for table in tables)),
+        tuple(itertools.chain.from_iterable(table.optimism() for table in tables)),
+    )
+
+
+def read_results(place: Path) -> Evaluation:
+    """One model's results from a file, or from the folder that holds those of one model."""
+    from mergery.evaluation.results import SUFFIX
+
+    files = sorted(place.glob(f"*{SUFFIX}")) if place.is_dir() else [place]
+    if not files:
+        raise TaskError(
+            f"there are no results in {str(place)!r}", hint="mergery evaluate MODEL --tasks FILE writes them"
+        )
+    if not files[0].exists():
+        raise TaskError(f"there are no results at {str(place)!r}")
+    results = tuple(read_result(file) for file in files)
+    if len({result.fingerprint for result in results}) > 1:
+        raise TaskError(f"the results in {str(place)!r} are of several models", hint="give the folder of one model")
+    for a, b in itertools.pairwise(sorted(results, key=lambda result: result.task)):
+        if a.task == b.task:
+            raise TaskError(f"there are two results of {a.task!r}", why=f"{a.file} and {b.file}", hint="give the file")
+    return Evaluation(results[0].model, results[0].fingerprint, results)
+
+
+def _own_names(read: Sequence[Evaluation]) -> list[Evaluation]:
+    """Names that tell all models apart: the same name of another content is given a piece of its hash."""
+    names = [evaluation.model for evaluation in read]
+    own = [
+        replace(evaluation, model=f"{evaluation.model} {evaluation.fingerprint[:6]}")
+        if names.count(evaluation.model) > 1
+        else evaluation
+        for evaluation in read
+    ]
+    names = [evaluation.model for evaluation in own]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise TaskError(f"{twice!r} is given twice", why="both have the same content")
+    return own
+
+
+def _aligned(read: Sequence[Evaluation]) -> list[dict[str, TaskResult]]:
+    """For each task its results by model. Every model must have answered the same items."""
+    tables = []
+    for first in read[0].tasks:
+        table = {}
+        for evaluation in read:
+            found = {result.task: result for result in evaluation.tasks}
+            extra = set(found) - {result.task for result in read[0].tasks}
+            if first.task not in found or extra:
+                missing = first.task if first.task not in found else min(extra)
+                without = evaluation.model if first.task not in found else read[0].model
+                raise TaskError(
+                    f"{without} has no results of {missing!r}", hint="evaluate all models on the same tasks"
+                )
+            result = found[first.task]
+            if result.task_hash != first.task_hash or dict(result.settings) != dict(first.settings):
+                what = "items" if result.task_hash != first.task_hash else "settings"
+                raise TaskError(
+                    f"{read[0].model} and {evaluation.model} were evaluated with different {what} on {first.task!r}",
+                    hint="evaluate both again",
+                )
+            table[evaluation.model] = result
+        tables.append(table)
+    return tables
+
+
+def _in_order(result: TaskResult) -> TaskResult:
+    """The same result with its items by id: 1, 2, 10."""
+    items = sorted(result.items, key=lambda outcome: (len(outcome.item), outcome.item))
+    return replace(result, items=tuple(items))
+
+
+class _Table:
+    """All models on one task."""
+
+    def __init__(self, results: dict[str, TaskResult], parents: tuple[str, ...], seed: int, resamples: int) -> None:
+        self.seed, self.resamples = seed, resamples
+        # Files hold items in the order in which they were answered, which another tokenizer changes.
+        self.results = {name: _in_order(result) for name, result in results.items()}
+        self.names = list(results)
+        self.parents = parents
+        self.first = self.results[self.names[0]]
+        self.task = self.first.task
+        self.metric: Metric = self.first.metrics[0]
+        columns = [result.columns(self.metric.name) for result in self.results.values()]
+        self.values = np.stack([values for values, _ in columns])
+        self.weights = columns[0][1]
+        self.items = self.values.shape[1]
+        self.means = self._means(np.arange(self.items), "")
+        self.binary = self.metric.link == "mean" and bool(np.isin(self.values, (0.0, 1.0)).all())
+
+    def _means(self, items: np.ndarray, category: str) -> np.ndarray:
+        means = statistics.resampled_means(
+            self.values[:, items], self.weights[items], seed=self.seed, name=f"{self.task}\0{category}",
+            resamples=self.resamples,
+        )  # fmt: skip
+        return link(means, self.metric)
+
+    def value(self, model: int, items: np.ndarray | slice = slice(None)) -> float:
+        return mean(self.values[model][items], self.weights[items], self.metric)
+
+    def intervals(self) -> list[Interval]:
+        """Each model's score, then each category's where there are several."""
+        categories = list(dict.fromkeys(outcome.category for outcome in self.first.items))
+        parts = {"": (np.arange(self.items), self.means)}
+        if len(categories) > 1:
+            own = np.array([outcome.category for outcome in self.first.items])
+            for category in categories:
+                items = np.flatnonzero(own == category)
+                parts[category or "none"] = (items, self._means(items, category))
+        return [
+            Interval(
+                name, self.task, part, self.metric.name, self.value(model, items), *statistics.interval(means[model]),
+                len(items),
+            )
+            for part, (items, means) in parts.items()
+            for model, name in enumerate(self.names)
+        ]  # fmt: skip
+
+    def pairs(self) -> list[Pair]:
+        """Every candidate against every reference."""
+        references = self.parents or (self.names[0],)
+        chosen = [
+            (self.names.index(candidate), self.names.index(reference))
+            for candidate in self.names
+            if candidate not in references
+            for reference in references
+        ]
+        p_values = [self.p(a, b) for a, b in chosen]
+        corrected = statistics.holm(p_values)
+        return [
+            self.pair(a, b, p, held, len(chosen)) for (a, b), p, held in zip(chosen, p_values, corrected, strict=True)
+        ]
+
+    def p(self, a: int, b: int) -> float:
+        if self.binary:
+            return statistics.mcnemar(self.values[a], self.values[b])
+        differences = self.weights * (self.values[a] - self.values[b])
+        name = f"{self.task}\0{self.names[a]}\0{self.names[b]}"
+        return statistics.permutation(differences, seed=self.seed, name=name, resamples=self.resamples)
+
+    def pair(self, a: int, b: int, p: float, corrected: float, family: int) -> Pair:
+        scores = self.value(a), self.value(b)
+        low, high = statistics.interval(self.means[a] - self.means[b])
+        visible = statistics.smallest_visible(self.values[a] - self.values[b], self.weights) * self.slope(b)
+        return Pair(
+            self.task, self.metric.name, self.metric.higher, self.names[a], self.names[b], scores,
+            scores[0] - scores[1], low, high, "McNemar" if self.binary else "permutation", p, corrected, family,
+            self.items, visible,
+        )  # fmt: skip
+
+    def slope(self, model: int) -> float:
+        """How much the metric changes where the mean under it changes by one, at one model's score."""
+        if self.metric.link == "mean":
+            return 1.0
+        return self.value(model) * (1.0 if self.metric.link == "exp" else math.log(2))
+
+    def overlaps(self) -> list[Overlap]:
+        """For 0/1 scores: what each candidate gains and loses against all parents (without parents: all others)."""
+        if not self.binary:
+            return []
+        solved = self.values == 1
+        ids = [outcome.item for outcome in self.first.items]
+        found = []
+        for model, name in enumerate(self.names):
+            if name in self.parents:
+                continue
+            parents = self.parents or tuple(other for other in self.names if other != name)
+            rows = solved[[self.names.index(parent) for parent in parents]]
+            gained, lost = solved[model] & ~rows.any(0), rows.all(0) & ~solved[model]
+            found.append(
+                Overlap(
+                    self.task, name, parents, tuple(itertools.compress(ids, gained)),
+                    tuple(itertools.compress(ids, lost)), int(rows.all(0).sum()), int(rows.any(0).sum()),
+                    int((rows.any(0) & solved[model]).sum()),
+                )
+            )  # fmt: skip
+        return found
+
+    def optimism(self) -> list[Optimism]:
+        """Of choosing among the candidates, where there are several."""
+        rows = [model for model, name in enumerate(self.names) if name not in self.parents]
+        if len(rows) < 2:
+            return []
+        sign = 1.0 if self.metric.higher else -1.0
+        scores = sign * np.array([self.value(model) for model in rows])
+        best = int(np.argmax(scores))
+        if self.binary:
+            equal = statistics.binomial_optimism(float(self.values[rows].mean()), self.items, len(rows))
+        else:
+            error = float(np.mean(self.means[rows].std(axis=1)))
+            equal = statistics.normal_optimism(error, len(rows))
+        shown = statistics.bootstrap_optimism(sign * self.means[rows], scores)
+        return [
+            Optimism(
+                self.task, self.metric.name, len(rows), self.names[rows[best]], sign * float(scores[best]), self.items,
+                equal, shown,
+            )
+        ]  # fmt: skip

@@ -1,0 +1,100 @@
+"""Greedy generation, and whether it says what was wanted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mergery.errors import TaskError, Where
+from mergery.evaluation.likelihood import encode, first_token
+from mergery.evaluation.models import Loaded, quiet
+from mergery.evaluation.prompts import prompt_of
+from mergery.evaluation.task import Item, Task
+
+
+@dataclass(frozen=True)
+class Generator:
+    """Continues prompts with the likeliest token at every step, `batch` prompts at a time, padded on the left.
+
+    What the model's own generation config says of sampling, penalties and lengths does not count.
+    """
+
+    loaded: Loaded
+    longest: int
+
+    def generate(self, prompts: Sequence[list[int]], stop: Sequence[str], most: int) -> list[str]:
+        """A text for each prompt: at most `most` tokens, cut before the first stop text and the end-of-text token."""
+        import torch
+        from transformers import GenerationConfig, StoppingCriteriaList
+
+        module, tokenizer = self.loaded.module, self.loaded.tokenizer
+        width = max(map(len, prompts))
+        pad = first_token(tokenizer)
+        device = next(module.parameters()).device
+        ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+        ends = _ends(self.loaded) or None
+        plain = GenerationConfig(max_new_tokens=most, do_sample=False, pad_token_id=pad, eos_token_id=ends)
+        before = module.generation_config
+        module.generation_config = GenerationConfig()
+        try:
+            with torch.inference_mode(), quiet():
+                made = module.generate(
+                    input_ids=ids, attention_mask=mask, generation_config=plain,
+                    stopping_criteria=StoppingCriteriaList([_stop_at(tokenizer, stop, width)]),
+                )  # fmt: skip
+        finally:
+            module.generation_config = before
+        return [self._text(row, stop) for row in made[:, width:].tolist()]
+
+    def _text(self, tokens: list[int], stop: Sequence[str]) -> str:
+        ends = [tokens.index(end) for end in _ends(self.loaded) if end in tokens]
+        text = self.loaded.tokenizer.decode(tokens[: min(ends, default=None)], skip_special_tokens=True)
+        places = [text.find(word) for word in stop if word and word in text]
+        return text[: min(places, default=None)]
+
+
+def _ends(loaded: Loaded) -> list[int]:
+    """Tokens that end a text, as the model and its tokenizer name them."""
+    named = [getattr(loaded.module.generation_config, "eos_token_id", None), loaded.tokenizer.eos_token_id]
+    flat = [token for value in named for token in (value if isinstance(value, (list, tuple)) else [value])]
+    return sorted({int(token) for token in flat if token is not None})
+
+
+def _stop_at(tokenizer: Any, stop: Sequence[str], width: int) -> Any:
+    """A row is done once its text holds a stop text."""
+    import torch
+    from transformers import StoppingCriteria
+
+    class HoldsStop(StoppingCriteria):
+        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+            texts = tokenizer.batch_decode(input_ids[:, width:], skip_special_tokens=True)
+            found = [any(word and word in text for word in stop) for text in texts]
+            return torch.tensor(found, dtype=torch.bool, device=input_ids.device)
+
+    return HoldsStop()
+
+
+def prompt_tokens(item: Item, task: Task, loaded: Loaded, longest: int, *, chat: bool) -> tuple[list[int], int]:
+    """Tokens of an item's prompt, the first of a long one left out, and how many those are."""
+    room = longest - task.settings.max_tokens
+    if room < 1:
+        raise TaskError(
+            f"max_tokens {task.settings.max_tokens} leaves no room for a prompt",
+            where=Where(task.file),
+            why=f"the model takes {longest} tokens at once",
+        )
+    tokens = encode(loaded.tokenizer, prompt_of(item, task, loaded.tokenizer, chat=chat), special=not chat)
+    if not tokens:
+        raise TaskError("the tokenizer gives this prompt no token", where=Where(task.file, item.line))
+    return tokens[-room:], max(0, len(tokens) - room)
+
+
+def matches(text: str, item: Item) -> bool:
+    """Whether a generated text is the answer (spaces around both aside), or the pattern is found in it."""
+    if "pattern" in item.fields:
+        return re.search(item.fields["pattern"], text) is not None
+    answers = item.fields["answer"]
+    return text.strip() in [answer.strip() for answer in ([answers] if isinstance(answers, str) else answers)]

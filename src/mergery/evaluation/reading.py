@@ -1,0 +1,352 @@
+"""Reading task files: strictly, with file:line:column, and with every problem at once.
+
+A task is a file of JSON objects, one a line. The fields tell what kind of task it is:
+
+    {"text": "..."}                                                        perplexity
+    {"question": "...", "choices": ["...", "..."], "answer": 0}            choice
+    {"prompt": "...", "answer": "..."}     {"prompt": "...", "pattern": "..."}   generation
+    {"text": "...", "label": 1}                                            classification
+
+Any item may have an `id` and a `category`. The first line may be `{"task": {...}}`, with settings for all items.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mergery.checkpoints.json_files import is_text, too_deep
+from mergery.errors import MergeryError, Problems, TaskError, Where, did_you_mean
+from mergery.evaluation.jsonlines import Line, parse_object
+from mergery.evaluation.task import METRICS, Item, Settings, Task
+
+MOST_PROBLEMS = 20  # shown at once
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+PROMPTS = ("prompt", "question")
+FIELDS = {
+    "perplexity": ("text",),
+    "choice": (*PROMPTS, "choices", "answer"),
+    "generation": (*PROMPTS, "answer", "pattern"),
+    "classification": ("text", "label"),
+}
+COMMON = ("id", "category")
+SETTINGS = ("name", "kind", "metric", "category", "ignore", "examples", "letters", "delimiter", "stop", "max_tokens")
+OF_KIND = {
+    "examples": ("choice", "generation"), "letters": ("choice",), "delimiter": ("choice", "generation"),
+    "stop": ("generation",), "max_tokens": ("generation",),
+}  # fmt: skip
+
+
+def load_task(source: str | Path | Task) -> Task:
+    """Read a task file. Raises TaskError, or Problems with all that is wrong, each with file:line:column."""
+    if isinstance(source, Task):
+        return source
+    path = Path(source)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        hint = "a task is a .jsonl file with one item a line"
+        raise TaskError(
+            "this task file cannot be read", where=Where(str(path)), why=error.strerror or "", hint=hint
+        ) from None
+    return _Reader(str(path)).read(data, path.stem)
+
+
+class _Reader:
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.errors: list[MergeryError] = []
+
+    def read(self, data: bytes, stem: str) -> Task:
+        lines = [line for line in map(self.parse, self.texts(data)) if line is not None]
+        header: dict[str, Any] = {}
+        if lines and "task" in lines[0].values:
+            header = self.header(lines.pop(0))
+        if not lines and not self.errors:
+            raise TaskError("this task has no items", where=Where(self.file), hint="write one JSON object a line")
+        kind = header.get("kind") or self.kind(lines, header)
+        settings = self.settings(header, kind)
+        items = [
+            item for line in lines if (item := self.item(line, kind, header, letters=settings.letters)) is not None
+        ]
+        self.same_ids(items)
+        self.same_labels(items, kind)
+        if self.errors:
+            raise self.errors[0] if len(self.errors) == 1 else Problems(self.errors)
+        metric = str(header.get("metric", ""))
+        return Task(str(header.get("name", stem)), kind, tuple(items), settings, metric, self.file)
+
+    def fail(self, what: str, line: int, column: int | None = 1, *, why: str = "", hint: str = "") -> None:
+        self.errors.append(TaskError(what, where=Where(self.file, line, column), why=why, hint=hint))
+        if len(self.errors) >= MOST_PROBLEMS:
+            raise Problems(self.errors)
+
+    # --- lines --------------------------------------------------------------------------------------------------------
+
+    def texts(self, data: bytes) -> list[tuple[int, str]]:
+        """Numbered lines. Lines of nothing but spaces hold no item."""
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            line, column = data.count(b"\n", 0, error.start) + 1, error.start - data.rfind(b"\n", 0, error.start)
+            raise TaskError(
+                "this file is not valid UTF-8", where=Where(self.file, line, column), why=error.reason
+            ) from None
+        return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+
+    def parse(self, numbered: tuple[int, str]) -> Line | None:
+        number, text = numbered
+        try:
+            line = parse_object(number, text)
+        except json.JSONDecodeError as error:
+            self.fail("this line is not valid JSON", number, error.pos + 1, why=error.msg)
+            return None
+        except RecursionError:
+            self.fail("this line is nested too deeply", number)
+            return None
+        if too_deep(line.values) or ("\\u" in text and not is_text(json.dumps(line.values, ensure_ascii=False))):
+            self.fail("this line is nested too deeply, or holds half a character", number)
+            return None
+        return line
+
+    # --- the header ---------------------------------------------------------------------------------------------------
+
+    def header(self, line: Line) -> dict[str, Any]:
+        header, column = line.values["task"], line.columns["task"]
+        if len(line.values) > 1 or not isinstance(header, dict):
+            why = "the first line may be an item, or settings for all items"
+            self.fail("'task' must stand alone and be an object", line.number, column, why=why)
+            return {}
+        for key in header:
+            if key not in SETTINGS:
+                self.fail(f"unknown setting {key!r}", line.number, column, hint=did_you_mean(key, SETTINGS))
+        wanted = {"name": str, "kind": str, "metric": str, "category": str, "letters": bool, "delimiter": str}
+        for key, kind in wanted.items():
+            if key in header and not isinstance(header[key], kind):
+                self.fail(f"{key} is {_say(header[key])}", line.number, column, why=f"it must be {_NAMES[kind]}")
+                header = {name: value for name, value in header.items() if name != key}
+        for key in ("stop", "ignore"):
+            if not _texts(header.get(key, ["x"])):
+                self.fail(f"{key} is {_say(header[key])}", line.number, column, why="it must be a list of texts")
+                header = {name: value for name, value in header.items() if name != key}
+        if header.get("kind", "choice") not in METRICS:
+            self.fail(
+                f"unknown kind {header['kind']!r}", line.number, column, hint=did_you_mean(header["kind"], METRICS)
+            )
+            raise self.errors[0] if len(self.errors) == 1 else Problems(self.errors)
+        most = header.get("max_tokens", 1)
+        if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+            self.fail(f"max_tokens is {_say(most)}", line.number, column, why="it must be a whole number above 0")
+            header = {name: value for name, value in header.items() if name != "max_tokens"}
+        return {**header, "line": line.number, "column": column}
+
+    def settings(self, header: dict[str, Any], kind: str) -> Settings:
+        at = int(header.get("line", 1)), int(header.get("column", 1))
+        metrics = [metric.name for metric in METRICS[kind]]
+        if "metric" in header and header["metric"] not in metrics:
+            self.fail(
+                f"{kind} tasks have no metric {header['metric']!r}", *at, hint=did_you_mean(header["metric"], metrics)
+            )
+        for key, kinds in OF_KIND.items():
+            if key in header and kind not in kinds:
+                self.fail(f"{key} says nothing to a {kind} task", *at, why=f"it is for {' and '.join(kinds)}")
+        chosen = {key: header[key] for key in ("letters", "delimiter", "max_tokens") if key in header}
+        if "stop" in header:
+            chosen["stop"] = tuple(header["stop"])
+        examples = header.get("examples", [])
+        if not isinstance(examples, list) or not all(isinstance(example, dict) for example in examples):
+            self.fail("examples must be a list of items", *at)
+            examples = []
+        solved = []
+        for example in examples:
+            line = Line(at[0], dict(example), dict.fromkeys(example, at[1]))
+            if "pattern" in example:
+                self.fail("an example needs an answer, not a pattern", *at, why="it is shown to the model, solved")
+            item = self.item(line, kind, header, letters=bool(header.get("letters")))
+            solved += [item.fields] if item is not None else []
+        return Settings(tuple(solved), **chosen)
+
+    # --- items --------------------------------------------------------------------------------------------------------
+
+    def kind(self, lines: list[Line], header: Mapping[str, Any]) -> str:
+        """The kind that the items' fields tell; all must tell the same."""
+        told = {line.number: _kind_of(line.values) for line in lines}
+        first = next(((number, kind) for number, kind in told.items() if kind), None)
+        if first is None:
+            if lines:
+                why = f"a kind is told by its fields: {'; '.join(', '.join(names) for names in FIELDS.values())}"
+                hint = did_you_mean(next(iter(lines[0].values), ""), sum(FIELDS.values(), ()))
+                self.fail("these fields belong to no kind of task", lines[0].number, why=why, hint=hint)
+            raise self.errors[0] if len(self.errors) == 1 else Problems(self.errors)
+        for number, kind in told.items():
+            if kind and kind != first[1]:
+                why = f"line {first[0]} is of kind {first[1]}, this one of kind {kind}"
+                self.fail("the items are of mixed kinds", number, why=why, hint="keep each kind in a file of its own")
+        return first[1]
+
+    def item(self, line: Line, kind: str, header: Mapping[str, Any], *, letters: bool) -> Item | None:
+        before = len(self.errors)
+        where = str(header.get("category", "category"))
+        known = (*FIELDS[kind], "id", where)
+        left = set(header.get("ignore", ())) - set(FIELDS[kind])
+        told = _kind_of(line.values)
+        if told and told != kind and "kind" not in header:
+            return None  # of another kind, which has been said already
+        for name in line.values:
+            if name not in known and name not in left:
+                hint = f"{did_you_mean(name, known)}; or name it under ignore in the first line"
+                self.fail(f"a {kind} item has no field {name!r}", line.number, line.columns[name], hint=hint)
+        fields = {name: value for name, value in line.values.items() if name in FIELDS[kind]}
+        getattr(_Checks(self, line, fields, letters=letters), kind)()
+        return self.made(line, fields, where) if len(self.errors) == before else None
+
+    def made(self, line: Line, fields: dict[str, Any], where: str) -> Item | None:
+        name = line.values.get("id", line.number)
+        category = line.values.get(where, "")
+        for key, value in (("id", name), (where, category)):
+            if not isinstance(value, (str, int)) or isinstance(value, bool):
+                self.fail(
+                    f"{key} is {_say(value)}", line.number, line.columns[key], why="it must be text or a whole number"
+                )
+                return None
+        return Item(str(name), str(category), fields, line.number)
+
+    def same_ids(self, items: list[Item]) -> None:
+        seen: dict[str, int] = {}
+        for item in items:
+            if item.id in seen:
+                self.fail(f"the id {item.id!r} stands here again", item.line, why=f"line {seen[item.id]} has it too")
+            seen.setdefault(item.id, item.line)
+
+    def same_labels(self, items: list[Item], kind: str) -> None:
+        if kind != "classification" or not items:
+            return
+        first = items[0]
+        for item in items:
+            if type(item.fields["label"]) is not type(first.fields["label"]):
+                why = f"line {first.line} has {_say(first.fields['label'])}; labels are all numbers or all names"
+                self.fail(f"label is {_say(item.fields['label'])}", item.line, why=why)
+
+
+class _Checks:
+    """The fields of one item, by kind."""
+
+    def __init__(self, reader: _Reader, line: Line, fields: dict[str, Any], *, letters: bool) -> None:
+        self.reader, self.line, self.fields, self.letters = reader, line, fields, letters
+
+    def fail(self, what: str, name: str = "", *, why: str = "", hint: str = "") -> None:
+        self.reader.fail(what, self.line.number, self.line.columns.get(name, 1), why=why, hint=hint)
+
+    def has(self, name: str) -> bool:
+        if name not in self.fields:
+            near = [key for key in self.line.values if key not in COMMON]
+            self.fail(f"the item has no {name!r}", why=f"it has {', '.join(map(repr, near)) or 'no fields'}")
+        return name in self.fields
+
+    def text(self, name: str) -> bool:
+        """Whether there is a text of that name, not empty."""
+        if not self.has(name):
+            return False
+        value = self.fields[name]
+        if not isinstance(value, str) or not value:
+            why = "it must be text" if not isinstance(value, str) else "it must not be empty"
+            self.fail(f"{name} is {_say(value)}", name, why=why)
+            return False
+        return True
+
+    def prompt(self) -> None:
+        given = [name for name in PROMPTS if name in self.fields]
+        if len(given) == 2:
+            self.fail("an item has a prompt or a question, not both", "question")
+        self.text(given[0] if given else "prompt")
+
+    def perplexity(self) -> None:
+        self.text("text")
+
+    def choice(self) -> None:
+        self.prompt()
+        if not self.has("choices"):
+            return
+        choices = self.fields["choices"]
+        if not _texts(choices) or len(choices) < 2 or not all(choices):
+            self.fail(
+                f"choices is {_say(choices)}", "choices", why="it must be a list of two or more texts, none empty"
+            )
+            return
+        if len(set(choices)) < len(choices):
+            self.fail("two choices are the same", "choices", why="which of them is chosen would be left to chance")
+        if self.letters and len(choices) > len(LETTERS):
+            why = f"{len(choices)} choices and {len(LETTERS)} letters"
+            self.fail(
+                "there are more choices than letters",
+                "choices",
+                why=why,
+                hint="leave out 'letters', to score the texts themselves",
+            )
+        if not self.has("answer"):
+            return
+        answer = self.fields["answer"]
+        why = f"it is the number of the right choice, from 0 to {len(choices) - 1}"
+        if not isinstance(answer, int) or isinstance(answer, bool):
+            self.fail(f"answer is {_say(answer)}", "answer", why=why)
+        elif not 0 <= answer < len(choices):
+            self.fail(f"answer {answer} is out of range", "answer", why=why)
+
+    def generation(self) -> None:
+        self.prompt()
+        if ("answer" in self.fields) == ("pattern" in self.fields):
+            found = "both" if "answer" in self.fields else "neither"
+            self.fail("an item has an 'answer' or a 'pattern'", "pattern", why=f"this one has {found}")
+            return
+        if "answer" in self.fields:
+            answer = self.fields["answer"]
+            if not (isinstance(answer, str) and answer.strip()) and not (
+                _texts(answer) and answer and all(text.strip() for text in answer)
+            ):
+                self.fail(
+                    f"answer is {_say(answer)}", "answer", why="it must be text, or a list of texts that are all right"
+                )
+        elif self.text("pattern"):
+            try:
+                re.compile(self.fields["pattern"])
+            except re.error as error:
+                self.fail("pattern is no regular expression", "pattern", why=str(error))
+
+    def classification(self) -> None:
+        self.text("text")
+        if not self.has("label"):
+            return
+        label = self.fields["label"]
+        number = isinstance(label, int) and not isinstance(label, bool) and label >= 0
+        if not number and not (isinstance(label, str) and label):
+            self.fail(
+                f"label is {_say(label)}",
+                "label",
+                why="it must be a number from 0, or a name that the model's config knows",
+            )
+
+
+def _kind_of(values: Mapping[str, Any]) -> str:
+    """The kind that fields tell, empty where they tell none."""
+    if "choices" in values:
+        return "choice"
+    if "prompt" in values or "question" in values or "pattern" in values:
+        return "generation"
+    if "label" in values:
+        return "classification"
+    return "perplexity" if "text" in values else ""
+
+
+_NAMES = {str: "text", bool: "true or false"}
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _say(value: Any) -> str:
+    return reprlib.repr(value)

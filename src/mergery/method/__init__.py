@@ -1,0 +1,43 @@
+"""What a merging method is: a plain function whose signature says what it needs.
+
+A parameter of the function is one of three things, told by its annotation:
+
+* **what is merged** (the first parameter): `Count`, `Gram`, `Models` or `Deltas`;
+* **what it asks the engine for**: `Annotated[..., ask]` with an `Ask` such as `Base()`, `Random()`, `Largest("density")`
+  or `Sum(of)`;
+* **a setting** (keyword-only): `bool`, `int`, `float`, `Fraction`, `Task`, a `Literal`, or `PerModel[...]` of those.
+
+Asks are answered in the order of the signature, and later ones may use what earlier ones gave. A statistic is of the tensor
+or of the whole model: as the ask says, else as the method's setting `scope` says.
+
+The module imports neither torch nor numpy: a method's settings are known to the planner, the command line and the
+docs without loading either.
+"""
+
+from mergery.method.asks import (
+    Ask,
+    Base,
+    Coefficients,
+    Consensus,
+    Count,
+    Deltas,
+    Gram,
+    Largest,
+    Merged,
+    Models,
+    Random,
+    Shape,
+    Sum,
+    Tensor,
+)
+from mergery.method.declaring import Method, method
+from mergery.method.parts import Packing, Part, serve
+from mergery.method.registry import find, methods, register
+from mergery.method.scope import Preset
+from mergery.method.setting import Fraction, PerModel, Setting, Task, each
+
+__all__ = [
+    "Ask", "Base", "Coefficients", "Consensus", "Count", "Deltas", "Fraction", "Gram", "Largest", "Merged", "Method", "Models",
+    "Packing", "Part", "PerModel", "Preset", "Random", "Setting", "Shape", "Sum", "Task", "Tensor", "each", "find", "method",
+    "methods", "register", "serve",
+]  # fmt: skip

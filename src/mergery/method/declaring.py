@@ -1,0 +1,245 @@
+"""Declaring a method: its signature is read once, and says all that the planner and the engine need to know."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from mergery.method.asks import Ask, Base, Coefficients, Consensus, Count, Deltas, Gram, Largest, Merged, Models, Sum
+from mergery.method.parts import Packing
+from mergery.method.scope import Preset, Rest, Routing
+from mergery.method.setting import PerModel, Setting
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    from mergery.method.asks import Tensor
+
+Takes = Literal["count", "gram", "models", "deltas"]
+Gives = Literal["coefficients", "consensus", "tensor"]
+Unit = Literal["element", "row", "tensor", "matrix"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A merging method: a plain function and all that its signature declares."""
+
+    name: str
+    function: Callable[..., Any]
+    takes: Takes
+    span: Literal["models", "deltas", "either"]
+    unit: Unit
+    asks: tuple[tuple[str, Ask], ...]
+    settings: Mapping[str, Setting]
+    paper: str
+    models: tuple[int, int | None]
+    symmetric: bool
+    gives: Gives
+    check: Callable[[Mapping[str, Any]], None] | None = None
+    packing: Packing | None = None
+    scope: tuple[str, ...] | None = None
+    rest: Rest = "linear"
+    presets: Mapping[str, Preset] = field(default_factory=dict)
+    routing: Routing | None = None
+
+    @cached_property
+    def base(self) -> Literal["required", "optional", "unused"]:
+        """Whether the method wants a base. An unused base may still be named: it donates config and tokenizer."""
+        if self.span == "either":
+            return "optional"
+        wants = self.span == "deltas" or any(isinstance(ask, Base) for _, ask in self.asks)
+        return "required" if wants else "unused"
+
+    @property
+    def first(self) -> str:
+        """The name of the parameter that takes what is merged."""
+        return next(iter(inspect.signature(self.function).parameters))
+
+    def spans_model(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a tensor with these settings needs statistics of the whole model."""
+        if self.takes == "gram" and settings.get("scope") == "model":
+            return True
+        return any(
+            isinstance(ask, (Largest, Sum)) and ask.spans_model(settings) and (ask.when is None or ask.when(settings))
+            for _, ask in self.asks
+        )
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What it needs besides the models, in words."""
+        base = {"required": ("a base",), "optional": ("a base for task vectors",), "unused": ()}[self.base]
+        task = any(setting.kind == "task" for setting in self.settings.values())
+        return (*base, "a task to serve") if task else base
+
+    @property
+    def cost(self) -> str:
+        """How often it reads the models with its default settings, in words."""
+        usual = {setting.name: setting.default for setting in self.settings.values()}
+        if self.spans_model(usual):
+            return "statistics of the whole model, then each tensor once"
+        asked = (ask for _, ask in self.asks if isinstance(ask, (Largest, Sum)))
+        if self.takes == "gram" or any(ask.when is None or ask.when(usual) for ask in asked):
+            return "statistics of each tensor, then the tensor once more"
+        if self.routing is not None:
+            return f"each matrix once, as a whole: {self.routing(2, 1024, 1024, usual).words}"
+        return "each tensor once" if self.unit != "tensor" else "each tensor once, as a whole"
+
+    @property
+    def when(self) -> str:
+        """When to use it: the last paragraph of the docstring, in one line."""
+        match = re.search(r"^Use it .*(?:\n.+)*", self.doc, re.M)
+        return " ".join(match[0].split()) if match else ""
+
+    @property
+    def summary(self) -> str:
+        """The first line of the function's docstring."""
+        return (inspect.getdoc(self.function) or "").split("\n", 1)[0]
+
+    @property
+    def doc(self) -> str:
+        """The whole docstring."""
+        return inspect.getdoc(self.function) or ""
+
+    @property
+    def about(self) -> str:
+        """The docstring without its first line and without its block of settings."""
+        return re.sub(r"\n{3,}", "\n\n", _BLOCK.sub("", self.doc.partition("\n")[2])).strip("\n")
+
+    def __call__(self, models: Sequence[Any], base: Tensor | None = None, *, seed: int = 0, **settings: Any) -> Any:
+        """Merge plain tensors of one shape, exactly as the engine would merge one tensor of a checkpoint.
+
+        `settings` are the method's own; a per-model setting takes one value or a sequence with one for each model.
+        Returns a tensor of the first model's dtype. Methods on matrices also take task vectors as low-rank factors
+        (`mergery.kernels.spectral.Factored`): without a base the result is the merged task vector, factored where the method
+        allows. Raises RecipeError for settings or shapes that do not fit.
+        """
+        from mergery.engine.in_memory import merge_factored, merge_tensors
+
+        if any(hasattr(model, "left") for model in models):
+            return merge_factored(self, models, base, seed=seed, settings=settings)
+        return merge_tensors(self, models, base, seed=seed, settings=settings)
+
+
+def method(
+    *,
+    paper: str = "",
+    span: Literal["models", "deltas", "either"] | None = None,
+    unit: Unit = "element",
+    models: tuple[int, int | None] = (1, None),
+    symmetric: bool = True,
+    check: Callable[[Mapping[str, Any]], None] | None = None,
+    packing: Packing | None = None,
+    scope: tuple[str, ...] | None = None,
+    rest: Rest = "linear",
+    presets: Mapping[str, Preset] | None = None,
+    routing: Routing | None = None,
+) -> Callable[[Callable[..., Any]], Method]:
+    """Make a function a merging method. Its name is the function's name.
+
+    paper:     arXiv id or citation key of the source.
+    span:      for `Count` and `Gram` methods: whether the vectors are the models, the deltas, or the deltas where a
+               base is named (`either`). Told by the first parameter for the others.
+    unit:      the smallest piece on which the function may be called: any chunk (flattened), whole rows (2-D, rows are
+               output neurons; a vector is one row), the whole tensor in its own shape, or matrices [out, in], however they
+               are stored: one, or several of one shape (..., out, in), each by itself.
+    models:    how many models it merges, at least and at most, not counting the base.
+    symmetric: whether the order of the models is immaterial (equal settings).
+    check:     looks at all settings of one tensor together, as the function would receive them (per-model settings are
+               float64 arrays), and raises RecipeError where they do not fit each other.
+    packing:   how `mergery pack` keeps the models that it serves by task.
+    scope:     the roles of the tensors on which it works; None for all. A `matrix` method leaves out what is no matrix.
+    rest:      what the others get, unless the recipe says otherwise: a method's name, `base`, or a mapping of a method
+               and its settings.
+    presets:   settings, scope and rest by the name under which a recipe asks for them, such as `paper`.
+    routing:   for a `matrix` method: its route, time and workspace for one matrix.
+    """
+
+    def declare(function: Callable[..., Any]) -> Method:
+        takes, gives, asks, settings = _read_signature(function)
+        resolved = span or ("deltas" if takes == "deltas" or gives == "consensus" else "models")
+        return Method(
+            name=function.__name__,
+            function=function,
+            takes=takes,
+            span=resolved,
+            unit=unit,
+            asks=tuple(asks),
+            settings=settings,
+            paper=paper,
+            models=models,
+            symmetric=symmetric,
+            gives=gives,
+            check=check,
+            packing=packing,
+            scope=scope,
+            rest=rest,
+            presets=presets or {},
+            routing=routing,
+        )
+
+    return declare
+
+
+_BLOCK = re.compile(r"^Settings:\n((?:[ ]+.*\n?|\n(?=[ ]))*)", re.M)
+
+
+def _setting_docs(function: Callable[..., Any]) -> dict[str, str]:
+    """What the docstring's `Settings:` block says of each setting."""
+    match = _BLOCK.search(inspect.getdoc(function) or "")
+    texts: dict[str, str] = {}
+    for line in match[1].splitlines() if match else ():
+        name, colon, text = line.strip().partition(": ")
+        if colon and len(line) - len(line.lstrip()) == 4 and name.isidentifier():
+            texts[name] = text
+        elif texts:
+            texts[next(reversed(texts))] += " " + line.strip()
+    return texts
+
+
+_FIRST: dict[Any, Takes] = {Count: "count", Gram: "gram", Models: "models", Deltas: "deltas"}
+_LAST: dict[Any, Gives] = {Coefficients: "coefficients", Consensus: "consensus", Tensor: "tensor", Merged: "tensor"}
+
+
+def _read_signature(
+    function: Callable[..., Any],
+) -> tuple[Takes, Gives, list[tuple[str, Ask]], dict[str, Setting]]:
+    names = {**globals(), **function.__globals__}
+    hints = typing.get_type_hints(function, globalns=names, include_extras=True)
+    parameters = list(inspect.signature(function).parameters.values())
+    takes = _FIRST[hints[parameters[0].name]]
+    asks: list[tuple[str, Ask]] = []
+    settings: dict[str, Setting] = {}
+    docs = _setting_docs(function)
+    for parameter in parameters[1:]:
+        hint = hints[parameter.name]
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+            settings[parameter.name] = _read_setting(
+                parameter.name, hint, parameter.default, docs.get(parameter.name, "")
+            )
+            continue
+        ask = next(item for item in typing.get_args(hint)[1:] if isinstance(item, Ask))
+        asks.append((parameter.name, ask))
+    return takes, _LAST[hints["return"]], asks, settings
+
+
+def _read_setting(name: str, hint: Any, default: Any, doc: str) -> Setting:
+    per_model = typing.get_origin(hint) is PerModel
+    if per_model:
+        (hint,) = typing.get_args(hint)
+    optional = False
+    if type(None) in typing.get_args(hint):
+        optional = True
+        (hint,) = (arg for arg in typing.get_args(hint) if arg is not type(None))
+    if typing.get_origin(hint) is Annotated:
+        hint, *extras = typing.get_args(hint)
+        if extras:  # "fraction" or "task"
+            return Setting(name, extras[0], default, per_model, optional=optional, doc=doc)
+    if typing.get_origin(hint) is Literal:
+        return Setting(name, "choice", default, per_model, typing.get_args(hint), optional, doc)
+    kinds: dict[Any, Literal["bool", "int", "float"]] = {bool: "bool", int: "int", float: "float"}
+    return Setting(name, kinds[hint], default, per_model, optional=optional, doc=doc)

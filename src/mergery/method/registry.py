@@ -1,0 +1,43 @@
+"""All merging methods by name: Mergery's own, and those that other packages add."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+
+from mergery.errors import RecipeError, did_you_mean
+from mergery.method.declaring import Method
+
+_registry: dict[str, Method] = {}
+
+
+def register(new: Method) -> Method:
+    """Add a method to the registry, under its name."""
+    _registry[new.name] = new
+    return new
+
+
+def methods() -> Mapping[str, Method]:
+    """All methods by name: one file each in `mergery.methods`, and third parties' through the entry point group
+    `mergery.methods` (an entry's value is a `Method`)."""
+    if not _registry:
+        import mergery.methods as package
+
+        for module in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
+            for value in vars(importlib.import_module(f"mergery.methods.{module}")).values():
+                if isinstance(value, Method):
+                    register(value)
+                    setattr(package, value.name, value)  # rather than the module of that name
+        for entry in entry_points(group="mergery.methods"):
+            register(entry.load())
+    return dict(sorted(_registry.items()))
+
+
+def find(name: str) -> Method:
+    """The method called `name`. Raises RecipeError with the nearest name."""
+    known = methods()
+    if name not in known:
+        raise RecipeError(f"unknown method {name!r}", hint=did_you_mean(name, known))
+    return known[name]

@@ -1,0 +1,36 @@
+"""What matrix methods cost: operations and workspace of their parts, for the plan's estimate."""
+
+from __future__ import annotations
+
+from mergery.method.scope import Route
+
+EIGEN = 8.0  # operations of an eigendecomposition of n x n, in n^3, at the rate of matrix products
+WIDE = 8  # bytes of a float64
+
+
+def decomposition(out: int, into: int) -> float:
+    """Operations of a thin SVD: the smaller Gram matrix, its eigenvectors, and the vectors of the other side."""
+    small, large = min(out, into), max(out, into)
+    return 4.0 * large * small**2 + EIGEN * small**3
+
+
+def decomposing(out: int, into: int) -> int:
+    """Bytes of a thin SVD at its worst: the matrix in float64, the vectors of its longer side while they are made orthonormal
+    once more, and those of the shorter side.
+    """
+    small, large = min(out, into), max(out, into)
+    return WIDE * (5 * large * small + 3 * small**2)
+
+
+def by_svd(k: int, out: int, into: int, times: float, *, polars: int = 0, held: float = 1.0, what: str) -> Route:
+    """`times` thin SVDs of full size and `polars` polar factors of each side; `held` matrices stay besides."""
+    small = min(out, into)
+    work = times * decomposition(out, into) + polars * sum(decomposition(side, small) for side in (out, into))
+    space = decomposing(out, into) + int(WIDE * held * (out * into + (polars > 0) * small * (out + into)))
+    return Route(f"{what} by eigenvectors of the smaller Gram matrix", work, space)
+
+
+def by_interference(k: int, out: int, into: int, *, what: str) -> Route:
+    """One eigenbasis of all task vectors' rows, stacked, and their coordinates in it."""
+    work = decomposition(k * out, into) + 6.0 * k * out * into * min(k * out, into)
+    return Route(what, work, decomposing(k * out, into) + WIDE * (k + 1) * out * into)

@@ -1,0 +1,124 @@
+"""ACE-Merging: least interference with centred task vectors, adapted to how unequal the tasks are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from mergery.errors import RecipeError
+from mergery.method import Deltas, Fraction, Merged, PerModel, Preset, Tensor, each, method
+from mergery.method.scope import LINEAR, Route
+from mergery.methods._routes import WIDE, decomposition
+from mergery.methods.wudi import check_weight
+
+UNEQUAL = 0.3  # relative variance of the logarithms of the tasks' traces, above which they are unequal
+
+
+def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
+    work = 4.0 * k * out * into * into + 2.7 * into**3 + (settings["mode"] != "equal") * decomposition(out, into)
+    return Route("1 linear system over the inputs", work, WIDE * ((2 * k + 5) * out * into + (k + 6) * into * into))
+
+
+def check_ridge(settings: Mapping[str, Any]) -> None:
+    check_weight(settings)
+    if settings["ridge"] <= 0.0:
+        raise RecipeError("ridge must be positive", why="without it the inputs that no task has have no solution")
+
+
+def unequal(masses: Tensor, mode: str) -> Tensor:
+    """Whether tasks (k, ...) with these traces get the treatment of unequal ones: bool (...). Zero traces do not count."""
+    import torch
+
+    if mode != "auto":
+        return torch.full(masses.shape[1:], mode == "unequal", device=masses.device)
+    there = masses > 0.0
+    count = there.sum(0)
+    logs = masses.where(there, 1.0).log()
+    mean = logs.sum(0) / count.clamp(min=1)
+    spread = ((logs - mean).square() * there).sum(0) / (count - 1).clamp(min=1)
+    return (count > 1) & (spread > UNEQUAL * mean.square())
+
+
+@method(
+    paper="2603.02945",
+    unit="matrix",
+    check=check_ridge,
+    scope=LINEAR,
+    presets={"paper": Preset({"ridge_of": "one"})},
+    routing=routing,
+)
+def ace(
+    deltas: Deltas,
+    *,
+    weight: PerModel[float] = each(1.0),
+    mode: Literal["auto", "equal", "unequal"] = "auto",
+    ridge: float = 0.01,
+    ridge_of: Literal["mean", "one"] = "mean",
+    leading: Fraction = 0.3,
+    scale: float = 1.0,
+) -> Merged:
+    """Average centred task vectors by their own covariances, and level them where tasks are unequal.
+
+        d_i = x_i - base less its mean over the outputs;   S_i = d_i^T d_i, over its trace where tasks are unequal
+        D = (sum_i w_i d_i (S_i + e_i I)) (sum_i w_i (S_i + e_i I) + 1 c^T)^-1
+        unequal: D + s U_r V_r^T of the leading triplets of D + sum_i w_i (x_i - base) (S_i - mean_j w_j (S_j + e_j I))
+        out = base + scale * D
+
+    c is the mean row of sum_i w_i S_i (over the mean of |x_i - base|^2, where tasks are unequal), s the mean of the
+    leading r singular values, without those that are zero. Tasks are unequal where the variance of the logarithms of
+    |x_i - base|^2 exceeds 0.3 times the square of their mean. The mean over outputs of a task vector, a direction in the
+    inputs, is not restored: not even one model comes back as it is. Where tasks are unequal, one whose outputs all change
+    alike has no S_i and no e_i; so do task vectors of zero.
+
+    Settings:
+        weight: weight of each task's covariance, not negative.
+        mode: whether tasks count as unequal: as they are, or always or never.
+        ridge: the e_i, positive; divided by the trace where tasks are unequal.
+        ridge_of: what the ridge is a share of: the mean eigenvalue of all S_i before they are divided, so that the
+            result of equal tasks scales with its inputs, or the number one, as published.
+        leading: r as a fraction of min(out, in).
+        scale: factor of the merged task vector.
+
+    Source: Xu et al. 2026, ACE-Merging (arXiv 2603.02945), from the description of its code; the preset `paper` takes
+    its absolute ridge of 0.01, under which small task vectors are merely averaged and, where they are unequal, drown in
+    a level far above their own size. Everything but the matrices of attention and MLPs is averaged.
+
+    Use it for fine-tunes whose task vectors differ much in size, of which a plain average hears the largest only.
+    """
+    import torch
+
+    from mergery.kernels.spectral import RANK, flat_level, framed, norm, svd, total
+
+    cores, frame = framed(deltas, ones=True)
+    up, across = frame.ones(cores[0])
+    height, width = frame.shape
+    k = len(cores)
+    masses = torch.stack([norm(core)[..., 0, 0].square() for core in cores])
+    flag = unequal(masses, mode)[..., None, None]
+    centred = [core.double() - up @ (up.mT @ core.double()) / height for core in cores]
+    raw = torch.stack([norm(core).square() for core in centred])
+    there = raw > RANK**2 * masses[..., None, None]
+    centred = [core * there[i] for i, core in enumerate(centred)]
+    size = torch.where(flag, raw.where(there, 1.0), 1.0)
+    share = ridge if ridge_of == "one" else ridge * (raw * there).mean(0) / width
+    own = share / size * (there | ~flag)
+    factors = [float(factor) for factor in weight]
+    plain = [core.mT @ core / size[i] for i, core in enumerate(centred)]
+    loaded = total(list(own), factors)
+    loaded = loaded.where(loaded > 0.0, 1.0)
+    covariance = total(plain, factors)
+    unit = torch.eye(covariance.shape[-1], dtype=torch.float64, device=covariance.device)
+    average = masses.mean(0)[..., None, None]
+    row = across.mT @ covariance / width / torch.where(flag, average.where(average > 0.0, 1.0), 1.0)
+    aim = total(
+        [core @ each_ + core * own[i] for i, (core, each_) in enumerate(zip(centred, plain, strict=True))], factors
+    )
+    whole = covariance + loaded * unit  # the matrix of rank one comes after: of small inputs it is larger by far
+    solved = torch.linalg.solve(whole, torch.cat([aim, row], dim=-2).mT).mT
+    merged, row = solved[..., :-1, :], solved[..., -1:, :]
+    merged = merged - (merged @ across) @ row / (1.0 + row @ across)
+    middle = whole / k
+    residual = total([core.double() @ (each_ - middle) for core, each_ in zip(cores, plain, strict=True)], factors)
+    u, s, vh = svd(merged + residual, int(leading * frame.smaller))
+    merged = torch.where(flag, merged + (u * flat_level(s).unsqueeze(-2)) @ vh, merged) * scale
+    return frame.restore(merged)

@@ -1,0 +1,41 @@
+"""ACTMat: least interference, with inputs' covariances estimated from the task vectors."""
+
+from __future__ import annotations
+
+from mergery.method import Deltas, Merged, PerModel, Preset, each, method
+from mergery.method.scope import LINEAR
+from mergery.methods.swudi import routing
+from mergery.methods.wudi import check_weight
+
+
+@method(
+    paper="2604.01329",
+    unit="matrix",
+    check=check_weight,
+    scope=LINEAR,
+    presets={"paper": Preset()},
+    routing=routing,
+)
+def actmat(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: float = 1.0) -> Merged:
+    """Average task vectors as RegMean does, with d_i^T d_i for the covariance of a task's inputs.
+
+        d_i = x_i - base;   out = base + scale * (sum_i w_i d_i d_i^T d_i) (sum_i w_i d_i^T d_i)^+
+
+    Gradients of a linear layer are sums of inputs, so that what training has added tells how inputs vary. Larger
+    task vectors have more say, unlike in `wudi` with its closed form.
+
+    Settings:
+        weight: weight of each task's covariance, not negative.
+        scale: factor of the merged task vector.
+
+    Source: Hameed et al. 2026, Model merging via data-free covariance estimation (arXiv 2604.01329), as described in
+    the abstract; details reconstructed: the estimate is taken as it is, without shrinking it.
+
+    Use it for fine-tunes of one base that were trained for about as long, without data at hand.
+    """
+    from mergery.kernels.spectral import framed
+    from mergery.methods._interference import interference, rows_as_inputs
+
+    cores, frame = framed(deltas)
+    problem = interference(cores, rows_as_inputs(cores, weight, equal=False))
+    return frame.lift(problem.solution() * scale, problem.basis)

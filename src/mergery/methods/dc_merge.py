@@ -1,0 +1,106 @@
+"""DC-Merge: merge in a basis of both sides that all tasks' leading directions share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from mergery.errors import RecipeError
+from mergery.method import Deltas, Fraction, Merged, PerModel, Preset, Tensor, each, method
+from mergery.method.scope import LINEAR, MATRICES, Route
+from mergery.methods._agreement import combine
+from mergery.methods._routes import by_svd
+from mergery.methods._scale import outer
+from mergery.methods.tsv_merge import share
+
+
+def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
+    return by_svd(k, out, into, k, polars=1, held=2.5 + k / 4, what=f"{k} thin SVDs and 2 polar factors")
+
+
+def check_ratio(settings: Mapping[str, Any]) -> None:
+    if settings["ratio"] < 1.0:
+        raise RecipeError("ratio must be at least 1", why="it is that of the first singular value to the last")
+
+
+def smoothed(s: Tensor, smooth: str, ratio: float) -> Tensor:
+    """Singular values (..., r) that are not zero, as they are, all equal, or falling in a line; their sum stays."""
+    import torch
+
+    if smooth == "none":
+        return s
+    there = s > 0.0
+    count = there.sum(-1, keepdim=True)
+    place = torch.arange(s.shape[-1], dtype=s.dtype, device=s.device) / (count - 1).clamp(min=1)
+    line = torch.ones_like(s) if smooth == "mean" else ratio - (ratio - 1.0) * place
+    line = line * there
+    whole = line.sum(-1, keepdim=True)
+    return line * (s.sum(-1, keepdim=True) / whole.where(whole > 0.0, 1.0))
+
+
+@method(
+    paper="2603.06242",
+    unit="matrix",
+    check=check_ratio,
+    scope=LINEAR,
+    presets={
+        "paper": Preset({"scale": 1.0, "density": 0.001}, scope=MATRICES),
+        "adapters": Preset({"scale": 1.0, "density": 1.0, "smooth": "mean"}),
+    },
+    routing=routing,
+)
+def dc_merge(
+    deltas: Deltas,
+    *,
+    weight: PerModel[float] = each(1.0),
+    smooth: Literal["none", "mean", "linear"] = "none",
+    ratio: float = 5.0,
+    density: Fraction = 0.001,
+    blocks: bool = True,
+    scale: float | None = None,
+) -> Merged:
+    """Move all tasks into orthonormal directions of both sides that cover them, and let entries agree there.
+
+        x_i - base = U_i S_i V_i^T, of which the leading r = floor(min(out, in) / k) triplets are kept
+        P = polar([U_1 .. U_k]), Q = polar([V_1 .. V_k]);   M_i = P^T (U_i S_i V_i^T) Q
+        keep the largest entries of each M_i, elect signs, average those that agree, keep the k diagonal blocks: M
+        out = base + scale * P M Q^T
+
+    Entries of M_i below 1e-6 of its largest are zero.
+
+    Settings:
+        weight: factor of each task's M_i.
+        smooth: even out the singular values of each task first, their sum staying: to their mean, or to a line; for
+            adapters, whose energy stands in a few.
+        ratio: of the first singular value of the line to the last.
+        density: fraction of the entries of M_i that is kept; 0.001 in the authors' code, which is about the diagonal.
+        blocks: keep what joins directions of one task only.
+        scale: factor of the merged task vector. Without one, 1 / sqrt(k), which is Mergery's choice; the paper's is 1.
+
+    Source: Zhang et al. 2026, DC-Merge (arXiv 2603.06242), from the description of its code; the line and the preset
+    `adapters` are reconstructed. The preset `paper` also merges embeddings and head this way. Everything else is
+    averaged.
+
+    Use it as `tsv_merge`, where tasks share directions that its orthogonal factors would double.
+    """
+    import torch
+
+    from mergery.kernels.spectral import cleared, framed, largest, polar, rank, svd
+
+    cores, frame = framed(deltas)
+    kept = share(frame.smaller, len(cores))
+    triplets = [svd(core, kept) for core in cores]
+    left = polar(torch.cat([u for u, _, _ in triplets], dim=-1))
+    right = polar(torch.cat([vh for _, _, vh in triplets], dim=-2))
+    entries = rank(torch.cat([s for _, s, _ in triplets], dim=-1)).square()
+    inside = []
+    for u, s, vh in triplets:
+        own = smoothed(s, smooth, ratio)
+        seen = (left.mT @ u * own.unsqueeze(-2)) @ (vh @ right.mT)
+        inside.append(largest(cleared(seen), density, entries))
+    merged = combine(inside, weight, elect=True, normalize=True) * outer(scale, len(cores))
+    if blocks:
+        wide = triplets[0][1].shape[-1]
+        task = torch.arange(merged.shape[-1], device=merged.device) // wide
+        merged = merged * (task[:, None] == task[None, :])
+    return frame.lift(left @ merged, right)

@@ -1,0 +1,87 @@
+"""OptMerge: WUDI with denoised targets and inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from mergery.method import Deltas, Merged, PerModel, Preset, Tensor, each, method
+from mergery.method.scope import LINEAR, Route
+from mergery.methods._routes import WIDE, decomposing, decomposition
+from mergery.methods.tsv_merge import share
+from mergery.methods.wudi import adam_space, check_steps, descent
+
+
+def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
+    main = descent(k, out, into, settings, inner=min(out, into))
+    work = main.operations + 2 * k * decomposition(out, into)
+    space = decomposing(out, into) + WIDE * (k + 3) * out * into
+    space += adam_space(out, into) if settings["solver"] == "adam" else 0
+    return Route(f"{2 * k} thin SVDs, then {main.words}", work, space)
+
+
+def truncated(matrix: Tensor, count: int) -> Tensor:
+    """The matrix's leading singular triplets, float64."""
+    from mergery.kernels.spectral import svd
+
+    u, s, vh = svd(matrix, count)
+    return (u * s.unsqueeze(-2)) @ vh
+
+
+@method(
+    paper="2505.19892",
+    unit="matrix",
+    check=check_steps,
+    scope=LINEAR,
+    presets={"paper": Preset({"scale": 1.0})},
+    routing=routing,
+)
+def optmerge(
+    deltas: Deltas,
+    *,
+    weight: PerModel[float] = each(1.0),
+    solver: Literal["adam", "closed"] = "adam",
+    start: Literal["mean", "sum"] = "mean",
+    steps: int = 300,
+    rate: float = 1e-5,
+    scale: float = 1.0,
+) -> Merged:
+    """Find the task vector that is least felt by each task's leading inputs, against denoised targets.
+
+        d_i = x_i - base;   t_i = m + the leading r singular triplets of d_i - m,   m the mean of all d_i
+        L(D) = sum_i w_i |(D - t_i) V_i S_i|^2 / |d_i|^2  with the leading r triplets U_i S_i V_i^T of d_i
+        out = base + scale * D,  D after `steps` steps of Adam on L, or where L is least;  r = min(out, in) / k
+
+    It is `wudi` with less noise: what is small in a task vector neither counts as a target nor as an input.
+
+    Settings:
+        weight: weight of each task in L, not negative.
+        solver: Adam from `start`, or the minimum itself.
+        start: where Adam begins: the mean of the task vectors or their sum.
+        steps: how many steps Adam takes; 300 in the paper's code.
+        rate: its learning rate; 1e-5 in the paper's code.
+        scale: factor of the merged task vector; 0.1 to 1 in the paper.
+
+    Source: Wei et al. 2025 (arXiv 2505.19892), from the description of its code for full fine-tunes; that for
+    adapters uses plain gradient descent with momentum. Everything but the matrices of attention and MLPs is
+    averaged.
+
+    Use it for fine-tunes with noisy or nearly low-rank task vectors, where `wudi` trains on the noise.
+    """
+    from mergery.kernels.spectral import framed, norm, svd
+    from mergery.methods._adam import descend
+    from mergery.methods._interference import beginning, interference
+
+    cores, frame = framed(deltas)
+    kept = share(frame.smaller, len(cores))
+    centre = beginning(cores, "mean")
+    targets = [centre + truncated(core.double() - centre, kept) for core in cores]
+    probes = []
+    for core, factor in zip(cores, weight, strict=True):
+        _, s, vh = svd(core, kept)
+        size = norm(core)
+        probes.append(s.unsqueeze(-1) * vh * (float(factor) ** 0.5 / size.where(size > 0.0, 1.0)))
+    problem = interference(targets, probes)
+    if solver == "closed":
+        return frame.lift(problem.solution() * scale, problem.basis)
+    return descend(problem.lifted(frame), frame.full(beginning(cores, start)), steps, rate) * scale

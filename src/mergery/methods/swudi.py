@@ -1,0 +1,92 @@
+"""SWUDI: WUDI's descent in closed form, stopped early, on the eigenvectors that matter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from mergery.errors import RecipeError
+from mergery.method import Deltas, Fraction, Merged, PerModel, Preset, Tensor, each, method
+from mergery.method.scope import LINEAR, Route
+from mergery.methods._routes import by_interference
+from mergery.methods.wudi import check_weight
+
+
+def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
+    return by_interference(k, out, into, what="1 eigenbasis of all task vectors' rows by the smaller Gram matrix")
+
+
+def check_time(settings: Mapping[str, Any]) -> None:
+    check_weight(settings)
+    if settings["time"] < 0.0:
+        raise RecipeError("time must not be negative", why="it says how long the descent goes on")
+
+
+def filtered(deltas: Deltas, weight: Any, start: str, share: Any) -> Merged:
+    """The start, moved along each eigenvector of the tasks' inputs by a share of the way to the minimum.
+
+    `share(values, into)` gives the shares (..., r) from the eigenvalues (..., r) of matrices with `into` columns.
+    """
+    from mergery.kernels.spectral import framed
+    from mergery.methods._interference import beginning, interference, rows_as_inputs
+
+    cores, frame = framed(deltas)
+    problem = interference(cores, rows_as_inputs(cores, weight, equal=True))
+    first = beginning(cores, start)
+    step = problem.flow(first, share(problem.values, frame.shape[1]))
+    return frame.restore(first + step @ problem.basis)
+
+
+def leading(values: Tensor, count: Tensor | int) -> Tensor:
+    """1.0 for the first `count` of the eigenvalues (..., r), 0.0 for the others."""
+    import torch
+
+    place = torch.arange(values.shape[-1], device=values.device)
+    bound = count if isinstance(count, int) else count.unsqueeze(-1)
+    return (place < bound).to(values.dtype).expand(values.shape)
+
+
+@method(
+    paper="2606.07289",
+    unit="matrix",
+    check=check_time,
+    scope=LINEAR,
+    presets={"paper": Preset({"start": "sum"})},
+    routing=routing,
+)
+def swudi(
+    deltas: Deltas,
+    *,
+    weight: PerModel[float] = each(1.0),
+    time: float = 300.0,
+    rank: Fraction = 0.65,
+    start: Literal["mean", "sum"] = "mean",
+    scale: float = 1.0,
+) -> Merged:
+    """Follow WUDI's gradient for a while, in closed form, along the directions that matter.
+
+        d_i = x_i - base;   C = sum_i w_i S_i = Q L Q^T,   S_i = d_i^T d_i / |d_i|^2;   D* = (sum_i w_i d_i S_i) C^+
+        out = base + scale * (D_0 + (D* - D_0) Q F Q^T),   F = 1 - exp(-time L) for the leading `rank` in, else 0
+
+    It is where gradient flow on WUDI's loss stands after `time`, kept to the leading eigenvectors of C: one
+    eigendecomposition in place of hundreds of steps, and no dependence on the size of task vectors. Where F is 0
+    the start D_0 stays.
+
+    Settings:
+        weight: weight of each task, not negative.
+        time: how far the flow goes; a very long one ends in the minimum. 300 to 1800 in the paper.
+        rank: fraction of the inputs whose eigenvectors take part, in [0, 1]; 0.65 to 0.85 in the paper.
+        start: the mean of the task vectors, which is Mergery's choice for models that share directions, or their sum,
+            as published.
+        scale: factor of the merged task vector; 1 in the paper, 0.1 to 0.2 for multimodal models from the sum.
+
+    Source: Wei et al. 2026 (arXiv 2606.07289), as described in the abstract and by its code's defaults; details
+    reconstructed. The preset `paper` begins at the sum. Everything but the matrices of attention and MLPs is averaged.
+
+    Use it in place of `wudi` for language models: it costs a small part of the time.
+    """
+
+    def share(values: Tensor, into: int) -> Tensor:
+        return -(-time * values).expm1() * leading(values, int(rank * into))
+
+    return filtered(deltas, weight, start, share) * scale

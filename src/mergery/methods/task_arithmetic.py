@@ -1,0 +1,34 @@
+"""Task arithmetic: add and subtract task vectors."""
+
+from __future__ import annotations
+
+from mergery.method import Coefficients, Count, PerModel, each, method
+from mergery.methods._weights import check_sum
+
+
+@method(paper="2212.04089", span="deltas", check=check_sum)
+def task_arithmetic(
+    count: Count, *, weight: PerModel[float] = each(1.0), scale: float = 1.0, normalize: bool = False
+) -> Coefficients:
+    """Add the weighted task vectors (model minus base) to the base.
+
+        out = base + scale * sum_i w_i (x_i - base)
+
+    Weights of one sign add abilities; a negative weight takes one away (negation); weights 1, 1, -1 on C, B,
+    A carry the step from A to B over to C (analogy).
+
+    Settings:
+        weight: factor of each task vector; any real number.
+        scale: the paper's lambda, the factor of the whole sum; it tunes on a validation set between 0 and 1,
+            about 0.3 to 0.4 for eight tasks. With 1 / number of models and equal weights the result is the
+            models' average.
+        normalize: divide by the sum of the weights, which must not be zero. The paper does not.
+
+    Source: Ilharco et al. 2023, Editing models with task arithmetic (arXiv 2212.04089).
+
+    Use it first when fine-tunes of one base are to be combined: of the methods without data it is the one
+    that most reliably improves on the base. The sum of many task vectors overshoots, so lower `scale` as
+    models are added.
+    """
+    factor = scale / weight.sum() if normalize else scale
+    return factor * weight

@@ -1,0 +1,67 @@
+"""TSV-Merge: the leading singular vectors of all tasks, made orthogonal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mergery.method import Deltas, Merged, PerModel, Preset, each, method
+from mergery.method.scope import LINEAR, MATRICES, Route
+from mergery.methods._routes import by_svd
+from mergery.methods._scale import outer
+
+
+def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
+    return by_svd(k, out, into, k, polars=1, what=f"{k} thin SVDs and 2 polar factors")
+
+
+def share(smaller: int, k: int) -> int:
+    """How many singular triplets a task keeps of a matrix whose smaller side is given; at least one."""
+    return max(1, smaller // k)
+
+
+def combine(deltas: Deltas, weight: Any) -> Merged:
+    """P(U) S P(V)^T of the tasks' leading triplets, stacked."""
+    import torch
+
+    from mergery.kernels.spectral import framed, polar, svd
+
+    cores, frame = framed(deltas)
+    kept = share(frame.smaller, len(cores))
+    triplets = [svd(core, kept) for core in cores]
+    left = polar(torch.cat([u for u, _, _ in triplets], dim=-1))
+    right = polar(torch.cat([vh for _, _, vh in triplets], dim=-2))
+    size = torch.cat([s * float(factor) for (_, s, _), factor in zip(triplets, weight, strict=True)], dim=-1)
+    return frame.lift(left * size.unsqueeze(-2), right)
+
+
+@method(
+    paper="2412.00081",
+    unit="matrix",
+    scope=LINEAR,
+    presets={"paper": Preset({"scale": 1.0}, scope=MATRICES)},
+    routing=routing,
+)
+def tsv_merge(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: float | None = None) -> Merged:
+    """Keep each task's leading singular vectors and make those of different tasks orthogonal.
+
+        x_i - base = U_i S_i V_i^T, of which the leading r = floor(min(out, in) / k) triplets are kept
+        out = base + scale * P([U_1 .. U_k]) diag(w_1 S_1 .. w_k S_k) P([V_1 .. V_k])^T
+
+    P is the orthogonal polar factor: the nearest matrix with orthonormal columns. Where task vectors coincide
+    the stacked vectors are dependent, and P is taken on what they span, so that identical models come back as one;
+    the plain factor would fill up with arbitrary directions. With more models than min(out, in) each keeps one
+    triplet.
+
+    Settings:
+        weight: factor of each task's singular values.
+        scale: factor of the merged task vector. Without one, 1 / sqrt(k), which is Mergery's choice for models that
+            share directions; the paper's is 1, right where tasks are orthogonal.
+
+    Source: Gargiulo et al. 2025, Task singular vectors (arXiv 2412.00081). The preset `paper` also merges
+    embeddings and head this way, as the authors' code does with all matrices, and sets scale to 1. Everything else
+    is averaged.
+
+    Use it for several fine-tunes of one base on different tasks, where averages lose what each has learned.
+    """
+    return combine(deltas, weight) * outer(scale, len(deltas))

@@ -1,0 +1,94 @@
+"""Whether models belong together: families, configs, quantised files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mergery.architecture import text_config
+from mergery.architecture.facts import ALLOWABLE, lesser, meanings
+from mergery.architecture.spelling import language_family
+from mergery.checkpoints.base import Checkpoint
+from mergery.graph.nodes import View
+from mergery.recipe import Merge, Source
+
+if TYPE_CHECKING:
+    from mergery.planning.builder import Builder
+
+
+def check_quantised(builder: Builder, name: str, checkpoint: Checkpoint, source: Source) -> None:
+    """Refuse files whose numbers are codes, not weights."""
+    found = quantisation(checkpoint)
+    if found:
+        builder.fail(
+            f"the model {name!r} is quantised ({found['method']})",
+            where=source.place,
+            why=found["why"],
+            hint="use its bfloat16, float16 or float32 version; quantised files cannot be merged yet",
+        )
+
+
+def quantisation(checkpoint: Checkpoint) -> dict[str, str] | None:
+    """How a checkpoint is quantised, and what says so; None where it is not."""
+    config = checkpoint.config or {}
+    scheme = text_config(config).get("quantization_config") or config.get("quantization_config")
+    odd = next((i for i in checkpoint.tensors.values() if i.dtype.floating and not i.dtype.mergeable), None)
+    if not scheme and not odd:
+        return None
+    method = scheme.get("quant_method", "quantised") if isinstance(scheme, dict) else str(odd and odd.dtype)
+    why = f"tensor {odd.name!r} is {odd.dtype}" if odd else "config.json has a quantization_config"
+    return {"method": str(method), "why": why}
+
+
+def check_families(builder: Builder, views: Mapping[str, View], merge: Merge) -> None:
+    """Refuse models whose configs say that their weights mean different things, and warn of lesser differences."""
+    configs = {name: view.config for name, view in views.items() if view.config}
+    if not configs:
+        return
+    allowed = builder.recipe.allow
+    first, *others = configs.items()
+    kinds = {name: config["model_type"] for name, config in configs.items() if config.get("model_type")}
+    strangers = len({language_family(config) for config in configs.values() if config.get("model_type")}) > 1
+    if strangers and "model_type" not in allowed:
+        builder.fail(
+            "the models are of different families",
+            where=merge.place,
+            why=", ".join(f"{name} is {family}" for name, family in kinds.items()),
+            hint="merge models that were trained from one base, or say allow: [model_type]",
+        )
+        return
+    wrong: dict[str, list[str]] = {}
+    for name, config in others:
+        for key, mine, theirs in config_differences(first[1], config):
+            text = f"{key} differs: {first[0]} has {shown(mine)}, {name} has {shown(theirs)}"
+            if key == "layer_types" and merge.stack:
+                continue  # each layer of a stack keeps its own kind
+            if key in ALLOWABLE and key not in allowed:
+                wrong.setdefault(name, []).append(key)
+                wrong[name].append(text)
+            else:
+                builder.warnings.append(f"{text}; the output takes its donor's")
+    for name, found in wrong.items():
+        keys, texts = found[::2], found[1::2]
+        builder.fail(
+            f"{first[0]!r} and {name!r} use their weights differently",
+            where=merge.place,
+            why="; ".join(texts),
+            hint=f"merge models of one base; to merge these all the same, say allow: [{', '.join(keys)}]",
+        )
+
+
+def config_differences(mine: Mapping[str, Any] | None, theirs: Mapping[str, Any] | None) -> list[tuple[str, Any, Any]]:
+    """Facts that two configs both state, and that differ: those that change what weights mean first."""
+    found = []
+    for facts in (meanings, lesser):
+        a, b = facts(mine), facts(theirs)
+        found += [(key, a[key], b[key]) for key in a if key in b and a[key] != b[key]]
+    return found
+
+
+def shown(value: Any) -> str:
+    """A config's value in a message, cut where it is long."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 100 else text[:97] + "..."

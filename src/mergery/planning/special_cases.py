@@ -1,0 +1,73 @@
+"""Tensors for which averaging raw numbers is wrong, or for which only one treatment is sane; the plan states each.
+
+* Buffers (positions, statistics of a dataset, the routing bias that balances experts) are copied, from the base where there
+  is one. They were never trained by gradients.
+* Norms that are stored as offsets from one (Gemma) are averaged where a method works on the sphere: the direction of an offset
+  from one means nothing. Averages and task vectors are the same for offsets as for what they stand for.
+* Parameters of state-space models in log space, and low-rank factors of attention, are merged as stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mergery.architecture.spelling import language_family
+from mergery.graph.nodes import Node, View, leaves, woven
+from mergery.method import Method, find
+from mergery.recipe.values import Spot
+
+if TYPE_CHECKING:
+    from mergery.planning.builder import Builder
+
+_DIRECTED = ("slerp", "nuslerp", "multislerp", "karcher", "passthrough")  # on the sphere, or by one number
+_OFFSET_NORMS = (
+    "gemma", "gemma2", "gemma3_text", "recurrent_gemma", "vaultgemma", "t5gemma", "t5gemma2", "nemotron", "qwen3_next",
+    "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text",
+)  # fmt: skip
+
+BUFFER = "are buffers: they are copied, not merged"
+OFFSET = "are norms stored as offsets from one: they are averaged, for offsets have no direction"
+SCALED = "are norms stored as offsets from one: scale multiplies the offset, not the norm"
+
+
+def copies(builder: Builder, spot: Spot) -> bool:
+    """Whether a tensor is copied whatever the method; notes it for the plan."""
+    if "buffer" not in spot.roles:
+        return False
+    builder.treated.setdefault(BUFFER, []).append(spot.name)
+    return True
+
+
+def treat(
+    method: Method, settings: dict[str, Any], spot: Spot, own: Node, *, deltas: bool
+) -> tuple[Method, dict[str, Any], str]:
+    """The method and settings that one tensor gets in place of the merge's own, and by which rule, if any."""
+    if deltas or method.name not in _DIRECTED or spot.part != "language":
+        return method, settings, ""
+    if "norm" not in (role.rpartition(".")[2] for role in spot.roles) or not _offset(own):
+        return method, settings, ""
+    if method.name == "passthrough":
+        return method, settings, SCALED
+    t = settings.get("t")
+    weight = settings["weight"] if t is None else np.array([1.0 - t, t])
+    return find("linear"), {"weight": weight, "normalize": True}, OFFSET
+
+
+def _offset(node: Node) -> bool:
+    return language_family(leaves(node)[0].checkpoint.config) in _OFFSET_NORMS
+
+
+def remarks(view: View) -> list[str]:
+    """What a reader should know of the kinds of tensors that a merge averages as they are stored."""
+    merged = [name for name, node in view.nodes.items() if woven(node)]
+    parts = view.architecture.parts
+    log = [name for name in merged if name.endswith(("A_log", "dt_bias", "time_decay"))]
+    factors = [name for name in merged if "attention.kv" in parts[name].roles]
+    found: Mapping[str, list[str]] = {
+        "parameters in log space are merged as stored: an average of logarithms is a geometric mean": log,
+        "low-rank factors of attention are merged one by one: the product of averages is not the average of products": factors,
+    }
+    return [f"{len(names)} {text} (such as {names[0]!r})" for text, names in found.items() if names]

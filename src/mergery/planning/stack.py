@@ -1,0 +1,173 @@
+"""Layers of one or several models, one behind the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from mergery.architecture import Architecture, config_depth, read_architecture, text_config
+from mergery.architecture.depth import Origin, restack_config
+from mergery.checkpoints.base import TensorInfo
+from mergery.errors import PlanError
+from mergery.graph.nodes import Node, View
+from mergery.graph.wording import listed, ranges
+from mergery.method import find
+from mergery.planning.nodes import Weaver, spot_of
+from mergery.recipe import Merge, Slice
+from mergery.recipe.resolving import check_model_wide
+from mergery.recipe.values import Spot
+from mergery.views.growth import grow
+
+if TYPE_CHECKING:
+    from mergery.planning.builder import Builder
+
+
+def stacked(builder: Builder, name: str, merge: Merge, views: Mapping[str, View], number: int) -> View | None:
+    donor = views[builder.recipe.donor] if merge is builder.recipe.merge else views[merge.names()[0]]
+    if donor.architecture.stack is None:
+        builder.fail(f"{donor.name!r} has no numbered layers to stack", where=merge.place)
+        return None
+    if merge.growth:
+        grown = views[merge.growth.model]
+        merge = replace(merge, stack=grow(builder, merge.growth, grown, stated_depth(grown)), growth=None)
+    for view in views.values():
+        if view.config and view.config.get("is_encoder_decoder"):
+            builder.fail(
+                f"the layers of {view.name!r} cannot be stacked",
+                where=merge.place,
+                why="it has an encoder and a decoder, and a stack of one would not fit the other",
+            )
+    for part in merge.stack:
+        for each, (low, high) in part.models:
+            depth = stated_depth(views[each])
+            if high >= depth:
+                builder.fail(
+                    f"layers {low}-{high} of {each!r} do not exist",
+                    where=part.place,
+                    why=f"it has {depth} layers, 0-{depth - 1}",
+                )
+    if builder.problems:
+        return None
+    stack = Stack(builder, merge, views, donor, number)
+    stack.outside(after=False)
+    origins: list[Origin] = []
+    for part in merge.stack:
+        stack.layers(part, len(origins))
+        kept, (low, _) = next((model for model in part.models if model[0] == donor.name), part.models[0])
+        origins += [_origin(views[kept], donor, low + step) for step in range(part.depth)]
+    stack.outside(after=True)
+    if builder.problems:
+        return None
+    nodes = stack.nodes
+    infos = [TensorInfo(tensor, node.shape, node.dtype) for tensor, node in nodes.items()]
+    config = donor.config
+    if config is not None:
+        try:
+            config, warnings = restack_config(config, origins, stated_depth(donor))
+        except PlanError as error:
+            builder.fail(error.what, where=merge.place, why=error.why, hint=error.hint)
+            return None
+        builder.warnings += warnings
+    check_model_wide(find(merge.method), merge, nodes, number, builder.problems)
+    dropped = unused_layers(builder, merge, views)
+    return View(name, nodes, read_architecture(infos, config), config, donor.donor, dropped)
+
+
+def stated_depth(view: View) -> int:
+    """How many layers may be stacked: those that the config counts, without any that only predict further tokens."""
+    depth = view.architecture.depth
+    return min(depth, config_depth(view.config) or depth)
+
+
+def _origin(view: View, donor: View, layer: int) -> Origin:
+    described = view if view.config else donor
+    return Origin(text_config(described.config), layer, stated_depth(described))
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The tensors of a stack, as they are made: those before the layers, the layers slice by slice, those behind them."""
+
+    builder: Builder
+    merge: Merge
+    views: Mapping[str, View]
+    donor: View
+    number: int
+    nodes: dict[str, Node] = field(default_factory=dict)
+
+    def outside(self, *, after: bool) -> None:
+        """Tensors before the stack are made as the first slice says, those behind it as the last says."""
+        part = self.merge.stack[-1 if after else 0]
+        used = [each for each, _ in part.models]
+        for tensor, own in self.donor.nodes.items():
+            parsed = self.donor.architecture.parts[tensor]
+            if parsed.layer is not None or parsed.after != after:
+                continue
+            lacking = [each for each in used if tensor not in self.views[each].nodes]
+            if lacking:
+                why = f"{self.donor.name!r} has it"
+                self.builder.fail(f"{lacking[0]!r} lacks {tensor!r}", where=part.place, why=why)
+                continue
+            self.add(part, dict.fromkeys(used, tensor), spot_of(tensor, parsed), own)
+
+    def layers(self, part: Slice, first: int) -> None:
+        """The layers of a slice, from the output's layer `first` on."""
+        views, (lead, (low, _)) = self.views, part.models[0]
+        shapes = {each: _by_layer(views[each].architecture) for each, _ in part.models}
+        for step in range(part.depth):
+            templates = {each: shapes[each].get(start + step, {}) for each, (start, _) in part.models}
+            for each, names in templates.items():
+                gap = [rest for rest in templates[lead] if rest not in names]
+                gap += [rest for rest in names if rest not in templates[lead]]
+                if gap:
+                    this = f"layer {dict(part.models)[each][0] + step} of {each!r}"
+                    that = f"layer {low + step} of {lead!r}"
+                    why = "the layers of a slice must have the same tensors"
+                    self.builder.fail(f"{this} and {that} differ in {listed(gap)}", where=part.place, why=why)
+                    return
+            for rest, tensor in templates[lead].items():
+                layer = first + step
+                output = f"{self.donor.architecture.stack}.{layer}.{rest}"
+                parsed = views[lead].architecture.parts[tensor]
+                depth = step / (part.depth - 1) if part.depth > 1 else 1.0
+                names = {each: names[rest] for each, names in templates.items()}
+                spot = Spot(output, layer, parsed.roles, depth, False, tuple(names.items()), number=layer)
+                self.add(part, names, spot, views[lead].nodes[tensor])
+
+    def add(self, part: Slice, names: Mapping[str, str], spot: Spot, own: Node) -> None:
+        """One tensor of the output, from those of the slice's models under `names`."""
+        inputs = {each: self.views[each].nodes[tensor] for each, tensor in names.items()}
+        shapes = {each: node.shape for each, node in inputs.items()}
+        if len(set(shapes.values())) > 1:
+            what = f"{spot.name!r} would be made of tensors of different shapes"
+            why = ", ".join(f"{each} {list(shape)}" for each, shape in shapes.items())
+            self.builder.fail(what, where=part.place, why=why)
+            return
+        base = part.base or self.merge.base
+        base = base if base in names else None
+        merged = tuple(each for each in names if each != base)
+        weaver = Weaver(self.builder, self.merge, self.number, base, merged, (part.settings,))
+        self.nodes[spot.name] = weaver.weave(spot, inputs, own)
+
+
+def unused_layers(builder: Builder, merge: Merge, views: Mapping[str, View]) -> dict[str, str]:
+    dropped: dict[str, str] = {}
+    for each in merge.names():
+        used = {
+            layer for part in merge.stack for n, (lo, hi) in part.models if n == each for layer in range(lo, hi + 1)
+        }
+        left = [layer for layer in range(views[each].architecture.depth) if layer not in used]
+        if left:
+            dropped[f"{each}: layers {ranges(left)}"] = "the stack does not use them"
+    return dropped
+
+
+def _by_layer(architecture: Architecture) -> dict[int, dict[str, str]]:
+    """Names by layer and by what stands behind the layer number."""
+    result: dict[int, dict[str, str]] = {}
+    skip = len(architecture.stack or "") + 1
+    for name, part in architecture.parts.items():
+        if part.layer is not None:
+            result.setdefault(part.layer, {})[name[skip:].split(".", 1)[1]] = name
+    return result

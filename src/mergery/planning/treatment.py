@@ -1,0 +1,136 @@
+"""What each tensor of a merge gets: the first part of the recipe that fits, else the method in its scope, else the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from mergery.graph.wording import listed
+from mergery.method import Method, find
+from mergery.method.scope import BASE, Preset
+from mergery.recipe import Merge, Override
+from mergery.recipe.resolving import check_model_wide
+from mergery.recipe.scoping import as_mapping, scope_of
+from mergery.recipe.values import Condition, Constant, Spot, Value
+
+if TYPE_CHECKING:
+    from mergery.graph.nodes import View
+    from mergery.planning.builder import Builder
+
+Levels = tuple[Mapping[str, Value], ...]
+_NEVER = ("norm", "attention.norm", "bias", "buffer")  # roles of what is no matrix of weights, however it is stored
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """A method with its settings, as a merge of its own, under a number of its own; or the model to take the tensor of."""
+
+    merge: Merge
+    number: int
+    method: Method | None = None
+    take: str | None = None
+
+
+@dataclass
+class Treatments:
+    """All treatments of one merge."""
+
+    own: Treatment
+    scope: tuple[str, ...] | None
+    preset: Mapping[str, Value]
+    parts: tuple[tuple[Condition, Treatment], ...]
+    rest: Treatment
+    weights: dict[int, tuple[Mapping[str, Value], Mapping[str, Value]]]
+    vectors: dict[int, list[str]] = field(default_factory=dict)  # for methods on matrices, by their number
+    fitted: set[int] = field(default_factory=set)  # numbers of the parts that some tensor has got
+
+    def at(self, spot: Spot, shape: tuple[int, ...]) -> Treatment:
+        for condition, treatment in self.parts:
+            if condition.holds(spot):
+                self.fitted.add(treatment.number)
+                return treatment
+        return self.own if self.covers(spot, shape) else self.rest
+
+    def covers(self, spot: Spot, shape: tuple[int, ...]) -> bool:
+        """Whether the merge's own method works on a tensor."""
+        if self.scope is None:
+            return True
+        return len(shape) > 1 and not set(spot.roles) & set(_NEVER) and Condition(roles=self.scope).holds(spot)
+
+    def levels(self, treatment: Treatment, levels: Levels) -> Levels:
+        """The settings of a treatment, nearest first: its own and, of the merge's, how much each model weighs."""
+        if treatment is self.own:
+            return (*levels, self.own.merge.settings, self.preset)
+        return (treatment.merge.settings, *map(self._weight, (*levels, self.own.merge.settings)))
+
+    def _weight(self, level: Mapping[str, Value]) -> Mapping[str, Value]:
+        """Only the weight of a level, the same object each time."""
+        if id(level) not in self.weights:
+            self.weights[id(level)] = (level, {"weight": level["weight"]} if "weight" in level else {})
+        return self.weights[id(level)][1]
+
+
+def treatments_of(builder: Builder, merge: Merge, number: int) -> Treatments:
+    """The treatments of the merge with a number; the numbers behind it are those of its parts and rest."""
+    if number not in builder.treatments:
+        method = find(merge.method)
+        chosen = method.presets.get(merge.preset or "", Preset())
+        rest = merge.rest or _declared(chosen.rest if chosen.rest is not None else method.rest, merge)
+        builder.treatments[number] = Treatments(
+            Treatment(merge, number, method),
+            scope_of(method, merge.preset),
+            {name: Constant(value) for name, value in chosen.settings.items()},
+            tuple((part.where, _treatment(part, merge, number + 1 + at)) for at, part in enumerate(merge.parts)),
+            _treatment(rest, merge, number + 1 + len(merge.parts)),
+            {},
+        )
+    return builder.treatments[number]
+
+
+def numbers(merge: Merge) -> int:
+    """How many numbers a merge takes: its own, one for each part, and the rest's."""
+    return 2 + len(merge.parts)
+
+
+def check_parts(builder: Builder, merge: Merge, number: int, view: View) -> None:
+    """Check what the methods of parts and rest ask of the whole model, and that each part has found a tensor."""
+    known = treatments_of(builder, merge, number)
+    for at, (condition, treatment) in enumerate(known.parts, start=1):
+        if treatment.number not in known.fitted:
+            words = ", ".join(f"{key}: {value}" for key, value in condition.plain().items())
+            builder.warnings.append(
+                f"part {at} ({words}) gets no tensor: none fits, or all that do fit an earlier part"
+            )
+    for treatment in (*(each for _, each in known.parts), known.rest):
+        if treatment.number in known.vectors and treatment.method is not None:
+            vectors = listed(known.vectors[treatment.number])
+            why, hint = "it works on matrices, and these are vectors", "method: linear"
+            builder.fail(
+                f"{treatment.method.name} cannot merge {vectors}", where=treatment.merge.place, why=why, hint=hint
+            )
+        if treatment.method is not None:
+            check_model_wide(treatment.method, treatment.merge, view.nodes, treatment.number, builder.problems)
+
+
+def _declared(rest: Any, merge: Merge) -> Override:
+    """What a method or a preset declares for the rest."""
+    data = dict(as_mapping(rest))
+    if "take" in data:
+        return Override(take=BASE, place=merge.place)
+    name = data.pop("method")
+    return Override(method=name, settings={key: Constant(value) for key, value in data.items()}, place=merge.place)
+
+
+def _treatment(part: Override, merge: Merge, number: int) -> Treatment:
+    inner = replace(
+        merge,
+        method=part.method or merge.method,
+        settings=part.settings,
+        place=part.place,
+        places=part.places,
+        preset=None,
+        parts=(),
+        rest=None,
+    )
+    return Treatment(inner, number, find(part.method) if part.method else None, part.take)

@@ -1,0 +1,278 @@
+"""Reads one mergekit document: every key and value is checked here, against the types of its method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mergery.dtypes import OUTPUT_DTYPES
+from mergery.errors import MergeryError, RecipeError, Where, did_you_mean
+from mergery.method import Method, find
+from mergery.recipe.document import Document
+from mergery.recipe.mergekit.config import Config, Input, Part, Reference
+from mergery.recipe.mergekit.methods import KNOWN, RULES, Parameter, Rule
+from mergery.recipe.mergekit.parameters import Chain, Level, Path_, join, read_chain
+from mergery.recipe.mergekit.tokens import read_template, read_tokens
+
+DOCUMENT = (
+    "merge_method", "models", "slices", "modules", "base_model", "dtype", "out_dtype", "parameters",
+    "tokenizer_source", "tokenizer", "chat_template", "name", "random_seed",
+)  # fmt: skip
+
+
+class Reader:
+    """Reads one document, collecting every problem and everything that its writer may want to know."""
+
+    def __init__(self, document: Document, exists: Callable[[str], bool]) -> None:
+        self.document = document
+        self.exists = exists  # whether a path is there as it stands, '@' and '+' included
+        self.errors: list[MergeryError] = []
+        self.notes: list[str] = []
+        self.places: dict[Reference, Where] = {}
+        self.marks: dict[str, Where] = {}
+        self.rule: Rule
+        self.method: Method
+
+    def fail(self, what: str, path: Path_, *, key: bool = False, why: str = "", hint: str = "") -> None:
+        self.errors.append(RecipeError(what, where=self.document.where(path, key=key), why=why, hint=hint))
+
+    def note(self, text: str, path: Path_) -> None:
+        where = self.document.where(path, key=True)
+        self.notes.append(f"line {where.line}: {text}" if where.line else text)
+
+    def only(self, data: Mapping[str, Any], path: Path_, known: tuple[str, ...]) -> None:
+        """Unknown keys: mergekit passes over them in silence, and with them over every slip of the pen."""
+        for key in data:
+            if key in known:
+                continue
+            hint = did_you_mean(str(key), known)
+            if key in KNOWN and "parameters" in known:
+                hint = f"parameters: {{{key}: …}}"
+            self.fail(f"unknown key {key!r}", (*path, key), key=True, hint=hint)
+
+    def read(self) -> Config | None:
+        data = self.document.data
+        if not isinstance(data, dict) or "merge_method" not in data:
+            self.fail("a document without 'merge_method'", (), hint="each document of a mergekit file is a merge")
+            return None
+        self.only(data, (), DOCUMENT)
+        word = data["merge_method"]
+        if not isinstance(word, str) or word not in RULES:
+            self.fail(f"unknown merge_method {word!r}", ("merge_method",), hint=did_you_mean(str(word), RULES))
+            return None
+        self.rule = RULES[word]
+        self.method = find(word)
+        config = Config(self.document, word, self.rule, self.method, places=self.places, marks=self.marks)
+        config.name = self.text(data.get("name"), ("name",))
+        if data.get("base_model") is not None:
+            config.base = self.reference(data["base_model"], ("base_model",))
+        common = [self.level(data.get("parameters"), ("parameters",)).chains]
+        body: Mapping[str, Any] = data
+        path: Path_ = ()
+        given = [key for key in ("models", "slices", "modules") if data.get(key)]
+        if len(given) != 1:
+            why = "here: " + (" and ".join(given) if given else "none")
+            self.fail("a merge has one of 'models', 'slices' and 'modules'", (), why=why)
+        elif given == ["modules"]:
+            body, path = self.module(data["modules"])
+            common.insert(0, self.level(body.get("parameters"), (*path, "parameters")).chains)
+        if body.get("models") and len(given) == 1:
+            config.inputs = self.inputs(body["models"], (*path, "models"))
+        elif body.get("slices") and len(given) == 1:
+            config.parts = self.parts(body["slices"], (*path, "slices"))
+        names = dict.fromkeys(name for level in common for name in level)
+        config.common = {name: join(*(level.get(name, ()) for level in common)) for name in names}
+        dtypes = self.dtype(data, "out_dtype"), self.dtype(data, "dtype")
+        config.dtype = dtypes[0] or dtypes[1]
+        config.tokens = read_tokens(self, data)
+        config.template = read_template(self, data.get("chat_template"))
+        config.seed = self.seed(data.get("random_seed"))
+        return config
+
+    def text(self, data: Any, path: Path_) -> str | None:
+        if data is not None and not isinstance(data, str):
+            self.fail(f"{path[-1]} is {data!r}", path, hint="put it in quotes")
+            return None
+        return data
+
+    # --- models ---------------------------------------------------------------------------------------------
+
+    def reference(self, data: Any, path: Path_) -> Reference | None:
+        """A model: `path`, `path@revision`, `path+adapter`, or the same as a mapping."""
+        result, adapter = None, None
+        if isinstance(data, dict):
+            self.only(data, path, ("model", "lora", "override_architecture"))
+            if data.get("override_architecture"):
+                self.note("override_architecture is not needed: names and shapes are read from the files", path)
+            inner, adapter = data.get("model"), data.get("lora")
+            if isinstance(inner, dict):
+                self.only(inner, (*path, "model"), ("path", "revision"))
+                if isinstance(inner.get("path"), str):
+                    result = Reference(inner["path"], self.text(inner.get("revision"), (*path, "model", "revision")))
+            elif isinstance(inner, str):
+                result = self.split(inner, path)[0]
+        elif isinstance(data, str):
+            result, adapter = self.split(data, path)
+        if result is None or not result.path:
+            if not any(error.where == self.document.where(path) for error in self.errors):
+                self.fail(f"{data!r} is no model", path, hint="a path, a hub id or {model: {path: …, revision: …}}")
+            return None
+        if adapter:
+            self.fail(
+                f"the adapter on {result.path!r} cannot be merged",
+                path,
+                why="adapters are not supported yet",
+                hint="merge it into its model first, with peft's merge_and_unload",
+            )
+        self.places.setdefault(result, self.document.where(path))
+        return result
+
+    def split(self, text: str, path: Path_) -> tuple[Reference | None, str]:
+        if self.exists(text):
+            return Reference(text), ""
+        whole, _, adapter = text.partition("+")
+        place, _, revision = whole.partition("@")
+        if "@" in revision or "+" in adapter:
+            self.fail(
+                f"{text!r} is no model",
+                path,
+                why="'@' stands before a revision and '+' before an adapter, once each",
+            )
+            return None, ""
+        return Reference(place, revision or None), adapter
+
+    def inputs(self, data: Any, path: Path_, *, ranges: bool = False) -> tuple[Input, ...]:
+        if not isinstance(data, list):
+            self.fail(f"{path[-1]} must be a list", path, hint="- model: ./a")
+            return ()
+        known = ("model", "layer_range", "parameters") if ranges else ("model", "parameters")
+        result: list[Input] = []
+        for index, item in enumerate(data):
+            at = (*path, index)
+            if not isinstance(item, dict) or "model" not in item:
+                self.fail("an entry names its model", at, hint="- model: ./a")
+                continue
+            self.only(item, at, known)
+            model = self.reference(item["model"], (*at, "model"))
+            level = self.level(item.get("parameters"), (*at, "parameters"), source=True)
+            layers = self.layers(item.get("layer_range"), (*at, "layer_range")) if ranges else (0, 0)
+            if model is None or layers is None:
+                continue
+            if any(other.model == model for other in result):
+                self.fail(f"{model.path!r} stands twice", (*at, "model"), hint="give it twice the weight instead")
+                continue
+            result.append(Input(model, level, at, layers))
+        return tuple(result)
+
+    def layers(self, data: Any, path: Path_) -> tuple[int, int] | None:
+        whole = isinstance(data, list) and len(data) == 2 and all(type(item) is int for item in data)
+        if not whole:
+            self.fail("a source of a slice gives its layers", path, hint="layer_range: [0, 16]")
+            return None
+        low, high = data
+        if not 0 <= low < high:
+            why = "it counts from zero and ends before its second number"
+            self.fail(f"the layer_range {data} holds no layer", path, why=why)
+            return None
+        return (low, high)
+
+    def parts(self, data: Any, path: Path_) -> tuple[Part, ...]:
+        if not isinstance(data, list):
+            self.fail("slices must be a list", path, hint="- sources: […]")
+            return ()
+        result: list[Part] = []
+        for index, item in enumerate(data):
+            at = (*path, index)
+            if not isinstance(item, dict) or not item.get("sources"):
+                self.fail("a slice has sources", at, hint="- sources: [{model: ./a, layer_range: [0, 16]}]")
+                continue
+            self.only(item, at, ("sources", "base_model", "residual_weight", "parameters"))
+            if item.get("residual_weight") is not None:
+                self.note("residual_weight changes nothing, here as in mergekit", (*at, "residual_weight"))
+            base = None
+            if item.get("base_model") is not None:
+                base = self.reference(item["base_model"], (*at, "base_model"))
+            inputs = self.inputs(item["sources"], (*at, "sources"), ranges=True)
+            lengths = sorted({source.layers[1] - source.layers[0] for source in inputs})
+            if len(lengths) > 1:
+                self.fail("the sources of a slice differ in length", at, why=f"{lengths} layers")
+            level = self.level(item.get("parameters"), (*at, "parameters"))
+            result.append(Part(inputs, base, level, at))
+        return tuple(result)
+
+    def module(self, data: Any) -> tuple[Mapping[str, Any], Path_]:
+        if not isinstance(data, dict) or len(data) != 1:
+            several = isinstance(data, dict)
+            self.fail(
+                "several modules cannot be merged in different ways yet" if several else "modules must be a mapping",
+                ("modules",),
+                why=f"here: {', '.join(data)}" if several else "",
+                hint="use 'models:' to merge the whole model in one way, with filters where parts differ",
+            )
+            return {}, ("modules",)
+        ((name, body),) = data.items()
+        path = ("modules", name)
+        if not isinstance(body, dict):
+            self.fail(f"the module {name!r} must be a mapping", path, hint="slices: […] or models: […]")
+            return {}, path
+        self.only(body, path, ("slices", "models", "parameters"))
+        if bool(body.get("slices")) == bool(body.get("models")):
+            self.fail(f"the module {name!r} has one of 'models' and 'slices'", path)
+        return body, path
+
+    # --- parameters -----------------------------------------------------------------------------------------
+
+    def level(self, data: Any, path: Path_, *, source: bool = False) -> Level:
+        """The parameters of one place: those of the method as chains, of other methods as notes, others as errors."""
+        if data is None:
+            return Level({})
+        if not isinstance(data, dict):
+            self.fail("parameters must be a mapping", path, hint="parameters: {weight: 0.5}")
+            return Level({})
+        chains: dict[str, Chain] = {}
+        for name, item in data.items():
+            at = (*path, name)
+            parameter = self.rule.find(name)
+            if parameter is None and name in KNOWN:
+                self.note(f"{name} changes nothing: {self.rule_word()} has no such parameter", at)
+            elif parameter is None:
+                known = [own.name for own in self.rule.parameters]
+                hint = did_you_mean(str(name), known) or f"{self.rule_word()} has no parameters"
+                self.fail(f"unknown parameter {name!r}", at, key=True, hint=hint)
+            elif source and not parameter.each:
+                self.note(f"{name} of one model changes nothing: it belongs to the whole merge or a slice", at)
+            else:
+                chains[name] = self.chain(item, at, parameter)
+                self.marks.setdefault(name, self.document.where(at))
+        return Level(chains)
+
+    def chain(self, data: Any, path: Path_, parameter: Parameter) -> Chain:
+        setting = self.method.settings.get(parameter.setting) if parameter.setting else None
+        return read_chain(data, path, parameter, setting, self.fail)
+
+    def rule_word(self) -> str:
+        return str(self.document.data["merge_method"])
+
+    # --- output ---------------------------------------------------------------------------------------------
+
+    def dtype(self, data: Mapping[str, Any], key: str) -> str | None:
+        word = data.get(key)
+        if word is None:
+            return None
+        name = str(word).removeprefix("torch.")
+        if name not in OUTPUT_DTYPES:
+            self.fail(f"{key} is {word!r}", (key,), hint=did_you_mean(name, OUTPUT_DTYPES))
+            return None
+        return name
+
+    def seed(self, data: Any) -> int:
+        if data is None:
+            return 0
+        if type(data) is not int or not 0 <= data < 2**63:
+            self.fail(f"random_seed is {data!r}", ("random_seed",), why="it must be a whole number, zero or more")
+            return 0
+        self.note(
+            "random_seed becomes the recipe's seed; mergekit takes it from the command line only",
+            ("random_seed",),
+        )
+        return data

@@ -1,0 +1,127 @@
+"""Reading one document of a recipe: every problem is kept with its place, and reading goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mergery.errors import MergeryError, Problems, RecipeError, Where, did_you_mean
+from mergery.method import Method, Setting, find
+from mergery.recipe.document import Document
+from mergery.recipe.values import ByModel, Value, parse_value, parsed
+
+MOST_PROBLEMS = 100  # shown at once
+
+
+class Reader:
+    """One native document, its problems so far, and what several parts of it are read with."""
+
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.errors: list[MergeryError] = []
+        self.runs: dict[str, list[str]] = {}  # the checkpoints of models that are runs
+
+    def fail(self, what: str, path: tuple[Any, ...], *, key: bool = False, why: str = "", hint: str = "") -> None:
+        """Keep a problem."""
+        self.errors.append(RecipeError(what, where=self.document.where(path, key=key), why=why, hint=hint))
+        if len(self.errors) >= MOST_PROBLEMS:
+            raise Problems(self.errors)
+
+    def only(self, data: Mapping[str, Any], path: tuple[Any, ...], known: tuple[str, ...]) -> None:
+        """Refuse keys that are not known."""
+        for key in data:
+            if key not in known:
+                self.fail(f"unknown key {key!r}", (*path, key), key=True, hint=did_you_mean(str(key), known))
+
+    def name(self, name: Any, path: tuple[Any, ...], models: Mapping[str, Any]) -> bool:
+        """Whether it is the name of one model."""
+        if isinstance(name, str) and name in self.runs:
+            first, last = self.runs[name][0], self.runs[name][-1]
+            self.fail(
+                f"{name!r} is a run of {len(self.runs[name])} checkpoints, {first} to {last}",
+                path,
+                hint=f"name one: {last}",
+            )
+            return False
+        if not isinstance(name, str) or name not in models:
+            self.fail(f"unknown model {name!r}", path, hint=did_you_mean(str(name), models))
+            return False
+        return True
+
+    def method(self, word: Any, path: tuple[Any, ...], given: bool) -> Method | None:
+        """The method of a name."""
+        if word is None:
+            self.fail("no method is named", path, hint="method: linear")
+            return None
+        try:
+            return find(str(word))
+        except RecipeError as error:
+            self.fail(error.what, (*path, "method") if given else path, hint=error.hint)
+            return None
+
+    def count(self, method: Method, merged: tuple[str, ...], path: tuple[Any, ...]) -> None:
+        """Check how many models a method is given."""
+        least, most = method.models
+        if not least <= len(merged) <= (most or len(merged)):
+            wanted = (
+                f"exactly {least}"
+                if least == most
+                else f"at least {least}"
+                if len(merged) < least
+                else f"at most {most}"
+            )
+            besides = " besides the base" if method.base != "unused" else ""
+            self.fail(
+                f"{method.name} merges {wanted} model{'s' if wanted[-1] != '1' else ''}{besides}",
+                path,
+                why=f"here: {', '.join(merged) or 'none'}",
+            )
+
+    def settings(
+        self,
+        data: Mapping[str, Any],
+        path: tuple[Any, ...],
+        reserved: tuple[str, ...],
+        method: Method,
+        merged: tuple[str, ...],
+    ) -> tuple[dict[str, Value], dict[str, Where]]:
+        """The settings of a method among other keys, and their places."""
+        settings: dict[str, Value] = {}
+        places: dict[str, Where] = {}
+        for name, item in data.items():
+            if name in reserved:
+                continue
+            at = (*path, name)
+            setting = method.settings.get(name)
+            if setting is None:
+                known = (*method.settings, *reserved)
+                self.fail(f"{method.name} has no setting {name!r}", at, key=True, hint=did_you_mean(str(name), known))
+                continue
+            try:
+                value = parsed(parse_value, item)
+                check_value(setting, value, merged)
+            except RecipeError as error:
+                what = error.what if name in error.what else f"{name}: {error.what}"
+                self.fail(what, at, why=error.why, hint=error.hint)
+                continue
+            settings[name] = value
+            places[name] = self.document.where(at)
+        return settings, places
+
+
+def check_value(setting: Setting, value: Value, merged: tuple[str, ...]) -> None:
+    """Check every scalar in a value against its setting. Raises RecipeError."""
+    if isinstance(value, ByModel):
+        if not setting.per_model:
+            raise RecipeError(f"{setting.name} is one value for the whole merge, not one for each model")
+        for name, _ in value.values:
+            if merged and name not in merged:
+                raise RecipeError(
+                    f"{setting.name} names {name!r}, which is not merged", hint=did_you_mean(name, merged)
+                )
+    for scalar in value.scalars():
+        setting.check(scalar)
+        if setting.kind == "task" and scalar is not None and merged and scalar not in merged:
+            raise RecipeError(
+                f"{setting.name} names {scalar!r}, which is not merged", hint=did_you_mean(str(scalar), merged)
+            )

@@ -1,0 +1,196 @@
+"""Reading a recipe: strictly, with file:line:column, and with every problem at once.
+
+All that can be known without opening a model is checked here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mergery.architecture.facts import ALLOWABLE
+from mergery.checkpoints.tokenizer.chat import check_template
+from mergery.dtypes import OUTPUT_DTYPES
+from mergery.errors import Problems, RecipeError, did_you_mean
+from mergery.recipe import DEFAULT_SHARD, Merge, Output, Recipe, Source
+from mergery.recipe.document import Document, read_documents, read_file
+from mergery.recipe.merging import read_merge
+from mergery.recipe.reader import Reader
+from mergery.recipe.runs import unfold
+from mergery.recipe.shapes import read_conversions
+from mergery.recipe.stages import check_references
+from mergery.recipe.vocabulary import check_source, read_section
+
+
+def load_recipe(source: Recipe | str | Path | Mapping[str, Any], *, folder: Path | None = None) -> Recipe:
+    """Read a recipe from a file, a mapping or YAML text with a line break; mergekit files are recognised.
+
+    Raises RecipeError, or Problems with all of them, each with file:line:column.
+    """
+    if isinstance(source, Recipe):
+        return source
+    if isinstance(source, Mapping):
+        return _read([Document(dict(source), "recipe")], folder or Path())
+    if isinstance(source, str) and "\n" in source:
+        return _read(read_documents(source, "recipe"), folder or Path())
+    path = Path(source)
+    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir fails on names that are too long
+        raise RecipeError(f"{str(path)!r} is a folder, not a recipe", hint="give the recipe's YAML file")
+    return _read(read_file(path), folder or path.parent)
+
+
+def _read(documents: list[Document], folder: Path) -> Recipe:
+    from mergery.recipe import mergekit
+
+    if not documents:
+        raise RecipeError("the recipe is empty")
+    if any(mergekit.recognises(document.data) for document in documents):
+        return mergekit.read(documents, folder)
+    if len(documents) > 1:
+        raise RecipeError("more than one YAML document", where=documents[1].where(), hint="keep one recipe in a file")
+    return read_recipe(Reader(documents[0]), folder)
+
+
+def read_recipe(reader: Reader, folder: Path) -> Recipe:
+    """The whole document. Raises RecipeError or Problems."""
+    data = reader.document.data
+    if not isinstance(data, dict):
+        raise RecipeError("a recipe is a mapping with 'models' and 'merge'", where=reader.document.where())
+    reader.only(data, (), ("models", "merge", "output", "vocabulary", "seed", "drop", "allow"))
+    named, reader.runs, problems = unfold(data.get("models"), folder)
+    for name, error in problems.items():
+        reader.fail(error.what, ("models", name), why=error.why, hint=error.hint)
+    models = read_sources(reader, named)
+    names = dict.fromkeys(named) if isinstance(named, dict) else {}
+    merge = None
+    if "merge" not in data:
+        reader.fail("the recipe has no 'merge'", (), hint="merge: {method: linear}")
+    else:
+        merge = read_merge(reader, data["merge"], ("merge",), names)
+    output = read_output(reader, data.get("output"), names)
+    vocabulary = read_section(reader, data.get("vocabulary"), names)
+    if vocabulary and output.tokenizer:
+        hint = "keep 'vocabulary', with 'from'"
+        reader.fail("output.tokenizer and vocabulary say the same thing twice", ("output", "tokenizer"), hint=hint)
+    seed = data.get("seed", 0)
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
+        reader.fail(f"seed is {seed!r}", ("seed",), why="it must be a whole number, zero or more")
+    drop = data.get("drop", [])
+    if not isinstance(drop, list) or not all(isinstance(item, str) for item in drop):
+        reader.fail(
+            "drop must be a list of patterns of tensor names", ("drop",), hint="drop: ['*.rotary_emb.inv_freq']"
+        )
+    allow = read_allowed(reader, data.get("allow", []))
+    check_references(reader, models, merge, output, vocabulary)
+    if reader.errors:
+        raise reader.errors[0] if len(reader.errors) == 1 else Problems(reader.errors)
+    assert merge is not None
+    return Recipe(models, merge, output, seed, tuple(drop), allow, folder, reader.document.file, vocabulary=vocabulary)
+
+
+def read_allowed(reader: Reader, data: Any) -> tuple[str, ...]:
+    """`allow`."""
+    if not isinstance(data, list):
+        reader.fail("allow must be a list of facts in which configs may differ", ("allow",), hint="allow: [rope_theta]")
+        return ()
+    for index, item in enumerate(data):
+        if item not in ALLOWABLE:
+            hint = did_you_mean(str(item), ALLOWABLE)
+            reader.fail(f"no difference is called {item!r}", ("allow", index), hint=hint)
+    return tuple(map(str, data))
+
+
+def read_sources(reader: Reader, data: Any) -> dict[str, Source | Merge]:
+    """`models`: sources first, then stages, which may name any of them."""
+    path = ("models",)
+    if not isinstance(data, dict) or not data:
+        why = "it maps names to paths" if data is not None else ""
+        reader.fail("the recipe names no models", path, why=why, hint="models: {base: ./base, math: ./math}")
+        return {}
+    models: dict[str, Source | Merge] = {}
+    for name, item in data.items():
+        at = (*path, name)
+        if _is_stage(item):
+            continue  # stages are read once all names are known
+        if isinstance(item, Mapping) and any(hasattr(value, "shape") for value in item.values()):
+            models[name] = Source(item)  # a state dict
+        elif isinstance(item, dict):
+            reader.only(item, at, ("path", "revision", "task", "convert"))
+            for key in ("revision", "task"):
+                if item.get(key) is not None and not isinstance(item[key], str):
+                    reader.fail(f"{key} must be text", (*at, key), hint="put it in quotes")
+            if not item.get("path"):
+                reader.fail(f"the model {name!r} has no path", at, hint="path: ./folder, or a hub id")
+            wanted, places = (
+                read_conversions(reader, item["convert"], (*at, "convert")) if "convert" in item else ({}, {})
+            )
+            place = reader.document.where(at)
+            models[name] = Source(item.get("path"), item.get("revision"), place, item.get("task"), wanted, places)
+        elif isinstance(item, str) and item:
+            models[name] = Source(item, None, reader.document.where(at))
+        elif item is None or isinstance(item, (bool, int, float, list, str)):
+            reader.fail(f"the model {name!r} is {item!r}", at, why="it must be a path or a hub id")
+        else:
+            models[name] = Source(item, None, None)  # an object in memory
+    known = dict.fromkeys(data)
+    for name, item in data.items():
+        if _is_stage(item):
+            stage = read_merge(reader, item, (*path, name), known, inside=name)
+            if stage:
+                models[name] = stage
+    return {name: models[name] for name in data if name in models}
+
+
+def read_output(reader: Reader, data: Any, models: Mapping[str, Any]) -> Output:
+    """`output`."""
+    path = ("output",)
+    if data is None:
+        return Output()
+    if not isinstance(data, dict):
+        reader.fail("output must be a mapping", path, hint="output: {dtype: bfloat16}")
+        return Output()
+    reader.only(data, path, ("dtype", "shard_size", "config", "tokenizer", "chat_template"))
+    dtype = data.get("dtype")
+    if dtype is not None and str(dtype) not in OUTPUT_DTYPES:
+        reader.fail(f"unknown dtype {dtype!r}", (*path, "dtype"), hint=did_you_mean(str(dtype), OUTPUT_DTYPES))
+    shard = DEFAULT_SHARD
+    try:
+        shard = parse_size(data.get("shard_size", DEFAULT_SHARD))
+    except RecipeError as error:
+        reader.fail(error.what, (*path, "shard_size"), why=error.why, hint=error.hint)
+    if data.get("config") is not None:
+        reader.name(data["config"], (*path, "config"), models)
+    tokenizer = data.get("tokenizer")
+    if tokenizer is not None:
+        tokenizer = check_source(reader, tokenizer, (*path, "tokenizer"), models)
+    template = data.get("chat_template")
+    if template is not None:
+        try:
+            check_template(template, models)
+        except RecipeError as error:
+            reader.fail(error.what, (*path, "chat_template"), why=error.why, hint=error.hint)
+    return Output(dtype, shard, data.get("config"), tokenizer, template)
+
+
+def _is_stage(item: Any) -> bool:
+    return isinstance(item, dict) and ("method" in item or "stack" in item)
+
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_size(data: Any) -> int:
+    """Bytes of a size such as `5GB`, `500 MiB` or 1000000."""
+    match = re.fullmatch(r"\s*([\d.]+)\s*([A-Za-z]*)\s*", str(data)) if not isinstance(data, bool) else None
+    if match and match[2].upper() in _UNITS:
+        try:
+            size = int(float(match[1]) * _UNITS[match[2].upper()])
+        except (ValueError, OverflowError):
+            size = 0
+        if size > 0:
+            return size
+    raise RecipeError(f"{data!r} is no size", hint="write 5GB, 500MB, 2GiB or a number of bytes")

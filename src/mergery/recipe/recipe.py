@@ -1,0 +1,316 @@
+"""The recipe: a strict, serialisable statement of sources, method, settings and output.
+
+    models:                      # a name for each source
+      base: ./llama
+      math: {path: org/math, revision: v1}
+      blend: {method: slerp, models: [math, code], t: 0.5}     # a merge can be a model of another
+      run: ./run/checkpoint-*                                  # becomes run@500, run@1000, ... in this order
+      wide: {path: ./small, convert: {intermediate_size: 4096}}  # a model in another shape
+    merge:
+      method: ties
+      base: base
+      models: [math, blend]      # default: every model but the base
+      density: 0.2               # settings of the method: a scalar, a gradient, filtered, or by model
+      weight: {math: 0.6, blend: [0.2, 0.8]}
+      parts:                     # other methods for some tensors; the first that fits wins
+        - {where: {role: [embed, head]}, take: base}
+    output: {dtype: bfloat16, shard_size: 5GB, tokenizer: union}
+    seed: 0
+    drop: ["*.inv_freq"]         # tensors that are left out on purpose
+    allow: [rope_theta]          # differences between the configs that are accepted on purpose
+
+`mergery.recipe.reading` reads one from a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mergery.errors import Where
+from mergery.method.scope import BASE
+from mergery.recipe.values import Condition, Value
+
+DEFAULT_SHARD = 5_000_000_000
+CONVERSIONS = (
+    "kv_heads",
+    "intermediate_size",
+    "hidden_size",
+    "layers",
+)  # of a source, in the order in which they are done
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model is: a folder, a file, a hub id, or an object in memory; of packed models, which task's; and the
+    shape in which it is taken."""
+
+    path: Any
+    revision: str | None = None
+    place: Where | None = field(default=None, compare=False)
+    task: str | None = None
+    convert: Mapping[str, int] = field(default_factory=dict)  # by the words of `CONVERSIONS`
+    places: Mapping[str, Where] = field(default_factory=dict, compare=False)  # of its conversions
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Consecutive output layers, made from one range of layers of each of its models."""
+
+    models: tuple[tuple[str, tuple[int, int]], ...]  # inclusive ranges of input layers
+    base: str | None = None
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    place: Where | None = field(default=None, compare=False)
+
+    @property
+    def merged(self) -> tuple[str, ...]:
+        """Its models but the base."""
+        return tuple(name for name, _ in self.models if name != self.base)
+
+    @property
+    def depth(self) -> int:
+        low, high = self.models[0][1]
+        return high - low + 1
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A stack by rule, whose slices are known with the model's depth.
+
+    `upscale` lays two copies of the model one on the other, the first without its last `layers` layers and the second
+    without its first (SOLAR, arXiv 2312.15166). `insert` puts behind every `layers` layers a copy of the last one that
+    adds nothing yet (LLaMA Pro, arXiv 2401.02415).
+    """
+
+    rule: str  # upscale or insert
+    model: str
+    layers: int
+    place: Where | None = field(default=None, compare=False)
+
+    def plain(self) -> dict[str, Any]:
+        """The rule as plain data."""
+        return {self.rule: self.model, GROWTHS[self.rule]: self.layers}
+
+
+GROWTHS = {
+    "upscale": "drop",
+    "insert": "every",
+}  # what their numbers are called
+
+
+@dataclass(frozen=True)
+class Override:
+    """What tensors that fit a condition get instead of the merge's method: another method, or the tensor of one model."""
+
+    where: Condition = field(default_factory=Condition)
+    method: str | None = None
+    take: str | None = None
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    place: Where | None = field(default=None, compare=False)
+    places: Mapping[str, Where] = field(default_factory=dict, compare=False)  # of its settings
+
+    def plain(self) -> dict[str, Any]:
+        """What the tensors get, as plain data."""
+        what = {"take": self.take} if self.take else {"method": self.method}
+        return {**what, **{name: value.plain() for name, value in self.settings.items()}}
+
+
+@dataclass(frozen=True)
+class Merge:
+    """One method over named models; `stack` or `growth` makes a model of another depth.
+
+    The first of `parts` that fits a tensor says what it gets; else the method where its scope holds, else the `rest`.
+    """
+
+    method: str
+    models: tuple[str, ...]
+    base: str | None = None
+    settings: Mapping[str, Value] = field(default_factory=dict)
+    stack: tuple[Slice, ...] = ()
+    dtype: str | None = None  # of a stage: round its result to this dtype before it is used
+    place: Where | None = field(default=None, compare=False)
+    places: Mapping[str, Where] = field(default_factory=dict, compare=False)  # of its settings
+    growth: Growth | None = None
+    preset: str | None = None
+    parts: tuple[Override, ...] = ()
+    rest: Override | None = None
+
+    def names(self) -> tuple[str, ...]:
+        """All models it refers to, base first, without repetition."""
+        names = [self.base] if self.base else []
+        names += self.models
+        names += [self.growth.model] if self.growth else []
+        for part in self.stack:
+            names += [part.base] if part.base else []
+            names += [name for name, _ in part.models]
+        return tuple(dict.fromkeys(names))
+
+    def plain_stage(self) -> dict[str, Any]:
+        """The merge as plain data."""
+        return _plain_merge(self)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What is written: dtype (None keeps the donor's), shard size in bytes, the config's donor, the vocabulary (a model's,
+    `base` or `union`) and the chat template (a model's, a named one, Jinja or `auto`)."""
+
+    dtype: str | None = None
+    shard_size: int = DEFAULT_SHARD
+    config: str | None = None
+    tokenizer: str | None = None
+    chat_template: str | None = None
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """Where the row of one token comes from: a model's own, another token's, an id's, or zeros."""
+
+    model: str | None = None  # None: zeros
+    token: str | None = None  # None: the same token
+    id: int | None = None
+    force: bool = False  # also for models that know the token
+    place: Where | None = field(default=None, compare=False)
+
+    def plain(self) -> Any:
+        if self.model is None:
+            return {"zero": True, "force": True} if self.force else "zero"
+        row: dict[str, Any] = {"from": self.model}
+        if self.token is not None:
+            row = {"like": self.token, "of": self.model}
+        if self.id is not None:
+            row = {"id": self.id, "of": self.model}
+        return {**row, "force": True} if self.force else row
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of the output and the rows that they get."""
+
+    source: str = "base"  # base, union or a model
+    base: str | None = None  # whose rows fill what others lack; None: the merge's base
+    tokens: Mapping[str, TokenRow] = field(default_factory=dict)
+    add: Mapping[str, bool] = field(default_factory=dict)  # new tokens, and whether each is a special one
+    pad_to_multiple_of: int | None = None
+    padding: str = "keep"  # keep or cut
+    unknown: str = "mean"  # rows of tokens that no merged model has: mean, zero, random, subword or omp
+    neighbours: int = 64  # of omp: tokens of which a row is made
+    place: Where | None = field(default=None, compare=False)
+    places: Mapping[str, Where] = field(default_factory=dict, compare=False)  # of its keys
+
+    def models(self) -> tuple[str, ...]:
+        """Names that it uses; `base` and `union` may be words rather than models."""
+        named = [name for name in (self.source, self.base, *(row.model for row in self.tokens.values())) if name]
+        return tuple(dict.fromkeys(named))
+
+    def plain(self) -> dict[str, Any]:
+        result: dict[str, Any] = {"from": self.source}
+        if self.base:
+            result["base"] = self.base
+        if self.tokens:
+            result["tokens"] = {token: row.plain() for token, row in self.tokens.items()}
+        if self.add:
+            result["add"] = [
+                token if special else {"token": token, "special": False} for token, special in self.add.items()
+            ]
+        if self.pad_to_multiple_of:
+            result["pad_to_multiple_of"] = self.pad_to_multiple_of
+        if self.padding != "keep":
+            result["padding"] = self.padding
+        if self.unknown == "omp":
+            result["unknown"] = {"omp": self.neighbours}
+        elif self.unknown != "mean":
+            result["unknown"] = self.unknown
+        return result
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that determines a merge. `folder` is what relative paths start from."""
+
+    models: Mapping[str, Source | Merge]
+    merge: Merge
+    output: Output = Output()
+    seed: int = 0
+    drop: tuple[str, ...] = ()  # patterns of tensor names that are left out on purpose
+    allow: tuple[str, ...] = ()  # facts of the configs in which the models may differ on purpose
+    folder: Path = Path()
+    file: str = field(default="recipe", compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)  # what an importer wants the user to know
+    vocabulary: Vocabulary | None = None
+
+    @property
+    def donor(self) -> str:
+        """The model whose names, config and side files the output takes."""
+        return self.output.config or self.merge.base or self.merge.names()[0]
+
+    @property
+    def wanted_vocabulary(self) -> Vocabulary | None:
+        """What the recipe says of the output's tokens, in either form."""
+        short = self.output.tokenizer
+        return Vocabulary(short) if short and self.vocabulary is None else self.vocabulary
+
+    def plain(self) -> dict[str, Any]:
+        """The recipe as plain data: what `mergery import` prints and the digest is made of."""
+        result: dict[str, Any] = {
+            "models": {name: _plain_model(model) for name, model in self.models.items()},
+            "merge": _plain_merge(self.merge),
+        }
+        output: dict[str, Any] = {}
+        if self.output.dtype:
+            output["dtype"] = self.output.dtype
+        if self.output.shard_size != DEFAULT_SHARD:
+            output["shard_size"] = self.output.shard_size
+        for name in ("config", "tokenizer", "chat_template"):
+            if getattr(self.output, name):
+                output[name] = getattr(self.output, name)
+        if output:
+            result["output"] = output
+        if self.vocabulary:
+            result["vocabulary"] = self.vocabulary.plain()
+        if self.seed:
+            result["seed"] = self.seed
+        if self.drop:
+            result["drop"] = list(self.drop)
+        if self.allow:
+            result["allow"] = list(self.allow)
+        return result
+
+
+def _plain_model(model: Source | Merge) -> Any:
+    if isinstance(model, Merge):
+        return _plain_merge(model)
+    path = model.path if isinstance(model.path, str) else f"<{type(model.path).__name__} in memory>"
+    more = {"revision": model.revision, "task": model.task, "convert": dict(model.convert)}
+    return {"path": path, **{key: value for key, value in more.items() if value}} if any(more.values()) else path
+
+
+def _plain_merge(merge: Merge) -> dict[str, Any]:
+    result: dict[str, Any] = {"method": merge.method}
+    if merge.base:
+        result["base"] = merge.base
+    if not merge.stack and not merge.growth:
+        result["models"] = list(merge.models)
+    if merge.preset:
+        result["preset"] = merge.preset
+    result.update((name, value.plain()) for name, value in merge.settings.items())
+    if merge.rest:
+        result["rest"] = BASE if merge.rest.take == BASE else merge.rest.plain()
+    if merge.parts:
+        result["parts"] = [{"where": part.where.plain(), **part.plain()} for part in merge.parts]
+    if merge.dtype:
+        result["dtype"] = merge.dtype
+    if merge.growth:
+        result["stack"] = merge.growth.plain()
+    if merge.stack:
+        result["stack"] = [
+            {
+                "models": {name: f"{low}-{high}" for name, (low, high) in part.models},
+                **({"base": part.base} if part.base else {}),
+                **{name: value.plain() for name, value in part.settings.items()},
+            }
+            for part in merge.stack
+        ]
+    return result

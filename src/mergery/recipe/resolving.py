@@ -1,0 +1,109 @@
+"""A merge's settings, resolved for one tensor: the levels of the recipe in turn, then the method's default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mergery.engine.reductions import ranks_of
+from mergery.errors import MergeryError, PlanError, RecipeError, did_you_mean
+from mergery.graph.nodes import Node, woven_by
+from mergery.method import Largest, Method, Setting
+from mergery.recipe import Merge
+from mergery.recipe.values import UNSET, Spot, Value
+
+
+def resolve_settings(
+    merge: Merge,
+    method: Method,
+    merged: tuple[str, ...],
+    levels: tuple[Mapping[str, Value], ...],
+    spot: Spot,
+    problems: list[MergeryError],
+) -> dict[str, Any]:
+    """All settings of a method at one tensor: per-model numbers as float64 (k,), the rest as plain values."""
+    result: dict[str, Any] = {}
+    for setting in method.settings.values():
+        values = [level[setting.name] for level in levels if setting.name in level]
+        names = merged if setting.per_model else (None,)
+        each = [_resolve(merge, method, setting, values, spot, name, merged, problems) for name in names]
+        result[setting.name] = pack(setting, each)
+    if method.check is not None and not problems:
+        try:
+            method.check(result)
+        except RecipeError as error:
+            problems.append(RecipeError(error.what, where=merge.place, why=error.why, hint=error.hint))
+    return result
+
+
+def pack(setting: Setting, each: list[Any]) -> Any:
+    """A setting's checked values, one for each model where it is per model, as a method receives them."""
+    if not setting.per_model:
+        return each[0]
+    numeric = setting.kind in ("float", "fraction", "int") and None not in each
+    return np.array(each, dtype=np.float64) if numeric else each
+
+
+def locate(setting: Setting, value: Any, merged: tuple[str, ...]) -> Any:
+    """A checked value as the method receives it: of a task, its index among the merged models."""
+    if setting.kind != "task" or value is None:
+        return value
+    if isinstance(value, int) and 0 <= value < len(merged):
+        return value
+    if value not in merged:
+        hint = did_you_mean(str(value), merged)
+        raise RecipeError(f"{setting.name} names {value!r}, which is not merged", hint=hint)
+    return merged.index(value)
+
+
+def _resolve(
+    merge: Merge,
+    method: Method,
+    setting: Setting,
+    values: list[Value],
+    spot: Spot,
+    model: str | None,
+    merged: tuple[str, ...],
+    problems: list[MergeryError],
+) -> Any:
+    for value in values:
+        answer = value.at(spot, model)
+        if answer is not UNSET:
+            return locate(setting, setting.check(answer), merged)
+    if not setting.required:
+        return setting.default
+    what = f"{method.name} has no {setting.name!r} for {spot.name!r}" + (f" of {model!r}" if model else "")
+    where = merge.places.get(setting.name, merge.place)
+    hint = f"end the list with {{value: ...}}; {setting.name} is {setting.describe()}"
+    problems.append(PlanError(what, where=where, hint=hint))
+    return 0.0
+
+
+def check_model_wide(
+    method: Method, merge: Merge, nodes: Mapping[str, Node], number: int, problems: list[MergeryError]
+) -> None:
+    """A rank over the whole model needs one rank for the whole model."""
+    largest = [(name, ask) for name, ask in method.asks if isinstance(ask, Largest)]
+    woven = woven_by(number, nodes.values()) if largest else []
+    for name, ask in largest:
+        asking = [node for node in woven if ask.spans_model(node.settings)]
+        total = sum(node.elements for node in asking)
+        distinct = {id(node.settings): node for node in asking}.values()
+        try:
+            ranks = [ranks_of(node, [(name, ask)], total, {}).tolist() for node in distinct]
+        except KeyError:  # it depends on another statistic
+            continue
+        if any(rank != ranks[0] for rank in ranks):
+            word = ask.rank if isinstance(ask.rank, str) else differing([node.settings for node in distinct])
+            what = f"{word} changes from tensor to tensor, but {method.name} ranks over the whole model"
+            hint = "set scope: tensor, or give one value for each model"
+            problems.append(PlanError(what, where=merge.places.get(word, merge.place), hint=hint))
+            return
+
+
+def differing(resolved: list[Mapping[str, Any]]) -> str:
+    """The names of settings that are not the same everywhere."""
+    first = resolved[0]
+    return ", ".join(name for name in first if any(not np.array_equal(each[name], first[name]) for each in resolved))

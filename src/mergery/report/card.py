@@ -1,0 +1,104 @@
+"""The model card: what was merged, how, and whom to cite."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from mergery.cli.progress import vocabulary_line
+from mergery.graph.nodes import Derived, Leaf, Node, Weave, collect, woven
+from mergery.method import find
+from mergery.method.catalogue import source
+from mergery.planning.plan import Plan, content_mark
+from mergery.recipe import Merge, Source
+from mergery.recipe.document import write_yaml
+
+PURSUIT = "Goddard and Neto 2025 (arXiv 2506.06607)"
+
+
+def make_card(plan: Plan) -> str:
+    """`README.md` of a merged model: front matter that the hub understands, lineage, recipe, citations."""
+    recipe = plan.recipe
+    marks = {name: checkpoint.fingerprint() for name, checkpoint in plan.checkpoints.items()}
+    hub = [mark["location"] for mark in marks.values() if "commit" in mark]
+    front: dict[str, Any] = {"library_name": "transformers", "tags": ["merge", "mergery"]}
+    if hub:
+        front["base_model"] = hub
+    merges = [m for m in recipe.models.values() if isinstance(m, Merge)] + [recipe.merge]
+    given = treatments(plan)
+    methods = list(dict.fromkeys([*(merge.method for merge in merges), *used(plan)]))
+    lines = ["---", write_yaml(front).strip(), "---", "", "# A merged model", ""]
+    lines += [f"Made by merging {_count(recipe)} with Mergery: {', '.join(methods)}.", "", "## Lineage", ""]
+    lines += ["| name | source | revision or fingerprint |", "|---|---|---|"]
+    for name, checkpoint in plan.checkpoints.items():
+        stamp = marks[name].get("commit") or _digest(marks[name])
+        lines.append(f"| {name} | `{checkpoint.location}` | `{stamp[:16]}` |")
+    lines += [
+        "",
+        f"Config and tensor names come from `{recipe.donor}`; the tokenizer from `{plan.tokenizer.label}`.",
+        "",
+    ]
+    if plan.vocabulary is not None:
+        lines += [f"Vocabulary: {vocabulary_line(plan.vocabulary.facts())}.", ""]
+    merged = sum(woven(step.node) for step in plan.steps)
+    lines += [f"{merged} tensors were merged and {len(plan.steps) - merged} copied; all are {plan.dtype}.", ""]
+    if len(given) > 1:
+        lines += [
+            *(f"- {what}: {count} tensor{'s' if count != 1 else ''} ({roles})" for what, count, roles in given),
+            "",
+        ]
+    if plan.changes:
+        lines += ["## Changes of shape", ""]
+        for change in plan.changes:
+            says = f"This loses {change.loss}." if change.loss else "This is exact: the model computes what it did."
+            lines.append(f"- `{change.model}`: {change.what}. {says}")
+        lines.append("")
+    if plan.dropped:
+        lines += ["Left out:", "", *(f"- `{name}`: {why}" for name, why in plan.dropped.items()), ""]
+    lines += ["## Recipe", "", "```yaml", write_yaml(recipe.plain()).strip(), "```", ""]
+    papers = [(name, find(name)) for name in methods]
+    cited = [f"- {name}: {method.summary} {source(method)}" for name, method in papers if method.paper]
+    if plan.vocabulary is not None and plan.vocabulary.wanted.unknown == "omp":
+        cited.append(f"- rows of new tokens: orthogonal matching pursuit. {PURSUIT}")
+    if cited:
+        lines += ["## Citation", "", *cited, ""]
+    return "\n".join(lines)
+
+
+def used(plan: Plan) -> list[str]:
+    """The methods by which tensors were made, stages and the rest included."""
+    woven = collect([step.node for step in plan.steps])
+    return list(dict.fromkeys(weave.method.name for weaves in woven.values() for weave in weaves))
+
+
+def treatments(plan: Plan) -> list[tuple[str, int, str]]:
+    """What tensors got, without settings and inner stages, how many got it, and their roles."""
+    counts: dict[str, int] = {}
+    roles: dict[str, dict[str, None]] = {}
+    for step in plan.steps:
+        what = _names(step.node)
+        part = plan.view.architecture.parts.get(step.name)
+        counts[what] = counts.get(what, 0) + 1
+        roles.setdefault(what, {}).update({part.roles[0].split(".")[0]: None} if part else {})
+    return [(what, count, ", ".join(roles[what])) for what, count in counts.items()]
+
+
+def _names(node: Node) -> str:
+    if isinstance(node, Weave):
+        return f"`{node.method.name}`"
+    if isinstance(node, Leaf):
+        return f"copy of `{node.model}`"
+    if isinstance(node, Derived):
+        return node.what
+    return " and ".join(dict.fromkeys(map(_names, node.sources))) or "zeros"
+
+
+def _count(recipe: Any) -> str:
+    sources = sum(isinstance(model, Source) for model in recipe.models.values())
+    return f"{sources} model{'s' if sources != 1 else ''}"
+
+
+def _digest(mark: dict[str, Any]) -> str:
+    """One hash of a fingerprint, wherever the model lies."""
+    return hashlib.sha256(json.dumps(content_mark(mark), sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,198 @@
+"""What a checkpoint is, from its headers and small files: family, roles, layers, sizes, tokenizer, and what merges with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from mergery.architecture import Architecture, read_architecture
+from mergery.architecture.fused import fused_parts
+from mergery.architecture.spelling import aliases, canonical_names, language_family, ties_head
+from mergery.checkpoints import Checkpoint, TensorInfo, open_checkpoint
+from mergery.errors import MergeryError, Problems
+from mergery.planning.compatibility import quantisation
+from mergery.planning.plan import make_plan
+
+
+def inspect(path: Any, others: Sequence[Any] = ()) -> dict[str, Any]:
+    """Facts of a checkpoint, ready for JSON. `path` and `others` are folders, files, hub ids or objects in memory.
+
+    With others, `merging` says for each whether it can be merged with the first, and why not. No weights are read.
+    Raises CheckpointError where one cannot be opened.
+    """
+    with open_checkpoint(path) as checkpoint:
+        facts = describe(checkpoint)
+        if others:
+            facts["merging"] = [meeting(checkpoint, other) for other in others]
+        return facts
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Facts of one checkpoint."""
+    config, tensors = checkpoint.config, checkpoint.tensors
+    architecture = read_architecture(tensors.values(), config)
+    family = (config or {}).get("model_type")
+    language = language_family(config)
+    return {
+        "location": str(checkpoint.location),
+        "family": family,
+        "language_model": language if language != family else None,
+        "classes": (config or {}).get("architectures") or [],
+        "layers": architecture.depth,
+        "stack": architecture.stack,
+        "tensors": len(tensors),
+        "parameters": sum(info.elements for info in tensors.values() if info.dtype.floating),
+        "bytes": sum(info.nbytes for info in tensors.values()),
+        "dtypes": _count(info.dtype.torch for info in tensors.values()),
+        "quantised": quantisation(checkpoint),
+        "parts": _parts(tensors, architecture),
+        "roles": _roles(tensors, architecture),
+        "tied": _tied(tensors, config),
+        "fused": _fused(tensors, architecture, config),
+        "tokenizer": tokenizer_facts(checkpoint),
+    }
+
+
+def meeting(checkpoint: Checkpoint, other: Any) -> dict[str, Any]:
+    """Whether a model can be merged with a checkpoint, and what stands in the way or changes on it."""
+    with open_checkpoint(other) as second:
+        names = ("this", _short(second))
+        models = dict(zip(names, (checkpoint, second), strict=True))
+        result: dict[str, Any] = {"location": str(second.location), "merges": True, "why_not": [], "remarks": []}
+        try:
+            plan = make_plan({"models": models, "merge": {"method": "linear"}})
+        except Problems as error:
+            result |= {"merges": False, "why_not": [_plainly(each) for each in error.errors]}
+        except MergeryError as error:
+            result |= {"merges": False, "why_not": [_plainly(error)]}
+        else:
+            result["remarks"] = [*plan.warnings, *_dropped(plan.dropped)]
+        return result
+
+
+def _short(checkpoint: Checkpoint) -> str:
+    name = str(checkpoint.location).rstrip("/").rpartition("/")[2]
+    return name if name and name != "this" else "the other"
+
+
+def _plainly(error: MergeryError) -> str:
+    return error.what + (f" ({error.why})" if error.why else "")
+
+
+def _dropped(dropped: Mapping[str, str]) -> list[str]:
+    return [f"{count} tensors are left out: {why}" for why, count in _count(dropped.values()).items()]
+
+
+def _count(items: Iterable[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for item in items:
+        found[item] = found.get(item, 0) + 1
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _parts(tensors: Mapping[str, TensorInfo], architecture: Architecture) -> dict[str, int]:
+    """Parameters of each part of a multimodal model."""
+    found: dict[str, int] = {}
+    for name, info in tensors.items():
+        part = architecture.parts[name].part
+        found[part] = found.get(part, 0) + info.elements
+    return found
+
+
+def _roles(tensors: Mapping[str, TensorInfo], architecture: Architecture) -> list[dict[str, Any]]:
+    """Tensors of the same roles together: how many, how many parameters, one of their shapes and names."""
+    groups: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, info in tensors.items():
+        part = architecture.parts[name]
+        roles = " ".join(role for role in part.roles if role != "linear")
+        group = groups.setdefault(
+            (part.part, roles),
+            {
+                "part": part.part, "role": roles or "linear", "tensors": 0, "parameters": 0, "shapes": {}, "such_as": name,
+            },
+        )  # fmt: skip
+        group["tensors"] += 1
+        group["parameters"] += info.elements
+        group["shapes"][str(list(info.shape))] = None
+    for group in groups.values():
+        shapes = list(group.pop("shapes"))
+        group["shapes"] = shapes[:3] + ([f"and {len(shapes) - 3} more"] if len(shapes) > 3 else [])
+    return list(groups.values())
+
+
+def _tied(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What the config says of the head, and which tensors stand for others."""
+    canonical = canonical_names(tensors, config)
+    stored = {each: name for name, each in canonical.items()}
+    heads = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    found = {alias: stored[target] for alias, target in aliases(config, stored).items() if alias in (*heads, *stored)}
+    return {"head": ties_head(config), "aliases": found}
+
+
+def _fused(
+    tensors: Mapping[str, TensorInfo], architecture: Architecture, config: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """Kinds of fused tensors: how many there are, and what one is made of."""
+    groups: dict[str, dict[str, Any]] = {}
+    for name, info in tensors.items():
+        parts = fused_parts(name, info.shape, architecture.parts[name].roles, config)
+        if not parts:
+            continue
+        made_of = {part.key: list(part.shape) for part in parts}
+        kind = " ".join(architecture.parts[name].roles)
+        group = groups.setdefault(f"{kind} {made_of}", {"such_as": name, "tensors": 0, "parts": made_of})
+        group["tensors"] += 1
+    return list(groups.values())
+
+
+def tokenizer_facts(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """Type, vocabulary size, special tokens and chat template; None where there is no tokenizer."""
+    config = _json(checkpoint, "tokenizer_config.json")
+    model = _json(checkpoint, "tokenizer.json")
+    names = [name for name in checkpoint.files if name.startswith(("tokenizer", "spiece", "sentencepiece", "vocab"))]
+    if not names:
+        return None
+    special = {key: _text(value) for key, value in config.items() if key.endswith("_token") and _text(value)}
+    added = model.get("added_tokens")
+    size = _vocabulary(model)
+    kind = model["model"].get("type") if isinstance(model.get("model"), dict) else None
+    templates = [name for name in checkpoint.files if "chat_template" in name]
+    return {
+        "files": names,
+        "class": config.get("tokenizer_class"),
+        "type": kind or ("SentencePiece" if any(name.endswith(".model") for name in names) else None),
+        "vocabulary": size,
+        "added": len(added) if isinstance(added, list) else None,
+        "special": special,
+        "chat_template": bool(config.get("chat_template") or templates),
+    }
+
+
+def _vocabulary(model: Mapping[str, Any]) -> int | None:
+    """Number of tokens, those added to the model's own included."""
+    inner = model.get("model")
+    words = inner.get("vocab") if isinstance(inner, dict) else None
+    if not isinstance(words, (dict, list)):
+        return None
+    known = set(words) if isinstance(words, dict) else {word[0] for word in words if isinstance(word, list) and word}
+    added = model.get("added_tokens")
+    extra = [each.get("content") for each in added if isinstance(each, dict)] if isinstance(added, list) else []
+    return len(known | {each for each in extra if isinstance(each, str)})
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else ""
+
+
+def _json(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    """A side file's content; empty where it is missing or no mapping."""
+    if name not in checkpoint.files:
+        return {}
+    try:
+        data = json.loads(checkpoint.file(name))
+    except (ValueError, RecursionError):
+        return {}
+    return data if isinstance(data, dict) else {}

@@ -1,0 +1,348 @@
+"""One plan on many machines: a Ray cluster's workers make the tensors, and the driver keeps the journal.
+
+The machines share a file system, under the same paths, with the recipe's models and the output. The driver plans, lays out
+the output's files and computes model-wide statistics. A worker makes the plan again from the recipe, which must come out
+with the driver's digest, writes tensors to their places in the files, syncs them, and answers with their digests; only then
+does the driver write its journal. So a run can be killed anywhere, and goes on with a cluster or without.
+
+A worker that is lost is replaced, and its tensors are made again elsewhere. One that is only thought to be lost does no harm:
+it writes the same bytes to the same places.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mergery.errors import MergeryError, PlanError
+from mergery.planning.layout import Slot
+from mergery.planning.plan import Plan, Step, make_plan
+from mergery.recipe import Recipe, Source
+from mergery.run.sinks import FolderSink, write_problem, write_whole
+from mergery.run.workers import Options, Run, batches, needs_torch, quiet_torch
+
+BATCH = 64 << 20  # bytes that a worker is given at once: a call takes a millisecond
+LOSSES = 3  # times that a batch's worker, or a new worker, may be lost before the run gives up
+PATIENCE = 600.0  # seconds to wait for the cluster's first worker
+LOCAL = "local"  # the address that stands for workers on this machine alone
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a worker must know to make any tensor of a plan."""
+
+    recipe: Recipe
+    only: tuple[str, ...]
+    digest: str
+    stamps: Mapping[str, Any]
+    folder: Path
+    options: Options
+    statistics: Mapping[tuple[int, str], Any]
+
+
+class Worker:
+    """One process of the cluster: makes tensors of a plan into files that the driver has laid out."""
+
+    def start(self, task: Task) -> tuple[str, int]:
+        """Make the plan and open its files. Returns the machine's name and the process's number."""
+        plan = make_plan(task.recipe, only=task.only)
+        changed = [name for name, stamp in plan.checkpoints.items() if stamp.stamp() != task.stamps[name]]
+        if plan.digest != task.digest or changed:
+            raise PlanError(
+                f"a worker on {os.uname().nodename} does not see what the driver sees",
+                why=f"the files of {', '.join(changed)} differ" if changed else "the same recipe gives another plan",
+                hint="give all machines one version of Mergery and one file system, and change no model during a run",
+            )
+        for checkpoint in plan.checkpoints.values():
+            checkpoint.prepare()
+        self.plan = plan
+        self.files = SharedFiles(plan, task.folder)
+        self.run = Run(plan, self.files, task.options)
+        self.run.context.statistics.update(task.statistics)
+        ExitStack().enter_context(quiet_torch(load=needs_torch(list(plan.steps))))
+        return os.uname().nodename, os.getpid()
+
+    def make(self, numbers: list[int]) -> dict[str, str]:
+        """Make some of the plan's steps. Returns the digests of their bytes, which are on the disk."""
+        steps = [self.plan.steps[number] for number in numbers]
+        with quiet_torch(load=False):
+            digests = {step.name: self.run.make(step) for step in steps}
+        self.files.finished(steps, digests)
+        return digests
+
+
+class SharedFiles:
+    """Files of an output that another process has laid out."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self.plan, self.folder = plan, folder
+        self.done: Mapping[str, str] = {}
+        self._files: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def write(self, slot: Slot, start: int, data: np.ndarray) -> None:
+        """Write bytes of a tensor; `start` counts bytes from its beginning."""
+        try:
+            write_whole(self._file(slot.shard), data, slot.offset + start)
+        except OSError as error:
+            raise write_problem(error, self.folder) from None
+
+    def finished(self, steps: list[Step], digests: Mapping[str, str]) -> None:
+        """Bring these tensors' bytes to the disk."""
+        try:
+            for shard in sorted({step.slot.shard for step in steps}):
+                os.fdatasync(self._file(shard))
+        except OSError as error:
+            raise write_problem(error, self.folder) from None
+
+    def _file(self, shard: int) -> int:
+        with self._lock:
+            if shard not in self._files:
+                path = self.folder / self.plan.layout.shards[shard].name
+                self._files[shard] = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            return self._files[shard]
+
+
+# --- the driver ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Batch:
+    """Steps of one output file that a worker makes in one call."""
+
+    steps: list[Step]
+    losses: int = 0
+
+    @property
+    def home(self) -> int:
+        """The output file: its tensors stand together in the inputs' files too, so one machine should read them."""
+        return self.steps[0].slot.shard
+
+    @property
+    def nbytes(self) -> int:
+        return sum(step.slot.info.nbytes for step in self.steps)
+
+
+@dataclass(eq=False)
+class Hand:
+    """A worker as the driver knows it."""
+
+    actor: Any
+    home: int = -1
+    place: str = "a worker that had not started"
+
+
+@dataclass
+class Backlog:
+    """Batches that are to be made, by output file."""
+
+    homes: dict[int, deque[Batch]] = field(default_factory=dict)
+
+    def add(self, batch: Batch) -> None:
+        self.homes.setdefault(batch.home, deque()).append(batch)
+
+    def put_back(self, batch: Batch) -> None:
+        self.homes.setdefault(batch.home, deque()).appendleft(batch)
+
+    def take(self, hand: Hand, crew: list[Hand]) -> Batch | None:
+        """The next batch for a worker: of the file it is at, else of the one where most is left for each worker there."""
+        if hand.home not in self.homes:
+            if not self.homes:
+                return None
+
+            def share(home: int) -> float:
+                left = sum(batch.nbytes for batch in self.homes[home])
+                return left / (1 + sum(other.home == home for other in crew if other is not hand))
+
+            hand.home = max(self.homes, key=share)
+        batch = self.homes[hand.home].popleft()
+        if not self.homes[hand.home]:
+            del self.homes[hand.home]
+        return batch
+
+
+class ClusterRun(Run):
+    """One execution of a plan by the workers of a Ray cluster."""
+
+    sink: FolderSink
+
+    def __init__(self, plan: Plan, sink: FolderSink, options: Options, on_event: Any, address: str) -> None:
+        super().__init__(plan, sink, options, on_event)
+        self.address = address
+        self.threads = options.threads or 1  # of each worker
+        self.crew: list[Hand] = []
+        self.starting: dict[Any, Hand] = {}
+        self.busy: dict[Any, tuple[Hand, Batch]] = {}
+        self.failed_starts = 0
+
+    def weave(self, pool: ThreadPoolExecutor, todo: list[Step]) -> None:
+        """Give every step to a worker, and journal what comes back."""
+        if not todo:
+            return
+        refuse_memory(self.plan.recipe)
+        ray = import_ray()
+        self.backlog = Backlog()
+        self.numbers = {step.name: number for number, step in enumerate(self.plan.steps)}
+        count = 0
+        for home in sorted({step.slot.shard for step in todo}):
+            for steps in batches([step for step in todo if step.slot.shard == home], BATCH):
+                self.backlog.add(Batch(steps))
+                count += 1
+        with connected(ray, self.address):
+            cores = int(ray.cluster_resources().get("CPU", 0))
+            if cores < self.threads:
+                raise PlanError(
+                    f"the cluster has {cores} cores, and a worker takes {self.threads}",
+                    hint="add machines, or give --threads a smaller number",
+                )
+            try:
+                self.hire(ray, min(cores // self.threads, count))
+                self.see_through(ray)
+            finally:
+                for hand in [*self.crew, *self.starting.values()]:
+                    ray.kill(hand.actor)
+
+    def hire(self, ray: Any, count: int) -> None:
+        recipe = replace(self.plan.recipe, folder=self.plan.recipe.folder.resolve())
+        options = replace(self.options, threads=1)
+        task = ray.put(
+            Task(
+                recipe,
+                self.plan.only,
+                self.plan.digest,
+                self.plan.stamps,
+                self.sink.partial.resolve(),
+                options,
+                self.context.statistics,
+            )
+        )
+        role = ray.remote(num_cpus=self.threads, max_concurrency=self.threads, max_restarts=0)(Worker)
+        for _ in range(count):
+            hand = Hand(role.remote())
+            self.starting[hand.actor.start.remote(task)] = hand
+
+    def see_through(self, ray: Any) -> None:
+        """Work until the backlog is empty and the last batch is back."""
+        began = time.monotonic()
+        while self.backlog.homes or self.busy:
+            ready, _ = ray.wait([*self.starting, *self.busy], num_returns=1, timeout=1.0)
+            for answer in ready:
+                self.receive(ray, answer)
+            if not self.crew and time.monotonic() - began > PATIENCE:
+                raise PlanError(
+                    f"no worker of the cluster has started within {PATIENCE:.0f} s",
+                    hint="look at `ray status`: other work may hold its cores",
+                )
+
+    def receive(self, ray: Any, answer: Any) -> None:
+        """Take a worker's answer, or the news that it is lost."""
+        errors = ray.exceptions
+        starts = answer in self.starting
+        hand, batch = (self.starting.pop(answer), None) if starts else self.busy.pop(answer)
+        try:
+            result = ray.get(answer)
+        except errors.RayTaskError as error:
+            cause = getattr(error, "cause", None)
+            raise cause if isinstance(cause, MergeryError) else error from None
+        except (errors.RayActorError, errors.WorkerCrashedError, errors.OutOfMemoryError) as error:
+            self.lose(ray, hand, batch, error)
+            return
+        if batch is None:
+            machine, process = result
+            hand.place = f"process {process} on {machine}"
+            self.crew.append(hand)
+            self.on_event({"event": "worker", "machine": machine, "process": process})
+        else:
+            self.sink.finished(batch.steps, result)
+            self.advance(batch.nbytes)
+        self.occupy(hand)
+
+    def occupy(self, hand: Hand) -> None:
+        """Keep one batch more at a worker than it can make at once."""
+        while hand in self.crew and sum(other is hand for other, _ in self.busy.values()) <= self.threads:
+            batch = self.backlog.take(hand, self.crew)
+            if batch is None:
+                return
+            numbers = [self.numbers[step.name] for step in batch.steps]
+            self.busy[hand.actor.make.remote(numbers)] = hand, batch
+
+    def lose(self, ray: Any, hand: Hand, batch: Batch | None, error: Exception) -> None:
+        """Put a lost worker's batch back and start another worker, unless that has happened too often."""
+        reason = str(error).strip().splitlines()[0]
+        hint = "see Ray's logs; where memory was short, --threads 1 and fewer workers on a machine take less"
+        if batch is None:
+            self.failed_starts += 1
+            if self.failed_starts > LOSSES:
+                raise PlanError(f"{self.failed_starts} workers were lost as they started", why=reason, hint=hint)
+        else:
+            batch.losses += 1
+            if batch.losses > LOSSES:
+                what = f"{batch.losses} workers were lost while they made {batch.steps[0].name!r}"
+                raise PlanError(what, why=reason, hint=hint)
+            self.backlog.put_back(batch)
+        if batch is None or hand in self.crew:
+            self.on_event({"event": "lost", "worker": hand.place, "reason": reason})
+            ray.kill(hand.actor)
+            self.hire(ray, 1)
+        if hand in self.crew:
+            self.crew.remove(hand)
+        for other in self.crew:
+            self.occupy(other)
+
+
+def import_ray() -> Any:
+    """The ray module. Raises PlanError where it is not installed."""
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError:
+        raise PlanError("Ray is not installed", hint="pip install 'mergery[ray]', on every machine") from None
+    return ray
+
+
+def refuse_memory(recipe: Recipe) -> None:
+    """Models must be files: other machines cannot see this process's memory."""
+    for name, model in recipe.models.items():
+        if isinstance(model, Source) and not isinstance(model.path, (str, os.PathLike)):
+            raise PlanError(f"the model {name!r} is in memory", hint="save it to a folder that all machines see")
+
+
+@contextmanager
+def connected(ray: Any, address: str) -> Iterator[None]:
+    """Join a cluster: `auto` for the one that RAY_ADDRESS or this machine knows, `local` for one of this machine alone."""
+    if ray.is_initialized():
+        yield
+        return
+    settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if address == LOCAL:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        settings |= {"include_dashboard": False, "object_store_memory": 80 << 20}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        ray.init(address=address, **settings)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        why = str(error).strip().splitlines()[0]
+        raise PlanError(
+            f"cannot join the Ray cluster {address!r}",
+            why=why,
+            hint="start one with `ray start --head`, or --ray local",
+        ) from None
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        ray.shutdown()

@@ -1,0 +1,56 @@
+"""`mergery.lock.json`: what went in, what came out, and how to tell that neither has changed."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mergery.errors import CheckpointError
+from mergery.planning.plan import Plan
+
+NAME = "mergery.lock.json"
+FORMAT = 1
+
+
+def make_lock(plan: Plan, tensors: Mapping[str, str], texts: Mapping[str, str], device: str = "cpu") -> dict[str, Any]:
+    """The lock of a finished run. `tensors` are BLAKE3 digests of each tensor's bytes, `texts` SHA-256 of each small file.
+
+    `device` is the kind of device that computed; another kind may give bytes that differ by one rounding.
+    """
+    from mergery.version import __version__
+
+    return {
+        "format": FORMAT,
+        "mergery": __version__,
+        "python": platform.python_version(),
+        "plan": plan.digest,
+        "device": device,
+        "only": list(plan.only),
+        "seed": plan.recipe.seed,
+        "recipe": plan.recipe.plain(),
+        "folder": str(plan.recipe.folder.resolve()),
+        "inputs": {name: checkpoint.fingerprint() for name, checkpoint in plan.checkpoints.items()},
+        "dropped": dict(plan.dropped),
+        "weights": [{"file": shard.name, "bytes": shard.size} for shard in plan.layout.shards],
+        "tensors": {step.name: tensors[step.name] for step in plan.steps},
+        "files": dict(texts),
+    }
+
+
+def read_lock(folder: Path) -> dict[str, Any]:
+    """The lock of a merged model's folder. Raises CheckpointError where it is missing or broken."""
+    path = folder / NAME
+    try:
+        lock = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{str(folder)!r} has no {NAME}", hint="only folders that Mergery wrote can be verified"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {str(path)!r}", why=str(error)) from None
+    if not isinstance(lock, dict) or lock.get("format") != FORMAT:
+        raise CheckpointError(f"{str(path)!r} is of another format", why=f"this version reads format {FORMAT}")
+    return lock

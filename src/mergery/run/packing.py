@@ -1,0 +1,229 @@
+"""Packing: base, shared parts and one small part for each task, instead of one model for each."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mergery.checkpoints.base import TensorInfo
+from mergery.checkpoints.formats.packed import CARD, FORMAT, WEIGHTS, part_info, part_name
+from mergery.engine import Shuttle
+from mergery.engine import calling as tensors
+from mergery.errors import PlanError, RecipeError
+from mergery.graph.nodes import Leaf, Weave
+from mergery.method import Method, find, methods
+from mergery.planning.layout import Slot, lay_out
+from mergery.planning.plan import Plan, make_plan
+from mergery.recipe import Recipe, Source
+from mergery.recipe.reading import load_recipe
+from mergery.recipe.values import Constant
+from mergery.run.sinks import check_space, partial_folder, write_problem
+from mergery.run.workers import Event, Options, Run, quiet_torch
+
+ONE_FILE = 1 << 62  # bytes
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Finished packing."""
+
+    folder: Path
+    tasks: tuple[str, ...]
+    bytes_packed: int
+    bytes_apart: int  # of the models it serves, in float32
+
+
+def pack(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    out: str | Path,
+    *,
+    options: Options = Options(),
+    on_event: Callable[[Event], None] | None = None,
+) -> Packed:
+    """Keep all models that a recipe's serving method serves, by task, in the folder `out`.
+
+    The folder refers to the base, which must stay where it is. `{path: out, task: name}` is then a model of a recipe.
+    Raises MergeryError.
+    """
+    folder = Path(out)
+    loaded = load_recipe(recipe)
+    method = packable(loaded)
+    settings = {**loaded.merge.settings}
+    if "task" in method.settings:
+        settings["task"] = Constant(loaded.merge.models[0])  # all are packed, whichever is named
+    plan = make_plan(replace(loaded, merge=replace(loaded.merge, settings=settings)))
+    try:
+        if folder.exists():
+            raise PlanError(f"the output {str(folder)!r} is already there", hint="choose another folder")
+        for checkpoint in plan.checkpoints.values():
+            checkpoint.prepare()
+        return _write(plan, method, folder, options, on_event or (lambda event: None))
+    finally:
+        plan.close()
+
+
+def packable(recipe: Recipe) -> Method:
+    """The recipe's method. Raises RecipeError where its models cannot be packed."""
+    merge = recipe.merge
+    method = find(merge.method)
+    able = [name for name, each in methods().items() if each.packing is not None]
+    if method.packing is None:
+        raise RecipeError(
+            f"{method.name} cannot be packed",
+            where=merge.place,
+            why="it gives one model, which `mergery merge` writes",
+            hint=f"methods that serve several by task: {', '.join(able)}",
+        )
+    if merge.stack:
+        raise RecipeError("a stack cannot be packed", where=merge.place, hint="merge it first")
+    if merge.parts or merge.rest:
+        why = "packed models keep of each tensor what their method gives, or the base's"
+        hint = "leave out 'parts' and 'rest'"
+        raise RecipeError("parts of a model cannot be packed otherwise", where=merge.place, why=why, hint=hint)
+    base = recipe.models[merge.base] if merge.base else None
+    if not isinstance(base, Source) or not isinstance(base.path, (str, os.PathLike)) or base.task:
+        raise RecipeError(
+            "the base of packed models must be a folder, a file or a model of the hub",
+            where=merge.place,
+            why="the packed folder refers to it",
+            hint="merge or save it first",
+        )
+    return method
+
+
+def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: Callable[[Event], None]) -> Packed:
+    assert method.packing is not None
+    tasks = plan.recipe.merge.models
+    weaves = [step.node for step in plan.steps if isinstance(step.node, Weave)]
+    sewn = [step.name for step in plan.steps if not isinstance(step.node, (Leaf, Weave))]
+    sewn += [weave.name for weave in weaves if weave.matrices is not None and len(weave.shape) != 2]
+    if sewn:
+        why = "the base stores it in another form than the merge makes it"
+        raise PlanError(f"{sewn[0]!r} cannot be packed", why=why)
+    kinds: dict[str, str] = {}
+    infos: list[TensorInfo] = []
+    for weave in weaves:
+        for part, rule in method.packing.parts(weave.shape, weave.settings).items():
+            kinds[part] = rule.kind
+            owners = tasks if rule.each else (None,)
+            infos += [part_info(part_name(weave.name, part, task), rule, weave.shape) for task in owners]
+    layout = lay_out(infos, ONE_FILE, {"format": "pt"})
+    partial = partial_folder(folder)
+    check_space(partial, layout)
+    try:
+        partial.mkdir(parents=True)
+    except FileExistsError:
+        hint = f"it is left of a run that was interrupted: remove {str(partial)!r}"
+        raise PlanError(f"{str(partial)!r} stands in the way", hint=hint) from None
+    try:
+        with open(partial / WEIGHTS, "wb") as file:
+            os.truncate(file.fileno(), layout.nbytes)
+            os.pwrite(file.fileno(), layout.shards[0].header, 0)
+            writer = Writer(file.fileno(), {slot.info.name: slot for slot in layout.slots}, tasks, notify)
+            run = Run(plan, writer, options, notify)
+            with quiet_torch(load=True), ThreadPoolExecutor(options.workers, thread_name_prefix="mergery") as pool:
+                run.statistics(pool, list(plan.steps))
+                run.scan(pool, weaves, lambda shuttle: writer.pack(shuttle, method))
+            os.fsync(file.fileno())
+        text = json.dumps(describe(plan, method, kinds), indent=1, default=str) + "\n"
+        (partial / CARD).write_text(text, encoding="utf-8")
+        os.rename(partial, folder)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise write_problem(error, partial) from None
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    apart = len(tasks) * sum(4 * step.node.elements for step in plan.steps)
+    return Packed(folder, tasks, layout.nbytes, apart)
+
+
+def describe(plan: Plan, method: Method, kinds: Mapping[str, str]) -> dict[str, Any]:
+    """What `packed.json` says."""
+    from mergery.version import __version__
+
+    assert plan.recipe.merge.base
+    base = plan.checkpoints[plan.recipe.merge.base]
+    mark = base.fingerprint()
+    return {
+        "format": FORMAT,
+        "mergery": __version__,
+        "method": method.name,
+        "tasks": list(plan.recipe.merge.models),
+        "base": {
+            "location": mark["location"] if "commit" in mark else str(Path(base.location).resolve()),
+            "revision": mark.get("commit"),
+            "fingerprint": mark,
+        },
+        "parts": dict(kinds),
+        "recipe": plan.recipe.plain(),
+    }
+
+
+class Writer:
+    """Writes parts to their places in the one file."""
+
+    def __init__(
+        self, fd: int, slots: Mapping[str, Slot], tasks: tuple[str, ...], notify: Callable[[Event], None]
+    ) -> None:
+        self.fd, self.slots, self.tasks, self.notify = fd, slots, tasks, notify
+        self.done: dict[str, str] = {}
+        self.lock = threading.Lock()
+        self.reported = 0.0
+        self.written, self.total = 0, sum(slot.info.nbytes for slot in slots.values())
+
+    def write(self, slot: Slot, start: int, data: np.ndarray) -> None:
+        view, offset = np.ascontiguousarray(data).view(np.uint8).reshape(-1).data, slot.offset + start
+        size = len(view)
+        while view:
+            count = os.pwrite(self.fd, view, offset)
+            view, offset = view[count:], offset + count
+        with self.lock:
+            self.written += size
+            if self.written < self.total and time.monotonic() - self.reported < 0.1:
+                return
+            self.reported = time.monotonic()
+        self.notify({"event": "progress", "bytes": self.written, "total": self.total})
+
+    def finished(self, steps: Any, digests: Any) -> None:
+        """Nothing is journalled: packing begins anew."""
+
+    def pack(self, shuttle: Shuttle, method: Method) -> None:
+        """Write all parts of one tensor."""
+        assert method.packing is not None
+        reader, weave = shuttle.reader, shuttle.weave
+        rules = method.packing.parts(weave.shape, weave.settings)
+        known = {**shuttle.settings, **shuttle.before().asked}
+        loose: dict[str, np.ndarray] = {}  # bits that do not fill a byte yet
+        for start, stop in reader.slices(0, reader.n):
+            reader.load(start, stop)
+            parts = tensors.call(reader, method.packing.pack, known, shuttle.keys, start, start, stop)
+            for part, rule in rules.items():
+                owners = self.tasks if rule.each else (None,)
+                values = parts[part] if rule.each else [parts[part]]
+                for task, value in zip(owners, values, strict=True):
+                    slot = self.slots[part_name(weave.name, part, task)]
+                    if rule.kind == "values":
+                        self.write(slot, 4 * start, value.reshape(-1).float().numpy())
+                    elif rule.kind == "bits":
+                        before = loose.get(slot.info.name, np.zeros(0, bool))
+                        bits = np.concatenate([before, value.reshape(-1).numpy()])
+                        whole = len(bits) if stop == reader.n else len(bits) // 8 * 8
+                        loose[slot.info.name] = bits[whole:]
+                        first = (start - len(before)) // 8
+                        self.write(slot, first, np.packbits(bits[:whole], bitorder="little"))
+                    elif rule.kind == "rows":
+                        self.write(slot, 4 * rule.width * (start // reader.columns), value.float().numpy())
+                    elif start == 0:
+                        whole_part = value.float().numpy() if rule.kind == "matrix" else np.array([value], np.float32)
+                        self.write(slot, 0, whole_part)

@@ -1,0 +1,287 @@
+"""Where a run's bytes go: files laid out beforehand, or memory."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mergery.errors import PlanError
+from mergery.kernels.devices import CPU
+from mergery.planning.layout import INDEX, Layout, Slot
+from mergery.planning.plan import Plan, Step
+from mergery.run.journal import Journal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LOCK = "mergery.lock.json"
+ROOM = 64 << 20  # bytes wanted free beyond the output
+
+
+class FolderSink:
+    """Writes a model folder under a temporary name; finished bytes are synced and journalled in the background."""
+
+    def __init__(self, plan: Plan, out: Path, device: str = CPU.kind) -> None:
+        self.plan, self.out, self.device = plan, out, device
+        self.partial = partial_folder(out)
+        try:
+            self.partial.mkdir(parents=True, exist_ok=True)
+            self.journal = Journal(self.partial, plan.digest)
+        except OSError as error:
+            raise write_problem(error, self.partial) from None
+        self._refuse_changed_inputs()
+        self._refuse_another_device()
+        self.files: list[int] = []
+        self._pending: list[tuple[Step, str]] = []
+        self._wake = threading.Condition()
+        self._closing = False
+        self._failure: BaseException | None = None
+        try:
+            check_space(self.partial, plan.layout)
+            for shard in plan.layout.shards:
+                self.files.append(_lay_file(self.partial / shard.name, shard.header, shard.size))
+        except BaseException:
+            self.abandon()
+            raise
+        self._thread = threading.Thread(target=self._sync_loop, name="mergery-sync", daemon=True)
+        self._thread.start()
+
+    def _refuse_changed_inputs(self) -> None:
+        """An unfinished run must go on with the very files that it began with."""
+        stamps = json.loads(json.dumps(self.plan.stamps))
+        before = self.journal.facts.setdefault("inputs", stamps)
+        if before != stamps:
+            self.journal.close()
+            changed = [name for name in stamps if before.get(name) != stamps[name]]
+            raise PlanError(
+                f"{', '.join(changed)} changed since the unfinished run in {str(self.partial)!r} began",
+                hint=f"remove {str(self.partial)!r} to start anew",
+            )
+        if not self.journal.done:
+            try:
+                self.journal.remember(inputs=stamps, device=self.device)
+            except OSError as error:
+                self.journal.close()
+                raise write_problem(error, self.partial) from None
+
+    def _refuse_another_device(self) -> None:
+        """A tensor may differ by one rounding between kinds of devices, and a folder should be of one piece."""
+        before = self.journal.facts.get("device", self.device)
+        if before != self.device and self.journal.done:
+            self.journal.close()
+            raise PlanError(
+                f"the unfinished run in {str(self.partial)!r} computed on {before}, and this one would on {self.device}",
+                why="the two may differ by one rounding, so that the result would be neither's",
+                hint=f"say --device {before}, or remove {str(self.partial)!r} to start anew",
+            )
+
+    @property
+    def done(self) -> Mapping[str, str]:
+        """BLAKE3 digest of the tensors that are finished, by this run or an earlier one."""
+        return self.journal.done
+
+    def write(self, slot: Slot, start: int, data: np.ndarray) -> None:
+        """Write bytes of a tensor; `start` counts bytes from its beginning."""
+        try:
+            write_whole(self.files[slot.shard], data, slot.offset + start)
+        except OSError as error:
+            raise write_problem(error, self.partial) from None
+
+    def finished(self, steps: list[Step], digests: Mapping[str, str]) -> None:
+        """These tensors' bytes have all been written."""
+        with self._wake:
+            if self._failure:
+                raise self._failure
+            self._pending += [(step, digests[step.name]) for step in steps]
+            self._wake.notify()
+
+    def _sync_loop(self) -> None:
+        while True:
+            with self._wake:
+                while not self._pending and not self._closing:
+                    self._wake.wait()
+                batch, self._pending = self._pending, []
+                if not batch:
+                    return
+            try:
+                for shard in sorted({step.slot.shard for step, _ in batch}):
+                    os.fdatasync(self.files[shard])
+                self.journal.finished({step.name: digest for step, digest in batch})
+            except OSError as error:
+                with self._wake:
+                    self._failure = write_problem(error, self.partial)
+                return
+
+    def drain(self) -> None:
+        """Wait until all that was finished is on the disk and in the journal."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._thread.join()
+        if self._failure:
+            raise self._failure
+
+    def complete(self, texts: dict[str, bytes], *, replace: bool = False) -> None:
+        """Write the small files, sync everything and give the folder its name."""
+        self.drain()
+        try:
+            self._complete(texts, replace=replace)
+        except OSError as error:
+            raise write_problem(error, self.partial) from None
+
+    def _complete(self, texts: dict[str, bytes], *, replace: bool) -> None:
+        index = self.plan.layout.index()
+        if index is not None:
+            texts = {**texts, INDEX: index}
+        for name, content in texts.items():
+            path = self.partial / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for folder in {(self.partial / name).parent for name in texts} - {self.partial}:
+            _sync_folder(folder)
+        for fd in self.files:
+            os.fsync(fd)
+        while self.files:
+            os.close(self.files.pop())
+        self.journal.path.unlink()
+        for stray in self.partial.glob(".*.tmp"):
+            stray.unlink()
+        _sync_folder(self.partial)
+        old = None
+        if self.out.exists():
+            if any(self.out.iterdir()):
+                assert replace
+                old = self.out.with_name(self.out.name + ".replaced")
+                if old.exists():
+                    shutil.rmtree(old)
+                os.rename(self.out, old)
+            else:
+                self.out.rmdir()
+        os.rename(self.partial, self.out)
+        _sync_folder(self.out.parent)
+        self.journal.close()
+        if old is not None:
+            shutil.rmtree(old)
+
+    def abandon(self) -> None:
+        """Stop, keeping what is finished for the next run."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        if getattr(self, "_thread", None) is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        for fd in self.files:
+            os.close(fd)
+        self.files = []
+        self.journal.close()
+
+
+class MemorySink:
+    """Keeps the result as tensors, for a merge that is never written to disk."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.buffers = {step.name: np.empty(step.slot.info.nbytes, dtype=np.uint8) for step in plan.steps}
+        self.infos = {step.name: step.slot.info for step in plan.steps}
+        self.done: dict[str, str] = {}
+
+    def write(self, slot: Slot, start: int, data: np.ndarray) -> None:
+        self.buffers[slot.info.name][start : start + data.size] = data
+
+    def finished(self, steps: list[Step], digests: Mapping[str, str]) -> None:
+        self.done.update(digests)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The merged tensors by name, in the donor's order."""
+        import torch
+
+        result: dict[str, Any] = {}
+        for name, info in self.infos.items():
+            result[name] = (
+                torch.from_numpy(self.buffers[name]).view(getattr(torch, info.dtype.torch)).reshape(info.shape)
+            )
+        return result
+
+
+def partial_folder(out: Path) -> Path:
+    """The name under which an unfinished output stands."""
+    return out.with_name(out.name + ".partial")
+
+
+def check_space(folder: Path, layout: Layout) -> None:
+    """Refuse an output that the disk cannot hold. Space that an unfinished run has reserved counts as there."""
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    have = sum((folder / s.name).stat().st_blocks * 512 for s in layout.shards if (folder / s.name).exists())
+    if free + have < layout.nbytes + ROOM:
+        raise PlanError(
+            f"the disk is too small for the output in {str(folder.parent)!r}",
+            why=f"{layout.nbytes / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free",
+            hint="free some space, choose another disk, or write a narrower dtype",
+        )
+
+
+def write_whole(file: int, data: np.ndarray, offset: int) -> None:
+    """Write all of it, however little the system takes at once. Raises OSError, also where it takes nothing."""
+    view = data.data
+    while view:
+        count = os.pwrite(file, view, offset)
+        if not count:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        view, offset = view[count:], offset + count
+
+
+def write_problem(error: OSError, folder: Path) -> PlanError:
+    """An error of the file system in the user's words."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return PlanError(
+        "the disk is full" if full else f"cannot write in {str(folder)!r}",
+        why=error.strerror or str(error),
+        hint=f"what is finished is kept in {str(folder)!r}; "
+        + ("free some space and " if full else "mend it and ")
+        + "run the same command again",
+    )
+
+
+def _lay_file(path: Path, header: bytes, size: int) -> int:
+    """Open a shard with its header and its full size; an earlier run's bytes are kept."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            if os.fstat(fd).st_size != size:
+                os.ftruncate(fd, size)
+                try:
+                    os.posix_fallocate(fd, 0, size)
+                except OSError as error:
+                    if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                        raise
+            if os.pread(fd, len(header), 0) != header:
+                done = 0
+                while done < len(header):
+                    done += os.pwrite(fd, memoryview(header)[done:], done)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+    except OSError as error:
+        raise write_problem(error, path.parent) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

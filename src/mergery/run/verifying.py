@@ -1,0 +1,95 @@
+"""Checks a merged folder against its lock, and makes sampled tensors again."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from blake3 import blake3
+
+from mergery.checkpoints import open_checkpoint
+from mergery.errors import PlanError
+from mergery.kernels.devices import CPU
+from mergery.planning.plan import Step, content_mark, make_plan
+from mergery.recipe.reading import load_recipe
+from mergery.run.lock import NAME, read_lock
+from mergery.run.workers import Options, Run, windows
+
+READ = 1 << 22  # elements
+
+
+class DigestSink:
+    """Keeps only the digests of what is made; the tensors in `skipped` need not be made."""
+
+    def __init__(self, skipped: set[str]) -> None:
+        self.done = dict.fromkeys(skipped, "")
+
+    def write(self, slot: Any, start: int, data: np.ndarray) -> None:
+        pass
+
+    def finished(self, steps: list[Step], digests: Any) -> None:
+        self.done.update(digests)
+
+
+def verify_folder(folder: Path, *, sample: int, on_event: Callable[[dict[str, Any]], None] | None) -> list[str]:
+    """See `mergery.api.verify`."""
+    record = read_lock(folder)
+    notify = on_event or (lambda event: None)
+    wrong: list[str] = []
+    for name, digest in record["files"].items():
+        path = folder / name
+        if not path.exists():
+            wrong.append(f"{name} is missing")
+        elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
+            wrong.append(f"{name} has changed")
+    known = {*record["files"], *(weight["file"] for weight in record["weights"]), NAME, "model.safetensors.index.json"}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and str(path.relative_to(folder)) not in known:
+            wrong.append(f"{path.relative_to(folder)} is not in the lock")
+    checkpoint = open_checkpoint(folder, label="output")
+    expected: dict[str, str] = record["tensors"]
+    wrong += [f"tensor {name!r} is missing" for name in expected if name not in checkpoint.tensors]
+    wrong += [f"tensor {name!r} is not in the lock" for name in checkpoint.tensors if name not in expected]
+    total, done = sum(info.nbytes for info in checkpoint.tensors.values()), 0
+    for info in checkpoint.tensors.values():
+        hasher = blake3()
+        for start, stop in windows(info.elements, READ):
+            data = np.empty((stop - start) * info.dtype.itemsize, dtype=np.uint8)
+            checkpoint.read(info.name, start, stop, data)
+            hasher.update(data.data)
+            done += data.size
+            notify({"event": "progress", "bytes": done, "total": total})
+        if info.name in expected and hasher.hexdigest() != expected[info.name]:
+            wrong.append(f"tensor {info.name!r} has changed")
+    checkpoint.close()
+    return wrong + (derive_again(record, sample) if sample else [])
+
+
+def derive_again(record: dict[str, Any], sample: int) -> list[str]:
+    """Make some tensors again from the inputs. Which ones follows from the plan's digest."""
+    recipe = load_recipe(record["recipe"], folder=Path(record["folder"]))
+    plan = make_plan(recipe, only=record.get("only", ()))
+    try:
+        marks = {name: content_mark(checkpoint.fingerprint()) for name, checkpoint in plan.checkpoints.items()}
+        changed = [name for name, mark in record["inputs"].items() if marks[name] != content_mark(mark)]
+        if changed:
+            return [f"the input {name!r} has changed since the merge" for name in changed]
+        if plan.digest != record["plan"]:
+            raise PlanError(
+                "the lock's plan cannot be made again with this version of Mergery",
+                why=f"it was written by {record.get('mergery')}",
+            )
+        names = [step.name for step in plan.steps]
+        chosen = set(random.Random(plan.digest).sample(names, min(sample, len(names))))
+        sink = DigestSink(set(names) - chosen)
+        for checkpoint in plan.checkpoints.values():
+            checkpoint.prepare()
+        Run(plan, sink, Options(device=record.get("device", CPU.kind))).execute()
+        tensors = record["tensors"]
+        return [f"tensor {name!r} comes out differently" for name in chosen if tensors.get(name) != sink.done[name]]
+    finally:
+        plan.close()

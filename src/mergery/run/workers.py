@@ -1,0 +1,329 @@
+"""Plan to bytes: workers take tensors, largest first, and make each on their own loom."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from blake3 import blake3
+
+from mergery.dtypes import F32, DType
+from mergery.engine import CHUNK, STAGE, Context, Loom, Shuttle, thread
+from mergery.engine import whole_model as model
+from mergery.engine.merging import needed
+from mergery.errors import DataError
+from mergery.graph.nodes import Leaf, Weave, collect, derived, woven
+from mergery.kernels import compiling, find_twin, kernels
+from mergery.kernels.devices import CPU, WORKERS, Device, device_errors, find_devices
+from mergery.method import Largest, Sum
+from mergery.planning.layout import Slot
+from mergery.planning.plan import Plan, Step
+
+BATCH = 4 << 20  # bytes of small tensors that a worker takes at once
+BATCH_TENSORS = 256
+Event = dict[str, Any]
+
+
+class Sink(Protocol):
+    """Where bytes go. `done` has the BLAKE3 digest of each tensor that need not be made again."""
+
+    @property
+    def done(self) -> Mapping[str, str]: ...
+
+    def write(self, slot: Slot, start: int, data: np.ndarray) -> None: ...
+
+    def finished(self, steps: list[Step], digests: Mapping[str, str]) -> None: ...
+
+
+class Interrupted(Exception):
+    """Another worker has failed, or the user has had enough."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, none of which can change a byte of the result; a GPU may, within one rounding of the output's dtype."""
+
+    threads: int = 0  # 0: as many as the machine has cores
+    chunk: int = CHUNK  # elements
+    stage: int = STAGE  # bytes of a worker's window that is read several times
+    device: str = "cpu"  # or cuda:0, cuda (all), auto: `mergery.kernels.devices.find_devices`
+
+    @property
+    def workers(self) -> int:
+        """Worker threads; on a GPU, as many as keep it busy."""
+        cores = len(os.sched_getaffinity(0))
+        gpus = sum(device != CPU for device in self.devices)
+        return self.threads or (max(gpus, min(cores, gpus * WORKERS)) if gpus else cores)
+
+    @cached_property
+    def devices(self) -> tuple[Device, ...]:
+        """What `device` means here. Workers are dealt to them in turn. Raises MergeryError."""
+        return find_devices(self.device)
+
+
+class Run:
+    """One execution of a plan."""
+
+    def __init__(
+        self, plan: Plan, sink: Sink, options: Options = Options(), on_event: Callable[[Event], None] | None = None
+    ) -> None:
+        self.plan, self.sink, self.options = plan, sink, options
+        self.on_event = on_event or (lambda event: None)
+        self.context = Context(plan.recipe.seed, {}, options.chunk, options.stage)
+        self.looms = threading.local()
+        self.dealt = itertools.cycle(options.devices)
+        self.stop = threading.Event()
+        self.lock = threading.Lock()
+        self.written = 0
+        self.reported = 0.0
+        self.started = time.perf_counter()
+
+    def execute(self) -> None:
+        """Make every tensor that is not done yet. Raises the first error; what is finished stays finished."""
+        todo = [step for step in self.plan.steps if step.name not in self.sink.done]
+        self.written = sum(step.slot.info.nbytes for step in self.plan.steps) - sum(s.slot.info.nbytes for s in todo)
+        loads = needs_torch(todo) or any(device != CPU for device in self.options.devices)
+        with quiet_torch(load=loads), announced(self.on_event):
+            if any(woven(step.node) for step in todo):
+                wake_kernels()
+            self.started = time.perf_counter()
+            self.on_event(
+                {"event": "start", "tensors": len(self.plan.steps), "resumed": len(self.plan.steps) - len(todo)}
+            )
+            with device_errors(), ThreadPoolExecutor(self.options.workers, thread_name_prefix="mergery") as pool:
+                try:
+                    self.statistics(pool, todo)
+                    self.weave(pool, todo)
+                except BaseException:
+                    self.stop.set()  # the pool waits for its workers, which end at their next window
+                    raise
+        self.report(force=True)
+
+    def weave(self, pool: ThreadPoolExecutor, todo: list[Step]) -> None:
+        """Let every worker of the pool take batches until none is left."""
+        queue = deque(batches(todo))
+        for future in [pool.submit(self.work, queue) for _ in range(self.options.workers)]:
+            future.result()
+
+    def work(self, queue: deque[list[Step]]) -> None:
+        try:
+            while not self.stop.is_set():
+                try:
+                    batch = queue.popleft()
+                except IndexError:
+                    return
+                digests: dict[str, str] = {}
+                try:
+                    for step in batch:
+                        if self.stop.is_set():
+                            return
+                        digests[step.name] = self.make(step)
+                finally:  # what is whole is kept, whatever stops the rest of the batch
+                    self.sink.finished([step for step in batch if step.name in digests], digests)
+        except Interrupted:
+            return
+        except BaseException:
+            self.stop.set()
+            raise
+
+    @property
+    def loom(self) -> Loom:
+        if not hasattr(self.looms, "loom"):
+            self.looms.loom = Loom(next(self.dealt))
+        return self.looms.loom
+
+    def make(self, step: Step) -> str:
+        """Make one tensor. Returns the BLAKE3 digest of its bytes."""
+        info = step.slot.info
+        size = info.dtype.itemsize
+        hasher = blake3()
+        if isinstance(step.node, Leaf):
+            for start, stop in windows(info.elements, self.options.chunk):
+                hasher.update(self.copy(step.node, start, stop, step.slot, info.dtype).data)
+            return hasher.hexdigest()
+        shuttle = thread(step.node, self.context, self.loom)
+        shuttle.prepare()
+        for start, stop in shuttle.outputs():
+            if self.stop.is_set():
+                raise Interrupted
+            out = self.loom.row(-1, "out", (stop - start) * size)
+            shuttle.compute(start, stop, out, info.dtype)
+            hasher.update(out.data)
+            self.sink.write(step.slot, start * size, out)
+            self.advance(out.size)
+        return hasher.hexdigest()
+
+    def copy(self, leaf: Leaf, start: int, stop: int, slot: Slot, dtype: DType) -> np.ndarray:
+        """Copy a stored tensor, converting it where the output has another dtype. Returns the written bytes."""
+        raw = self.loom.row(-2, "copy", (stop - start) * leaf.dtype.itemsize)
+        leaf.checkpoint.read(leaf.info.name, start, stop, raw)
+        if dtype == leaf.dtype:
+            out = raw
+        else:
+            out = self.loom.row(-1, "out", (stop - start) * dtype.itemsize)
+            status = kernels().convert(raw, leaf.dtype.code, stop - start, out, dtype.code)
+            if status:
+                fault = "holds NaN or infinity" if status & 1 else f"does not fit into {dtype}"
+                raise DataError(f"tensor {leaf.info.name!r} of model {leaf.model!r} {fault}")
+        self.sink.write(slot, start * dtype.itemsize, out)
+        self.advance(out.size)
+        return out
+
+    # --- model-wide statistics ------------------------------------------------------------------------------------------
+
+    def statistics(self, pool: ThreadPoolExecutor, todo: list[Step]) -> None:
+        """What methods ask of the whole model: passes over all its tensors, before the first is made."""
+        if not todo:
+            return
+        journal = getattr(self.sink, "journal", None)
+        remembered = {} if journal is None else journal.facts
+
+        def scan(weaves: list[Weave], visit: Callable[..., Any], *counted: np.ndarray) -> list[Any]:
+            return self.scan(pool, weaves, visit, *counted)
+
+        for merge, weaves in collect([step.node for step in self.plan.steps]).items():
+            for question in model.questions(weaves):
+                names = [f"{name} of merge {merge}" for name in question.names]
+                if not all(name in remembered for name in names):
+                    self.on_event({"event": "statistics", "tensors": len(question.weaves), "of": question.names})
+                    facts = dict(zip(names, model.answer(question, scan), strict=True))
+                    remembered = {**remembered, **facts}
+                    if journal is not None:
+                        journal.remember(**facts)
+                for key, name in zip(question.names, names, strict=True):
+                    self.context.statistics[merge, key] = remembered[name]
+
+    def scan(
+        self, pool: ThreadPoolExecutor, weaves: list[Weave], visit: Callable[..., Any], *counted: np.ndarray
+    ) -> list[Any]:
+        """See `mergery.engine.whole_model.Scan`: the pool's workers take tensors, largest first."""
+        queue = deque(sorted(range(len(weaves)), key=lambda number: -weaves[number].elements))
+        results: list[Any] = [None] * len(weaves)
+
+        def worker() -> list[np.ndarray]:
+            own = [np.zeros_like(array) for array in counted]
+            while not self.stop.is_set():
+                try:
+                    number = queue.popleft()
+                except IndexError:
+                    break
+                results[number] = visit(Shuttle(weaves[number], self.context, self.loom), *own)
+            return own
+
+        try:
+            for future in [pool.submit(worker) for _ in range(self.options.workers)]:
+                for array, part in zip(counted, future.result(), strict=True):
+                    array += part
+        except BaseException:
+            self.stop.set()
+            raise
+        return results
+
+    # --- events ---------------------------------------------------------------------------------------------------------
+
+    def advance(self, nbytes: int) -> None:
+        with self.lock:
+            self.written += nbytes
+        self.report()
+
+    def report(self, *, force: bool = False) -> None:
+        now = time.monotonic()
+        if force or now - self.reported > 0.1:
+            self.reported = now
+            self.on_event({"event": "progress", "bytes": self.written, "total": sum_bytes(self.plan)})
+
+
+@contextmanager
+def announced(on_event: Callable[[Event], None]) -> Iterator[None]:
+    """Make an event of each kernel that has to be compiled."""
+
+    def tell(name: str) -> None:
+        on_event({"event": "compile", "kernel": name})
+
+    compiling.append(tell)
+    try:
+        yield
+    finally:
+        compiling.remove(tell)
+
+
+def wake_kernels() -> None:
+    """Load the kernels before the workers want them: all would wait for the first."""
+    word = np.zeros(8, dtype=np.uint8)
+    kernels().convert(word, F32.code, 1, word.copy(), F32.code)
+
+
+def sum_bytes(plan: Plan) -> int:
+    return plan.layout.nbytes - sum(len(shard.header) for shard in plan.layout.shards)
+
+
+def windows(n: int, size: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, n, size):
+        yield start, min(n, start + size)
+
+
+def batches(steps: list[Step], limit: int = BATCH) -> Iterator[list[Step]]:
+    """Steps for workers: largest first, small ones in batches of about `limit` bytes."""
+    ordered = sorted(steps, key=lambda step: -step.slot.info.nbytes)
+    batch: list[Step] = []
+    size = 0
+    for step in ordered:
+        batch.append(step)
+        size += step.slot.info.nbytes
+        if size >= limit or len(batch) >= BATCH_TENSORS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def needs_torch(steps: list[Step]) -> bool:
+    """Whether any tensor is made by torch rather than by a kernel."""
+    weaves = (weave for found in collect([step.node for step in steps]).values() for weave in found)
+    told: dict[tuple[str, int], bool] = {}
+    for weave in weaves:
+        key = (weave.method.name, id(weave.settings))
+        if key not in told:
+            told[key] = uses_torch(weave)
+    return any(told.values()) or any(each.torch for step in steps for each in derived(step.node))
+
+
+def uses_torch(weave: Weave) -> bool:
+    """Whether a weave is made of functions on tensors that have no compiled twin, or of rows or columns apart."""
+    method, settings = weave.method, weave.settings
+    if method.takes == "gram" and settings.get("scope") in ("row", "column"):
+        return True
+    functions = [method.function] if method.gives == "tensor" else []
+    for _, ask in method.asks:
+        if isinstance(ask, (Sum, Largest)) and ask.of is not None and needed(ask, settings):
+            functions.append(ask.of)
+    return any(find_twin(function) is None for function in functions)
+
+
+@contextmanager
+def quiet_torch(*, load: bool) -> Iterator[None]:
+    """The workers are our threads: torch, where it is loaded, keeps to one in each."""
+    if load:
+        importlib.import_module("torch")
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

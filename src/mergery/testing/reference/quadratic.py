@@ -1,0 +1,235 @@
+"""The family of quadratic interference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mergery.testing.reference.arrays import Array, Coins, add, by_matrix, differences
+
+NOTHING = 1e-12  # of the largest eigenvalue: smaller ones are zero
+
+Terms = list[tuple[float, Array, Array]]
+"""Weight, target and inputs (rows) of each task."""
+
+
+def summed(terms: Terms) -> tuple[Array, Array]:
+    """sum w T S and sum w S."""
+    return add(w * target @ rows.T @ rows for w, target, rows in terms), add(w * rows.T @ rows for w, _, rows in terms)
+
+
+def minimum(terms: Terms) -> Array:
+    pull, covariance = summed(terms)
+    return pull @ np.linalg.pinv(covariance, rcond=NOTHING)
+
+
+def loss(point: Array, terms: Terms) -> float:
+    return float(sum(w * (((point - target) @ rows.T) ** 2).sum() for w, target, rows in terms))
+
+
+def gradient(point: Array, terms: Terms) -> Array:
+    return add(2.0 * w * (point - target) @ (rows.T @ rows) for w, target, rows in terms)
+
+
+def adam(start: Array, terms: Terms, steps: int, rate: float) -> Array:
+    point, first, second = start, np.zeros_like(start), np.zeros_like(start)
+    for step in range(1, steps + 1):
+        slope = gradient(point, terms)
+        first = 0.9 * first + 0.1 * slope
+        second = 0.999 * second + 0.001 * slope**2
+        point = point - rate * (first / (1.0 - 0.9**step)) / (np.sqrt(second / (1.0 - 0.999**step)) + 1e-8)
+    return point
+
+
+def beginning(deltas: Sequence[Array], start: str) -> Array:
+    return add(deltas) / (1.0 if start == "sum" else len(deltas))
+
+
+def own_rows(deltas: Sequence[Array], weight: Any) -> Terms:
+    """Each task's own rows as its inputs, of norm one in all; a task vector of zeros has none."""
+    return [(w, delta, delta / (float(np.linalg.norm(delta)) or 1.0)) for w, delta in zip(weight, deltas, strict=True)]
+
+
+def solved(deltas: Sequence[Array], terms: Terms, solver: str, start: str, steps: int, rate: float) -> Array:
+    return minimum(terms) if solver == "closed" else adam(beginning(deltas, start), terms, steps, rate)
+
+
+def wudi(
+    models: Sequence[Array],
+    base: Array,
+    coins: Coins,
+    *,
+    weight: Any,
+    solver: str,
+    start: str,
+    steps: int,
+    rate: float,
+    scale: float,
+) -> Array:
+    def merge(deltas: list[Array]) -> Array:
+        return solved(deltas, own_rows(deltas, weight), solver, start, steps, rate)
+
+    return base + scale * by_matrix(merge, differences(models, base))
+
+
+def leading(matrix: Array, count: int) -> tuple[Array, Array, Array]:
+    u, s, vh = np.linalg.svd(matrix, full_matrices=False)
+    return u[:, :count], s[:count], vh[:count]
+
+
+def optmerge(
+    models: Sequence[Array],
+    base: Array,
+    coins: Coins,
+    *,
+    weight: Any,
+    solver: str,
+    start: str,
+    steps: int,
+    rate: float,
+    scale: float,
+) -> Array:
+    def merge(deltas: list[Array]) -> Array:
+        kept = max(1, min(deltas[0].shape) // len(deltas))
+        mean = beginning(deltas, "mean")
+        terms: Terms = []
+        for w, delta in zip(weight, deltas, strict=True):
+            u, s, vh = leading(delta - mean, kept)
+            _, size, rows = leading(delta, kept)
+            terms.append((w, mean + u * s @ vh, size[:, None] * rows / (float(np.linalg.norm(delta)) or 1.0)))
+        return solved(deltas, terms, solver, start, steps, rate)
+
+    return base + scale * by_matrix(merge, differences(models, base))
+
+
+def spectrum(terms: Terms) -> tuple[Array, Array]:
+    """Eigenvalues of the summed covariance, largest first, and eigenvectors (columns)."""
+    values, vectors = np.linalg.eigh(summed(terms)[1])
+    values, vectors = values[::-1], vectors[:, ::-1]
+    return np.where(values > NOTHING * max(values[0], 0.0), values, 0.0), vectors
+
+
+def flow(start: Array, terms: Terms, filtered: Callable[[Array], Array]) -> Array:
+    values, vectors = spectrum(terms)
+    share = filtered(values) * (values > 0.0)
+    pull = summed(terms)[0]
+    kept = start - start @ vectors @ np.diag(share) @ vectors.T
+    return kept + pull @ vectors @ np.diag(share / np.where(values > 0.0, values, 1.0)) @ vectors.T
+
+
+def swudi(
+    models: Sequence[Array],
+    base: Array,
+    coins: Coins,
+    *,
+    weight: Any,
+    time: float,
+    rank: float,
+    start: str,
+    scale: float,
+) -> Array:
+    def merge(deltas: list[Array]) -> Array:
+        count = int(rank * deltas[0].shape[1])
+
+        def filtered(values: Array) -> Array:
+            return (1.0 - np.exp(-time * values)) * (np.arange(len(values)) < count)
+
+        return flow(beginning(deltas, start), own_rows(deltas, weight), filtered)
+
+    return base + scale * by_matrix(merge, differences(models, base))
+
+
+def participation(values: Array) -> int:
+    if not values.any():
+        return 1
+    return max(1, round(float(np.sqrt(values).sum() ** 2 / values.sum())))
+
+
+def told_from_noise(values: Array, rows: int) -> int:
+    """Gavish and Donoho 2014, the optimal threshold where the noise is unknown, by their cubic."""
+    into = len(values)
+    ratio = min(rows, into) / max(rows, into)
+    roots = np.sqrt(values[: min(rows, into)])
+    bound = (0.56 * ratio**3 - 0.95 * ratio**2 + 1.82 * ratio + 1.43) * np.median(roots)
+    return int((roots > bound).sum())
+
+
+def swudi_a(
+    models: Sequence[Array], base: Array, coins: Coins, *, weight: Any, rule: str, start: str, scale: float
+) -> Array:
+    def merge(deltas: list[Array]) -> Array:
+        rows = sum(len(delta) for delta in deltas)
+
+        def filtered(values: Array) -> Array:
+            count = participation(values) if rule == "participation" else told_from_noise(values, rows)
+            return np.where(np.arange(len(values)) < count, 1.0, 0.0)
+
+        return flow(beginning(deltas, start), own_rows(deltas, weight), filtered)
+
+    return base + scale * by_matrix(merge, differences(models, base))
+
+
+def actmat(models: Sequence[Array], base: Array, coins: Coins, *, weight: Any, scale: float) -> Array:
+    def merge(deltas: list[Array]) -> Array:
+        return minimum([(w, delta, delta) for w, delta in zip(weight, deltas, strict=True)])
+
+    return base + scale * by_matrix(merge, differences(models, base))
+
+
+def tasks_differ(deltas: Sequence[Array]) -> bool:
+    logs = np.log([float((delta**2).sum()) for delta in deltas if delta.any()])
+    return len(logs) > 1 and bool(np.var(logs, ddof=1) > 0.3 * np.mean(logs) ** 2)
+
+
+def ace(
+    models: Sequence[Array],
+    base: Array,
+    coins: Coins,
+    *,
+    weight: Any,
+    mode: str,
+    ridge: float,
+    ridge_of: str,
+    leading: float,
+    scale: float,
+) -> Array:
+    def merge(deltas: list[Array]) -> Array:
+        out, into = deltas[0].shape
+        k = len(deltas)
+        differ = {"auto": tasks_differ(deltas), "unequal": True, "equal": False}[mode]
+        centred = [delta - delta.mean(0) for delta in deltas]
+        traces = [float((delta**2).sum()) for delta in centred]
+        plain = [delta.T @ delta for delta in centred]
+        unit = ridge * (np.mean(traces) / into if ridge_of == "mean" else 1.0)
+        ridges = [unit * np.eye(into)] * k
+        if differ:
+            plain = [s / (trace or 1.0) for s, trace in zip(plain, traces, strict=True)]
+            ridges = [unit / trace * np.eye(into) if trace else np.zeros((into, into)) for trace in traces]
+        loaded = add(w * (s + e) for w, s, e in zip(weight, plain, ridges, strict=True))
+        row = add(w * s for w, s in zip(weight, plain, strict=True)).mean(0)
+        if differ:
+            row = row / (np.mean([float((delta**2).sum()) for delta in deltas]) or 1.0)
+        aim = add(w * d @ (s + e) for w, d, s, e in zip(weight, centred, plain, ridges, strict=True))
+        if not aim.any():
+            return aim
+        merged = aim @ np.linalg.inv(loaded + row)
+        if differ:
+            rest = add(w * d @ (s - loaded / k) for w, d, s in zip(weight, deltas, plain, strict=True))
+            u, s, vh = np.linalg.svd(merged + rest, full_matrices=False)
+            count = int(np.sum(s[: int(leading * min(out, into))] > 1e-6 * s[0]))
+            merged = merged + (s[:count].mean() * u[:, :count] @ vh[:count] if count else 0.0)
+        return merged
+
+    return base + scale * by_matrix(merge, differences(models, base))
+
+
+REFERENCES: dict[str, Callable[..., Array]] = {
+    "ace": ace,
+    "actmat": actmat,
+    "optmerge": optmerge,
+    "swudi": swudi,
+    "swudi_a": swudi_a,
+    "wudi": wudi,
+}

@@ -1,0 +1,147 @@
+"""Brings a view to the names of another: two spellings of one model are merged as if they were one.
+
+Where the names are equal nothing is done. Else both are read under their canonical names, and each tensor of the donor
+is found in the other view: whole, as a part of a stack of experts, sewn from experts that are stored one by one, or under the
+alias of a tied tensor.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from mergery.architecture import Part
+from mergery.architecture.fused import FusedPart, fused_parts, join, split
+from mergery.architecture.spelling import aliases, canonical_name, canonical_names, language_family
+from mergery.graph.nodes import Node, View
+
+if TYPE_CHECKING:
+    from mergery.planning.builder import Builder
+
+_EXPERT = re.compile(r"expert (\d+)(?: (gate|up))?$")
+_STACK = re.compile(r"(gate_up_proj|down_proj)$")
+
+
+@dataclass
+class _Index:
+    """A view's tensors under canonical names, and the parts of its stacks of experts."""
+
+    whole: dict[str, str]  # canonical name -> name
+    parts: dict[str, tuple[str, FusedPart]] = field(default_factory=dict)
+
+
+def respelled(builder: Builder, donor: View, view: View) -> View:
+    """The view under the donor's names; what the donor lacks keeps its own."""
+    if view is donor or view.nodes.keys() == donor.nodes.keys():
+        return view
+    own = canonical_names(view.nodes, view.config)
+    wanted = canonical_names(donor.nodes, donor.config)
+    if not own or not wanted:
+        return view
+    index = _index(view, own)
+    tied = aliases(view.config, index.whole)
+    nodes: dict[str, Node] = {}
+    used: set[str] = set()
+    respelt: list[str] = []
+    for name, node in donor.nodes.items():
+        found = _find(view, index, tied, name, wanted[name], node, donor)
+        if found is None:
+            continue
+        nodes[name], sources = found
+        used.update(sources)
+        if sources != {name}:
+            respelt.append(name)
+    dropped = dict(view.dropped)
+    theirs = aliases(donor.config, set(wanted.values()) | {wanted[name] for name in nodes})
+    for name, node in view.nodes.items():
+        alias = own[name]
+        if name in used or name in nodes:
+            continue
+        if alias in tied and alias in theirs and index.whole.get(tied[alias]) in used:
+            dropped[name] = f"{view.name} ties it to {tied[alias]!r}, and {donor.name} stores it once"
+        else:
+            nodes[name] = node
+    if respelt:
+        builder.warnings.append(
+            f"{view.name} is respelled with the names of {donor.name}: {len(respelt)} tensors (such as {respelt[0]!r})"
+        )
+    return replace(view, nodes=nodes, dropped=dropped)
+
+
+def _index(view: View, own: Mapping[str, str]) -> _Index:
+    index = _Index({canonical: name for name, canonical in own.items()})
+    for name, node in view.nodes.items():
+        for key, part in _expert_parts(view, name, own[name], node):
+            index.parts[key] = (name, part)
+    return index
+
+
+def _expert_parts(view: View, name: str, canonical: str, node: Node) -> list[tuple[str, FusedPart]]:
+    """Canonical names of the matrices in a stack of experts. Stacks that are stored transposed cannot be taken apart so."""
+    if not _STACK.search(canonical) or len(node.shape) != 3:
+        return []
+    part: Part | None = view.architecture.parts.get(name)
+    found = []
+    for each in fused_parts(name, node.shape, part.roles if part else ("expert",), view.config):
+        match = _EXPERT.fullmatch(each.key)
+        if match is None or each.transposed:
+            return []
+        word = f"{match[2]}_proj" if match[2] else "down_proj"
+        found.append((_STACK.sub(f"{match[1]}.{word}.weight", canonical), each))
+    return found
+
+
+def _find(
+    view: View, index: _Index, tied: Mapping[str, str], name: str, canonical: str, node: Node, donor: View
+) -> tuple[Node, set[str]] | None:
+    """The node for one of the donor's tensors, and the names that it is made of."""
+    if name in view.nodes:
+        return view.nodes[name], {name}
+    if canonical in index.whole:
+        own = index.whole[canonical]
+        return view.nodes[own], {own}
+    if canonical in index.parts:
+        own, part = index.parts[canonical]
+        return split(view.nodes[own], part, name), {own}
+    parts = _expert_parts(donor, name, canonical, node)
+    if parts and all(key in index.whole for key, _ in parts):
+        names = [index.whole[key] for key, _ in parts]
+        pieces = [view.nodes[each] for each in names]
+        if all(piece.shape == part.shape for piece, (_, part) in zip(pieces, parts, strict=True)):
+            return join(name, [part for _, part in parts], pieces), set(names)
+    if canonical in tied:
+        own = index.whole[tied[canonical]]
+        return view.nodes[own], {own}
+    return None
+
+
+def beside_language(
+    builder: Builder, donor: View, view: View, missing: list[str], extra: list[str]
+) -> dict[str, str] | None:
+    """What may be left where a multimodal model meets a plain language model of the same architecture.
+
+    Returns the reasons of the tensors of `view` that are left out, when all that differs are other parts than the language
+    model; None when more differs.
+    """
+    mine, theirs = language_family(donor.config), language_family(view.config)
+    alien = [name for name in missing if donor.architecture.parts[name].part == "language"]
+    parts = view.architecture.parts
+    alien += [name for name in extra if name not in parts or parts[name].part == "language"]
+    if alien or mine is None or mine != theirs or not (missing or extra):
+        return None
+    if missing:
+        builder.warnings.append(
+            f"{view.name} is a language model alone: {len(missing)} other tensors of {donor.name} are copied "
+            f"(such as {missing[0]!r})"
+        )
+    return {
+        name: f"the {parts[name].part} part of {view.name}; {donor.name} is a language model alone" for name in extra
+    }
+
+
+def only_heads(extra: list[str], donor: View) -> bool:
+    """Whether all that the donor lacks are heads, which it ties to its embeddings."""
+    tied = aliases(donor.config, map(canonical_name, donor.nodes))
+    return all(canonical_name(name) in tied for name in extra)

@@ -1,4 +1,0 @@
-"""What a method's author tests with: the conformance suite, the reference evaluator and float64 references.
-
-Nothing is imported until it is used: `from weft.testing.conformance import conformance`.
-"""

@@ -27,7 +27,7 @@ from pathlib import Path
 import mergery
 from mergery.method import Method, find, methods
 from mergery.method.scope import Route
-from mergery.report.explain import route_of, weaves_of
+from mergery.report.explain import merged_of, route_of
 from models import SIZES, build
 from pages import rows_of
 
@@ -126,8 +126,8 @@ def grow(method: Method) -> float:
 def operations(recipe: dict, only: Sequence[str]) -> float:
     """What the plan counts for the matrices of a part of the model."""
     plan = mergery.plan(recipe, only=only)
-    weaves = [weave for step in plan.steps for weave in weaves_of(step.node)]
-    return sum(route.operations for route in map(route_of, weaves) if route is not None)
+    nodes = [node for step in plan.steps for node in merged_of(step.node)]
+    return sum(route.operations for route in map(route_of, nodes) if route is not None)
 
 
 def part_of(method: Method, recipe: dict) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import pytest
 from mergery import api
 from mergery.errors import DataError, PlanError
 from mergery.run import cluster as distribute
-from mergery.run.cluster import Backlog, Batch, Hand
+from mergery.run.cluster import Batch, Queue, WorkerHandle
 from tests.conftest import weights_of
 
 TEXT = """\
@@ -159,19 +159,19 @@ def test_memory_is_no_place_for_a_cluster_to_write_to(recipe):
 
 def test_a_worker_stays_with_a_file_and_then_helps_where_most_is_left(recipe, llamas):
     plan = api.plan(Path(recipe(TEXT)))
-    backlog = Backlog()
+    queue = Queue()
     for step in plan.steps:
-        backlog.add(Batch([step]))
+        queue.add(Batch([step]))
     plan.close()
-    first, second = Hand(None), Hand(None)
-    crew = [first, second]
-    batch, other = backlog.take(first, crew), backlog.take(second, crew)
+    first, second = WorkerHandle(None), WorkerHandle(None)
+    workers = [first, second]
+    batch, other = queue.take(first, workers), queue.take(second, workers)
     assert batch is not None and other is not None
     assert first.home != second.home
     taken = [batch]
-    while first.home == batch.home and (more := backlog.take(first, crew)) is not None:
+    while first.home == batch.home and (more := queue.take(first, workers)) is not None:
         taken.append(more)
     assert [each.home for each in taken[:-1]] == [batch.home] * (len(taken) - 1)
-    assert batch.home not in backlog.homes
-    backlog.put_back(batch)
-    assert backlog.homes[batch.home][0] is batch
+    assert batch.home not in queue.homes
+    queue.put_back(batch)
+    assert queue.homes[batch.home][0] is batch

@@ -12,7 +12,7 @@ from mergery.architecture import read_architecture
 from mergery.architecture.fused import fused_parts, join, split, transposed
 from mergery.checkpoints.base import TensorInfo
 from mergery.dtypes import F32
-from mergery.graph.nodes import Leaf, Node
+from mergery.graph.nodes import Node, Stored
 from tests.test_patchwork import leaf, made
 
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 12}
@@ -78,7 +78,7 @@ def parts_of(name, shape, config):
 
 
 def values(node: Node) -> np.ndarray:
-    if isinstance(node, Leaf):
+    if isinstance(node, Stored):
         out = np.empty(node.elements, np.float32)
         node.checkpoint.read(node.info.name, 0, node.elements, out.view(np.uint8))
         return out.reshape(node.shape)

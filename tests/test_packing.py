@@ -123,7 +123,7 @@ def test_a_tensor_sewn_from_others_is_refused(recipe, tmp_path, monkeypatch):
     from dataclasses import replace
 
     import mergery.run.packing as packing
-    from mergery.graph.nodes import Patchwork
+    from mergery.graph.nodes import Gathered
 
     real = packing.make_plan
 
@@ -131,8 +131,8 @@ def test_a_tensor_sewn_from_others_is_refused(recipe, tmp_path, monkeypatch):
         plan = real(source)
         step = plan.steps[0]
         ends = np.array([0, step.node.elements])
-        patchwork = Patchwork(step.name, step.node.shape, step.node.dtype, (step.node,), ends[:1], ends[:1], ends[1:])
-        return replace(plan, steps=(step._replace(node=patchwork), *plan.steps[1:]))
+        node = Gathered(step.name, step.node.shape, step.node.dtype, (step.node,), ends[:1], ends[:1], ends[1:])
+        return replace(plan, steps=(step._replace(node=node), *plan.steps[1:]))
 
     monkeypatch.setattr(packing, "make_plan", sewn)
     with pytest.raises(PlanError, match="cannot be packed"):

@@ -9,29 +9,29 @@ from hypothesis import strategies as st
 
 from mergery.checkpoints import open_checkpoint
 from mergery.dtypes import F32
-from mergery.engine import Context, Loom, thread
+from mergery.engine import Shared, Workspace, evaluator
 from mergery.engine.in_memory import resolve_settings
-from mergery.graph.nodes import Leaf, Node, Patchwork, Weave, collect, leaves, sew, woven
+from mergery.graph.nodes import Gathered, Merged, Node, Stored, from_ranges, is_computed, leaves, merges_below
 from mergery.method import find
 
 
-def leaf(values: torch.Tensor, model: str = "a") -> Leaf:
+def leaf(values: torch.Tensor, model: str = "a") -> Stored:
     checkpoint = open_checkpoint({"x": values}, label=model)
-    return Leaf(model, checkpoint, checkpoint.tensors["x"])
+    return Stored(model, checkpoint, checkpoint.tensors["x"])
 
 
-def weave(name: str, *inputs: Node, base: Node | None = None, **given: object) -> Weave:
+def merged(name: str, *inputs: Node, base: Node | None = None, **given: object) -> Merged:
     method = find(name)
     models = tuple(str(index) for index in range(len(inputs)))
     chosen = resolve_settings(method, len(inputs), given)
-    return Weave(method, "x", models, inputs, base if method.base != "unused" else None, chosen, F32, 0)
+    return Merged(method, "x", models, inputs, base if method.base != "unused" else None, chosen, F32, 0)
 
 
 def made(node: Node, window: int | None = None) -> np.ndarray:
     """All elements of a node, made in windows of one size."""
-    assert not isinstance(node, Leaf)
+    assert not isinstance(node, Stored)
     out = np.empty(node.elements * 4, dtype=np.uint8)
-    maker = thread(node, Context(), Loom())
+    maker = evaluator(node, Shared(), Workspace())
     maker.prepare()
     cuts = [(low, min(node.elements, low + window)) for low in range(0, node.elements, window)] if window else None
     for start, stop in cuts or maker.outputs():
@@ -53,8 +53,8 @@ def test_any_ranges_of_any_dtypes(data):
         length = data.draw(st.integers(1, (sizes[source] if source >= 0 else 10) - start))
         patches.append((stored[source] if source >= 0 else None, start, length))
         expected += tensors[source][start : start + length].tolist() if source >= 0 else [0.0] * length
-    node = sew("y", (len(expected),), patches)
-    if isinstance(node, Patchwork):
+    node = from_ranges("y", (len(expected),), patches)
+    if isinstance(node, Gathered):
         assert made(node, data.draw(st.integers(1, 9))).tolist() == expected
     else:
         assert node in stored
@@ -62,8 +62,8 @@ def test_any_ranges_of_any_dtypes(data):
 
 def test_a_whole_source_needs_no_patchwork():
     stored = leaf(torch.ones(4, 3))
-    assert sew("y", (4, 3), [(stored, 0, 6), (stored, 6, 6)]) is stored
-    assert isinstance(sew("y", (12,), [(stored, 0, 12)]), Patchwork)
+    assert from_ranges("y", (4, 3), [(stored, 0, 6), (stored, 6, 6)]) is stored
+    assert isinstance(from_ranges("y", (12,), [(stored, 0, 12)]), Gathered)
 
 
 def test_a_fused_tensor_is_split_merged_and_sewn_again():
@@ -71,22 +71,22 @@ def test_a_fused_tensor_is_split_merged_and_sewn_again():
     a, b = (torch.randn(12, 5) for _ in range(2))
     parts = []
     for first, rows in ((0, 4), (4, 8)):  # two matrices in one, each a vector of its own on the sphere
-        split = [sew("part", (rows, 5), [(leaf(t), first * 5, rows * 5)]) for t in (a, b)]
-        parts.append(weave("slerp", *split, t=0.3))
-    node = sew("y", (12, 5), [(parts[1], 20, 20), (parts[0], 0, 20), (parts[1], 0, 20)])
+        split = [from_ranges("part", (rows, 5), [(leaf(t), first * 5, rows * 5)]) for t in (a, b)]
+        parts.append(merged("slerp", *split, t=0.3))
+    node = from_ranges("y", (12, 5), [(parts[1], 20, 20), (parts[0], 0, 20), (parts[1], 0, 20)])
     slerp = find("slerp")
     upper, lower = slerp([a[:4], b[:4]], t=0.3), slerp([a[4:], b[4:]], t=0.3)
     assert made(node).reshape(12, 5).tolist() == torch.cat((lower[4:], upper, lower[:4])).tolist()
-    assert woven(node)
-    assert len(collect([node])[0]) == 2
+    assert is_computed(node)
+    assert len(merges_below([node])[0]) == 2
     assert len(leaves(node)) == 4
 
 
 def test_a_patchwork_is_merged_like_a_stored_tensor():
     torch.manual_seed(1)
     base, a, b = (torch.randn(300, 40) for _ in range(3))
-    sewn = [sew("x", (300, 40), [(leaf(t[:100]), 0, 4000), (leaf(t[100:]), 0, 8000)]) for t in (base, a, b)]
+    sewn = [from_ranges("x", (300, 40), [(leaf(t[:100]), 0, 4000), (leaf(t[100:]), 0, 8000)]) for t in (base, a, b)]
     for method in ("ties", "dare_ties", "linear", "breadcrumbs", "karcher"):
         chosen = {"scope": "tensor"} if method == "ties" else {}
-        plain = made(weave(method, leaf(a), leaf(b), base=leaf(base), **chosen))
-        assert made(weave(method, *sewn[1:], base=sewn[0], **chosen)).tolist() == plain.tolist()
+        plain = made(merged(method, leaf(a), leaf(b), base=leaf(base), **chosen))
+        assert made(merged(method, *sewn[1:], base=sewn[0], **chosen)).tolist() == plain.tolist()

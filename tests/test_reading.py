@@ -10,8 +10,8 @@ import torch
 
 import mergery.methods
 from mergery.checkpoints.memory import MemoryCheckpoint
-from mergery.engine import Loom
-from mergery.engine import workspace as loom
+from mergery.engine import Workspace
+from mergery.engine import workspace as workspace
 from mergery.engine.workspace import CHUNK
 
 N = 3 * CHUNK + 12345  # elements: four windows
@@ -47,20 +47,20 @@ def test_the_first_windows_are_read_once(reads, monkeypatch, room, times):
     base, *models = tensors()
     expected = mergery.methods.ties(models, base=base, density=0.3)
     reads.clear()
-    monkeypatch.setattr(loom, "KEPT", room)
+    monkeypatch.setattr(workspace, "KEPT", room)
     assert torch.equal(mergery.methods.ties(models, base=base, density=0.3), expected)
     assert windows(reads) == times
 
 
 def test_nothing_is_kept_of_what_is_read_once(reads, monkeypatch):
-    monkeypatch.setattr(Loom, "kept", None)
+    monkeypatch.setattr(Workspace, "kept", None)
     models = tensors()
     mergery.methods.linear(models)
     assert windows(reads) == [3, 3, 3, 3]
 
 
 def test_what_one_reader_kept_is_not_taken_for_anothers():
-    here, (one, other) = Loom(), (object(), object())
+    here, (one, other) = Workspace(), (object(), object())
     kept = here.kept(0, one)
     kept.windows[0, 8] = np.zeros((1, 64), np.uint8)
     assert here.kept(0, one) is kept

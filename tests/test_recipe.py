@@ -12,7 +12,7 @@ from mergery.errors import MergeryError, Problems, RecipeError
 from mergery.recipe.document import read_documents, write_yaml
 from mergery.recipe.reading import load_recipe, parse_size
 from mergery.recipe.schema import recipe_schema
-from mergery.recipe.values import UNSET, Spot, parse_layers, parse_value
+from mergery.recipe.values import UNSET, Target, parse_layers, parse_value
 
 GOOD = """\
 models:
@@ -120,24 +120,24 @@ def test_no_text_makes_a_traceback(text):
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-def spot(layer: int | None, depth: float | None, *roles: str, after: bool = False) -> Spot:
-    return Spot("model.layers.0.x" if layer is not None else "y", layer, roles or ("other",), depth, after)
+def target(layer: int | None, depth: float | None, *roles: str, after: bool = False) -> Target:
+    return Target("model.layers.0.x" if layer is not None else "y", layer, roles or ("other",), depth, after)
 
 
 def test_a_gradient_runs_over_depth_and_ends_where_the_model_ends():
     value = parse_value([0.0, 1.0])
-    assert value.at(spot(0, 0.0)) == 0.0
-    assert value.at(spot(1, 0.25)) == 0.25
-    assert value.at(spot(4, 1.0)) == 1.0
-    assert value.at(spot(None, None, "embed")) == 0.0
-    assert value.at(spot(None, None, "head", after=True)) == 1.0
+    assert value.at(target(0, 0.0)) == 0.0
+    assert value.at(target(1, 0.25)) == 0.25
+    assert value.at(target(4, 1.0)) == 1.0
+    assert value.at(target(None, None, "embed")) == 0.0
+    assert value.at(target(None, None, "head", after=True)) == 1.0
     quirk = parse_value({"gradient": [0.0, 1.0], "outside": "first"})
-    assert quirk.at(spot(None, None, "head", after=True)) == 0.0
+    assert quirk.at(target(None, None, "head", after=True)) == 0.0
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=6), st.floats(0, 1))
 def test_a_gradient_stays_between_its_points(points, depth):
-    at = parse_value(points).at(spot(0, depth))
+    at = parse_value(points).at(target(0, depth))
     assert min(points) - 1e-9 <= at <= max(points) + 1e-9
 
 
@@ -149,11 +149,11 @@ def test_filters_look_at_parsed_names():
             {"where": {"name": "lm_*"}, "value": 0.3},
         ]
     )
-    assert value.at(spot(2, 0.5, "mlp.up")) == 0.1
-    assert value.at(spot(4, 0.5, "mlp.up")) is UNSET
-    assert value.at(spot(4, 0.5, "attention.q")) == 0.2
-    assert value.at(spot(4, 0.5, "attention.v")) is UNSET
-    assert value.at(Spot("lm_head.weight", None, ("head",))) == 0.3
+    assert value.at(target(2, 0.5, "mlp.up")) == 0.1
+    assert value.at(target(4, 0.5, "mlp.up")) is UNSET
+    assert value.at(target(4, 0.5, "attention.q")) == 0.2
+    assert value.at(target(4, 0.5, "attention.v")) is UNSET
+    assert value.at(Target("lm_head.weight", None, ("head",))) == 0.3
 
 
 @pytest.mark.parametrize("text", ["5-3", "a-b", "-1", "", "1-2-3", None, 1.5, True])

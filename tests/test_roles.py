@@ -11,7 +11,7 @@ from mergery.checkpoints.base import TensorInfo
 from mergery.dtypes import F32
 from mergery.errors import RecipeError
 from mergery.planning.special_cases import _OFFSET_NORMS
-from mergery.recipe.values import Spot, parse_condition
+from mergery.recipe.values import Target, parse_condition
 from mergery.testing.families import FAMILIES, build
 
 TRAPS = [family for family in FAMILIES if family.trap and family.auto]
@@ -65,8 +65,8 @@ def test_norms_that_begin_at_zero_are_those_stored_as_offsets(family):
 
 
 def test_conditions_name_parts():
-    tower = Spot("vision_tower.layers.3.mlp.fc1.weight", None, ("mlp.up", "linear"), 1.0, part="vision", number=3)
-    model = Spot("model.layers.3.mlp.up_proj.weight", 3, ("mlp.up", "linear"), 1.0, number=3)
+    tower = Target("vision_tower.layers.3.mlp.fc1.weight", None, ("mlp.up", "linear"), 1.0, part="vision", number=3)
+    model = Target("model.layers.3.mlp.up_proj.weight", 3, ("mlp.up", "linear"), 1.0, number=3)
     assert parse_condition({"part": "vision"}).holds(tower)
     assert not parse_condition({"part": "vision"}).holds(model)
     assert parse_condition({"part": ["vision", "language"], "layers": 3}).holds(tower)

@@ -151,9 +151,9 @@ def test_a_rank_over_the_model_is_over_the_methods_own_tensors(merged, llamas):
     delta = [model[name] - family.base[name] for model in (family.a, family.b)]
     kept = [d * (d.abs() >= least) for d, least in zip(delta, cut, strict=True)]
     sign = torch.sign(kept[0] + kept[1])
-    agree = [k * (torch.sign(k) == sign) for k in kept]
-    count = sum((k != 0).float() for k in agree).clamp(min=1)
-    torch.testing.assert_close(family.out[name], family.base[name] + sum(agree) / count, rtol=1e-5, atol=1e-7)
+    consensus = [k * (torch.sign(k) == sign) for k in kept]
+    count = sum((k != 0).float() for k in consensus).clamp(min=1)
+    torch.testing.assert_close(family.out[name], family.base[name] + sum(consensus) / count, rtol=1e-5, atol=1e-7)
 
 
 def test_a_part_that_no_tensor_gets_is_told(mergery, recipe):

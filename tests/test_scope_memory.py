@@ -18,7 +18,7 @@ from tests.test_scale import merge_process
 ROUTED = [name for name, method in methods().items() if method.routing is not None]
 
 
-class Coins:
+class KeyedUniform:
     def __init__(self, shape: tuple[int, int]) -> None:
         self.shape = shape
 
@@ -38,7 +38,7 @@ def allocated(name: str, k: int, shape: tuple[int, int]) -> tuple[int, int]:
     torch.manual_seed(0)
     fading = torch.logspace(0, -5, shape[1])  # the smallest singular values are made orthonormal once more
     deltas, base = [torch.randn(shape) * fading for _ in range(k)], torch.randn(shape)
-    asked = {key: base if isinstance(ask, Base) else Coins(shape) for key, ask in method.asks}
+    asked = {key: base if isinstance(ask, Base) else KeyedUniform(shape) for key, ask in method.asks}
     with profile(profile_memory=True) as seen:
         merged = method.function(deltas, **asked, **settings)
         _ = merged if method.takes == "models" else base + merged

@@ -149,10 +149,10 @@ def test_threads_share_one_file(llama_folder: Path) -> None:
                 failed.append(name)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    for evaluator in threads:
+        evaluator.start()
+    for evaluator in threads:
+        evaluator.join()
     assert not failed
 
 

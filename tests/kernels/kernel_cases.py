@@ -118,18 +118,18 @@ class Consensus:
     divisor: float = 1.0
     scale: float = 1.0
 
-    def agree(self, module: ModuleType, case: Case, out_code: int, offset: int = 0) -> tuple[int, np.ndarray]:
+    def consensus(self, module: ModuleType, case: Case, out_code: int, offset: int = 0) -> tuple[int, np.ndarray]:
         out = np.zeros(case.n * SIZES[out_code], np.uint8)
-        status = module.agree(
+        status = module.consensus(
             case.raw, case.codes, case.n, offset, self.keys, self.weight, self.least, self.most,
             self.probability, self.gain, self.random, self.elect, self.normalize, self.divisor, self.scale,
             out, out_code,
         )  # fmt: skip
         return status, out
 
-    def masses(self, module: ModuleType, case: Case, offset: int = 0) -> tuple[int, np.ndarray]:
+    def l1_norms(self, module: ModuleType, case: Case, offset: int = 0) -> tuple[int, np.ndarray]:
         out = np.full((case.blocks, case.k, 2), np.nan)
-        status = module.masses(
+        status = module.l1_norms(
             case.raw, case.codes, case.n, offset, self.keys, self.least, self.most, self.probability,
             self.random, out,
         )  # fmt: skip

@@ -70,8 +70,8 @@ def test_one_compilation_serves_all_calls() -> None:
         count_high(compiled, case)
         count_low(compiled, case, np.zeros((case.k, 1), np.int64))
         compiled.convert(case.raw[0], 0, 100, np.empty(400, np.uint8), 2)
-    consensus(0, 3, random=1).agree(compiled, case, 2, 0)
-    consensus(0, 3).masses(compiled, case, 10)
+    consensus(0, 3, random=1).consensus(compiled, case, 2, 0)
+    consensus(0, 3).l1_norms(compiled, case, 10)
     assert {name: len(getattr(compiled, name).made) for name in NAMES} == dict.fromkeys(NAMES, 1)
 
 

@@ -34,8 +34,8 @@ def test_slices_make_the_whole(place, blocks):
     coefficients = np.array([[0.3, -0.2, 1.1]], np.float32)
     assert_same([mix(module, case, coefficients, 0) for module in both])
     rule = consensus(4, 3, random=1, elect=1, normalize=1)
-    assert_same([rule.agree(module, case, 0, 1000) for module in both])
-    assert_same([rule.masses(module, case, 1000) for module in both])
+    assert_same([rule.consensus(module, case, 0, 1000) for module in both])
+    assert_same([rule.l1_norms(module, case, 1000) for module in both])
     assert_same([gram(module, case) for module in both])
     assert_same([count_high(module, case) for module in both])
     first = np.tile(np.array([[15000, -1, 16000]], np.int64), (3, 1))
@@ -99,8 +99,8 @@ def test_any_small_window(case, out_code, seed, flags):
     random, elect, normalize = flags
     rule = consensus(seed, case.k, random=random, elect=elect, normalize=normalize)
     both = (readable, sliced("cpu"), DeviceKernels(torch.device("cpu")))
-    assert_same([rule.agree(module, case, out_code, 3) for module in both[:2]])
-    assert_same([rule.agree(module, case, out_code, 3) for module in both[::2]])
+    assert_same([rule.consensus(module, case, out_code, 3) for module in both[:2]])
+    assert_same([rule.consensus(module, case, out_code, 3) for module in both[::2]])
 
 
 def test_an_empty_window():

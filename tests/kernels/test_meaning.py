@@ -152,7 +152,7 @@ def test_agree(module: ModuleType, random: int, elect: int, normalize: int) -> N
         divisor=2.25,
         scale=0.5,
     )
-    _, out = settings.agree(module, case, 3, offset=11)
+    _, out = settings.consensus(module, case, 3, offset=11)
     np.testing.assert_allclose(load(out, 3, 500).numpy(), _naive(case, settings, 11), rtol=1e-5, atol=1e-6)
 
 
@@ -162,7 +162,7 @@ def test_worked_example(module: ModuleType) -> None:
     case = Case(*pack([np.array([10.0, 10.0]), *(np.array([10 + d, 10.0]) for d in (1, 2, -2.5))], [2] * 4), 2, 1)
     ones = singles(1, 1, 1)
     settings = Consensus(np.zeros(3, np.uint64), ones, 0 * ones, np.inf * ones, ones, ones, elect=1, normalize=1)
-    status, out = settings.agree(module, case, 2)
+    status, out = settings.consensus(module, case, 2)
     assert status == 0
     assert load(out, 2, 2).tolist() == [11.5, 10.0]
 
@@ -178,10 +178,10 @@ def test_coins_are_the_keyed_ones(module: ModuleType, offset: int, probability: 
     settings = Consensus(
         np.array([key], np.uint64), ones, 0 * ones, np.inf * ones, singles(probability), ones, random=1
     )
-    _, out = settings.agree(module, case, 0, offset)
+    _, out = settings.consensus(module, case, 0, offset)
     expected = uniform(key, offset, offset + n) < float(np.float32(probability))
     assert torch.equal(load(out, 0, n) == 1, expected)
-    _, sums = settings.masses(module, case, offset)
+    _, sums = settings.l1_norms(module, case, offset)
     assert sums.tolist() == [[[n, int(expected.sum())]]]
 
 
@@ -204,7 +204,7 @@ def test_masses(module: ModuleType) -> None:
     ones = singles(1, 1)
     median = np.median(size, axis=1).astype(np.float32)
     settings = Consensus(np.zeros(2, np.uint64), ones, median, np.inf * ones, ones, ones)
-    _, out = settings.masses(module, case)
+    _, out = settings.l1_norms(module, case)
     kept = np.where(size >= median[:, None], size, 0)
     np.testing.assert_allclose(out.sum(axis=0), np.stack((size.sum(1), kept.sum(1)), axis=1), rtol=1e-12)
 
@@ -298,9 +298,9 @@ def test_chunks_do_not_matter(module: ModuleType) -> None:
 
     for whole, pieces in (
         (mix(module, case, coefficients, 0), [mix(module, part, coefficients, 0) for _, part in parts]),
-        (settings.agree(module, case, 0), [settings.agree(module, part, 0, start) for start, part in parts]),
+        (settings.consensus(module, case, 0), [settings.consensus(module, part, 0, start) for start, part in parts]),
         (gram(module, case), [gram(module, part) for _, part in parts]),
-        (settings.masses(module, case), [settings.masses(module, part, start) for start, part in parts]),
+        (settings.l1_norms(module, case), [settings.l1_norms(module, part, start) for start, part in parts]),
     ):
         assert joined([whole]) == joined(pieces)
     np.testing.assert_array_equal(count_high(module, case)[1], sum(count_high(module, part)[1] for _, part in parts))

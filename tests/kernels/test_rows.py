@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mergery.kernels import random
 from mergery.kernels.compiled.jit import kernel
 from mergery.kernels.compiled.rows import KEYED, SORTED, select, toss
-from mergery.kernels.compiled.scratch import make_rooms
+from mergery.kernels.compiled.scratch import make_scratch
 from mergery.kernels.compiled.sorting import assign
 
 quick = settings(max_examples=150, deadline=None, derandomize=True)
@@ -18,25 +18,25 @@ quick = settings(max_examples=150, deadline=None, derandomize=True)
 
 @kernel
 def toss_row(values, key, limits, flags):
-    rooms = make_rooms(values.size)
-    rooms.values[: values.size] = values
-    toss(rooms, key, 5, limits, flags)
+    scratch = make_scratch(values.size)
+    scratch.values[: values.size] = values
+    toss(scratch, key, 5, limits, flags)
     return np.int64(0)
 
 
 @kernel
 def select_row(values, first, last, flags):
-    rooms = make_rooms(values.size)
-    rooms.values[: values.size] = values
-    select(rooms, first, last, flags)
+    scratch = make_scratch(values.size)
+    scratch.values[: values.size] = values
+    select(scratch, first, last, flags)
     return np.int64(0)
 
 
 @kernel
 def assign_row(values, steps, given):
-    rooms = make_rooms(values.size)
-    rooms.values[: values.size] = values
-    assign(rooms, steps, given)
+    scratch = make_scratch(values.size)
+    scratch.values[: values.size] = values
+    assign(scratch, steps, given)
     return np.int64(0)
 
 

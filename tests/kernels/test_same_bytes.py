@@ -49,7 +49,7 @@ def test_mix(case: Case, out_code: int, rows: int, seed: int) -> None:
 def test_agree(case: Case, out_code: int, seed: int, random: int, election: tuple[int, int], offset: int) -> None:
     elect, normalize = election
     settings = consensus(seed, case.k, random=random, elect=elect, normalize=normalize, divisor=1.3, scale=0.7)
-    assert_same([settings.agree(module, case, out_code, offset) for module in BOTH])
+    assert_same([settings.consensus(module, case, out_code, offset) for module in BOTH])
 
 
 @quick
@@ -74,14 +74,14 @@ def test_gram(case: Case) -> None:
 @given(cases(FINITE, has_base=1), st.integers(0, 999), st.integers(0, 1), st.integers(0, 9))
 def test_masses(case: Case, seed: int, random: int, offset: int) -> None:
     settings = consensus(seed, case.k, random=random)
-    assert_same([settings.masses(module, case, offset) for module in BOTH])
+    assert_same([settings.l1_norms(module, case, offset) for module in BOTH])
 
 
 @pytest.mark.parametrize("n", [65535, 65536, 65537, 200_000])
 def test_sums_of_several_blocks(n: int) -> None:
     case = make(n, "weights", [0, 2, 1], n, 1)
     assert_same([gram(module, case) for module in BOTH])
-    assert_same([consensus(0, 2, random=1).masses(module, case, 6) for module in BOTH])
+    assert_same([consensus(0, 2, random=1).l1_norms(module, case, 6) for module in BOTH])
 
 
 @quick
@@ -106,7 +106,7 @@ def test_counts(case: Case, first: int, buckets: int) -> None:
 def test_nothing_to_do(module: object) -> None:
     case = make(0, "weights", [0, 1, 3], 0, 1)
     assert mix(module, case, np.ones((1, 2), np.float32), 0)[0] == 0
-    assert consensus(0, 2, random=1, elect=1).agree(module, case, 2)[0] == 0
+    assert consensus(0, 2, random=1, elect=1).consensus(module, case, 2)[0] == 0
     assert gram(module, case)[1].shape == (0, 2, 2)
     assert count_high(module, case)[1].sum() == 0
 
@@ -117,17 +117,17 @@ def test_inputs_are_left_alone_and_capacity_is_not_read(module: object) -> None:
     before = case.raw.copy()
     settings = consensus(1, 3, random=1, elect=1, normalize=1)
     assert mix(module, case, np.ones((1, 3), np.float32), 2)[0] == 0  # what lies behind the elements is NaN
-    assert settings.agree(module, case, 0)[0] == 0
-    assert settings.masses(module, case)[0] == gram(module, case)[0] == count_high(module, case)[0] == 0
+    assert settings.consensus(module, case, 0)[0] == 0
+    assert settings.l1_norms(module, case)[0] == gram(module, case)[0] == count_high(module, case)[0] == 0
     np.testing.assert_array_equal(case.raw, before)
 
 
 def test_threads_do_not_disturb_each_other() -> None:
     case = make(3, "weights", [0, 0, 0, 0], 50_000, 1)
     settings = consensus(3, 3, random=1, elect=1, normalize=1)
-    expected = settings.agree(readable, case, 0)
+    expected = settings.consensus(readable, case, 0)
     with ThreadPoolExecutor(4) as pool:
-        results = list(pool.map(lambda _: settings.agree(compiled, case, 0), range(16)))
+        results = list(pool.map(lambda _: settings.consensus(compiled, case, 0), range(16)))
     for result in results:
         assert_same([result, expected])
 
@@ -141,8 +141,8 @@ def test_status_names_the_rows_that_are_not_finite(module: object) -> None:
         bits = 0b1101
         coefficients = np.ones((1, 3), np.float32)
         assert mix(module, case, coefficients, 2)[0] == bits | OVERFLOW
-        assert consensus(0, 3).agree(module, case, 2)[0] & 15 == bits
-        assert gram(module, case)[0] == count_high(module, case)[0] == consensus(0, 3).masses(module, case)[0] == bits
+        assert consensus(0, 3).consensus(module, case, 2)[0] & 15 == bits
+        assert gram(module, case)[0] == count_high(module, case)[0] == consensus(0, 3).l1_norms(module, case)[0] == bits
         assert count_low(module, case, np.zeros((3, 1), np.int64))[0] == bits
 
 

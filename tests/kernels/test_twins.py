@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from mergery.kernels import find_twin
-from mergery.kernels.compiled import TWINS
+from mergery.kernels import find_compiled
+from mergery.kernels.compiled import COMPILED
 from mergery.method import Method, methods
 
 SHAPES = ((5, 7), (3, 4100), (1500,), (1,), (130, 64), (2, 3, 5))
@@ -94,17 +94,17 @@ def test_same_bytes(name: str, make: Callable[..., Any], monkeypatch: pytest.Mon
 
 
 def test_every_twin_is_tested_and_found() -> None:
-    assert {key.split(".")[0] for key in TWINS} == set(CASES)
+    assert {key.split(".")[0] for key in COMPILED} == set(CASES)
     for name in CASES:
-        twin = find_twin(methods()[name].function)
-        assert twin is TWINS[f"{name}.{name}"]
+        compiled = find_compiled(methods()[name].function)
+        assert compiled is COMPILED[f"{name}.{name}"]
 
 
 def test_functions_of_others_have_no_twin() -> None:
     def ram() -> None:
         """Not the method."""
 
-    assert find_twin(ram) is None
+    assert find_compiled(ram) is None
 
 
 @pytest.mark.parametrize("name", CASES)

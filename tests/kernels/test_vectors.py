@@ -23,7 +23,7 @@ from mergery.kernels.compiled.vectors import (
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 seeds = st.integers(0, 2**32)
-rooms = st.integers(1, 12).map(lambda vectors: vectors * PADDING)
+scratch = st.integers(1, 12).map(lambda vectors: vectors * PADDING)
 
 
 @kernel
@@ -76,7 +76,7 @@ def floats(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 @quick
-@given(seeds, rooms, st.integers(0, 2**24), st.integers(0, 2**24))
+@given(seeds, scratch, st.integers(0, 2**24), st.integers(0, 2**24))
 def test_contested(seed: int, size: int, low: int, span: int) -> None:
     rng = np.random.default_rng(seed)
     coins, values = rng.integers(0, 2**24, size, dtype=np.int32), floats(rng, size)
@@ -88,7 +88,7 @@ def test_contested(seed: int, size: int, low: int, span: int) -> None:
 
 
 @quick
-@given(seeds, rooms, st.integers(-128, 127))
+@given(seeds, scratch, st.integers(-128, 127))
 def test_equal(seed: int, size: int, value: int) -> None:
     places = np.random.default_rng(seed).integers(value - 2, value + 3, size).clip(-128, 127).astype(np.int8)
     listed = np.zeros(size + EIGHT, np.uint32)
@@ -97,7 +97,7 @@ def test_equal(seed: int, size: int, value: int) -> None:
 
 
 @quick
-@given(seeds, rooms, st.sampled_from([0x1, 0xFFF, 0x7FFFFFFF]))
+@given(seeds, scratch, st.sampled_from([0x1, 0xFFF, 0x7FFFFFFF]))
 def test_having(seed: int, size: int, mask: int) -> None:
     room = floats(np.random.default_rng(seed), size).view(np.int32)
     listed = np.zeros(size + EIGHT, np.uint32)
@@ -106,7 +106,7 @@ def test_having(seed: int, size: int, mask: int) -> None:
 
 
 @quick
-@given(seeds, rooms, st.data())
+@given(seeds, scratch, st.data())
 def test_counts_before_and_behind_a_place(seed: int, size: int, data: st.DataObject) -> None:
     rng = np.random.default_rng(seed)
     place = data.draw(st.integers(0, size - 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mergery.recipe.values import UNSET, ByModel, Condition, Constant, Filtered, Gradient, Spot
+from mergery.recipe.values import UNSET, ByModel, Condition, Constant, Filtered, Gradient, Target
 from tests.mergekit.conftest import Read, Refuse
 
 TWO = (
@@ -16,8 +16,8 @@ def two(a: str = "", b: str = "", top: str = "") -> str:
     return TWO.format(a=a, b=b, top=top)
 
 
-def spot(name: str, depth: float | None = None, **names: str) -> Spot:
-    return Spot(name, depth=depth, model_names=tuple(names.items()))
+def target(name: str, depth: float | None = None, **names: str) -> Target:
+    return Target(name, depth=depth, model_names=tuple(names.items()))
 
 
 def test_a_model_s_own_value_comes_before_the_file_s(read: Read) -> None:
@@ -41,13 +41,13 @@ modules:
 parameters: {weight: [{filter: norm, value: 0.3}, {value: 0.4}]}
 """
     weight = read(text).merge.settings["weight"]
-    assert [weight.at(spot(name), "a") for name in ("x.q_proj.w", "x.mlp.w", "x.norm.w", "lm_head")] == [
+    assert [weight.at(target(name), "a") for name in ("x.q_proj.w", "x.mlp.w", "x.norm.w", "lm_head")] == [
         0.1,
         0.2,
         0.3,
         0.4,
     ]
-    assert [weight.at(spot(name), "b") for name in ("x.q_proj.w", "x.mlp.w", "x.norm.w", "lm_head")] == [
+    assert [weight.at(target(name), "b") for name in ("x.q_proj.w", "x.mlp.w", "x.norm.w", "lm_head")] == [
         0.4,
         0.2,
         0.3,
@@ -73,8 +73,8 @@ parameters: {weight: 0.5, normalize: false}
         (("a", (2, 2)), ("b", (0, 0))),
     )
     own = first.settings["weight"]
-    assert [own.at(spot(name), "a") for name in ("mlp", "norm", "q")] == [0.1, 0.2, UNSET]
-    assert [own.at(spot(name), "b") for name in ("mlp", "norm", "q")] == [UNSET, 0.2, UNSET]
+    assert [own.at(target(name), "a") for name in ("mlp", "norm", "q")] == [0.1, 0.2, UNSET]
+    assert [own.at(target(name), "b") for name in ("mlp", "norm", "q")] == [UNSET, 0.2, UNSET]
     assert second.settings == {}
     assert merge.settings == {"weight": Constant(0.5), "normalize": Constant(False)}
 
@@ -102,20 +102,20 @@ def test_filters_are_pieces_of_names_not_patterns(read: Read) -> None:
     weight = read(two("weight: [{filter: 'layers.[1]?*', value: 0.1}, {value: 1}]", "weight: 1")).merge.settings[
         "weight"
     ]
-    assert weight.at(spot("x.layers.[1]?*.y"), "a") == 0.1
-    assert weight.at(spot("x.layers.1zz.y"), "a") == 1.0
+    assert weight.at(target("x.layers.[1]?*.y"), "a") == 0.1
+    assert weight.at(target("x.layers.1zz.y"), "a") == 1.0
 
 
 def test_filters_of_one_model_see_its_own_tensor_names(read: Read) -> None:
     weight = read(two("weight: [{filter: layers.7., value: 0.1}, {value: 1}]", "weight: 1")).merge.settings["weight"]
-    assert weight.at(spot("layers.2.x", a="layers.7.x", b="layers.2.x"), "a") == 0.1
+    assert weight.at(target("layers.2.x", a="layers.7.x", b="layers.2.x"), "a") == 0.1
 
 
 def test_a_gradient_gives_everything_outside_the_layers_its_first_value(read: Read) -> None:
     weight = read(two("weight: [0, 1, 4]", "weight: 1")).merge.settings["weight"]
-    head = Spot("lm_head.weight", after=True)
-    assert [weight.at(spot("x", depth), "a") for depth in (0.0, 0.25, 0.5, 1.0)] == [0.0, 0.5, 1.0, 4.0]
-    assert weight.at(head, "a") == weight.at(Spot("embed"), "a") == 0.0
+    head = Target("lm_head.weight", after=True)
+    assert [weight.at(target("x", depth), "a") for depth in (0.0, 0.25, 0.5, 1.0)] == [0.0, 0.5, 1.0, 4.0]
+    assert weight.at(head, "a") == weight.at(Target("embed"), "a") == 0.0
 
 
 def test_a_gradient_of_one_value_is_that_value(read: Read) -> None:

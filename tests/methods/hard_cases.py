@@ -17,7 +17,7 @@ from .matrices import of_rank, rank
 from .merging import equals, merge, normal, suite
 
 
-def agree(method: Method, **settings: Any) -> None:
+def consensus(method: Method, **settings: Any) -> None:
     """The checks of the conformance suite that other settings may fail."""
     for check in suite(method, settings=settings).args[1]:
         if "reference" in check.name or "order" in check.name or "scales" in check.name or "itself" in check.name:

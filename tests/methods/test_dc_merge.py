@@ -9,7 +9,7 @@ from mergery.errors import RecipeError
 from mergery.methods.dc_merge import dc_merge
 from mergery.methods.tsv_merge import tsv_merge
 
-from .hard_cases import agree, hard_cases
+from .hard_cases import consensus, hard_cases
 from .matrices import apart, diagonal, rank, spectrum, truncated
 from .merging import equals, merge, normal, suite
 from .small_models import EMBED, LINEAR, NORM, by_recipe, mean, of_models
@@ -27,7 +27,7 @@ def test_conformance(check):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_conformance_of_other_settings(case):
-    agree(dc_merge, **case)
+    consensus(dc_merge, **case)
 
 
 @hard_cases(dc_merge)

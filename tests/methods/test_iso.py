@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mergery.methods.iso_c import iso_c
 from mergery.methods.iso_cts import iso_cts
 
-from .hard_cases import agree, hard_cases
+from .hard_cases import consensus, hard_cases
 from .matrices import apart, diagonal, of_rank, rank, spectrum
 from .merging import equals, merge, normal, suite
 from .small_models import BASE, EMBED, LINEAR, NORM, by_recipe, mean, of_models
@@ -25,7 +25,7 @@ def test_conformance_of_iso_cts(check):
 
 
 def test_conformance_with_few_common_directions():
-    agree(iso_cts, common=0.3, scale=1.5, weight=0.5)
+    consensus(iso_cts, common=0.3, scale=1.5, weight=0.5)
 
 
 @hard_cases(iso_c)

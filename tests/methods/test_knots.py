@@ -9,7 +9,7 @@ from mergery.methods.knots import knots
 from mergery.methods.task_arithmetic import task_arithmetic
 from mergery.methods.ties import ties
 
-from .hard_cases import agree, hard_cases
+from .hard_cases import consensus, hard_cases
 from .matrices import apart, diagonal, of_rank, orthonormal, rank
 from .merging import equals, merge, normal, suite
 from .small_models import EMBED, LINEAR, by_recipe, mean, of_models
@@ -27,7 +27,7 @@ def test_conformance(check):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_conformance_of_hosts(case):
-    agree(knots, **case)
+    consensus(knots, **case)
 
 
 @hard_cases(knots)

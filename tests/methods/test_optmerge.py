@@ -128,10 +128,10 @@ def test_hard_cases(name, own):
 
 
 def test_duplicates_come_back_as_far_as_their_share_of_the_rank():
-    twin = normal(4, 9, seed=1)
-    u, s, vh = quadratic.leading(twin.double().numpy(), 2)
-    assert equals(merge(optmerge, [twin, twin], np.zeros((4, 9)), **CLOSED), u * s @ vh)
-    assert equals(merge(optmerge, [twin, twin], np.zeros((4, 9))), twin)
+    compiled = normal(4, 9, seed=1)
+    u, s, vh = quadratic.leading(compiled.double().numpy(), 2)
+    assert equals(merge(optmerge, [compiled, compiled], np.zeros((4, 9)), **CLOSED), u * s @ vh)
+    assert equals(merge(optmerge, [compiled, compiled], np.zeros((4, 9))), compiled)
 
 
 @pytest.mark.parametrize("own", [CLOSED, {"steps": 40, "start": "sum"}])

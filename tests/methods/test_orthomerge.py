@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mergery.methods.orthomerge import orthomerge
 
-from .hard_cases import agree, hard_cases
+from .hard_cases import consensus, hard_cases
 from .matrices import of_rank, orthonormal
 from .merging import equals, merge, normal, suite
 from .small_models import EMBED, LINEAR, NORM, by_recipe, mean, of_models
@@ -22,7 +22,7 @@ def test_conformance(check):
 
 @pytest.mark.parametrize("case", [{"rows": "all"}, {"residual": "tsv", "scale": 0.2}], ids=str)
 def test_conformance_of_other_settings(case):
-    agree(orthomerge, **case)
+    consensus(orthomerge, **case)
 
 
 @hard_cases(orthomerge, bounded=False)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from mergery.methods.subspace_boosting import subspace_boosting
 from mergery.methods.task_arithmetic import task_arithmetic
 
-from .hard_cases import agree, hard_cases
+from .hard_cases import consensus, hard_cases
 from .matrices import diagonal, of_rank, rank, spectrum
 from .merging import equals, merge, normal, suite
 from .small_models import LINEAR, by_recipe, of_models
@@ -21,7 +21,7 @@ def test_conformance(check):
 
 @pytest.mark.parametrize("beta", [0.4, 1.0])
 def test_conformance_of_other_levels(beta):
-    agree(subspace_boosting, beta=beta, scale=1.0)
+    consensus(subspace_boosting, beta=beta, scale=1.0)
 
 
 @hard_cases(subspace_boosting)

@@ -134,9 +134,9 @@ def test_hard_cases(name, own):
 
 
 def test_duplicates_come_back_on_the_inputs_that_take_part():
-    twin = normal(4, 9, seed=1)
-    assert equals(merge(swudi, [twin, twin], np.zeros((4, 9))), twin)
-    assert equals(merge(swudi, [twin, twin], np.zeros((4, 9)), start="sum", time=1e6), twin)
+    compiled = normal(4, 9, seed=1)
+    assert equals(merge(swudi, [compiled, compiled], np.zeros((4, 9))), compiled)
+    assert equals(merge(swudi, [compiled, compiled], np.zeros((4, 9)), start="sum", time=1e6), compiled)
 
 
 @pytest.mark.parametrize("own", [{}, {"start": "sum", "rank": 0.3, "time": 2.0}])

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mergery.methods.tsv_merge import tsv_merge
 
-from .hard_cases import agree, hard_cases
+from .hard_cases import consensus, hard_cases
 from .matrices import apart, diagonal, of_rank, truncated
 from .merging import equals, merge, normal, suite
 from .small_models import EMBED, LINEAR, NORM, by_recipe, mean, of_models
@@ -19,7 +19,7 @@ def test_conformance(check):
 
 
 def test_conformance_with_the_papers_scale():
-    agree(tsv_merge, scale=1.0, weight=0.7)
+    consensus(tsv_merge, scale=1.0, weight=0.7)
 
 
 @hard_cases(tsv_merge)

@@ -140,12 +140,12 @@ def test_hard_cases(name, given):
 
 
 def test_duplicates_come_back_on_their_own_inputs_from_the_minimum_alone():
-    twin = normal(4, 9, seed=1)
+    compiled = normal(4, 9, seed=1)
     zero = np.zeros((4, 9))
-    assert equals(merge(wudi, [twin, twin, twin], zero, solver="closed"), twin)
-    assert equals(merge(wudi, [twin, twin, twin], zero), twin)
+    assert equals(merge(wudi, [compiled, compiled, compiled], zero, solver="closed"), compiled)
+    assert equals(merge(wudi, [compiled, compiled, compiled], zero), compiled)
     # published: from the sum, 300 steps of 1e-5 go a very small part of the way
-    assert equals(merge(wudi, [twin, twin, twin], zero, start="sum"), 3 * twin, 2e-3)
+    assert equals(merge(wudi, [compiled, compiled, compiled], zero, start="sum"), 3 * compiled, 2e-3)
 
 
 @pytest.mark.parametrize("given", [CLOSED, {"steps": 40}, {"steps": 40, "start": "sum"}])

@@ -16,7 +16,7 @@ import numpy as np
 
 from mergery.architecture.sections import part_of, section
 from mergery.dtypes import F32
-from mergery.graph.nodes import Node, Patchwork, sew
+from mergery.graph.nodes import Gathered, Node, from_ranges
 
 Span = tuple[int, int]  # first index and length along one axis
 
@@ -55,8 +55,8 @@ def split(node: Node, part: FusedPart, name: str) -> Node:
     """One part of a fused tensor, as a tensor of its own."""
     starts, lengths = part.runs()
     if len(starts) == 1 and node.shape == part.shape:
-        return sew(name, part.shape, [(node, 0, node.elements)])
-    return Patchwork(name, part.shape, node.dtype, (node,), np.zeros_like(starts), starts, lengths)
+        return from_ranges(name, part.shape, [(node, 0, node.elements)])
+    return Gathered(name, part.shape, node.dtype, (node,), np.zeros_like(starts), starts, lengths)
 
 
 def join(name: str, parts: Sequence[FusedPart], nodes: Sequence[Node]) -> Node:
@@ -69,7 +69,7 @@ def join(name: str, parts: Sequence[FusedPart], nodes: Sequence[Node]) -> Node:
     order = np.argsort(starts)
     dtypes = {node.dtype for node in nodes}
     dtype = dtypes.pop() if len(dtypes) == 1 else F32
-    return Patchwork(name, parts[0].whole, dtype, tuple(nodes), which[order], inside[order], lengths[order])
+    return Gathered(name, parts[0].whole, dtype, tuple(nodes), which[order], inside[order], lengths[order])
 
 
 # --- which tensors are fused, and how -----------------------------------------------------------------------------

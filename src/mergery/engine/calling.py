@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 OUTPUT_STATUS = 1 << 62
 
 
-class Draw:
+class KeyedUniform:
     """Keyed randomness for one piece of one tensor."""
 
     def __init__(self, reader: Reader, keys: np.ndarray, start: int, stop: int) -> None:
@@ -28,7 +28,7 @@ class Draw:
 
     def uniform(self, model: int) -> Tensor:
         """float32 in [0, 1), one for each element of the piece."""
-        stream = keyed.uniform(int(self.keys[model]), self.start, self.stop, self.reader.loom.device.place)
+        stream = keyed.uniform(int(self.keys[model]), self.start, self.stop, self.reader.workspace.device.place)
         return turned(self.reader, stream.reshape(piece_shape(self.reader, self.stop - self.start)))
 
 
@@ -36,12 +36,12 @@ def piece_shape(reader: Reader, size: int) -> tuple[int, ...]:
     """How a method sees a piece: flat, as a matrix of whole rows, whole in the tensor's own shape, or as it is stored of
     matrices.
     """
-    if reader.weave.matrices is not None:
-        each = reader.weave.matrices
+    if reader.node.matrices is not None:
+        each = reader.node.matrices
         count = size // (each.rows * each.columns)
         return (each.rows, each.columns) if each.count == 1 else (count, each.rows, each.columns)
-    if reader.weave.method.unit == "tensor":
-        return reader.weave.shape
+    if reader.node.method.unit == "tensor":
+        return reader.node.shape
     if reader.by_row or reader.scope == "column":
         return (size // reader.columns, reader.columns)
     return (size,)
@@ -52,7 +52,7 @@ def decode(reader: Reader, window: int, start: int, stop: int) -> list[Tensor]:
     import torch
 
     shape = piece_shape(reader, stop - start)
-    place = reader.loom.device.place or torch.device("cpu")
+    place = reader.workspace.device.place or torch.device("cpu")
     tensors = []
     for row, node in enumerate(reader.rows):
         size = node.dtype.itemsize
@@ -66,7 +66,7 @@ def decode(reader: Reader, window: int, start: int, stop: int) -> list[Tensor]:
 
 def turned(reader: Reader, tensor: Tensor) -> Tensor:
     """Matrices that are stored the other way round as [out, in], and the other way round."""
-    each = reader.weave.matrices
+    each = reader.node.matrices
     return tensor if each is None or not each.transposed else tensor.mT.contiguous()
 
 
@@ -80,20 +80,20 @@ def call(
     stop: int,
 ) -> Any:
     """Call a method, or an ask's `of`, on one piece, with what its parameters name."""
-    method = reader.weave.method
+    method = reader.node.method
     tensors = decode(reader, window, start, stop)
-    base = tensors[0] if reader.weave.base is not None else None
+    base = tensors[0] if reader.node.base is not None else None
     models = tensors if base is None else tensors[1:]
     if reader.deltas and base is not None and method.takes != "models":
         models = [model - base for model in models]
     given: dict[str, Any] = {**known, "models": models, "deltas": models, method.first: models}
     for name, ask in method.asks:
         if isinstance(ask, Shape):
-            given[name] = reader.weave.shape
+            given[name] = reader.node.shape
         elif isinstance(ask, Base):
             given[name] = base
         elif isinstance(ask, Random):
-            given[name] = Draw(reader, keys, start, stop)
+            given[name] = KeyedUniform(reader, keys, start, stop)
     wanted = inspect.signature(function).parameters
     keyword = inspect.Parameter.KEYWORD_ONLY
     result = function(
@@ -115,7 +115,7 @@ def mix_vectors(
     import torch
 
     tensors = decode(reader, window, start, stop)
-    base = tensors[0] if reader.weave.base is not None else None
+    base = tensors[0] if reader.node.base is not None else None
     models = tensors if base is None else tensors[1:]
     vectors = torch.stack([model - base for model in models] if reader.deltas and base is not None else models)
     if reader.scope == "column":

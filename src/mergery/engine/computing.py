@@ -7,25 +7,27 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from mergery.dtypes import F32, DType
-from mergery.engine.reader import Inner
-from mergery.engine.workspace import CHUNK, Loom
+from mergery.engine.reader import Evaluator
+from mergery.engine.workspace import CHUNK, Workspace
 from mergery.errors import DataError
-from mergery.graph.nodes import Derived, Leaf, Node, Read
+from mergery.graph.nodes import Computed, Node, Read, Stored
 from mergery.kernels import kernels
 
 
-class Deriver:
+class Computing:
     """Evaluates one derived tensor, whole, when it is first wanted."""
 
     reduces = True
     grain = 1
 
-    def __init__(self, node: Derived, thread: Callable[..., Inner], loom: Loom, level: int = 0) -> None:
-        self.node, self.loom, self.level = node, loom, level
-        self.inner: list[Inner | None] = []
+    def __init__(
+        self, node: Computed, evaluator: Callable[..., Evaluator], workspace: Workspace, level: int = 0
+    ) -> None:
+        self.node, self.workspace, self.level = node, workspace, level
+        self.inner: list[Evaluator | None] = []
         self.levels = 1
         for source in node.sources:
-            inner = None if isinstance(source, Leaf) else thread(source, level=level + self.levels)
+            inner = None if isinstance(source, Stored) else evaluator(source, level=level + self.levels)
             self.inner.append(inner)
             self.levels += inner.levels if inner is not None else 0
         self.values: np.ndarray | None = None
@@ -47,12 +49,12 @@ class Deriver:
         assert values.size == self.node.elements, f"{self.node.name!r} was made with another size"
         self.values = values.reshape(-1)
 
-    def _reader(self, source: Node, inner: Inner | None) -> Read:
+    def _reader(self, source: Node, inner: Evaluator | None) -> Read:
         def read(start: int, stop: int) -> np.ndarray:
             out = np.empty(stop - start, dtype=np.float32)
             raw = out.view(np.uint8)
             if inner is None:
-                assert isinstance(source, Leaf)
+                assert isinstance(source, Stored)
                 stored = np.empty((stop - start) * source.dtype.itemsize, dtype=np.uint8)
                 source.checkpoint.read(source.info.name, start, stop, stored)
                 status = kernels().convert(stored, source.dtype.code, stop - start, raw, F32.code)

@@ -7,25 +7,27 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from mergery.dtypes import DType
-from mergery.engine.reader import Inner
-from mergery.engine.workspace import CHUNK, Loom
+from mergery.engine.reader import Evaluator
+from mergery.engine.workspace import CHUNK, Workspace
 from mergery.errors import DataError
-from mergery.graph.nodes import Leaf, Patchwork
+from mergery.graph.nodes import Gathered, Stored
 from mergery.kernels import kernels
 
 
-class Needle:
+class Gathering:
     """Evaluates one patchwork. Stages below keep the window that they made last: ranges of one mostly follow each other."""
 
-    def __init__(self, patchwork: Patchwork, thread: Callable[..., Inner], loom: Loom, level: int = 0) -> None:
-        self.patchwork, self.loom, self.level = patchwork, loom, level
-        self.inner: list[Inner | None] = []
+    def __init__(
+        self, node: Gathered, evaluator: Callable[..., Evaluator], workspace: Workspace, level: int = 0
+    ) -> None:
+        self.node, self.workspace, self.level = node, workspace, level
+        self.inner: list[Evaluator | None] = []
         self.levels = 1
-        for node in patchwork.sources:
-            inner = None if isinstance(node, Leaf) else thread(node, level=level + self.levels)
+        for source in node.sources:
+            inner = None if isinstance(source, Stored) else evaluator(source, level=level + self.levels)
             self.inner.append(inner)
             self.levels += inner.levels if inner is not None else 0
-        self.ends = np.cumsum(patchwork.lengths)
+        self.ends = np.cumsum(node.lengths)
         self.kept: dict[int, tuple[int, int]] = {}  # the window of each stage below that its buffer holds
 
     @property
@@ -40,8 +42,8 @@ class Needle:
 
     def outputs(self) -> Iterator[tuple[int, int]]:
         """The windows in which the result is made."""
-        for start in range(0, self.patchwork.elements, CHUNK):
-            yield start, min(self.patchwork.elements, start + CHUNK)
+        for start in range(0, self.node.elements, CHUNK):
+            yield start, min(self.node.elements, start + CHUNK)
 
     def prepare(self) -> None:
         """Run the reductions of the stages below."""
@@ -56,39 +58,39 @@ class Needle:
         done = start
         while done < stop:
             end = min(stop, int(self.ends[patch]))
-            source = int(self.patchwork.which[patch])
+            source = int(self.node.which[patch])
             into = out[(done - start) * size : (end - start) * size]
             if source < 0:
                 into[:] = 0
             else:
-                first = int(self.patchwork.starts[patch]) + done - int(self.ends[patch] - self.patchwork.lengths[patch])
+                first = int(self.node.starts[patch]) + done - int(self.ends[patch] - self.node.lengths[patch])
                 self._gather(source, first, first + end - done, into, dtype)
             done, patch = end, patch + 1
 
     def _gather(self, source: int, start: int, stop: int, into: np.ndarray, dtype: DType) -> None:
-        node, inner = self.patchwork.sources[source], self.inner[source]
+        node, inner = self.node.sources[source], self.inner[source]
         if inner is not None:
             self._stage(source, inner, start, stop, into, dtype)
             return
-        assert isinstance(node, Leaf)
+        assert isinstance(node, Stored)
         if node.dtype == dtype:
             node.checkpoint.read(node.info.name, start, stop, into)
             return
-        raw = self.loom.row(self.level, "patch", (stop - start) * node.dtype.itemsize)
+        raw = self.workspace.row(self.level, "patch", (stop - start) * node.dtype.itemsize)
         node.checkpoint.read(node.info.name, start, stop, raw)
         status = kernels().convert(raw, node.dtype.code, stop - start, into, dtype.code)
         if status:
             fault = "holds NaN or infinity" if status & 1 else f"does not fit into {dtype}"
             raise DataError(f"tensor {node.info.name!r} of model {node.model!r} {fault}")
 
-    def _stage(self, source: int, inner: Inner, start: int, stop: int, into: np.ndarray, dtype: DType) -> None:
+    def _stage(self, source: int, inner: Evaluator, start: int, stop: int, into: np.ndarray, dtype: DType) -> None:
         """A range of a stage below, from the window of whole grains around it."""
-        node = self.patchwork.sources[source]
+        node = self.node.sources[source]
         size, grain = dtype.itemsize, inner.grain
         low, high = start // grain * grain, min(node.elements, -(-stop // grain) * grain)
         have = self.kept.get(source)
         if have is None or not have[0] <= start <= stop <= have[1]:
-            inner.compute(low, high, self.loom.row(self.level, f"stage {source}", (high - low) * size), dtype)
+            inner.compute(low, high, self.workspace.row(self.level, f"stage {source}", (high - low) * size), dtype)
             self.kept[source] = have = (low, high)
-        buffer = self.loom.row(self.level, f"stage {source}", (have[1] - have[0]) * size)
+        buffer = self.workspace.row(self.level, f"stage {source}", (have[1] - have[0]) * size)
         into[:] = buffer[(start - have[0]) * size : (stop - have[0]) * size]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mergery.checkpoints import open_checkpoint
-from mergery.engine import Context, Loom, Shuttle
+from mergery.engine import Merging, Shared, Workspace
 from mergery.errors import RecipeError, did_you_mean
-from mergery.graph.nodes import Leaf, Matrices, Weave, read_matrices
+from mergery.graph.nodes import Matrices, Merged, Stored, read_matrices
 from mergery.kernels import random as keyed
 from mergery.method import Base, Method, Random
 from mergery.recipe.resolving import locate, pack
@@ -38,22 +38,22 @@ def merge_tensors(
     leaves = []
     for index, tensor in enumerate(given):
         checkpoint = open_checkpoint({"tensor": tensor.detach()}, label=str(index))
-        leaves.append(Leaf(str(index), checkpoint, checkpoint.tensors["tensor"]))
+        leaves.append(Stored(str(index), checkpoint, checkpoint.tensors["tensor"]))
     uses_base = base is not None and method.base != "unused"
     inputs = tuple(leaves[: len(models)])
     names = tuple(str(index) for index in range(len(models)))
     matrices = check_matrix(method, tuple(given[0].shape)) if method.unit == "matrix" else None
-    weave = Weave(
+    node = Merged(
         method, "tensor", names, inputs, leaves[-1] if uses_base else None, resolved, inputs[0].dtype, 0, matrices
     )
-    if not weave.elements or not weave.inputs[0].dtype.floating:
+    if not node.elements or not node.inputs[0].dtype.floating:
         return given[-1 if uses_base else 0].clone()
     dtype = leaves[0].dtype
-    out = np.empty(weave.elements * dtype.itemsize, dtype=np.uint8)
-    shuttle = Shuttle(weave, Context(seed, alone=True), Loom())
+    out = np.empty(node.elements * dtype.itemsize, dtype=np.uint8)
+    merging = Merging(node, Shared(seed, alone=True), Workspace())
     with quiet_torch(load=True) if matrices is not None else nullcontext():
-        for start, stop in shuttle.outputs():
-            shuttle.compute(start, stop, out[start * dtype.itemsize : stop * dtype.itemsize], dtype)
+        for start, stop in merging.outputs():
+            merging.compute(start, stop, out[start * dtype.itemsize : stop * dtype.itemsize], dtype)
     return torch.from_numpy(out).view(getattr(torch, dtype.torch)).reshape(given[0].shape)
 
 
@@ -82,7 +82,7 @@ def merge_factored(
         if isinstance(ask, Base) and base is not None:
             given[name] = base.float()
         elif isinstance(ask, Random):
-            given[name] = Coins(seed, deltas[0].shape)
+            given[name] = KeyedUniform(seed, deltas[0].shape)
     with quiet_torch(load=True):
         result = method.function(list(deltas), **given, **resolved)
         if base is None:
@@ -91,7 +91,7 @@ def merge_factored(
         return (base.float() + dense).to(base.dtype)
 
 
-class Coins:
+class KeyedUniform:
     """Keyed randomness for a matrix that is given as factors."""
 
     def __init__(self, seed: int, shape: tuple[int, int]) -> None:

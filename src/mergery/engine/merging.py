@@ -14,44 +14,44 @@ import numpy as np
 from mergery.dtypes import F32, DType
 from mergery.engine import calling as tensors
 from mergery.engine import reductions as reduce
-from mergery.engine.computing import Deriver
-from mergery.engine.gathering import Needle
-from mergery.engine.reader import Inner, Reader
-from mergery.engine.workspace import Context, Loom
-from mergery.graph.nodes import Derived, Leaf, Patchwork, Weave
-from mergery.kernels import find_twin
+from mergery.engine.computing import Computing
+from mergery.engine.gathering import Gathering
+from mergery.engine.reader import Evaluator, Reader
+from mergery.engine.workspace import Shared, Workspace
+from mergery.graph.nodes import Computed, Gathered, Merged, Stored
+from mergery.kernels import find_compiled
 from mergery.kernels import random as keyed
 from mergery.kernels.devices import CPU
 from mergery.method import Ask, Consensus, Largest, Sum
 
 if TYPE_CHECKING:
-    from mergery.kernels import Twin
+    from mergery.kernels import Compiled
 
 
-def thread(node: Weave | Patchwork | Derived, context: Context, loom: Loom, level: int = 0) -> Inner:
+def evaluator(node: Merged | Gathered | Computed, shared: Shared, workspace: Workspace, level: int = 0) -> Evaluator:
     """What makes a node, window by window, with the loom's buffers from `level` on."""
-    if isinstance(node, Weave):
-        return Shuttle(node, context, loom, level)
-    if isinstance(node, Derived):
-        return Deriver(node, partial(thread, context=context, loom=loom), loom, level)
-    return Needle(node, partial(thread, context=context, loom=loom), loom, level)
+    if isinstance(node, Merged):
+        return Merging(node, shared, workspace, level)
+    if isinstance(node, Computed):
+        return Computing(node, partial(evaluator, shared=shared, workspace=workspace), workspace, level)
+    return Gathering(node, partial(evaluator, shared=shared, workspace=workspace), workspace, level)
 
 
-class Shuttle:
+class Merging:
     """Evaluates one weave; the weaves below it are shuttles of their own, on deeper levels of the loom."""
 
-    def __init__(self, weave: Weave, context: Context, loom: Loom, level: int = 0) -> None:
-        self.weave, self.context = weave, context
-        self.method, self.settings = weave.method, weave.settings
-        self.inner: list[Inner | None] = []
+    def __init__(self, node: Merged, shared: Shared, workspace: Workspace, level: int = 0) -> None:
+        self.node, self.shared = node, shared
+        self.method, self.settings = node.method, node.settings
+        self.inner: list[Evaluator | None] = []
         self.levels = 1
-        for node in weave.rows:
-            inner = None if isinstance(node, Leaf) else thread(node, context, loom, level + self.levels)
+        for row in node.rows:
+            inner = None if isinstance(row, Stored) else evaluator(row, shared, workspace, level + self.levels)
             self.inner.append(inner)
             self.levels += inner.levels if inner is not None else 0
-        self.reader = Reader(weave, self.inner, context, loom, level)
-        self.reader.keeps = self.reduces and loom.device == CPU  # a GPU's windows are larger than what is kept
-        self.keys = np.array([keyed.key(context.seed, weave.name, model) for model in weave.models], dtype=np.uint64)
+        self.reader = Reader(node, self.inner, shared, workspace, level)
+        self.reader.keeps = self.reduces and workspace.device == CPU  # a GPU's windows are larger than what is kept
+        self.keys = np.array([keyed.key(shared.seed, node.name, model) for model in node.models], dtype=np.uint64)
         self.asked: dict[str, Any] = {}
         self.memory: dict[Any, Any] = {}  # of compiled twins
         self.result: Any = None
@@ -93,7 +93,7 @@ class Shuttle:
                 self.result = self._agreement(result)
         self.ready = True
 
-    def before(self, stop: str = "") -> Shuttle:
+    def before(self, stop: str = "") -> Merging:
         """Itself, with answers to all asks, or to those that come before the one called `stop`."""
         for kind, asks in grouped(self.method.asks, self.settings):
             names = [name for name, _ in asks]
@@ -103,7 +103,7 @@ class Shuttle:
                 continue
             if kind is None:
                 self.asked |= dict.fromkeys(names)
-            elif asks[0][1].spans_model(self.settings) and not self.context.alone:
+            elif asks[0][1].spans_model(self.settings) and not self.shared.alone:
                 self.asked |= {name: self._of_model(name) for name in names}
             elif kind is Sum:
                 self.asked |= zip(names, self.sums([ask.of for _, ask in asks if isinstance(ask, Sum)]), strict=True)
@@ -113,10 +113,10 @@ class Shuttle:
 
     def _of_model(self, name: str) -> Any:
         """What the run has found out about the whole model."""
-        return self.context.statistics[self.weave.merge, f"{self.method.name}.{name}"]
+        return self.shared.statistics[self.node.merge, f"{self.method.name}.{name}"]
 
     def _gram(self) -> np.ndarray:
-        if self.settings.get("scope") == "model" and not self.context.alone:
+        if self.settings.get("scope") == "model" and not self.shared.alone:
             return np.array(self._of_model(self.method.first))
         return reduce.gram(self.reader)
 
@@ -133,29 +133,29 @@ class Shuttle:
             for first, last in reader.slices(start, stop):
                 yield tensors.call(reader, of, known, self.keys, start, first, last)
 
-    def twin(self, function: Any) -> Twin | None:
+    def compiled(self, function: Any) -> Compiled | None:
         """The compiled version of a function, on the processor."""
-        return find_twin(function) if self.reader.loom.device == CPU else None
+        return find_compiled(function) if self.reader.workspace.device == CPU else None
 
     def gives_each(self, of: Any) -> bool:
         """Whether an ask's `of` gives one tensor for each model."""
-        twin = self.twin(of)
-        return twin.each if twin else isinstance(next(iter(self.derived(of))), (list, tuple))
+        compiled = self.compiled(of)
+        return compiled.each if compiled else isinstance(next(iter(self.derived(of))), (list, tuple))
 
     def stacked(self, of: Any, pieces: Iterable[tuple[int, int]] | None = None) -> Iterator[np.ndarray]:
         """The same as float32 (tensors, elements)."""
-        twin = self.twin(of)
-        if twin is None:
+        compiled = self.compiled(of)
+        if compiled is None:
             for values in self.derived(of, pieces):
                 items = values if isinstance(values, (list, tuple)) else [values]
                 yield np.stack(
                     [item.reshape(-1).cpu().numpy() for item in items], dtype=np.float32, casting="same_kind"
                 )
             return
-        items = self.reader.k if twin.each else 1
+        items = self.reader.k if compiled.each else 1
         for start, stop in self.reader.pieces(0, self.reader.n) if pieces is None else pieces:
             values = np.empty((items, stop - start), dtype=np.float32)
-            self.reader.check(twin.run(self._piece(start, stop), values), F32)
+            self.reader.check(compiled.run(self._piece(start, stop), values), F32)
             yield values
 
     def _piece(self, start: int, stop: int) -> Any:
@@ -175,7 +175,7 @@ class Shuttle:
             return reduce.thresholds(self.reader, asks, self.asked)
         each = self.gives_each(of)
         ranks = reduce.ranking(
-            asks, self.reader.n, lambda n: reduce.derived_ranks(self.weave, asks, n, self.asked, each=each)
+            asks, self.reader.n, lambda n: reduce.derived_ranks(self.node, asks, n, self.asked, each=each)
         )
         few = self.reader.sampled_pieces()
         sample = (lambda: self.stacked(of, few)) if few else None
@@ -206,17 +206,17 @@ class Shuttle:
 
     def _block_sums(self, of: Any, start: int, stop: int, grain: int) -> tuple[bool, list[np.ndarray]]:
         """Whether `of` gives a tensor for each model, and the sums of a piece, item by item."""
-        twin = self.twin(of)
-        if twin is None:
+        compiled = self.compiled(of)
+        if compiled is None:
             each, slices = False, []
             for values in self.derived(of, [(start, stop)]):
                 each = isinstance(values, (list, tuple))
                 items = values if each else [values]
                 slices.append([reduce.block_sums(item.reshape(-1).cpu().numpy(), grain) for item in items])
             return each, [np.concatenate(parts) for parts in zip(*slices, strict=True)]
-        out = np.empty((self.reader.k if twin.each else 1, -(-(stop - start) // grain)))
-        self.reader.check(twin.run(self._piece(start, stop), out), F32)
-        return twin.each, list(out)
+        out = np.empty((self.reader.k if compiled.each else 1, -(-(stop - start) // grain)))
+        self.reader.check(compiled.run(self._piece(start, stop), out), F32)
+        return compiled.each, list(out)
 
     def _agreement(self, rule: Consensus) -> tuple[Any, ...]:
         """A consensus rule as the kernels take it."""
@@ -229,7 +229,7 @@ class Shuttle:
         chance, drawn = each(rule.probability, 1.0), int(rule.probability is not None)
         gain, weight = each(rule.gain, 1.0), each(rule.weight, 1.0)
         if rule.preserve_l1:
-            before, after = reduce.masses(self.reader, self.keys, (least, most, chance, drawn))
+            before, after = reduce.l1_norms(self.reader, self.keys, (least, most, chance, drawn))
             for model in range(k):
                 gain[model] *= before[model] / after[model] if after[model] > 0.0 else 1.0
         exact = np.asarray(rule.weight, dtype=np.float64)
@@ -253,21 +253,21 @@ class Shuttle:
     def compute(self, start: int, stop: int, out: np.ndarray, dtype: DType) -> None:
         """Elements [start, stop), whole grains, of the result, rounded once to `dtype`, as bytes at the start of `out`."""
         self.prepare()
-        reader, kernel = self.reader, self.reader.loom.kernels
+        reader, kernel = self.reader, self.reader.workspace.kernels
         raw = reader.load(start, stop)
         size = stop - start
         if self.method.gives == "tensor" or reader.scope != "tensor":
             self._map_tensors(start, stop, out, dtype)
         elif self.method.gives == "consensus":
-            status = kernel.agree(raw, reader.codes, size, start, self.keys, *self.result, out, dtype.code)
+            status = kernel.consensus(raw, reader.codes, size, start, self.keys, *self.result, out, dtype.code)
             reader.check(status, dtype)
         else:
             reader.check(kernel.mix(raw, reader.codes, size, reader.deltas, self.result, out, dtype.code), dtype)
 
     def _map_tensors(self, window: int, end: int, out: np.ndarray, dtype: DType) -> None:
-        twin = self.twin(self.method.function) if self.reader.scope == "tensor" else None
-        if twin is not None:
-            self.reader.check(twin.run(self._piece(window, end), out, dtype.code), dtype)
+        compiled = self.compiled(self.method.function) if self.reader.scope == "tensor" else None
+        if compiled is not None:
+            self.reader.check(compiled.run(self._piece(window, end), out, dtype.code), dtype)
             return
         known = self.known
         for start, stop in self.reader.slices(window, end):

@@ -9,9 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from mergery.dtypes import F32, DType
-from mergery.engine.workspace import TENSORS, Context, Kept, Loom
+from mergery.engine.workspace import TENSORS, Kept, Shared, Workspace
 from mergery.errors import DataError
-from mergery.graph.nodes import Leaf, Weave, woven
+from mergery.graph.nodes import Merged, Stored, is_computed
 from mergery.kernels import BLOCK, LAST_ROW
 from mergery.kernels.devices import CPU
 
@@ -27,7 +27,7 @@ def sampled_runs(n: int) -> int:
     return min(SAMPLED_MOST, max(SAMPLED_RUNS, n // (SAMPLED_SHARE * RUN)))
 
 
-class Inner(Protocol):
+class Evaluator(Protocol):
     """A stage below: made on demand, window by window."""
 
     levels: int  # of the loom that it takes up
@@ -53,15 +53,17 @@ class Reader:
     are kept, as the inputs are read more than once.
     """
 
-    def __init__(self, weave: Weave, inner: list[Inner | None], context: Context, loom: Loom, level: int) -> None:
-        self.weave, self.inner, self.context, self.loom, self.level = weave, inner, context, loom, level
-        self.rows = weave.rows
-        self.k, self.n = len(weave.inputs), weave.elements
+    def __init__(
+        self, node: Merged, inner: list[Evaluator | None], shared: Shared, workspace: Workspace, level: int
+    ) -> None:
+        self.node, self.inner, self.shared, self.workspace, self.level = node, inner, shared, workspace, level
+        self.rows = node.rows
+        self.k, self.n = len(node.inputs), node.elements
         self.codes = np.array([node.dtype.code for node in self.rows], dtype=np.int64)
         self.itemsize = max(node.dtype.itemsize for node in self.rows)
-        self.deltas = int(weave.base is not None and weave.method.span in ("deltas", "either"))
-        self.scope = str(weave.settings.get("scope", "tensor")) if weave.method.takes == "gram" else "tensor"
-        if self.scope == "column" and len(weave.shape) < 2:
+        self.deltas = int(node.base is not None and node.method.span in ("deltas", "either"))
+        self.scope = str(node.settings.get("scope", "tensor")) if node.method.takes == "gram" else "tensor"
+        if self.scope == "column" and len(node.shape) < 2:
             self.scope = "row"  # a vector is one vector, whichever way matrices are cut
         if self.scope == "model":
             self.scope = "tensor"  # the Gram matrix is another one; the tensor is mixed as a whole
@@ -72,18 +74,18 @@ class Reader:
     @property
     def columns(self) -> int:
         """Elements of a row; a vector is one row."""
-        shape = self.weave.shape
+        shape = self.node.shape
         return max(1, self.n if len(shape) < 2 else self.n // max(1, shape[0]))
 
     @property
     def whole(self) -> bool:
         """Whether the tensor cannot be made in pieces."""
-        return self.weave.method.unit == "tensor" or self.scope == "column"
+        return self.node.method.unit == "tensor" or self.scope == "column"
 
     @property
     def by_row(self) -> bool:
         """Whether pieces are whole rows."""
-        return self.weave.method.unit == "row" or self.scope == "row"
+        return self.node.method.unit == "row" or self.scope == "row"
 
     @property
     def block(self) -> int:
@@ -96,8 +98,8 @@ class Reader:
     def grain(self) -> int:
         """Elements that must stay together, here and in the stages below; windows are multiples of it."""
         own = self.n if self.whole else self.block
-        if self.weave.matrices is not None:
-            each = self.weave.matrices
+        if self.node.matrices is not None:
+            each = self.node.matrices
             own = each.together * each.rows * each.columns
         grain = math.lcm(max(1, own), *(inner.grain for inner in self.inner if inner is not None))
         return min(grain, max(1, self.n))
@@ -105,7 +107,7 @@ class Reader:
     @property
     def chunk(self) -> int:
         """Elements of a window that is computed at once."""
-        return self.loom.device.window(self.context.chunk, len(self.rows))
+        return self.workspace.device.window(self.shared.chunk, len(self.rows))
 
     def spans(self, start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
         """Ranges of about `size` elements, of whole grains."""
@@ -121,24 +123,24 @@ class Reader:
         cache: the page cache is the better stage. Stages below would be made again, so their windows are as large as the
         loom's stage holds.
         """
-        staged = any(map(woven, self.rows))
+        staged = any(map(is_computed, self.rows))
         yield from self.spans(
-            0, self.n, self.context.stage // (self.itemsize * len(self.rows)) if staged else self.chunk
+            0, self.n, self.shared.stage // (self.itemsize * len(self.rows)) if staged else self.chunk
         )
 
     def pieces(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """A range in pieces that stay in the cache; matrices, in the numbers in which they are merged."""
-        yield from self.spans(start, stop, self.grain if self.weave.matrices is not None else self.chunk)
+        yield from self.spans(start, stop, self.grain if self.node.matrices is not None else self.chunk)
 
     def slices(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """A window in the slices that torch works on at once; a GPU takes the whole window."""
-        size = min(TENSORS, self.chunk) if self.loom.device == CPU else self.chunk
-        yield from self.spans(start, stop, self.grain if self.weave.matrices is not None else size)
+        size = min(TENSORS, self.chunk) if self.workspace.device == CPU else self.chunk
+        yield from self.spans(start, stop, self.grain if self.node.matrices is not None else size)
 
     def load(self, start: int, stop: int) -> np.ndarray:
         """Read a window of every row, unless the buffers hold it. Returns `raw`."""
         if self._loaded != (start, stop):
-            kept = self.loom.kept(self.level, self) if self.keeps else None
+            kept = self.workspace.kept(self.level, self) if self.keeps else None
             raw = kept.windows.get((start, stop)) if kept else None
             self.raw = self._read(start, stop, kept) if raw is None else raw
             self._loaded = (start, stop)
@@ -147,7 +149,7 @@ class Reader:
     def _read(self, start: int, stop: int, kept: Kept | None) -> np.ndarray:
         size = len(self.rows), (stop - start) * self.itemsize
         room = kept.place(*size) if kept else None
-        raw = self.loom.rows(self.level, "raw", *size) if room is None else room
+        raw = self.workspace.rows(self.level, "raw", *size) if room is None else room
         for row in range(len(self.rows)):
             self._fill(row, start, stop, raw[row])
         if kept and room is not None:
@@ -159,15 +161,15 @@ class Reader:
         if inner is not None:
             inner.compute(start, stop, into, node.dtype)
         else:
-            assert isinstance(node, Leaf)
+            assert isinstance(node, Stored)
             node.checkpoint.read(node.info.name, start, stop, into[: (stop - start) * node.dtype.itemsize])
 
     def sample(self) -> tuple[np.ndarray, int] | None:
         """Runs of elements spread evenly over the tensor, and how many elements they are; None for small tensors."""
-        if self.n < 2 * SAMPLED_RUNS * RUN or (self.grain != BLOCK and any(map(woven, self.rows))):
+        if self.n < 2 * SAMPLED_RUNS * RUN or (self.grain != BLOCK and any(map(is_computed, self.rows))):
             return None
         runs = sampled_runs(self.n)
-        raw = self.loom.rows(self.level, "sample", len(self.rows), runs * RUN * self.itemsize)
+        raw = self.workspace.rows(self.level, "sample", len(self.rows), runs * RUN * self.itemsize)
         for row, node in enumerate(self.rows):
             size = RUN * node.dtype.itemsize
             for run in range(runs):
@@ -177,7 +179,7 @@ class Reader:
 
     def sampled_pieces(self) -> list[tuple[int, int]]:
         """Small pieces spread evenly over the tensor, at most one of 16; none where there are few, or stages below."""
-        if any(map(woven, self.rows)):
+        if any(map(is_computed, self.rows)):
             return []
         small = list(self.spans(0, self.n, SAMPLED_RUNS * RUN // 8))
         step = max(SAMPLED_RUNS // 2, len(small) // SAMPLED_PIECES)
@@ -187,7 +189,9 @@ class Reader:
         """A whole small tensor of one row: float32 (n,)."""
         raw = self.load(0, self.n)
         values = np.empty(self.n, dtype=np.float32)
-        status = self.loom.kernels.convert(raw[row], self.rows[row].dtype.code, self.n, values.view(np.uint8), F32.code)
+        status = self.workspace.kernels.convert(
+            raw[row], self.rows[row].dtype.code, self.n, values.view(np.uint8), F32.code
+        )
         self.check(int(status != 0) << min(row, LAST_ROW), F32)
         return values
 
@@ -197,20 +201,20 @@ class Reader:
             return
         if status >> LAST_ROW & 1 and len(self.rows) > LAST_ROW + 1:
             raise DataError(
-                f"tensor {self.weave.name!r} of one of the models {', '.join(self.weave.models[LAST_ROW - 1 :])} "
+                f"tensor {self.node.name!r} of one of the models {', '.join(self.node.models[LAST_ROW - 1 :])} "
                 "holds NaN or infinity",
                 hint="merge fewer of them to find out which",
             )
         for row, node in enumerate(self.rows[: LAST_ROW + 1]):
             if status >> row & 1:
-                if isinstance(node, Leaf):
+                if isinstance(node, Stored):
                     raise DataError(
                         f"tensor {node.info.name!r} of model {node.model!r} holds NaN or infinity",
                         hint="that checkpoint is damaged; use another one",
                     )
-                raise DataError(f"a stage made NaN or infinity of tensor {self.weave.name!r}")
+                raise DataError(f"a stage made NaN or infinity of tensor {self.node.name!r}")
         raise DataError(
-            f"merging tensor {self.weave.name!r} of {', '.join(self.weave.models)} gives NaN or infinity in {dtype}",
+            f"merging tensor {self.node.name!r} of {', '.join(self.node.models)} gives NaN or infinity in {dtype}",
             why="the inputs are finite, so the settings or the output's range are at fault",
             hint="lower weight or scale" + (", or write bfloat16 or float32" if dtype.name == "F16" else ""),
         )

@@ -11,7 +11,7 @@ import numpy as np
 from mergery.dtypes import F32
 from mergery.engine.ranks import Ranks, largest
 from mergery.engine.reader import Reader
-from mergery.graph.nodes import Weave
+from mergery.graph.nodes import Merged
 from mergery.kernels import BLOCK, LANES, kernels
 from mergery.method import Ask, Largest
 
@@ -24,19 +24,21 @@ def gram(reader: Reader) -> np.ndarray:
     for start, stop in reader.windows():
         raw = reader.load(start, stop)
         blocks = np.zeros((-(-(stop - start) // BLOCK), reader.k, reader.k))
-        reader.check(reader.loom.kernels.gram(raw, reader.codes, stop - start, reader.deltas, blocks), F32)
+        reader.check(reader.workspace.kernels.gram(raw, reader.codes, stop - start, reader.deltas, blocks), F32)
         partials.append(blocks)
     stacked = np.concatenate(partials)
     return np.array([[math.fsum(stacked[:, i, j]) for j in range(reader.k)] for i in range(reader.k)])
 
 
-def masses(reader: Reader, keys: np.ndarray, thinning: tuple[Any, ...]) -> tuple[list[float], list[float]]:
+def l1_norms(reader: Reader, keys: np.ndarray, thinning: tuple[Any, ...]) -> tuple[list[float], list[float]]:
     """L1 norms of the deltas before and after thinning."""
     partials = [np.zeros((0, reader.k, 2))]
     for start, stop in reader.windows():
         raw = reader.load(start, stop)
         blocks = np.zeros((-(-(stop - start) // BLOCK), reader.k, 2))
-        reader.check(reader.loom.kernels.masses(raw, reader.codes, stop - start, start, keys, *thinning, blocks), F32)
+        reader.check(
+            reader.workspace.kernels.l1_norms(raw, reader.codes, stop - start, start, keys, *thinning, blocks), F32
+        )
         partials.append(blocks)
     stacked = np.concatenate(partials)
     before, after = ([math.fsum(stacked[:, model, side]) for model in range(reader.k)] for side in (0, 1))
@@ -64,7 +66,7 @@ def block_sums(values: np.ndarray, grain: int) -> np.ndarray:
 
 def thresholds(reader: Reader, asks: list[tuple[str, Largest]], known: Mapping[str, Any]) -> dict[str, list[float]]:
     """Exact order statistics of each model's |delta| over the tensor, by the name of the ask."""
-    ranks = ranking(asks, reader.n, lambda n: ranks_of(reader.weave, asks, n, known))
+    ranks = ranking(asks, reader.n, lambda n: ranks_of(reader.node, asks, n, known))
     if 0 < reader.n <= SORTED_UP_TO:
         values = _sorted_out(reader, ranks)
     else:
@@ -85,15 +87,15 @@ def ranking(asks: list[tuple[str, Largest]], n: int, find: Callable[[Any], np.nd
 
 
 def ranks_of(
-    weave: Weave, asks: list[tuple[str, Largest]], n: int | np.ndarray, known: Mapping[str, Any]
+    node: Merged, asks: list[tuple[str, Largest]], n: int | np.ndarray, known: Mapping[str, Any]
 ) -> np.ndarray:
     """The rank that each ask means for each model: int64 (k, asks). n: of all, or of each."""
-    many = np.broadcast_to(n, len(weave.models))
-    ranks = np.zeros((len(weave.models), len(asks)), dtype=np.int64)
-    for model in range(len(weave.models)):
+    many = np.broadcast_to(n, len(node.models))
+    ranks = np.zeros((len(node.models), len(asks)), dtype=np.int64)
+    for model in range(len(node.models)):
         settings = {
-            name: value[model] if weave.method.settings[name].per_model else value
-            for name, value in weave.settings.items()
+            name: value[model] if node.method.settings[name].per_model else value
+            for name, value in node.settings.items()
         }
         ranks[model] = [rank_of(ask, int(many[model]), {**settings, **known}) for _, ask in asks]
     return ranks
@@ -112,7 +114,7 @@ def count_high(reader: Reader, counts: np.ndarray) -> int:
     """Add the histogram of the whole tensor's magnitudes. Returns how many there are."""
     for start, stop in reader.windows():
         raw = reader.load(start, stop)
-        reader.check(reader.loom.kernels.count_high(raw, reader.codes, stop - start, reader.deltas, counts), F32)
+        reader.check(reader.workspace.kernels.count_high(raw, reader.codes, stop - start, reader.deltas, counts), F32)
     return reader.n
 
 
@@ -121,7 +123,8 @@ def count_low(reader: Reader, first: np.ndarray, counts: np.ndarray, above: np.n
     for start, stop in reader.windows():
         raw = reader.load(start, stop)
         reader.check(
-            reader.loom.kernels.count_low(raw, reader.codes, stop - start, reader.deltas, first, counts, above), F32
+            reader.workspace.kernels.count_low(raw, reader.codes, stop - start, reader.deltas, first, counts, above),
+            F32,
         )
 
 
@@ -131,18 +134,18 @@ def count_sample(reader: Reader, counts: np.ndarray) -> int:
     if sample is None:
         return count_high(reader, counts)
     raw, count = sample
-    reader.loom.kernels.count_high(raw, reader.codes, count, reader.deltas, counts)
+    reader.workspace.kernels.count_high(raw, reader.codes, count, reader.deltas, counts)
     return count
 
 
 def derived_ranks(
-    weave: Weave, asks: list[tuple[str, Largest]], n: int | np.ndarray, known: Mapping[str, Any], *, each: bool
+    node: Merged, asks: list[tuple[str, Largest]], n: int | np.ndarray, known: Mapping[str, Any], *, each: bool
 ) -> np.ndarray:
     """The ranks meant in what is derived from the models: of one tensor (1, asks), or of one for each model (k, asks)."""
     if each:
-        return ranks_of(weave, asks, n, known)
+        return ranks_of(node, asks, n, known)
     (many,) = np.atleast_1d(n)
-    return np.array([[rank_of(ask, int(many), {**weave.settings, **known}) for _, ask in asks]], dtype=np.int64)
+    return np.array([[rank_of(ask, int(many), {**node.settings, **known}) for _, ask in asks]], dtype=np.int64)
 
 
 def largest_of(

@@ -17,7 +17,7 @@ KEPT = 24 << 20  # bytes of a tensor's inputs that a worker keeps from one pass 
 
 
 @dataclass
-class Context:
+class Shared:
     """What all workers share: the seed, sizes, and statistics of whole models by (merge, method.parameter).
 
     `alone` says that a tensor is all there is of its model.
@@ -44,7 +44,7 @@ class Kept:
         return self._room[start : self._used].reshape(count, nbytes) if self._used <= self._room.size else None
 
 
-class Loom:
+class Workspace:
     """One worker's buffers, kept from tensor to tensor, and the device that computes on them."""
 
     def __init__(self, device: Device = CPU) -> None:

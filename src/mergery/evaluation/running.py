@@ -92,10 +92,10 @@ def evaluate(
             from mergery.evaluation.labels import label_numbers
 
             label_numbers(task, subject.config)
-    desk = _Desk(subject, options, Path(results) if results is not None else None, notify)
+    session = _Session(subject, options, Path(results) if results is not None else None, notify)
     with torch_threads(options.threads):
-        done = [desk.answer(task) for task in loaded]
-        done += [desk.answer_outside(task) for task in outside]
+        done = [session.answer(task) for task in loaded]
+        done += [session.answer_outside(task) for task in outside]
     return Evaluation(subject.name, subject.fingerprint, tuple(done))
 
 
@@ -113,7 +113,7 @@ def _twice(names: list[str]) -> str:
 
 
 @dataclass
-class _Desk:
+class _Session:
     """Where the tasks of one model are answered. The model is loaded when the first answer is not known."""
 
     subject: Subject

@@ -21,7 +21,7 @@ from mergery.method import Method
 
 
 @dataclass(slots=True, eq=False)  # frozen ones take three times as long to make, and there may be half a million
-class Leaf:
+class Stored:
     """A stored tensor."""
 
     model: str
@@ -76,7 +76,7 @@ def read_matrices(shape: tuple[int, ...], *, conv: bool = False, transposed: boo
 
 
 @dataclass(slots=True, eq=False)
-class Weave:
+class Merged:
     """A method over nodes of one shape. `models` names them; `settings` are resolved for this tensor."""
 
     method: Method
@@ -104,7 +104,7 @@ class Weave:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Patchwork:
+class Gathered:
     """A tensor sewn from ranges of elements of others, end to end: a part of a fused tensor, parts fused again, experts
     stacked, rows in the order of another vocabulary.
 
@@ -137,7 +137,7 @@ Read = Callable[[int, int], np.ndarray]  # elements [start, stop) of a tensor, a
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Derived:
+class Computed:
     """A small tensor that a function makes whole from others, read as it likes: the average of rows, rows for new tokens.
 
     `make` gets one reader for each source and returns float32 of the tensor's shape. It must not depend on threads.
@@ -162,7 +162,7 @@ class Derived:
         return self.sources
 
 
-Node = Leaf | Weave | Patchwork | Derived
+Node = Stored | Merged | Gathered | Computed
 Found = TypeVar("Found")
 
 
@@ -183,10 +183,10 @@ def gather(
         return kept[0]
     dtypes = {node.dtype for node in kept}
     dtype = dtypes.pop() if len(dtypes) == 1 else F32
-    return Patchwork(name, shape, dtype, kept, patches[which[first]], rows[first] * width, lengths * width)
+    return Gathered(name, shape, dtype, kept, patches[which[first]], rows[first] * width, lengths * width)
 
 
-def sew(name: str, shape: tuple[int, ...], patches: Sequence[tuple[Node | None, int, int]]) -> Node:
+def from_ranges(name: str, shape: tuple[int, ...], patches: Sequence[tuple[Node | None, int, int]]) -> Node:
     """A tensor of ranges of others: (source, first element, number of elements) each; None is zeros.
 
     Ranges that go on where the last one ended are joined. One whole source of the same shape is returned as it is.
@@ -208,21 +208,21 @@ def sew(name: str, shape: tuple[int, ...], patches: Sequence[tuple[Node | None, 
     dtypes = {node.dtype for node in nodes}
     dtype = dtypes.pop() if len(dtypes) == 1 else F32
     which, starts, lengths = np.array(joined, dtype=np.int64).reshape(-1, 3).T
-    return Patchwork(name, shape, dtype, nodes, which, starts, lengths)
+    return Gathered(name, shape, dtype, nodes, which, starts, lengths)
 
 
-def under(names: Collection[str], table: Mapping[str, Found]) -> Iterable[Found | None]:
+def looked_up(names: Collection[str], table: Mapping[str, Found]) -> Iterable[Found | None]:
     """What a table holds under each name, in the order of the names: looked up only where that is not the table's own."""
     return table.values() if list(names) == list(table) else map(table.get, names)
 
 
-def leaves(node: Node) -> list[Leaf]:
+def leaves(node: Node) -> list[Stored]:
     """All stored tensors under a node."""
-    if isinstance(node, Leaf):
+    if isinstance(node, Stored):
         return [node]
-    found: list[Leaf] = []
+    found: list[Stored] = []
     for row in node.rows:  # there may be half a million
-        if isinstance(row, Leaf):
+        if isinstance(row, Stored):
             found.append(row)
         else:
             found += leaves(row)
@@ -251,65 +251,65 @@ class Change:
     loss: str = ""
 
 
-def woven(node: Node) -> bool:
+def is_computed(node: Node) -> bool:
     """Whether any arithmetic is done to make a node."""
-    return isinstance(node, (Weave, Derived)) or (isinstance(node, Patchwork) and any(map(woven, node.sources)))
+    return isinstance(node, (Merged, Computed)) or (isinstance(node, Gathered) and any(map(is_computed, node.sources)))
 
 
-def likeness(node: Node) -> tuple[Any, ...]:
+def kind_key(node: Node) -> tuple[Any, ...]:
     """Equal for nodes that are described in the same words and cost the same to make: there may be 100,000 of them, of few
     kinds."""
-    if isinstance(node, Leaf):
+    if isinstance(node, Stored):
         return node.model, node.info.shape, node.info.dtype.name
-    if isinstance(node, Weave):
-        base = None if node.base is None else likeness(node.base)
-        rows = [row.info.dtype.name if isinstance(row, Leaf) else likeness(row) for row in node.inputs]
+    if isinstance(node, Merged):
+        base = None if node.base is None else kind_key(node.base)
+        rows = [row.info.dtype.name if isinstance(row, Stored) else kind_key(row) for row in node.inputs]
         return id(node.settings), node.merge, node.models, node.matrices, node.shape, base, *rows
-    rows = [likeness(row) for row in node.rows]
-    if isinstance(node, Patchwork):
+    rows = [kind_key(row) for row in node.rows]
+    if isinstance(node, Gathered):
         return "sewn", node.shape, len(node.lengths), *rows
     return node.what, node.shape, node.memory, node.torch, *rows
 
 
-def leaf_columns(alike: Sequence[Node]) -> Iterator[Sequence[Leaf]]:
+def leaf_columns(alike: Sequence[Node]) -> Iterator[Sequence[Stored]]:
     """The stored tensors under nodes of one likeness, place by place: each column is of one shape and dtype."""
-    if isinstance(alike[0], Leaf):
-        yield cast("Sequence[Leaf]", alike)
+    if isinstance(alike[0], Stored):
+        yield cast("Sequence[Stored]", alike)
     else:
-        for column in zip(*[node.rows for node in alike if not isinstance(node, Leaf)], strict=True):
+        for column in zip(*[node.rows for node in alike if not isinstance(node, Stored)], strict=True):
             yield from leaf_columns(column)
 
 
-def woven_by(merge: int, nodes: Iterable[Node]) -> list[Weave]:
+def merged_by(merge: int, nodes: Iterable[Node]) -> list[Merged]:
     """The weaves that a merge made, under the nodes that it gave; below them are those of merges before it."""
-    found: dict[int, Weave] = {}
+    found: dict[int, Merged] = {}
     for node in nodes:
-        if isinstance(node, Weave) and node.merge == merge:
+        if isinstance(node, Merged) and node.merge == merge:
             found[id(node)] = node
-        elif not isinstance(node, Leaf):
-            found.update((id(weave), weave) for weave in woven_by(merge, node.rows))
+        elif not isinstance(node, Stored):
+            found.update((id(node), node) for node in merged_by(merge, node.rows))
     return list(found.values())
 
 
-def derived(node: Node) -> Iterator[Derived]:
+def computed_below(node: Node) -> Iterator[Computed]:
     """All derived tensors under a node."""
-    if isinstance(node, Derived):
+    if isinstance(node, Computed):
         yield node
-    if not isinstance(node, Leaf):
+    if not isinstance(node, Stored):
         for row in node.rows:
-            if not isinstance(row, Leaf):
-                yield from derived(row)
+            if not isinstance(row, Stored):
+                yield from computed_below(row)
 
 
-def collect(nodes: Iterable[Node]) -> dict[int, list[Weave]]:
+def merges_below(nodes: Iterable[Node]) -> dict[int, list[Merged]]:
     """All weaves under some nodes by the merge that made them, inner merges first."""
-    found: dict[int, dict[int, Weave]] = {}
+    found: dict[int, dict[int, Merged]] = {}
 
     def visit(nodes: Iterable[Node]) -> None:
         for node in nodes:
-            if not isinstance(node, Leaf):
+            if not isinstance(node, Stored):
                 visit(node.rows)
-            if isinstance(node, Weave):
+            if isinstance(node, Merged):
                 found.setdefault(node.merge, {})[id(node)] = node
 
     visit(nodes)

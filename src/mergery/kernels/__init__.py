@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 from mergery.errors import MergeryError
 
 if TYPE_CHECKING:
-    from mergery.kernels.compiled.piece import Twin
+    from mergery.kernels.compiled.piece import Compiled
 
 BLOCK = 65536
 """Elements over which `gram` and `masses` give one sum. An aligned block's sum does not depend on chunks."""
@@ -79,7 +79,7 @@ def _find(choice: str) -> ModuleType:
     return importlib.import_module(f"mergery.kernels.{choice}")
 
 
-def find_twin(function: Callable[..., Any]) -> Twin | None:
+def find_compiled(function: Callable[..., Any]) -> Compiled | None:
     """The compiled version of a function of a method in `mergery.methods`, where there is one."""
     package, _, name = f"{function.__module__}.{function.__qualname__}".partition("mergery.methods.")
     return None if package else getattr(kernels(), "TWINS", {}).get(name)

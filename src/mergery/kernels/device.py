@@ -127,15 +127,15 @@ class DeviceKernels:
 
         return self.mapped(raw, codes, n, out, out_code, kernel, whole=len(coefficients) > 1)
 
-    def agree(self, raw: Array, codes: Array, n: int, offset: int, keys: Array, *rule: Any) -> int:
+    def consensus(self, raw: Array, codes: Array, n: int, offset: int, keys: Array, *rule: Any) -> int:
         """See `mergery.kernels.readable.agree`."""
         if n <= self.small:
-            return kernels().agree(raw, codes, n, offset, keys, *rule)
+            return kernels().consensus(raw, codes, n, offset, keys, *rule)
         *settings, out, out_code = rule
-        agree: Callable[..., int] = readable.agree
+        consensus: Callable[..., int] = readable.consensus
 
         def kernel(rows: Tensor, start: int, size: int, into: Tensor) -> int:
-            return agree(rows, codes, size, offset + start, keys, *settings, into, out_code)
+            return consensus(rows, codes, size, offset + start, keys, *settings, into, out_code)
 
         return self.mapped(raw, codes, n, out, out_code, kernel)
 
@@ -153,16 +153,16 @@ class DeviceKernels:
             status |= readable.gram(rows, codes, stop - start, has_base, sums)
         return status
 
-    def masses(self, raw: Array, codes: Array, n: int, offset: int, keys: Array, *thinning: Any) -> int:
+    def l1_norms(self, raw: Array, codes: Array, n: int, offset: int, keys: Array, *thinning: Any) -> int:
         """See `mergery.kernels.readable.masses`."""
         if n <= self.small:
-            return kernels().masses(raw, codes, n, offset, keys, *thinning)
+            return kernels().l1_norms(raw, codes, n, offset, keys, *thinning)
         *settings, out = thinning
-        masses: Callable[..., int] = readable.masses
+        l1_norms: Callable[..., int] = readable.l1_norms
         status = 0
         for start, stop, rows, _ in self.slices(raw, codes, n):
             sums = out[start // BLOCK : -(-stop // BLOCK)]
-            status |= masses(rows, codes, stop - start, offset + start, keys, *settings, sums)
+            status |= l1_norms(rows, codes, stop - start, offset + start, keys, *settings, sums)
         return status
 
     def count_high(self, raw: Array, codes: Array, n: int, has_base: int, counts: Array) -> int:

@@ -83,7 +83,7 @@ def mix(raw: Bytes, codes: Array, n: int, has_base: int, coefficients: Array, ou
     return status | _encode(total, out, out_code)
 
 
-def agree(
+def consensus(
     raw: Bytes,
     codes: Array,
     n: int,
@@ -193,7 +193,7 @@ def gram(raw: Bytes, codes: Array, n: int, has_base: int, out: Array) -> int:
     return status
 
 
-def masses(
+def l1_norms(
     raw: Bytes,
     codes: Array,
     n: int,

@@ -49,10 +49,10 @@ else:
 
 if TYPE_CHECKING:
     Coefficients = np.ndarray
-    Merged = Tensor | Factored
+    MergedDelta = Tensor | Factored
 else:
 
-    class Merged:
+    class MergedDelta:
         """What a method on matrices returns: the merged task vectors (..., out, in), or their factors where those that it
         was given are factored.
         """

@@ -10,7 +10,19 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from mergery.method.asks import Ask, Base, Coefficients, Consensus, Count, Deltas, Gram, Largest, Merged, Models, Sum
+from mergery.method.asks import (
+    Ask,
+    Base,
+    Coefficients,
+    Consensus,
+    Count,
+    Deltas,
+    Gram,
+    Largest,
+    MergedDelta,
+    Models,
+    Sum,
+)
 from mergery.method.parts import Packing
 from mergery.method.scope import Preset, Rest, Routing
 from mergery.method.setting import PerModel, Setting
@@ -202,7 +214,12 @@ def _setting_docs(function: Callable[..., Any]) -> dict[str, str]:
 
 
 _FIRST: dict[Any, Takes] = {Count: "count", Gram: "gram", Models: "models", Deltas: "deltas"}
-_LAST: dict[Any, Gives] = {Coefficients: "coefficients", Consensus: "consensus", Tensor: "tensor", Merged: "tensor"}
+_LAST: dict[Any, Gives] = {
+    Coefficients: "coefficients",
+    Consensus: "consensus",
+    Tensor: "tensor",
+    MergedDelta: "tensor",
+}
 
 
 def _read_signature(

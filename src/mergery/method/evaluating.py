@@ -180,7 +180,7 @@ class Evaluation:
                 elif isinstance(ask, Base):
                     known[name] = None if base is None else base[cut]
                 elif isinstance(ask, Random):
-                    known[name] = Coins(self.keys, views[0], cut)
+                    known[name] = KeyedUniform(self.keys, views[0], cut)
             results.append(call_by_name(function, known))
         if len(results) == 1:
             return results[0]
@@ -233,7 +233,7 @@ class Evaluation:
         known = {name: self.known[name] for name in asked(self.method)}
         rule: Consensus = self.method.function(len(self.vectors), **known, **self.settings)
         weights = [float(weight) for weight in rule.weight]
-        coins = Coins(self.keys, self.vectors[0])
+        coins = KeyedUniform(self.keys, self.vectors[0])
         weighed = [thinned(delta, rule, model, coins) * weights[model] for model, delta in enumerate(self.vectors)]
         total = torch.zeros_like(self.vectors[0])
         up, down, up_share, down_share = (torch.zeros_like(total) for _ in range(4))
@@ -263,7 +263,7 @@ def asked(method: Method) -> list[str]:
     return [name for name, ask in method.asks if isinstance(ask, (Largest, Sum))]
 
 
-def thinned(delta: Tensor, rule: Consensus, model: int, coins: Coins) -> Tensor:
+def thinned(delta: Tensor, rule: Consensus, model: int, coins: KeyedUniform) -> Tensor:
     """A task vector after its rule's thinning and rescaling."""
     import torch
 
@@ -288,7 +288,7 @@ def divisor(weight: np.ndarray) -> float:
     return total if abs(total) > 1e-12 * float(abs(weight).sum()) else 1.0
 
 
-class Coins:
+class KeyedUniform:
     """What a `Random` ask gives: `uniform(i)` in [0, 1) for each element of a tensor, or of one piece of it."""
 
     def __init__(self, keys: Sequence[int], like: Tensor, cut: Any = ...) -> None:

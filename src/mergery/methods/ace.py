@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from mergery.errors import RecipeError
-from mergery.method import Deltas, Fraction, Merged, PerModel, Preset, Tensor, each, method
+from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Tensor, each, method
 from mergery.method.scope import LINEAR, Route
 from mergery.methods._routes import WIDE, decomposition
 from mergery.methods.wudi import check_weight
@@ -25,15 +25,15 @@ def check_ridge(settings: Mapping[str, Any]) -> None:
         raise RecipeError("ridge must be positive", why="without it the inputs that no task has have no solution")
 
 
-def unequal(masses: Tensor, mode: str) -> Tensor:
+def unequal(l1_norms: Tensor, mode: str) -> Tensor:
     """Whether tasks (k, ...) with these traces get the treatment of unequal ones: bool (...). Zero traces do not count."""
     import torch
 
     if mode != "auto":
-        return torch.full(masses.shape[1:], mode == "unequal", device=masses.device)
-    there = masses > 0.0
+        return torch.full(l1_norms.shape[1:], mode == "unequal", device=l1_norms.device)
+    there = l1_norms > 0.0
     count = there.sum(0)
-    logs = masses.where(there, 1.0).log()
+    logs = l1_norms.where(there, 1.0).log()
     mean = logs.sum(0) / count.clamp(min=1)
     spread = ((logs - mean).square() * there).sum(0) / (count - 1).clamp(min=1)
     return (count > 1) & (spread > UNEQUAL * mean.square())
@@ -56,7 +56,7 @@ def ace(
     ridge_of: Literal["mean", "one"] = "mean",
     leading: Fraction = 0.3,
     scale: float = 1.0,
-) -> Merged:
+) -> MergedDelta:
     """Average centred task vectors by their own covariances, and level them where tasks are unequal.
 
         d_i = x_i - base less its mean over the outputs;   S_i = d_i^T d_i, over its trace where tasks are unequal
@@ -93,11 +93,11 @@ def ace(
     up, across = frame.ones(cores[0])
     height, width = frame.shape
     k = len(cores)
-    masses = torch.stack([norm(core)[..., 0, 0].square() for core in cores])
-    flag = unequal(masses, mode)[..., None, None]
+    l1_norms = torch.stack([norm(core)[..., 0, 0].square() for core in cores])
+    flag = unequal(l1_norms, mode)[..., None, None]
     centred = [core.double() - up @ (up.mT @ core.double()) / height for core in cores]
     raw = torch.stack([norm(core).square() for core in centred])
-    there = raw > RANK**2 * masses[..., None, None]
+    there = raw > RANK**2 * l1_norms[..., None, None]
     centred = [core * there[i] for i, core in enumerate(centred)]
     size = torch.where(flag, raw.where(there, 1.0), 1.0)
     share = ridge if ridge_of == "one" else ridge * (raw * there).mean(0) / width
@@ -108,7 +108,7 @@ def ace(
     loaded = loaded.where(loaded > 0.0, 1.0)
     covariance = total(plain, factors)
     unit = torch.eye(covariance.shape[-1], dtype=torch.float64, device=covariance.device)
-    average = masses.mean(0)[..., None, None]
+    average = l1_norms.mean(0)[..., None, None]
     row = across.mT @ covariance / width / torch.where(flag, average.where(average > 0.0, 1.0), 1.0)
     aim = total(
         [core @ each_ + core * own[i] for i, (core, each_) in enumerate(zip(centred, plain, strict=True))], factors

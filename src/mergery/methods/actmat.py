@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mergery.method import Deltas, Merged, PerModel, Preset, each, method
+from mergery.method import Deltas, MergedDelta, PerModel, Preset, each, method
 from mergery.method.scope import LINEAR
 from mergery.methods.swudi import routing
 from mergery.methods.wudi import check_weight
@@ -16,7 +16,7 @@ from mergery.methods.wudi import check_weight
     presets={"paper": Preset()},
     routing=routing,
 )
-def actmat(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: float = 1.0) -> Merged:
+def actmat(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: float = 1.0) -> MergedDelta:
     """Average task vectors as RegMean does, with d_i^T d_i for the covariance of a task's inputs.
 
         d_i = x_i - base;   out = base + scale * (sum_i w_i d_i d_i^T d_i) (sum_i w_i d_i^T d_i)^+

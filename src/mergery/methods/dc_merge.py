@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from mergery.errors import RecipeError
-from mergery.method import Deltas, Fraction, Merged, PerModel, Preset, Tensor, each, method
+from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Tensor, each, method
 from mergery.method.scope import LINEAR, MATRICES, Route
 from mergery.methods._agreement import combine
 from mergery.methods._routes import by_svd
@@ -58,7 +58,7 @@ def dc_merge(
     density: Fraction = 0.001,
     blocks: bool = True,
     scale: float | None = None,
-) -> Merged:
+) -> MergedDelta:
     """Move all tasks into orthonormal directions of both sides that cover them, and let entries agree there.
 
         x_i - base = U_i S_i V_i^T, of which the leading r = floor(min(out, in) / k) triplets are kept

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from mergery.errors import RecipeError
-from mergery.method import Deltas, Fraction, Merged, Preset, Tensor, method
+from mergery.method import Deltas, Fraction, MergedDelta, Preset, Tensor, method
 from mergery.method.scope import LINEAR, Route
 from mergery.methods._routes import WIDE, decomposing, decomposition
 
@@ -112,7 +112,7 @@ def dop(
     steps: int = 200,
     rate: float = 1e-4,
     scale: float = 1.0,
-) -> Merged:
+) -> MergedDelta:
     """Merge models in their order, each where the directions of the merge so far and its own feel it least.
 
         d_i = x_i - base;   L_X(D) = |S U^T (D - X)|^2 + |(D - X) V S|^2,   U S V^T = X

@@ -34,11 +34,11 @@ def parts(shape: tuple[int, ...], settings: Mapping[str, Any]) -> dict[str, Part
     return {"vector": Part("values", each=False), "mask": Part("bits"), "scale": Part("number")}
 
 
-def pack(deltas: Deltas, masses: Sequence[float]) -> dict[str, Any]:
+def pack(deltas: Deltas, l1_norms: Sequence[float]) -> dict[str, Any]:
     """The elected task vector, and each task's mask and factor."""
     unified = elect(deltas)
     k = len(deltas)
-    factors = [masses[i] / masses[k + i] if masses[k + i] > 0.0 else 1.0 for i in range(k)]
+    factors = [l1_norms[i] / l1_norms[k + i] if l1_norms[k + i] > 0.0 else 1.0 for i in range(k)]
     return {"vector": unified, "mask": agreeing(deltas, unified), "scale": factors}
 
 
@@ -49,7 +49,7 @@ def unpack(parts: Mapping[str, Any]) -> Tensor:
 @method(paper="2405.17461", symmetric=False, check=check_task, packing=Packing(parts, pack, unpack))
 def emr(
     deltas: Deltas,
-    masses: Annotated[list[float], Sum(sizes)],
+    l1_norms: Annotated[list[float], Sum(sizes)],
     *,
     task: Task | None = None,
     scope: Literal["model", "tensor"] = "model",
@@ -73,4 +73,4 @@ def emr(
     Use it to serve many fine-tunes of one base by task without tuning anything, in little more space than two
     models.
     """
-    return serve(pack(deltas, masses), task, unpack)
+    return serve(pack(deltas, l1_norms), task, unpack)

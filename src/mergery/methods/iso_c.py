@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mergery.method import Deltas, Merged, PerModel, Preset, each, method
+from mergery.method import Deltas, MergedDelta, PerModel, Preset, each, method
 from mergery.method.scope import LINEAR, MATRICES, Route
 from mergery.methods._routes import by_svd
 from mergery.methods._scale import outer
@@ -26,7 +26,7 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     },
     routing=routing,
 )
-def iso_c(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: float | None = None) -> Merged:
+def iso_c(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: float | None = None) -> MergedDelta:
     """Add the task vectors and give every direction of the sum the same weight.
 
         sum_i w_i (x_i - base) = U S V^T;   out = base + scale * s U V^T   with s the mean of the singular values

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mergery.method import Deltas, Fraction, Merged, PerModel, Preset, each, method
+from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, each, method
 from mergery.method.scope import LINEAR, MATRICES, Route
 from mergery.methods._routes import by_svd
 from mergery.methods._scale import outer
@@ -35,7 +35,7 @@ def split(smaller: int, k: int, common: float) -> tuple[int, int]:
 )
 def iso_cts(
     deltas: Deltas, *, weight: PerModel[float] = each(1.0), common: Fraction = 0.8, scale: float | None = None
-) -> Merged:
+) -> MergedDelta:
     """Give the same weight to the leading directions of the sum and to each task's own beyond them.
 
         U S V^T = sum_i w_i (x_i - base), of which the leading c = common min(out, in) triplets stay

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from mergery.method import Deltas, Fraction, Merged, PerModel, Preset, Random, Tensor, each, method
+from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Random, Tensor, each, method
 from mergery.method.scope import LINEAR, Route
 from mergery.methods._agreement import combine
 from mergery.methods._routes import EIGEN, WIDE, decomposing
@@ -49,7 +49,7 @@ def knots(
     across: Literal["input", "output"] = "input",
     normalize: bool = True,
     scale: float = 1.0,
-) -> Merged:
+) -> MergedDelta:
     """Express all task vectors in one basis, merge their coordinates there, and map the result back.
 
         [x_1 - base .. x_k - base] = U S [V_1^T .. V_k^T]  (side by side);   Z_i = S V_i^T = U^T (x_i - base)

@@ -59,7 +59,7 @@ def neuromerging(
     base: Annotated[Tensor, Base()],
     shape: Annotated[tuple[int, ...], Shape()],
     cut: Annotated[list[float], Largest("density")],
-    masses: Annotated[list[float], Sum(losses)],
+    l1_norms: Annotated[list[float], Sum(losses)],
     *,
     density: PerModel[Fraction] = each(0.1),
     parallel: float = 0.0,
@@ -99,7 +99,7 @@ def neuromerging(
         return elected(trimmed).float()
     if orthogonal is None:
         k = len(deltas)
-        lost = max(masses[i] / masses[k + i] if masses[k + i] > 0.0 else 0.0 for i in range(k))
+        lost = max(l1_norms[i] / l1_norms[k + i] if l1_norms[k + i] > 0.0 else 0.0 for i in range(k))
         orthogonal = 1.0 / (1.0 - lost) if lost < 1.0 else 0.0
     own = base.double()
     square = own.square().sum(-1, keepdim=True)

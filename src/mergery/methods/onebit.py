@@ -32,15 +32,15 @@ def parts(shape: tuple[int, ...], settings: Mapping[str, Any]) -> dict[str, Part
 
 
 def pack(
-    deltas: Deltas, masses: Sequence[float] | None, shape: tuple[int, ...], *, binary: bool, scope: str
+    deltas: Deltas, l1_norms: Sequence[float] | None, shape: tuple[int, ...], *, binary: bool, scope: str
 ) -> dict[str, Any]:
     """Signs (bool, true for plus) and magnitudes of each task vector, or the vectors themselves."""
     if not binarised(shape, {"binary": binary}):
         return {"values": list(deltas)}
     signs = [delta >= 0.0 for delta in deltas]
-    if masses is None:
+    if l1_norms is None:
         return {"sign": signs, "sizes": [delta.abs().double().mean(-1, keepdim=True).float() for delta in deltas]}
-    return {"sign": signs, "size": [mass / math.prod(shape) for mass in masses]}
+    return {"sign": signs, "size": [mass / math.prod(shape) for mass in l1_norms]}
 
 
 def unpack(parts: Mapping[str, Any]) -> Tensor:
@@ -52,7 +52,7 @@ def unpack(parts: Mapping[str, Any]) -> Tensor:
 @method(paper="2502.10743", unit="row", packing=Packing(parts, pack, unpack, by_row=True))
 def onebit(
     deltas: Deltas,
-    masses: Annotated[list[float] | None, Sum(sizes, when=by_tensor)],
+    l1_norms: Annotated[list[float] | None, Sum(sizes, when=by_tensor)],
     shape: Annotated[tuple[int, ...], Shape()],
     *,
     task: Task | None = None,
@@ -87,7 +87,7 @@ def onebit(
     Use it to keep many fine-tunes of one base in a sixteenth of their space each. It suits task vectors whose
     magnitudes vary little; a few large entries are lost.
     """
-    packed = pack(deltas, masses, shape, binary=binary, scope=scope)
+    packed = pack(deltas, l1_norms, shape, binary=binary, scope=scope)
     if task is not None:
         return serve(packed, task, unpack)
     vectors = [serve(packed, index, unpack) for index in range(len(deltas))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mergery.method import Deltas, Fraction, Merged, PerModel, Preset, Tensor, each, method
+from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Tensor, each, method
 from mergery.method.scope import LINEAR, Route
 from mergery.methods._routes import by_svd
 
@@ -37,7 +37,9 @@ def novel(delta: Tensor, merged: Tensor, alpha: float) -> Tensor:
     presets={"paper": Preset({"alpha": 0.5})},
     routing=routing,
 )
-def opcm(deltas: Deltas, *, weight: PerModel[float] = each(1.0), alpha: Fraction = 0.5, scale: float = 1.0) -> Merged:
+def opcm(
+    deltas: Deltas, *, weight: PerModel[float] = each(1.0), alpha: Fraction = 0.5, scale: float = 1.0
+) -> MergedDelta:
     """Merge models in their order, of each only what lies across the directions merged before.
 
         d_i = w_i (x_i - base);   M_1 = d_1;   M_i = M_(i-1) + d_i - U C_i V^T,   U S V^T = M_(i-1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from mergery.method import Deltas, Merged, PerModel, Preset, Tensor, each, method
+from mergery.method import Deltas, MergedDelta, PerModel, Preset, Tensor, each, method
 from mergery.method.scope import LINEAR, Route
 from mergery.methods._routes import WIDE, decomposing, decomposition
 from mergery.methods.tsv_merge import share
@@ -45,7 +45,7 @@ def optmerge(
     steps: int = 300,
     rate: float = 1e-5,
     scale: float = 1.0,
-) -> Merged:
+) -> MergedDelta:
     """Find the task vector that is least felt by each task's leading inputs, against denoised targets.
 
         d_i = x_i - base;   t_i = m + the leading r singular triplets of d_i - m,   m the mean of all d_i

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mergery.method import Deltas, Fraction, Merged, PerModel, Preset, Tensor, each, method
+from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Tensor, each, method
 from mergery.method.scope import LINEAR, Route
 from mergery.methods._routes import by_svd
 from mergery.methods._scale import outer
@@ -32,7 +32,7 @@ def boosted(s: Tensor, beta: float) -> Tensor:
 )
 def subspace_boosting(
     deltas: Deltas, *, weight: PerModel[float] = each(1.0), beta: Fraction = 0.01, scale: float | None = None
-) -> Merged:
+) -> MergedDelta:
     """Add the task vectors and raise the weak directions of the sum to a level.
 
         sum_i w_i (x_i - base) = U diag(s_1 >= s_2 >= ..) V^T;   j the first with s_1 + .. + s_j >= beta sum_i s_i

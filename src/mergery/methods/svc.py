@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mergery.errors import RecipeError
-from mergery.method import Deltas, Merged, PerModel, Preset, each, method
+from mergery.method import Deltas, MergedDelta, PerModel, Preset, each, method
 from mergery.method.scope import LINEAR, MATRICES, Route
 from mergery.methods._routes import by_svd
 
@@ -30,7 +30,7 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
 )
 def svc(
     deltas: Deltas, *, weight: PerModel[float] = each(1.0), alpha: float | None = 1.0, scale: float = 1.0
-) -> Merged:
+) -> MergedDelta:
     """Add the task vectors and scale each singular value back by how much the sum overstates the tasks there.
 
         d_i = x_i - base;   U S V^T = sum_i w_i d_i;   p_ri = (s_r v_r . u_r^T d_i) / |u_r^T d_i|^2

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from mergery.errors import RecipeError
-from mergery.method import Deltas, Fraction, Merged, PerModel, Preset, Tensor, each, method
+from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Tensor, each, method
 from mergery.method.scope import LINEAR, Route
 from mergery.methods._routes import by_interference
 from mergery.methods.wudi import check_weight
@@ -22,7 +22,7 @@ def check_time(settings: Mapping[str, Any]) -> None:
         raise RecipeError("time must not be negative", why="it says how long the descent goes on")
 
 
-def filtered(deltas: Deltas, weight: Any, start: str, share: Any) -> Merged:
+def filtered(deltas: Deltas, weight: Any, start: str, share: Any) -> MergedDelta:
     """The start, moved along each eigenvector of the tasks' inputs by a share of the way to the minimum.
 
     `share(values, into)` gives the shares (..., r) from the eigenvalues (..., r) of matrices with `into` columns.
@@ -62,7 +62,7 @@ def swudi(
     rank: Fraction = 0.65,
     start: Literal["mean", "sum"] = "mean",
     scale: float = 1.0,
-) -> Merged:
+) -> MergedDelta:
     """Follow WUDI's gradient for a while, in closed form, along the directions that matter.
 
         d_i = x_i - base;   C = sum_i w_i S_i = Q L Q^T,   S_i = d_i^T d_i / |d_i|^2;   D* = (sum_i w_i d_i S_i) C^+

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mergery.method import Deltas, Merged, PerModel, Preset, Tensor, each, method
+from mergery.method import Deltas, MergedDelta, PerModel, Preset, Tensor, each, method
 from mergery.method.scope import LINEAR
 from mergery.methods.swudi import filtered, leading, routing
 from mergery.methods.wudi import check_weight
@@ -45,7 +45,7 @@ def swudi_a(
     rule: Literal["participation", "noise"] = "participation",
     start: Literal["mean", "sum"] = "mean",
     scale: float = 1.0,
-) -> Merged:
+) -> MergedDelta:
     """Minimise WUDI's loss on the leading eigenvectors, as many as the spectrum itself asks for.
 
         d_i = x_i - base;   C = sum_i w_i S_i = Q L Q^T,   S_i = d_i^T d_i / |d_i|^2;   D* = (sum_i w_i d_i S_i) C^+

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mergery.errors import RecipeError
-from mergery.method import Deltas, Fraction, Merged, method
+from mergery.method import Deltas, Fraction, MergedDelta, method
 from mergery.method.scope import LINEAR, Route
 from mergery.methods._routes import by_svd
 
@@ -26,7 +26,7 @@ def kept(smaller: int, share: float, rank: int | None) -> int:
 
 
 @method(paper="eckart1936", unit="matrix", models=(1, 1), check=check_rank, scope=LINEAR, routing=routing)
-def truncate(deltas: Deltas, *, share: Fraction = 0.5, rank: int | None = None, scale: float = 1.0) -> Merged:
+def truncate(deltas: Deltas, *, share: Fraction = 0.5, rank: int | None = None, scale: float = 1.0) -> MergedDelta:
     """Replace the matrices of a task vector by the nearest ones of a lower rank.
 
         x - base = U S V^T;   out = base + scale * U_r S_r V_r^T,   r = rank, or share * min(out, in), rounded

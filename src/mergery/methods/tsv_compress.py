@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mergery.method import Deltas, Merged, Packing, Part, PerModel, Task, Tensor, each, method
+from mergery.method import Deltas, MergedDelta, Packing, Part, PerModel, Task, Tensor, each, method
 from mergery.method.scope import LINEAR, Route
 from mergery.methods._multitask import check_task
 from mergery.methods._routes import by_svd
@@ -44,7 +44,7 @@ def unpack(parts: Mapping[str, Any]) -> Tensor:
     rest="base",
     routing=routing,
 )
-def tsv_compress(deltas: Deltas, *, task: Task | None = None, scale: PerModel[float] = each(1.0)) -> Merged:
+def tsv_compress(deltas: Deltas, *, task: Task | None = None, scale: PerModel[float] = each(1.0)) -> MergedDelta:
     """Serve one task from the leading singular triplets of its task vector.
 
         x_t - base = U S V^T;   out = base + scale_t U_r S_r V_r^T   with r = floor(min(out, in) / k), at least 1

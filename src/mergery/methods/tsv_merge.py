@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mergery.method import Deltas, Merged, PerModel, Preset, each, method
+from mergery.method import Deltas, MergedDelta, PerModel, Preset, each, method
 from mergery.method.scope import LINEAR, MATRICES, Route
 from mergery.methods._routes import by_svd
 from mergery.methods._scale import outer
@@ -20,7 +20,7 @@ def share(smaller: int, k: int) -> int:
     return max(1, smaller // k)
 
 
-def combine(deltas: Deltas, weight: Any) -> Merged:
+def combine(deltas: Deltas, weight: Any) -> MergedDelta:
     """P(U) S P(V)^T of the tasks' leading triplets, stacked."""
     import torch
 
@@ -42,7 +42,7 @@ def combine(deltas: Deltas, weight: Any) -> Merged:
     presets={"paper": Preset({"scale": 1.0}, scope=MATRICES)},
     routing=routing,
 )
-def tsv_merge(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: float | None = None) -> Merged:
+def tsv_merge(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: float | None = None) -> MergedDelta:
     """Keep each task's leading singular vectors and make those of different tasks orthogonal.
 
         x_i - base = U_i S_i V_i^T, of which the leading r = floor(min(out, in) / k) triplets are kept

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from mergery.errors import RecipeError
-from mergery.method import Deltas, Merged, PerModel, Preset, each, method
+from mergery.method import Deltas, MergedDelta, PerModel, Preset, each, method
 from mergery.method.scope import LINEAR, Route
 from mergery.methods._routes import WIDE, by_interference
 
@@ -62,7 +62,7 @@ def wudi(
     steps: int = 300,
     rate: float = 1e-5,
     scale: float = 1.0,
-) -> Merged:
+) -> MergedDelta:
     """Find the task vector whose distance to each task's own is felt least by that task's inputs.
 
         d_i = x_i - base;   L(D) = sum_i w_i |(D - d_i) d_i^T|^2 / |d_i|^2

@@ -14,7 +14,7 @@ from typing import Any
 from mergery.architecture import Architecture, read_architecture
 from mergery.checkpoints.base import Checkpoint
 from mergery.errors import MergeryError, PlanError, Where
-from mergery.graph.nodes import Change, Leaf, Node, View
+from mergery.graph.nodes import Change, Node, Stored, View
 from mergery.planning.compatibility import check_families, check_quantised
 from mergery.planning.side_by_side import parallel
 from mergery.planning.stack import stacked
@@ -76,7 +76,7 @@ class Builder:
         checkpoint = self.checkpoints[name]
         config = checkpoint.config
         check_quantised(self, name, checkpoint, source)
-        nodes: dict[str, Node] = {each: Leaf(name, checkpoint, info) for each, info in checkpoint.tensors.items()}
+        nodes: dict[str, Node] = {each: Stored(name, checkpoint, info) for each, info in checkpoint.tensors.items()}
         dropped: dict[str, str] = {}
         for pattern in self.recipe.drop:
             for each in [each for each in nodes if fnmatch.fnmatchcase(each, pattern)]:

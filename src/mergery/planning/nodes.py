@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mergery.architecture import Part
 from mergery.checkpoints.base import TensorInfo
 from mergery.dtypes import BY_TORCH, F32, DType
-from mergery.graph.fused_groups import SPLIT, Seam, matrices_of, seams, sew_again
-from mergery.graph.nodes import Leaf, Matrices, Node, Weave
+from mergery.graph.fused_groups import SPLIT, FusedGroup, from_parts, fused_groups, matrices_of
+from mergery.graph.nodes import Matrices, Merged, Node, Stored
 from mergery.method import Method
 from mergery.method.scope import BASE
 from mergery.planning.special_cases import copies, treat
 from mergery.planning.treatment import Levels, Treatment, Treatments, treatments_of
 from mergery.recipe import Merge
 from mergery.recipe.resolving import differing, resolve_settings
-from mergery.recipe.values import Spot, looks_at
+from mergery.recipe.values import Target, looks_at
 
 if TYPE_CHECKING:
     from mergery.planning.builder import Builder
@@ -32,7 +32,7 @@ class Asked(NamedTuple):
     looks: set[str]
 
 
-class Way(NamedTuple):
+class Assignment(NamedTuple):
     """How a tensor is woven, whatever its name; `rule` is why it is not as the recipe says."""
 
     method: Method
@@ -45,7 +45,7 @@ class Way(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Weaver:
+class NodeBuilder:
     """Makes the nodes of one merge, or of one slice of a stack, where the same models are merged with the same settings.
 
     `number` is that of the merge; `levels` are settings that stand before the merge's own, nearest first.
@@ -58,43 +58,43 @@ class Weaver:
     merged: tuple[str, ...]
     levels: Levels = ()
     asking: dict[int, Asked] = field(default_factory=dict)  # by the number of the treatment
-    ways: dict[Any, Way] = field(default_factory=dict)  # by all that tells tensors apart but their names
+    ways: dict[Any, Assignment] = field(default_factory=dict)  # by all that tells tensors apart but their names
 
     @cached_property
     def treatments(self) -> Treatments:
         return treatments_of(self.builder, self.merge, self.number)
 
-    def weave(self, spot: Spot, inputs: Mapping[str, Node], own: Node) -> Node:
+    def node(self, target: Target, inputs: Mapping[str, Node], own: Node) -> Node:
         """The node of one output tensor. `own` is the donor's of that name."""
         copied = inputs[self.base] if self.base else own if own in inputs.values() else inputs[self.merged[0]]
-        kind = (*spot[1:], copied.shape, copied.dtype.name)
+        kind = (*target[1:], copied.shape, copied.dtype.name)
         way = self.ways.get(kind)
         if way is not None:  # such as the experts of a layer
-            return self.made(way, spot, inputs)
+            return self.made(way, target, inputs)
         known = self.treatments
-        treatment = known.at(spot, copied.shape)
+        treatment = known.at(target, copied.shape)
         method = treatment.method
         whole = not copied.dtype.floating or not copied.elements
         if whole and method is not None:
             return copied  # integers and flags are copied, from the base where there is one
-        if method is not None and copies(self.builder, spot):
+        if method is not None and copies(self.builder, target):
             return copied
         matrix = method is not None and method.unit == "matrix"
         looks = self.asked(treatment).looks if method is not None else set()
         named = matrix or bool(known.parts) or "role" in looks  # fused tensors are told by their names
-        found = seams(copied, spot) if named and not whole else ()
-        if found and (matrix or self.differ(found, spot, treatment, filtered="role" in looks)):
-            self.builder.treated.setdefault(SPLIT, []).append(spot.name)
-            return self.split(spot, inputs, copied, found)
-        way = self.way(treatment, spot, inputs, copied)
-        if isinstance(way, Way) and not named and "name" not in looks:
+        found = fused_groups(copied, target) if named and not whole else ()
+        if found and (matrix or self.differ(found, target, treatment, filtered="role" in looks)):
+            self.builder.treated.setdefault(SPLIT, []).append(target.name)
+            return self.split(target, inputs, copied, found)
+        way = self.way(treatment, target, inputs, copied)
+        if isinstance(way, Assignment) and not named and "name" not in looks:
             self.ways[kind] = way
-        return self.made(way, spot, inputs)
+        return self.made(way, target, inputs)
 
-    def differ(self, found: Sequence[Seam], spot: Spot, treatment: Treatment, *, filtered: bool) -> bool:
+    def differ(self, found: Sequence[FusedGroup], target: Target, treatment: Treatment, *, filtered: bool) -> bool:
         """Whether the parts of a fused tensor get different things."""
         known = self.treatments
-        at = [(seam.spot(spot), seam.shape) for seam in found]
+        at = [(group.target(target), group.shape) for group in found]
         if any(known.at(*each) is not treatment for each in at):
             return True
         if not filtered:
@@ -102,48 +102,55 @@ class Weaver:
         first, *others = [self.settings(treatment, each) for each, _ in at]
         return any(differing([first, other]) for other in others)
 
-    def split(self, spot: Spot, inputs: Mapping[str, Node], copied: Node, found: Sequence[Seam]) -> Node:
+    def split(self, target: Target, inputs: Mapping[str, Node], copied: Node, found: Sequence[FusedGroup]) -> Node:
         """A fused tensor: each part gets what its own roles say, and all are sewn again."""
         nodes = []
-        for seam in found:
-            at, name = seam.spot(spot), seam.name(spot.name)
-            pieces = {each: seam.take(node, name) for each, node in inputs.items()}
+        for group in found:
+            at, name = group.target(target), group.name(target.name)
+            pieces = {each: group.take(node, name) for each, node in inputs.items()}
             piece = pieces[next(each for each, node in inputs.items() if node is copied)]
-            way = self.way(self.treatments.at(at, seam.shape), at, pieces, piece, seam)
-            nodes.append(self.made(way, at, pieces, seam))
-        return sew_again(spot.name, copied.shape, found, nodes)
+            way = self.way(self.treatments.at(at, group.shape), at, pieces, piece, group)
+            nodes.append(self.made(way, at, pieces, group))
+        return from_parts(target.name, copied.shape, found, nodes)
 
     def way(
-        self, treatment: Treatment, spot: Spot, inputs: Mapping[str, Node], copied: Node, seam: Seam | None = None
-    ) -> Way | Node:
+        self,
+        treatment: Treatment,
+        target: Target,
+        inputs: Mapping[str, Node],
+        copied: Node,
+        group: FusedGroup | None = None,
+    ) -> Assignment | Node:
         """How a tensor, or a part of a fused one, is woven under one treatment; or the node that it is."""
-        name = seam.name(spot.name) if seam is not None else spot.name
+        name = group.name(target.name) if group is not None else target.name
         if treatment.method is None:
             return self.taken(treatment, name, inputs, copied)
         merge, method = treatment.merge, treatment.method
-        settings = self.settings(treatment, spot)
+        settings = self.settings(treatment, target)
         if method.name == "passthrough" and settings["scale"] == 1.0:
             return inputs[self.merged[0]]
         dtype = BY_TORCH[merge.dtype] if merge.dtype else F32
         based = self.base is not None and method.base != "unused"
-        method, settings, rule = treat(method, settings, spot, copied, deltas=based)
-        matrices = matrices_of(method, copied, spot, seam) if method.unit == "matrix" else None
+        method, settings, rule = treat(method, settings, target, copied, deltas=based)
+        matrices = matrices_of(method, copied, target, group) if method.unit == "matrix" else None
         if method.unit == "matrix" and matrices is None:
             self.treatments.vectors.setdefault(treatment.number, []).append(name)
             return copied
-        return Way(method, settings, based, dtype, treatment.number, matrices, rule)
+        return Assignment(method, settings, based, dtype, treatment.number, matrices, rule)
 
-    def made(self, way: Way | Node, spot: Spot, inputs: Mapping[str, Node], seam: Seam | None = None) -> Node:
+    def made(
+        self, way: Assignment | Node, target: Target, inputs: Mapping[str, Node], group: FusedGroup | None = None
+    ) -> Node:
         """The node of a tensor, or of a part of a fused one, that is woven in some way."""
-        if not isinstance(way, Way):
+        if not isinstance(way, Assignment):
             return way
         method, settings, based, dtype, number, matrices, rule = way
         if rule:
-            self.builder.treated.setdefault(rule, []).append(spot.name)
-        name = spot.name if seam is None else seam.name(spot.name)
+            self.builder.treated.setdefault(rule, []).append(target.name)
+        name = target.name if group is None else group.name(target.name)
         models = tuple([inputs[each] for each in self.merged])
         base = inputs[self.base] if based and self.base is not None else None
-        return Weave(method, name, self.merged, models, base, settings, dtype, number, matrices)
+        return Merged(method, name, self.merged, models, base, settings, dtype, number, matrices)
 
     def taken(self, treatment: Treatment, tensor: str, inputs: Mapping[str, Node], copied: Node) -> Node:
         """The tensor of the model that a part of the recipe names; `base` is the merge's own, where it has one."""
@@ -154,18 +161,18 @@ class Weaver:
         self.builder.fail(f"{tensor!r} cannot be taken from {name!r}", where=treatment.merge.place, why=why)
         return copied
 
-    def settings(self, treatment: Treatment, spot: Spot) -> dict[str, Any]:
+    def settings(self, treatment: Treatment, target: Target) -> dict[str, Any]:
         """A treatment's settings at one tensor. Tensors that no value can tell apart share one dictionary."""
         builder, merge, method = self.builder, treatment.merge, treatment.method
         assert method is not None
         asked = self.asked(treatment)
         if "name" in asked.looks:
-            return resolve_settings(merge, method, self.merged, asked.levels, spot, builder.problems)
+            return resolve_settings(merge, method, self.merged, asked.levels, target, builder.problems)
         key: Any = (method.name, asked.places, self.merged)
         if asked.looks:
-            key = (*key, spot.layer, spot.roles, spot.depth, spot.after, spot.part, spot.number)
+            key = (*key, target.layer, target.roles, target.depth, target.after, target.part, target.number)
         if key not in builder.resolved:
-            builder.resolved[key] = resolve_settings(merge, method, self.merged, asked.levels, spot, builder.problems)
+            builder.resolved[key] = resolve_settings(merge, method, self.merged, asked.levels, target, builder.problems)
         return builder.resolved[key]
 
     def asked(self, treatment: Treatment) -> Asked:
@@ -177,20 +184,20 @@ class Weaver:
         return self.asking[treatment.number]
 
 
-def spot_of(tensor: str, part: Part) -> Spot:
+def target_of(tensor: str, part: Part) -> Target:
     """The spot of a tensor that keeps its name."""
-    return Spot(tensor, part.layer, part.roles, part.height, part.after, (), part.part, part.number)
+    return Target(tensor, part.layer, part.roles, part.height, part.after, (), part.part, part.number)
 
 
 def output_dtype(node: Node, donor: TensorInfo | None, wanted: DType | None) -> DType:
     """The dtype in which a tensor is written: the recipe's, or that of the donor's own."""
-    if isinstance(node, Leaf) and not node.dtype.floating:
+    if isinstance(node, Stored) and not node.dtype.floating:
         return node.dtype
     if wanted is not None:
         return wanted
     if donor is not None and donor.dtype.floating:
         return donor.dtype
     leaf = node
-    while not isinstance(leaf, Leaf) and leaf.rows:
+    while not isinstance(leaf, Stored) and leaf.rows:
         leaf = leaf.rows[-1]
     return leaf.dtype

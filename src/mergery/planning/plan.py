@@ -17,10 +17,10 @@ import numpy as np
 from mergery.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from mergery.dtypes import F64, OUTPUT_DTYPES, DType
 from mergery.errors import MergeryError, PlanError, Problems, RecipeError
-from mergery.graph.nodes import Change, Leaf, Node, View, Weave, leaf_columns, leaves, likeness, under
+from mergery.graph.nodes import Change, Merged, Node, Stored, View, kind_key, leaf_columns, leaves, looked_up
 from mergery.planning.builder import Builder
 from mergery.planning.layout import Layout, Slot, lay_out
-from mergery.planning.nodes import output_dtype, spot_of
+from mergery.planning.nodes import output_dtype, target_of
 from mergery.planning.special_cases import remarks
 from mergery.recipe import Recipe, Source
 from mergery.recipe.reading import load_recipe
@@ -182,7 +182,7 @@ def _plan(recipe: Recipe, checkpoints: dict[str, Checkpoint], only: tuple[str, .
     original = _original(view, stored)
     infos = [
         TensorInfo(name, node.shape, output_dtype(node, donor, wanted))
-        for (name, node), donor in zip(view.nodes.items(), under(view.nodes, original), strict=True)
+        for (name, node), donor in zip(view.nodes.items(), looked_up(view.nodes, original), strict=True)
     ]
     layout = lay_out(infos, recipe.output.shard_size, {"format": "pt"})
     steps = tuple([Step(slot, view.nodes[slot.info.name]) for slot in layout.slots])
@@ -255,7 +255,7 @@ def _kinds(steps: Sequence[Step]) -> tuple[tuple[Step, ...], ...]:
     """Steps of one likeness, together: there may be 100,000 steps, of few kinds."""
     found: dict[Any, list[Step]] = {}
     for step in steps:
-        found.setdefault((step.slot.info.dtype.name, *likeness(step.node)), []).append(step)
+        found.setdefault((step.slot.info.dtype.name, *kind_key(step.node)), []).append(step)
     return tuple(map(tuple, found.values()))
 
 
@@ -289,7 +289,7 @@ def _output_config(config: dict[str, Any] | None, dtype: DType) -> dict[str, Any
 
 def _warn(kinds: Sequence[Sequence[Step]]) -> list[str]:
     warnings = []
-    whole = [kind for kind in kinds if isinstance(kind[0].node, Leaf) and not kind[0].node.dtype.floating]
+    whole = [kind for kind in kinds if isinstance(kind[0].node, Stored) and not kind[0].node.dtype.floating]
     copied = [step for kind in whole for step in kind]
     if copied:
         warnings.append(f"{len(copied)} tensors of integers are copied, not merged (such as {copied[0].name!r})")
@@ -297,11 +297,11 @@ def _warn(kinds: Sequence[Sequence[Step]]) -> list[str]:
     wide = [leaf for node in firsts for leaf in leaves(node) if leaf.info.dtype is F64 and node is not leaf]
     if wide:
         warnings.append(f"float64 inputs are merged in float32 (such as {wide[0].info.name!r} of {wide[0].model!r})")
-    weaves = {node.merge: node for node in firsts if isinstance(node, Weave)}
-    for weave in weaves.values():
-        weights = weave.settings.get("weight")
+    nodes = {node.merge: node for node in firsts if isinstance(node, Merged)}
+    for node in nodes.values():
+        weights = node.settings.get("weight")
         signs = set(np.sign(weights)) if isinstance(weights, np.ndarray) else set()
-        if weave.settings.get("normalize") and {-1.0, 1.0} <= signs:
+        if node.settings.get("normalize") and {-1.0, 1.0} <= signs:
             warnings.append("normalize divides by the sum of the weights, and some are negative")
     return warnings
 
@@ -314,15 +314,15 @@ def content_mark(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
 def restrict(view: View, only: tuple[str, ...]) -> View:
     """The part of a view that any of the words names. Raises RecipeError for a word that names nothing."""
     conditions = {word: only_condition(word) for word in only}
-    spots = {name: spot_of(name, part) for name, part in view.architecture.parts.items()}
+    targets = {name: target_of(name, part) for name, part in view.architecture.parts.items()}
     for word, condition in conditions.items():
-        if not any(condition.holds(spot) for name, spot in spots.items() if name in view.nodes):
+        if not any(condition.holds(target) for name, target in targets.items() if name in view.nodes):
             depth = view.architecture.depth
             raise RecipeError(f"--only {word} names no tensor", hint=f"the model has layers 0-{depth - 1}")
     kept = {
         name: node
         for name, node in view.nodes.items()
-        if any(condition.holds(spots[name]) for condition in conditions.values())
+        if any(condition.holds(targets[name]) for condition in conditions.values())
     }
     return replace(view, nodes=kept)
 

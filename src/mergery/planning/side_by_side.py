@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from mergery.errors import Where
-from mergery.graph.nodes import Node, View, under
+from mergery.graph.nodes import Node, View, looked_up
 from mergery.graph.wording import SHOWN, listed, nearest
 from mergery.method import find
-from mergery.planning.nodes import Weaver, spot_of
+from mergery.planning.nodes import NodeBuilder, target_of
 from mergery.recipe import Merge
 from mergery.recipe.resolving import check_model_wide
 from mergery.views.respelling import beside_language, only_heads, respelled
@@ -30,14 +30,14 @@ def parallel(builder: Builder, name: str, merge: Merge, views: Mapping[str, View
     nodes: dict[str, Node] = {}
     architecture = donor.architecture
     available = {each: views[each].nodes for each in merge.names()}
-    weaver = Weaver(builder, merge, number, merge.base, merge.models)
-    rows = zip(*(under(donor.nodes, view) for view in available.values()), strict=True)
+    builder_of_nodes = NodeBuilder(builder, merge, number, merge.base, merge.models)
+    rows = zip(*(looked_up(donor.nodes, view) for view in available.values()), strict=True)
     for (tensor, own), row in zip(donor.nodes.items(), rows, strict=True):
         if None in row:  # a part that a plain language model does not have
             nodes[tensor] = own
             continue
         inputs = dict(zip(available, cast("tuple[Node, ...]", row), strict=True))
-        nodes[tensor] = weaver.weave(spot_of(tensor, architecture.parts[tensor]), inputs, own)
+        nodes[tensor] = builder_of_nodes.node(target_of(tensor, architecture.parts[tensor]), inputs, own)
     check_model_wide(method, merge, nodes, number, builder.problems)
     dropped = {k: v for view in views.values() for k, v in {**view.dropped, **(aligned[view.name] or {})}.items()}
     return View(name, nodes, architecture, donor.config, donor.donor, dropped)
@@ -81,7 +81,7 @@ def align(builder: Builder, donor: View, view: View, merge: Merge) -> dict[str, 
         )
     if missing or extra:
         return None
-    pairs = zip(donor.nodes.items(), under(donor.nodes, view.nodes), strict=True) if view is not donor else ()
+    pairs = zip(donor.nodes.items(), looked_up(donor.nodes, view.nodes), strict=True) if view is not donor else ()
     wrong = [tensor for (tensor, own), node in pairs if node is not None and node.shape != own.shape]
     for tensor in wrong[:SHOWN]:
         shape_problem(builder, tensor, donor, view, place)

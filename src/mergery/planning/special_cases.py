@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mergery.architecture.spelling import language_family
-from mergery.graph.nodes import Node, View, leaves, woven
+from mergery.graph.nodes import Node, View, is_computed, leaves
 from mergery.method import Method, find
-from mergery.recipe.values import Spot
+from mergery.recipe.values import Target
 
 if TYPE_CHECKING:
     from mergery.planning.builder import Builder
@@ -33,21 +33,21 @@ OFFSET = "are norms stored as offsets from one: they are averaged, for offsets h
 SCALED = "are norms stored as offsets from one: scale multiplies the offset, not the norm"
 
 
-def copies(builder: Builder, spot: Spot) -> bool:
+def copies(builder: Builder, target: Target) -> bool:
     """Whether a tensor is copied whatever the method; notes it for the plan."""
-    if "buffer" not in spot.roles:
+    if "buffer" not in target.roles:
         return False
-    builder.treated.setdefault(BUFFER, []).append(spot.name)
+    builder.treated.setdefault(BUFFER, []).append(target.name)
     return True
 
 
 def treat(
-    method: Method, settings: dict[str, Any], spot: Spot, own: Node, *, deltas: bool
+    method: Method, settings: dict[str, Any], target: Target, own: Node, *, deltas: bool
 ) -> tuple[Method, dict[str, Any], str]:
     """The method and settings that one tensor gets in place of the merge's own, and by which rule, if any."""
-    if deltas or method.name not in _DIRECTED or spot.part != "language":
+    if deltas or method.name not in _DIRECTED or target.part != "language":
         return method, settings, ""
-    if "norm" not in (role.rpartition(".")[2] for role in spot.roles) or not _offset(own):
+    if "norm" not in (role.rpartition(".")[2] for role in target.roles) or not _offset(own):
         return method, settings, ""
     if method.name == "passthrough":
         return method, settings, SCALED
@@ -62,7 +62,7 @@ def _offset(node: Node) -> bool:
 
 def remarks(view: View) -> list[str]:
     """What a reader should know of the kinds of tensors that a merge averages as they are stored."""
-    merged = [name for name, node in view.nodes.items() if woven(node)]
+    merged = [name for name, node in view.nodes.items() if is_computed(node)]
     parts = view.architecture.parts
     log = [name for name in merged if name.endswith(("A_log", "dt_bias", "time_decay"))]
     factors = [name for name in merged if "attention.kv" in parts[name].roles]

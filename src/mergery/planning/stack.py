@@ -13,10 +13,10 @@ from mergery.errors import PlanError
 from mergery.graph.nodes import Node, View
 from mergery.graph.wording import listed, ranges
 from mergery.method import find
-from mergery.planning.nodes import Weaver, spot_of
+from mergery.planning.nodes import NodeBuilder, target_of
 from mergery.recipe import Merge, Slice
 from mergery.recipe.resolving import check_model_wide
-from mergery.recipe.values import Spot
+from mergery.recipe.values import Target
 from mergery.views.growth import grow
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Stack:
                 why = f"{self.donor.name!r} has it"
                 self.builder.fail(f"{lacking[0]!r} lacks {tensor!r}", where=part.place, why=why)
                 continue
-            self.add(part, dict.fromkeys(used, tensor), spot_of(tensor, parsed), own)
+            self.add(part, dict.fromkeys(used, tensor), target_of(tensor, parsed), own)
 
     def layers(self, part: Slice, first: int) -> None:
         """The layers of a slice, from the output's layer `first` on."""
@@ -132,23 +132,23 @@ class Stack:
                 parsed = views[lead].architecture.parts[tensor]
                 depth = step / (part.depth - 1) if part.depth > 1 else 1.0
                 names = {each: names[rest] for each, names in templates.items()}
-                spot = Spot(output, layer, parsed.roles, depth, False, tuple(names.items()), number=layer)
-                self.add(part, names, spot, views[lead].nodes[tensor])
+                target = Target(output, layer, parsed.roles, depth, False, tuple(names.items()), number=layer)
+                self.add(part, names, target, views[lead].nodes[tensor])
 
-    def add(self, part: Slice, names: Mapping[str, str], spot: Spot, own: Node) -> None:
+    def add(self, part: Slice, names: Mapping[str, str], target: Target, own: Node) -> None:
         """One tensor of the output, from those of the slice's models under `names`."""
         inputs = {each: self.views[each].nodes[tensor] for each, tensor in names.items()}
         shapes = {each: node.shape for each, node in inputs.items()}
         if len(set(shapes.values())) > 1:
-            what = f"{spot.name!r} would be made of tensors of different shapes"
+            what = f"{target.name!r} would be made of tensors of different shapes"
             why = ", ".join(f"{each} {list(shape)}" for each, shape in shapes.items())
             self.builder.fail(what, where=part.place, why=why)
             return
         base = part.base or self.merge.base
         base = base if base in names else None
         merged = tuple(each for each in names if each != base)
-        weaver = Weaver(self.builder, self.merge, self.number, base, merged, (part.settings,))
-        self.nodes[spot.name] = weaver.weave(spot, inputs, own)
+        builder_of_nodes = NodeBuilder(self.builder, self.merge, self.number, base, merged, (part.settings,))
+        self.nodes[target.name] = builder_of_nodes.node(target, inputs, own)
 
 
 def unused_layers(builder: Builder, merge: Merge, views: Mapping[str, View]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from mergery.method.scope import BASE, Preset
 from mergery.recipe import Merge, Override
 from mergery.recipe.resolving import check_model_wide
 from mergery.recipe.scoping import as_mapping, scope_of
-from mergery.recipe.values import Condition, Constant, Spot, Value
+from mergery.recipe.values import Condition, Constant, Target, Value
 
 if TYPE_CHECKING:
     from mergery.graph.nodes import View
@@ -45,18 +45,18 @@ class Treatments:
     vectors: dict[int, list[str]] = field(default_factory=dict)  # for methods on matrices, by their number
     fitted: set[int] = field(default_factory=set)  # numbers of the parts that some tensor has got
 
-    def at(self, spot: Spot, shape: tuple[int, ...]) -> Treatment:
+    def at(self, target: Target, shape: tuple[int, ...]) -> Treatment:
         for condition, treatment in self.parts:
-            if condition.holds(spot):
+            if condition.holds(target):
                 self.fitted.add(treatment.number)
                 return treatment
-        return self.own if self.covers(spot, shape) else self.rest
+        return self.own if self.covers(target, shape) else self.rest
 
-    def covers(self, spot: Spot, shape: tuple[int, ...]) -> bool:
+    def covers(self, target: Target, shape: tuple[int, ...]) -> bool:
         """Whether the merge's own method works on a tensor."""
         if self.scope is None:
             return True
-        return len(shape) > 1 and not set(spot.roles) & set(_NEVER) and Condition(roles=self.scope).holds(spot)
+        return len(shape) > 1 and not set(target.roles) & set(_NEVER) and Condition(roles=self.scope).holds(target)
 
     def levels(self, treatment: Treatment, levels: Levels) -> Levels:
         """The settings of a treatment, nearest first: its own and, of the merge's, how much each model weighs."""

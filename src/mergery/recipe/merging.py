@@ -10,7 +10,7 @@ from mergery.errors import RecipeError, did_you_mean
 from mergery.method import Method
 from mergery.recipe.reader import Reader
 from mergery.recipe.recipe import Merge, Slice
-from mergery.recipe.scoping import WORDS, Cast, read_parts, read_scoping
+from mergery.recipe.scoping import WORDS, Members, read_parts, read_scoping
 from mergery.recipe.shapes import read_growth
 from mergery.recipe.values import parse_layers, parsed
 
@@ -33,7 +33,7 @@ def read_merge(
         )
     merged = read_models(reader, data, path, models, base, inside)
     if method is None:  # what can be checked without it
-        read_parts(reader, data, path, Cast(merged, base))
+        read_parts(reader, data, path, Members(merged, base))
         return None
     if "dtype" in data and str(data["dtype"]) not in OUTPUT_DTYPES:
         reader.fail(
@@ -55,7 +55,7 @@ def read_merge(
                     f"{method.name} needs {setting.name!r}", path, why=f"{setting.describe()}; it has no default"
                 )
     slices = tuple((part.merged, part.base or base) for part in stack)
-    scoping = read_scoping(reader, data, path, method, Cast(merged, base, slices))
+    scoping = read_scoping(reader, data, path, method, Members(merged, base, slices))
     place = reader.document.where(path)
     return Merge(method.name, merged, base, settings, stack, data.get("dtype"), place, places, growth, **scoping)
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from mergery.engine.reductions import ranks_of
 from mergery.errors import MergeryError, PlanError, RecipeError, did_you_mean
-from mergery.graph.nodes import Node, woven_by
+from mergery.graph.nodes import Node, merged_by
 from mergery.method import Largest, Method, Setting
 from mergery.recipe import Merge
-from mergery.recipe.values import UNSET, Spot, Value
+from mergery.recipe.values import UNSET, Target, Value
 
 
 def resolve_settings(
@@ -20,7 +20,7 @@ def resolve_settings(
     method: Method,
     merged: tuple[str, ...],
     levels: tuple[Mapping[str, Value], ...],
-    spot: Spot,
+    target: Target,
     problems: list[MergeryError],
 ) -> dict[str, Any]:
     """All settings of a method at one tensor: per-model numbers as float64 (k,), the rest as plain values."""
@@ -28,7 +28,7 @@ def resolve_settings(
     for setting in method.settings.values():
         values = [level[setting.name] for level in levels if setting.name in level]
         names = merged if setting.per_model else (None,)
-        each = [_resolve(merge, method, setting, values, spot, name, merged, problems) for name in names]
+        each = [_resolve(merge, method, setting, values, target, name, merged, problems) for name in names]
         result[setting.name] = pack(setting, each)
     if method.check is not None and not problems:
         try:
@@ -63,18 +63,18 @@ def _resolve(
     method: Method,
     setting: Setting,
     values: list[Value],
-    spot: Spot,
+    target: Target,
     model: str | None,
     merged: tuple[str, ...],
     problems: list[MergeryError],
 ) -> Any:
     for value in values:
-        answer = value.at(spot, model)
+        answer = value.at(target, model)
         if answer is not UNSET:
             return locate(setting, setting.check(answer), merged)
     if not setting.required:
         return setting.default
-    what = f"{method.name} has no {setting.name!r} for {spot.name!r}" + (f" of {model!r}" if model else "")
+    what = f"{method.name} has no {setting.name!r} for {target.name!r}" + (f" of {model!r}" if model else "")
     where = merge.places.get(setting.name, merge.place)
     hint = f"end the list with {{value: ...}}; {setting.name} is {setting.describe()}"
     problems.append(PlanError(what, where=where, hint=hint))
@@ -86,9 +86,9 @@ def check_model_wide(
 ) -> None:
     """A rank over the whole model needs one rank for the whole model."""
     largest = [(name, ask) for name, ask in method.asks if isinstance(ask, Largest)]
-    woven = woven_by(number, nodes.values()) if largest else []
+    is_computed = merged_by(number, nodes.values()) if largest else []
     for name, ask in largest:
-        asking = [node for node in woven if ask.spans_model(node.settings)]
+        asking = [node for node in is_computed if ask.spans_model(node.settings)]
         total = sum(node.elements for node in asking)
         distinct = {id(node.settings): node for node in asking}.values()
         try:

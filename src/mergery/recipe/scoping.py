@@ -19,7 +19,7 @@ WORDS = ("preset", "rest", "parts")
 
 
 @dataclass(frozen=True)
-class Cast:
+class Members:
     """What is merged where: the models of the merge, or of each slice of a stack, with their base."""
 
     merged: tuple[str, ...]
@@ -38,7 +38,7 @@ class Cast:
 
 
 def read_scoping(
-    reader: Reader, data: Mapping[str, Any], path: tuple[Any, ...], method: Method, cast: Cast
+    reader: Reader, data: Mapping[str, Any], path: tuple[Any, ...], method: Method, members: Members
 ) -> dict[str, Any]:
     """`preset`, `rest` and `parts` of a merge, as arguments of `Merge`."""
     word = data.get("preset")
@@ -54,8 +54,8 @@ def read_scoping(
             hint = "name the tensors under 'parts'"
             reader.fail(f"{method.name} works on every tensor", (*path, "rest"), key=True, why=why, hint=hint)
         else:
-            rest = _override(reader, as_mapping(data["rest"]), (*path, "rest"), cast, where=False)
-    return {"preset": word, "rest": rest, "parts": read_parts(reader, data, path, cast)}
+            rest = _override(reader, as_mapping(data["rest"]), (*path, "rest"), members, where=False)
+    return {"preset": word, "rest": rest, "parts": read_parts(reader, data, path, members)}
 
 
 def scope_of(method: Method, preset: str | None) -> tuple[str, ...] | None:
@@ -71,7 +71,9 @@ def as_mapping(rest: Any) -> Any:
     return {"method": rest} if isinstance(rest, str) else rest
 
 
-def read_parts(reader: Reader, data: Mapping[str, Any], path: tuple[Any, ...], cast: Cast) -> tuple[Override, ...]:
+def read_parts(
+    reader: Reader, data: Mapping[str, Any], path: tuple[Any, ...], members: Members
+) -> tuple[Override, ...]:
     """`parts` of a merge."""
     items = data.get("parts", [])
     path = (*path, "parts")
@@ -84,12 +86,12 @@ def read_parts(reader: Reader, data: Mapping[str, Any], path: tuple[Any, ...], c
         if not isinstance(item, dict) or "where" not in item:
             reader.fail("a part says where it is", (*path, index), hint="{where: {role: norm}, method: linear}")
             continue
-        part = _override(reader, item, (*path, index), cast, where=True)
+        part = _override(reader, item, (*path, index), members, where=True)
         found += [part] if part is not None else []
     return tuple(found)
 
 
-def _override(reader: Reader, item: Any, path: tuple[Any, ...], cast: Cast, *, where: bool) -> Override | None:
+def _override(reader: Reader, item: Any, path: tuple[Any, ...], members: Members, *, where: bool) -> Override | None:
     if not isinstance(item, Mapping):
         reader.fail(f"{item!r} is no treatment", path, hint="a method's name, base, or {method: linear}")
         return None
@@ -106,15 +108,15 @@ def _override(reader: Reader, item: Any, path: tuple[Any, ...], cast: Cast, *, w
     reserved = ("where", "method") if where else ("method",)
     if "take" in item:
         reader.only(item, path, ("where", "take") if where else ("take",))
-        return _take(reader, item["take"], path, cast, condition)
+        return _take(reader, item["take"], path, members, condition)
     method = reader.method(item["method"], path, given=True)
     if method is None:
         return None
-    for merged, base in cast.groups:
+    for merged, base in members.groups:
         reader.count(method, merged, path)
         if method.base == "required" and base is None:
             reader.fail(f"{method.name} needs a base", path, why="it merges differences from it")
-    names: Sequence[str] = cast.merged or [name for name in cast.names if name != cast.base]
+    names: Sequence[str] = members.merged or [name for name in members.names if name != members.base]
     settings, places = reader.settings(item, path, reserved, method, tuple(names))
     for setting in method.settings.values():
         if setting.required and setting.name not in settings:
@@ -122,18 +124,18 @@ def _override(reader: Reader, item: Any, path: tuple[Any, ...], cast: Cast, *, w
     return Override(condition, method.name, None, settings, place, places)
 
 
-def _take(reader: Reader, name: Any, path: tuple[Any, ...], cast: Cast, condition: Condition) -> Override | None:
+def _take(reader: Reader, name: Any, path: tuple[Any, ...], members: Members, condition: Condition) -> Override | None:
     """A part that takes the tensors of a model. `base` is the merge's own; where it has none, the model of that name."""
     at = (*path, "take")
-    others = [base for merged, base in cast.groups if base not in (None, BASE) and BASE in merged]
+    others = [base for merged, base in members.groups if base not in (None, BASE) and BASE in merged]
     if name == BASE and others:
         why = f"the base is {others[0]!r}, and a model that is merged is called 'base'"
         reader.fail("'base' says two things here", at, why=why, hint="give that model another name")
-    elif name == BASE and BASE not in cast.names and None in [base for _, base in cast.groups]:
+    elif name == BASE and BASE not in members.names and None in [base for _, base in members.groups]:
         reader.fail("there is no base to take from", at, hint="base: <a model's name>")
-    elif name != BASE and name not in cast.names:
+    elif name != BASE and name not in members.names:
         why = "it is none of the models of this merge"
-        hint = did_you_mean(str(name), dict.fromkeys((*cast.names, BASE)))
+        hint = did_you_mean(str(name), dict.fromkeys((*members.names, BASE)))
         reader.fail(f"cannot take from {name!r}", at, why=why, hint=hint)
         return None
     return Override(condition, None, name, place=reader.document.where(path))

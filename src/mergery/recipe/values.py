@@ -28,7 +28,7 @@ class _Unset:
 UNSET = _Unset()
 
 
-class Spot(NamedTuple):
+class Target(NamedTuple):
     """A tensor for which a setting is resolved."""
 
     name: str  # the tensor's name in the output
@@ -47,7 +47,7 @@ class Constant:
 
     value: Scalar
 
-    def at(self, spot: Spot, model: str | None = None) -> Any:
+    def at(self, target: Target, model: str | None = None) -> Any:
         return self.value
 
     def scalars(self) -> Iterator[Scalar]:
@@ -68,10 +68,10 @@ class Gradient:
     points: tuple[Scalar, ...]
     outside: Literal["ends", "first"] = "ends"
 
-    def at(self, spot: Spot, model: str | None = None) -> Any:
-        depth = spot.depth
+    def at(self, target: Target, model: str | None = None) -> Any:
+        depth = target.depth
         if depth is None:
-            depth = 1.0 if spot.after and self.outside == "ends" else 0.0
+            depth = 1.0 if target.after and self.outside == "ends" else 0.0
         place = depth * (len(self.points) - 1)
         low = min(int(place), len(self.points) - 1)
         high = min(low + 1, len(self.points) - 1)
@@ -102,20 +102,20 @@ class Condition:
     name: str | None = None
     parts: tuple[str, ...] = ()
 
-    def holds(self, spot: Spot, model: str | None = None) -> bool:
-        layer = spot.layer
-        if layer is None and (self.parts or spot.part == "language"):
-            layer = spot.number
+    def holds(self, target: Target, model: str | None = None) -> bool:
+        layer = target.layer
+        if layer is None and (self.parts or target.part == "language"):
+            layer = target.number
         if self.layers and (layer is None or not any(low <= layer <= high for low, high in self.layers)):
             return False
-        if self.parts and spot.part not in self.parts:
+        if self.parts and target.part not in self.parts:
             return False
         if self.roles and not any(
-            own == role or own.startswith(role + ".") for own in spot.roles for role in self.roles
+            own == role or own.startswith(role + ".") for own in target.roles for role in self.roles
         ):
             return False
         if self.name is not None:
-            name = spot.name if model is None else dict(spot.model_names).get(model, spot.name)
+            name = target.name if model is None else dict(target.model_names).get(model, target.name)
             return fnmatch.fnmatchcase(name, self.name)
         return True
 
@@ -139,10 +139,10 @@ class Filtered:
 
     cases: tuple[tuple[Condition, Constant | Gradient], ...]
 
-    def at(self, spot: Spot, model: str | None = None) -> Any:
+    def at(self, target: Target, model: str | None = None) -> Any:
         for condition, value in self.cases:
-            if condition.holds(spot, model):
-                return value.at(spot, model)
+            if condition.holds(target, model):
+                return value.at(target, model)
         return UNSET
 
     def scalars(self) -> Iterator[Scalar]:
@@ -164,10 +164,10 @@ class ByModel:
 
     values: tuple[tuple[str, Constant | Gradient | Filtered], ...]
 
-    def at(self, spot: Spot, model: str | None = None) -> Any:
+    def at(self, target: Target, model: str | None = None) -> Any:
         for name, value in self.values:
             if name == model:
-                return value.at(spot, model)
+                return value.at(target, model)
         return UNSET
 
     def scalars(self) -> Iterator[Scalar]:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from mergery.cli.progress import vocabulary_line
-from mergery.graph.nodes import Derived, Leaf, Node, Weave, collect, woven
+from mergery.graph.nodes import Computed, Merged, Node, Stored, is_computed, merges_below
 from mergery.method import find
 from mergery.method.catalogue import source
 from mergery.planning.plan import Plan, content_mark
@@ -41,7 +41,7 @@ def make_card(plan: Plan) -> str:
     ]
     if plan.vocabulary is not None:
         lines += [f"Vocabulary: {vocabulary_line(plan.vocabulary.facts())}.", ""]
-    merged = sum(woven(step.node) for step in plan.steps)
+    merged = sum(is_computed(step.node) for step in plan.steps)
     lines += [f"{merged} tensors were merged and {len(plan.steps) - merged} copied; all are {plan.dtype}.", ""]
     if len(given) > 1:
         lines += [
@@ -68,8 +68,8 @@ def make_card(plan: Plan) -> str:
 
 def used(plan: Plan) -> list[str]:
     """The methods by which tensors were made, stages and the rest included."""
-    woven = collect([step.node for step in plan.steps])
-    return list(dict.fromkeys(weave.method.name for weaves in woven.values() for weave in weaves))
+    is_computed = merges_below([step.node for step in plan.steps])
+    return list(dict.fromkeys(node.method.name for nodes in is_computed.values() for node in nodes))
 
 
 def treatments(plan: Plan) -> list[tuple[str, int, str]]:
@@ -85,11 +85,11 @@ def treatments(plan: Plan) -> list[tuple[str, int, str]]:
 
 
 def _names(node: Node) -> str:
-    if isinstance(node, Weave):
+    if isinstance(node, Merged):
         return f"`{node.method.name}`"
-    if isinstance(node, Leaf):
+    if isinstance(node, Stored):
         return f"copy of `{node.model}`"
-    if isinstance(node, Derived):
+    if isinstance(node, Computed):
         return node.what
     return " and ".join(dict.fromkeys(map(_names, node.sources))) or "zeros"
 

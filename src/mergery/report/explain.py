@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from mergery.dtypes import DType
-from mergery.engine import Context, Loom, Shuttle, thread
+from mergery.engine import Merging, Shared, Workspace, evaluator
 from mergery.engine.merging import needed
 from mergery.engine.ranks import BUCKETS, NARROW
 from mergery.engine.reader import RUN, sampled_runs
 from mergery.engine.workspace import KEPT
-from mergery.graph.nodes import Derived, Leaf, Node, Patchwork, Weave, derived, leaves, woven
+from mergery.graph.nodes import Computed, Gathered, Merged, Node, Stored, computed_below, is_computed, leaves
 from mergery.kernels.devices import CPU, Device
 from mergery.kernels.ranks import HALF
 from mergery.method import Largest
@@ -88,8 +88,8 @@ def parts(plan: Plan, options: Options = Options()) -> list[dict[str, Any]]:
         group = groups.setdefault(
             treatment, {"what": treatment, "tensors": 0, "bytes": 0, "roles": Counter(), "layers": set(), "work": 0.0}
         )
-        for weave in weaves_of(first.node):
-            route = route_of(weave)
+        for node in merged_of(first.node):
+            route = route_of(node)
             if route is not None:
                 group["route"] = route.words
                 group["work"] += len(steps) * route.operations
@@ -111,29 +111,29 @@ def parts(plan: Plan, options: Options = Options()) -> list[dict[str, Any]]:
     ]
 
 
-def route_of(weave: Weave) -> Route | None:
+def route_of(node: Merged) -> Route | None:
     """How a method on matrices makes all matrices of one tensor; the workspace is that of one call."""
-    method, matrices = weave.method, weave.matrices
+    method, matrices = node.method, node.matrices
     if method.routing is None or matrices is None:
         return None
-    route = method.routing(len(weave.inputs), *matrices.sides, weave.settings)
+    route = method.routing(len(node.inputs), *matrices.sides, node.settings)
     return Route(route.words, matrices.count * route.operations, matrices.together * route.workspace)
 
 
 def describe(node: Node) -> str:
     """One node in words: `ties of math, code on base (density 0.2, ...)`, or `copy of base`."""
-    if isinstance(node, Leaf):
+    if isinstance(node, Stored):
         return f"copy of {node.model}"
-    if isinstance(node, Derived):
+    if isinstance(node, Computed):
         return node.what
-    if isinstance(node, Patchwork):
+    if isinstance(node, Gathered):
         return " and ".join(dict.fromkeys(map(describe, node.sources))) or "zeros"
     names = ", ".join(
-        f"[{describe(row)}]" if woven(row) else name for name, row in zip(node.models, node.inputs, strict=True)
+        f"[{describe(row)}]" if is_computed(row) else name for name, row in zip(node.models, node.inputs, strict=True)
     )
     base = ""
     if node.base is not None:
-        base = " on " + (f"[{describe(node.base)}]" if woven(node.base) else leaves(node.base)[0].model)
+        base = " on " + (f"[{describe(node.base)}]" if is_computed(node.base) else leaves(node.base)[0].model)
     tasks = [name for name, setting in node.method.settings.items() if setting.kind == "task"]
     named = {name: node.models[node.settings[name]] for name in tasks if node.settings[name] is not None}
     settings = ", ".join(f"{name} {_number(value)}" for name, value in {**node.settings, **named}.items())
@@ -162,27 +162,27 @@ def spans(numbers: list[int]) -> str:
 
 def peak_memory(plan: Plan, options: Options = Options()) -> int:
     """Bytes of resident memory that the run is expected to reach, the interpreter included."""
-    context = Context(chunk=options.chunk, stage=options.stage)
+    context = Shared(chunk=options.chunk, stage=options.stage)
     needs: dict[Any, list[int]] = {}  # bytes that a worker needs for a tensor, and how many such tensors there are
     tables: dict[int, int] = {}  # of statistics over whole models, in which the workers' own come together
     weaving = False
     shared = HEADER * sum(len(checkpoint.tensors) for checkpoint in plan.checkpoints.values())
     for steps in plan.kinds:
         made, dtype = steps[0].node, steps[0].slot.info.dtype
-        if isinstance(made, Leaf):
+        if isinstance(made, Stored):
             stored = made.dtype.itemsize + (dtype.itemsize if dtype != made.dtype else 0)
             needs.setdefault(id(made), [min(made.elements, options.chunk) * stored, len(steps)])
             continue
-        if not woven(made):
+        if not is_computed(made):
             continue
         weaving = True
-        for below in derived(made):
-            needs.setdefault(id(below), [loom_bytes(made, dtype, context), 0])[1] += len(steps)
+        for below in computed_below(made):
+            needs.setdefault(id(below), [workspace_bytes(made, dtype, context), 0])[1] += len(steps)
             break
-        for node in weaves_of(made):
+        for node in merged_of(made):
             key = (node.merge, node.shape, *[row.dtype.code for row in node.rows], node.settings.get("scope"))
             if key not in needs:
-                needs[key] = [loom_bytes(made, dtype, context, options.devices[0]), 0]
+                needs[key] = [workspace_bytes(made, dtype, context, options.devices[0]), 0]
             needs[key][1] += len(steps)
             if node.method.spans_model(node.settings) and ranks(node):
                 tables[node.merge] = len(node.inputs) * (NARROW * HALF + BUCKETS) * 8
@@ -206,49 +206,49 @@ def _largest(needs: list[list[int]], workers: int) -> int:
     return total
 
 
-def ranks(weave: Weave) -> bool:
+def ranks(node: Merged) -> bool:
     """Whether a weave asks for order statistics."""
-    return any(isinstance(ask, Largest) and needed(ask, weave.settings) for _, ask in weave.method.asks)
+    return any(isinstance(ask, Largest) and needed(ask, node.settings) for _, ask in node.method.asks)
 
 
-def weaves_of(node: Node) -> list[Weave]:
+def merged_of(node: Node) -> list[Merged]:
     """The weaves that a step is, or is sewn from; not those below them."""
-    if isinstance(node, Patchwork):
-        return [weave for source in node.sources for weave in weaves_of(source)]
-    return [node] if isinstance(node, Weave) else []
+    if isinstance(node, Gathered):
+        return [node for source in node.sources for node in merged_of(source)]
+    return [node] if isinstance(node, Merged) else []
 
 
 def device_memory(plan: Plan, options: Options = Options()) -> int:
     """Bytes that the run is expected to take on each GPU; 0 on the processor."""
     device = options.devices[0]
-    context = Context(chunk=options.chunk, stage=options.stage)
-    weaves = [weave for step, *_ in plan.kinds for weave in weaves_of(step.node)] if device != CPU else []
-    if not weaves:
+    context = Shared(chunk=options.chunk, stage=options.stage)
+    nodes = [node for step, *_ in plan.kinds for node in merged_of(step.node)] if device != CPU else []
+    if not nodes:
         return 0
     tensors = 0
-    for weave in weaves:
-        if weave.method.gives == "tensor":
-            reader = Shuttle(weave, context, Loom(device)).reader
+    for node in nodes:
+        if node.method.gives == "tensor":
+            reader = Merging(node, context, Workspace(device)).reader
             start, stop = next(reader.slices(0, reader.n), (0, 0))
             tensors = max(tensors, (stop - start) * 4 * TEMPORARIES * len(reader.rows))
     return -(-options.workers // len(options.devices)) * (device.memory + tensors)
 
 
-def loom_bytes(node: Weave | Patchwork | Derived, dtype: DType, context: Context, device: Device = CPU) -> int:
+def workspace_bytes(node: Merged | Gathered | Computed, dtype: DType, context: Shared, device: Device = CPU) -> int:
     """What one worker's buffers hold while it makes one tensor."""
-    if isinstance(node, Derived):
-        below = sum(loom_bytes(row, row.dtype, context) for row in node.sources if not isinstance(row, Leaf))
+    if isinstance(node, Computed):
+        below = sum(workspace_bytes(row, row.dtype, context) for row in node.sources if not isinstance(row, Stored))
         return node.elements * 4 + node.memory + below
-    if isinstance(node, Patchwork):
-        stages = [source for source in node.sources if not isinstance(source, Leaf)]
-        windows = sum(min(source.elements, thread(source, context, Loom(device)).grain) for source in stages)
-        below = sum(loom_bytes(source, dtype, context, device) for source in stages)
+    if isinstance(node, Gathered):
+        stages = [source for source in node.sources if not isinstance(source, Stored)]
+        windows = sum(min(source.elements, evaluator(source, context, Workspace(device)).grain) for source in stages)
+        below = sum(workspace_bytes(source, dtype, context, device) for source in stages)
         return (windows + min(node.elements, context.chunk)) * dtype.itemsize + below
-    shuttle = Shuttle(node, context, Loom(device))
-    reader = shuttle.reader
+    merging = Merging(node, context, Workspace(device))
+    reader = merging.reader
     if not reader.n:
         return 0
-    start, stop = next(reader.windows() if shuttle.reduces else reader.pieces(0, reader.n))
+    start, stop = next(reader.windows() if merging.reduces else reader.pieces(0, reader.n))
     total = (stop - start) * (reader.itemsize * len(reader.rows) + dtype.itemsize)
     if reader.keeps:
         total += min(KEPT, reader.n * reader.itemsize * len(reader.rows))
@@ -261,7 +261,7 @@ def loom_bytes(node: Weave | Patchwork | Derived, dtype: DType, context: Context
         held = TEMPORARIES if uses_torch(node) else FUSED
         rows = len(reader.rows) * (held if route is None else 1)
         total += (stop - start) * 4 * rows + (route.workspace if route is not None else 0)
-    below = (loom_bytes(row, row.dtype, context, device) for row in reader.rows if not isinstance(row, Leaf))
+    below = (workspace_bytes(row, row.dtype, context, device) for row in reader.rows if not isinstance(row, Stored))
     return total + sum(below)
 
 
@@ -269,16 +269,16 @@ def seconds(plan: Plan, options: Options = Options()) -> float:
     """A rough estimate of the run's time on an ordinary machine."""
     work, gpu = 0.0, options.devices[0] != CPU
     for steps in plan.kinds:
-        for weave in weaves_of(steps[0].node):
-            nbytes = len(steps) * sum([leaf.info.nbytes for leaf in leaves(weave)])
-            route = route_of(weave)
+        for node in merged_of(steps[0].node):
+            nbytes = len(steps) * sum([leaf.info.nbytes for leaf in leaves(node)])
+            route = route_of(node)
             if route is not None:
                 work += len(steps) * route.operations / MATRIX_RATE
                 continue
-            passes = 3 if weave.method.gives == "consensus" else 2 if weave.method.takes == "gram" else 1
+            passes = 3 if node.method.gives == "consensus" else 2 if node.method.takes == "gram" else 1
             if gpu:
                 work += passes * nbytes * options.workers / (len(options.devices) * GPU_RATE)
             else:
-                work += nbytes * (passes / KERNEL_RATE if weave.method.gives != "tensor" else 3 / TORCH_RATE)
+                work += nbytes * (passes / KERNEL_RATE if node.method.gives != "tensor" else 3 / TORCH_RATE)
     moving = plan.bytes_in / READ_RATE + plan.bytes_out / WRITE_RATE
     return 0.3 + max(moving, work / options.workers)

@@ -70,7 +70,7 @@ class Worker:
         self.plan = plan
         self.files = SharedFiles(plan, task.folder)
         self.run = Run(plan, self.files, task.options)
-        self.run.context.statistics.update(task.statistics)
+        self.run.shared.statistics.update(task.statistics)
         ExitStack().enter_context(quiet_torch(load=needs_torch(list(plan.steps))))
         return os.uname().nodename, os.getpid()
 
@@ -136,7 +136,7 @@ class Batch:
 
 
 @dataclass(eq=False)
-class Hand:
+class WorkerHandle:
     """A worker as the driver knows it."""
 
     actor: Any
@@ -145,7 +145,7 @@ class Hand:
 
 
 @dataclass
-class Backlog:
+class Queue:
     """Batches that are to be made, by output file."""
 
     homes: dict[int, deque[Batch]] = field(default_factory=dict)
@@ -156,20 +156,20 @@ class Backlog:
     def put_back(self, batch: Batch) -> None:
         self.homes.setdefault(batch.home, deque()).appendleft(batch)
 
-    def take(self, hand: Hand, crew: list[Hand]) -> Batch | None:
+    def take(self, worker: WorkerHandle, workers: list[WorkerHandle]) -> Batch | None:
         """The next batch for a worker: of the file it is at, else of the one where most is left for each worker there."""
-        if hand.home not in self.homes:
+        if worker.home not in self.homes:
             if not self.homes:
                 return None
 
             def share(home: int) -> float:
                 left = sum(batch.nbytes for batch in self.homes[home])
-                return left / (1 + sum(other.home == home for other in crew if other is not hand))
+                return left / (1 + sum(other.home == home for other in workers if other is not worker))
 
-            hand.home = max(self.homes, key=share)
-        batch = self.homes[hand.home].popleft()
-        if not self.homes[hand.home]:
-            del self.homes[hand.home]
+            worker.home = max(self.homes, key=share)
+        batch = self.homes[worker.home].popleft()
+        if not self.homes[worker.home]:
+            del self.homes[worker.home]
         return batch
 
 
@@ -182,23 +182,23 @@ class ClusterRun(Run):
         super().__init__(plan, sink, options, on_event)
         self.address = address
         self.threads = options.threads or 1  # of each worker
-        self.crew: list[Hand] = []
-        self.starting: dict[Any, Hand] = {}
-        self.busy: dict[Any, tuple[Hand, Batch]] = {}
+        self.workers: list[WorkerHandle] = []
+        self.starting: dict[Any, WorkerHandle] = {}
+        self.busy: dict[Any, tuple[WorkerHandle, Batch]] = {}
         self.failed_starts = 0
 
-    def weave(self, pool: ThreadPoolExecutor, todo: list[Step]) -> None:
+    def node(self, pool: ThreadPoolExecutor, todo: list[Step]) -> None:
         """Give every step to a worker, and journal what comes back."""
         if not todo:
             return
         refuse_memory(self.plan.recipe)
         ray = import_ray()
-        self.backlog = Backlog()
+        self.queue = Queue()
         self.numbers = {step.name: number for number, step in enumerate(self.plan.steps)}
         count = 0
         for home in sorted({step.slot.shard for step in todo}):
             for steps in batches([step for step in todo if step.slot.shard == home], BATCH):
-                self.backlog.add(Batch(steps))
+                self.queue.add(Batch(steps))
                 count += 1
         with connected(ray, self.address):
             cores = int(ray.cluster_resources().get("CPU", 0))
@@ -208,13 +208,13 @@ class ClusterRun(Run):
                     hint="add machines, or give --threads a smaller number",
                 )
             try:
-                self.hire(ray, min(cores // self.threads, count))
-                self.see_through(ray)
+                self.start_workers(ray, min(cores // self.threads, count))
+                self.drive(ray)
             finally:
-                for hand in [*self.crew, *self.starting.values()]:
-                    ray.kill(hand.actor)
+                for worker in [*self.workers, *self.starting.values()]:
+                    ray.kill(worker.actor)
 
-    def hire(self, ray: Any, count: int) -> None:
+    def start_workers(self, ray: Any, count: int) -> None:
         recipe = replace(self.plan.recipe, folder=self.plan.recipe.folder.resolve())
         options = replace(self.options, threads=1)
         task = ray.put(
@@ -225,22 +225,22 @@ class ClusterRun(Run):
                 self.plan.stamps,
                 self.sink.partial.resolve(),
                 options,
-                self.context.statistics,
+                self.shared.statistics,
             )
         )
         role = ray.remote(num_cpus=self.threads, max_concurrency=self.threads, max_restarts=0)(Worker)
         for _ in range(count):
-            hand = Hand(role.remote())
-            self.starting[hand.actor.start.remote(task)] = hand
+            worker = WorkerHandle(role.remote())
+            self.starting[worker.actor.start.remote(task)] = worker
 
-    def see_through(self, ray: Any) -> None:
+    def drive(self, ray: Any) -> None:
         """Work until the backlog is empty and the last batch is back."""
         began = time.monotonic()
-        while self.backlog.homes or self.busy:
+        while self.queue.homes or self.busy:
             ready, _ = ray.wait([*self.starting, *self.busy], num_returns=1, timeout=1.0)
             for answer in ready:
                 self.receive(ray, answer)
-            if not self.crew and time.monotonic() - began > PATIENCE:
+            if not self.workers and time.monotonic() - began > PATIENCE:
                 raise PlanError(
                     f"no worker of the cluster has started within {PATIENCE:.0f} s",
                     hint="look at `ray status`: other work may hold its cores",
@@ -250,35 +250,35 @@ class ClusterRun(Run):
         """Take a worker's answer, or the news that it is lost."""
         errors = ray.exceptions
         starts = answer in self.starting
-        hand, batch = (self.starting.pop(answer), None) if starts else self.busy.pop(answer)
+        worker, batch = (self.starting.pop(answer), None) if starts else self.busy.pop(answer)
         try:
             result = ray.get(answer)
         except errors.RayTaskError as error:
             cause = getattr(error, "cause", None)
             raise cause if isinstance(cause, MergeryError) else error from None
         except (errors.RayActorError, errors.WorkerCrashedError, errors.OutOfMemoryError) as error:
-            self.lose(ray, hand, batch, error)
+            self.lost(ray, worker, batch, error)
             return
         if batch is None:
             machine, process = result
-            hand.place = f"process {process} on {machine}"
-            self.crew.append(hand)
+            worker.place = f"process {process} on {machine}"
+            self.workers.append(worker)
             self.on_event({"event": "worker", "machine": machine, "process": process})
         else:
             self.sink.finished(batch.steps, result)
             self.advance(batch.nbytes)
-        self.occupy(hand)
+        self.occupy(worker)
 
-    def occupy(self, hand: Hand) -> None:
+    def occupy(self, worker: WorkerHandle) -> None:
         """Keep one batch more at a worker than it can make at once."""
-        while hand in self.crew and sum(other is hand for other, _ in self.busy.values()) <= self.threads:
-            batch = self.backlog.take(hand, self.crew)
+        while worker in self.workers and sum(other is worker for other, _ in self.busy.values()) <= self.threads:
+            batch = self.queue.take(worker, self.workers)
             if batch is None:
                 return
             numbers = [self.numbers[step.name] for step in batch.steps]
-            self.busy[hand.actor.make.remote(numbers)] = hand, batch
+            self.busy[worker.actor.make.remote(numbers)] = worker, batch
 
-    def lose(self, ray: Any, hand: Hand, batch: Batch | None, error: Exception) -> None:
+    def lost(self, ray: Any, worker: WorkerHandle, batch: Batch | None, error: Exception) -> None:
         """Put a lost worker's batch back and start another worker, unless that has happened too often."""
         reason = str(error).strip().splitlines()[0]
         hint = "see Ray's logs; where memory was short, --threads 1 and fewer workers on a machine take less"
@@ -291,14 +291,14 @@ class ClusterRun(Run):
             if batch.losses > LOSSES:
                 what = f"{batch.losses} workers were lost while they made {batch.steps[0].name!r}"
                 raise PlanError(what, why=reason, hint=hint)
-            self.backlog.put_back(batch)
-        if batch is None or hand in self.crew:
-            self.on_event({"event": "lost", "worker": hand.place, "reason": reason})
-            ray.kill(hand.actor)
-            self.hire(ray, 1)
-        if hand in self.crew:
-            self.crew.remove(hand)
-        for other in self.crew:
+            self.queue.put_back(batch)
+        if batch is None or worker in self.workers:
+            self.on_event({"event": "lost", "worker": worker.place, "reason": reason})
+            ray.kill(worker.actor)
+            self.start_workers(ray, 1)
+        if worker in self.workers:
+            self.workers.remove(worker)
+        for other in self.workers:
             self.occupy(other)
 
 

@@ -17,10 +17,10 @@ import numpy as np
 
 from mergery.checkpoints.base import TensorInfo
 from mergery.checkpoints.formats.packed import CARD, FORMAT, WEIGHTS, part_info, part_name
-from mergery.engine import Shuttle
+from mergery.engine import Merging
 from mergery.engine import calling as tensors
 from mergery.errors import PlanError, RecipeError
-from mergery.graph.nodes import Leaf, Weave
+from mergery.graph.nodes import Merged, Stored
 from mergery.method import Method, find, methods
 from mergery.planning.layout import Slot, lay_out
 from mergery.planning.plan import Plan, make_plan
@@ -104,19 +104,19 @@ def packable(recipe: Recipe) -> Method:
 def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: Callable[[Event], None]) -> Packed:
     assert method.packing is not None
     tasks = plan.recipe.merge.models
-    weaves = [step.node for step in plan.steps if isinstance(step.node, Weave)]
-    sewn = [step.name for step in plan.steps if not isinstance(step.node, (Leaf, Weave))]
-    sewn += [weave.name for weave in weaves if weave.matrices is not None and len(weave.shape) != 2]
+    nodes = [step.node for step in plan.steps if isinstance(step.node, Merged)]
+    sewn = [step.name for step in plan.steps if not isinstance(step.node, (Stored, Merged))]
+    sewn += [node.name for node in nodes if node.matrices is not None and len(node.shape) != 2]
     if sewn:
         why = "the base stores it in another form than the merge makes it"
         raise PlanError(f"{sewn[0]!r} cannot be packed", why=why)
     kinds: dict[str, str] = {}
     infos: list[TensorInfo] = []
-    for weave in weaves:
-        for part, rule in method.packing.parts(weave.shape, weave.settings).items():
+    for node in nodes:
+        for part, rule in method.packing.parts(node.shape, node.settings).items():
             kinds[part] = rule.kind
             owners = tasks if rule.each else (None,)
-            infos += [part_info(part_name(weave.name, part, task), rule, weave.shape) for task in owners]
+            infos += [part_info(part_name(node.name, part, task), rule, node.shape) for task in owners]
     layout = lay_out(infos, ONE_FILE, {"format": "pt"})
     partial = partial_folder(folder)
     check_space(partial, layout)
@@ -133,7 +133,7 @@ def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: C
             run = Run(plan, writer, options, notify)
             with quiet_torch(load=True), ThreadPoolExecutor(options.workers, thread_name_prefix="mergery") as pool:
                 run.statistics(pool, list(plan.steps))
-                run.scan(pool, weaves, lambda shuttle: writer.pack(shuttle, method))
+                run.scan(pool, nodes, lambda merging: writer.pack(merging, method))
             os.fsync(file.fileno())
         text = json.dumps(describe(plan, method, kinds), indent=1, default=str) + "\n"
         (partial / CARD).write_text(text, encoding="utf-8")
@@ -198,21 +198,21 @@ class Writer:
     def finished(self, steps: Any, digests: Any) -> None:
         """Nothing is journalled: packing begins anew."""
 
-    def pack(self, shuttle: Shuttle, method: Method) -> None:
+    def pack(self, merging: Merging, method: Method) -> None:
         """Write all parts of one tensor."""
         assert method.packing is not None
-        reader, weave = shuttle.reader, shuttle.weave
-        rules = method.packing.parts(weave.shape, weave.settings)
-        known = {**shuttle.settings, **shuttle.before().asked}
+        reader, node = merging.reader, merging.node
+        rules = method.packing.parts(node.shape, node.settings)
+        known = {**merging.settings, **merging.before().asked}
         loose: dict[str, np.ndarray] = {}  # bits that do not fill a byte yet
         for start, stop in reader.slices(0, reader.n):
             reader.load(start, stop)
-            parts = tensors.call(reader, method.packing.pack, known, shuttle.keys, start, start, stop)
+            parts = tensors.call(reader, method.packing.pack, known, merging.keys, start, start, stop)
             for part, rule in rules.items():
                 owners = self.tasks if rule.each else (None,)
                 values = parts[part] if rule.each else [parts[part]]
                 for task, value in zip(owners, values, strict=True):
-                    slot = self.slots[part_name(weave.name, part, task)]
+                    slot = self.slots[part_name(node.name, part, task)]
                     if rule.kind == "values":
                         self.write(slot, 4 * start, value.reshape(-1).float().numpy())
                     elif rule.kind == "bits":

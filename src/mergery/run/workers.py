@@ -20,12 +20,12 @@ import numpy as np
 from blake3 import blake3
 
 from mergery.dtypes import F32, DType
-from mergery.engine import CHUNK, STAGE, Context, Loom, Shuttle, thread
+from mergery.engine import CHUNK, STAGE, Merging, Shared, Workspace, evaluator
 from mergery.engine import whole_model as model
 from mergery.engine.merging import needed
 from mergery.errors import DataError
-from mergery.graph.nodes import Leaf, Weave, collect, derived, woven
-from mergery.kernels import compiling, find_twin, kernels
+from mergery.graph.nodes import Merged, Stored, computed_below, is_computed, merges_below
+from mergery.kernels import compiling, find_compiled, kernels
 from mergery.kernels.devices import CPU, WORKERS, Device, device_errors, find_devices
 from mergery.method import Largest, Sum
 from mergery.planning.layout import Slot
@@ -81,8 +81,8 @@ class Run:
     ) -> None:
         self.plan, self.sink, self.options = plan, sink, options
         self.on_event = on_event or (lambda event: None)
-        self.context = Context(plan.recipe.seed, {}, options.chunk, options.stage)
-        self.looms = threading.local()
+        self.shared = Shared(plan.recipe.seed, {}, options.chunk, options.stage)
+        self.workspaces = threading.local()
         self.dealt = itertools.cycle(options.devices)
         self.stop = threading.Event()
         self.lock = threading.Lock()
@@ -96,7 +96,7 @@ class Run:
         self.written = sum(step.slot.info.nbytes for step in self.plan.steps) - sum(s.slot.info.nbytes for s in todo)
         loads = needs_torch(todo) or any(device != CPU for device in self.options.devices)
         with quiet_torch(load=loads), announced(self.on_event):
-            if any(woven(step.node) for step in todo):
+            if any(is_computed(step.node) for step in todo):
                 wake_kernels()
             self.started = time.perf_counter()
             self.on_event(
@@ -105,13 +105,13 @@ class Run:
             with device_errors(), ThreadPoolExecutor(self.options.workers, thread_name_prefix="mergery") as pool:
                 try:
                     self.statistics(pool, todo)
-                    self.weave(pool, todo)
+                    self.node(pool, todo)
                 except BaseException:
                     self.stop.set()  # the pool waits for its workers, which end at their next window
                     raise
         self.report(force=True)
 
-    def weave(self, pool: ThreadPoolExecutor, todo: list[Step]) -> None:
+    def node(self, pool: ThreadPoolExecutor, todo: list[Step]) -> None:
         """Let every worker of the pool take batches until none is left."""
         queue = deque(batches(todo))
         for future in [pool.submit(self.work, queue) for _ in range(self.options.workers)]:
@@ -139,40 +139,40 @@ class Run:
             raise
 
     @property
-    def loom(self) -> Loom:
-        if not hasattr(self.looms, "loom"):
-            self.looms.loom = Loom(next(self.dealt))
-        return self.looms.loom
+    def workspace(self) -> Workspace:
+        if not hasattr(self.workspaces, "loom"):
+            self.workspaces.workspace = Workspace(next(self.dealt))
+        return self.workspaces.workspace
 
     def make(self, step: Step) -> str:
         """Make one tensor. Returns the BLAKE3 digest of its bytes."""
         info = step.slot.info
         size = info.dtype.itemsize
         hasher = blake3()
-        if isinstance(step.node, Leaf):
+        if isinstance(step.node, Stored):
             for start, stop in windows(info.elements, self.options.chunk):
                 hasher.update(self.copy(step.node, start, stop, step.slot, info.dtype).data)
             return hasher.hexdigest()
-        shuttle = thread(step.node, self.context, self.loom)
-        shuttle.prepare()
-        for start, stop in shuttle.outputs():
+        merging = evaluator(step.node, self.shared, self.workspace)
+        merging.prepare()
+        for start, stop in merging.outputs():
             if self.stop.is_set():
                 raise Interrupted
-            out = self.loom.row(-1, "out", (stop - start) * size)
-            shuttle.compute(start, stop, out, info.dtype)
+            out = self.workspace.row(-1, "out", (stop - start) * size)
+            merging.compute(start, stop, out, info.dtype)
             hasher.update(out.data)
             self.sink.write(step.slot, start * size, out)
             self.advance(out.size)
         return hasher.hexdigest()
 
-    def copy(self, leaf: Leaf, start: int, stop: int, slot: Slot, dtype: DType) -> np.ndarray:
+    def copy(self, leaf: Stored, start: int, stop: int, slot: Slot, dtype: DType) -> np.ndarray:
         """Copy a stored tensor, converting it where the output has another dtype. Returns the written bytes."""
-        raw = self.loom.row(-2, "copy", (stop - start) * leaf.dtype.itemsize)
+        raw = self.workspace.row(-2, "copy", (stop - start) * leaf.dtype.itemsize)
         leaf.checkpoint.read(leaf.info.name, start, stop, raw)
         if dtype == leaf.dtype:
             out = raw
         else:
-            out = self.loom.row(-1, "out", (stop - start) * dtype.itemsize)
+            out = self.workspace.row(-1, "out", (stop - start) * dtype.itemsize)
             status = kernels().convert(raw, leaf.dtype.code, stop - start, out, dtype.code)
             if status:
                 fault = "holds NaN or infinity" if status & 1 else f"does not fit into {dtype}"
@@ -190,27 +190,27 @@ class Run:
         journal = getattr(self.sink, "journal", None)
         remembered = {} if journal is None else journal.facts
 
-        def scan(weaves: list[Weave], visit: Callable[..., Any], *counted: np.ndarray) -> list[Any]:
-            return self.scan(pool, weaves, visit, *counted)
+        def scan(nodes: list[Merged], visit: Callable[..., Any], *counted: np.ndarray) -> list[Any]:
+            return self.scan(pool, nodes, visit, *counted)
 
-        for merge, weaves in collect([step.node for step in self.plan.steps]).items():
-            for question in model.questions(weaves):
+        for merge, nodes in merges_below([step.node for step in self.plan.steps]).items():
+            for question in model.questions(nodes):
                 names = [f"{name} of merge {merge}" for name in question.names]
                 if not all(name in remembered for name in names):
-                    self.on_event({"event": "statistics", "tensors": len(question.weaves), "of": question.names})
+                    self.on_event({"event": "statistics", "tensors": len(question.nodes), "of": question.names})
                     facts = dict(zip(names, model.answer(question, scan), strict=True))
                     remembered = {**remembered, **facts}
                     if journal is not None:
                         journal.remember(**facts)
                 for key, name in zip(question.names, names, strict=True):
-                    self.context.statistics[merge, key] = remembered[name]
+                    self.shared.statistics[merge, key] = remembered[name]
 
     def scan(
-        self, pool: ThreadPoolExecutor, weaves: list[Weave], visit: Callable[..., Any], *counted: np.ndarray
+        self, pool: ThreadPoolExecutor, nodes: list[Merged], visit: Callable[..., Any], *counted: np.ndarray
     ) -> list[Any]:
         """See `mergery.engine.whole_model.Scan`: the pool's workers take tensors, largest first."""
-        queue = deque(sorted(range(len(weaves)), key=lambda number: -weaves[number].elements))
-        results: list[Any] = [None] * len(weaves)
+        queue = deque(sorted(range(len(nodes)), key=lambda number: -nodes[number].elements))
+        results: list[Any] = [None] * len(nodes)
 
         def worker() -> list[np.ndarray]:
             own = [np.zeros_like(array) for array in counted]
@@ -219,7 +219,7 @@ class Run:
                     number = queue.popleft()
                 except IndexError:
                     break
-                results[number] = visit(Shuttle(weaves[number], self.context, self.loom), *own)
+                results[number] = visit(Merging(nodes[number], self.shared, self.workspace), *own)
             return own
 
         try:
@@ -291,25 +291,25 @@ def batches(steps: list[Step], limit: int = BATCH) -> Iterator[list[Step]]:
 
 def needs_torch(steps: list[Step]) -> bool:
     """Whether any tensor is made by torch rather than by a kernel."""
-    weaves = (weave for found in collect([step.node for step in steps]).values() for weave in found)
+    nodes = (node for found in merges_below([step.node for step in steps]).values() for node in found)
     told: dict[tuple[str, int], bool] = {}
-    for weave in weaves:
-        key = (weave.method.name, id(weave.settings))
+    for node in nodes:
+        key = (node.method.name, id(node.settings))
         if key not in told:
-            told[key] = uses_torch(weave)
-    return any(told.values()) or any(each.torch for step in steps for each in derived(step.node))
+            told[key] = uses_torch(node)
+    return any(told.values()) or any(each.torch for step in steps for each in computed_below(step.node))
 
 
-def uses_torch(weave: Weave) -> bool:
+def uses_torch(node: Merged) -> bool:
     """Whether a weave is made of functions on tensors that have no compiled twin, or of rows or columns apart."""
-    method, settings = weave.method, weave.settings
+    method, settings = node.method, node.settings
     if method.takes == "gram" and settings.get("scope") in ("row", "column"):
         return True
     functions = [method.function] if method.gives == "tensor" else []
     for _, ask in method.asks:
         if isinstance(ask, (Sum, Largest)) and ask.of is not None and needed(ask, settings):
             functions.append(ask.of)
-    return any(find_twin(function) is None for function in functions)
+    return any(find_compiled(function) is None for function in functions)
 
 
 @contextmanager

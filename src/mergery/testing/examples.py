@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mergery.errors import RecipeError
-from mergery.method.evaluating import Coins
+from mergery.method.evaluating import KeyedUniform
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +41,7 @@ def coins_of(models: Sequence[Tensor], seed: int) -> Callable[[int], np.ndarray]
     from mergery.kernels import random
 
     keys = [random.key(seed, "tensor", str(index)) for index in range(len(models))]
-    coins = Coins(keys, models[0])
+    coins = KeyedUniform(keys, models[0])
     return lambda model: coins.uniform(model).double().numpy()
 
 

@@ -20,7 +20,7 @@ from mergery.architecture.depth import Origin, restack_config
 from mergery.checkpoints.base import TensorInfo
 from mergery.dtypes import BY_TORCH, F32
 from mergery.errors import PlanError
-from mergery.graph.nodes import Change, Leaf, Node, Patchwork, View, Weave, sew
+from mergery.graph.nodes import Change, Gathered, Merged, Node, Stored, View, from_ranges
 from mergery.graph.wording import listed, ranges
 from mergery.method import find
 from mergery.recipe import Source
@@ -235,11 +235,13 @@ class _Reshaping:
         if len(parts) == 1:
             return parts[0]
         shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-        return sew(name, shape, [(part, 0, part.elements) for part in parts])
+        return from_ranges(name, shape, [(part, 0, part.elements) for part in parts])
 
     def gather(self, name: str, node: Node, rows: Ranges, rest: tuple[str, ...]) -> Node:
         if len(node.shape) == 1:
-            return sew(name, (_total(rows),), [(node if start >= 0 else None, start, size) for start, size in rows])
+            return from_ranges(
+                name, (_total(rows),), [(node if start >= 0 else None, start, size) for start, size in rows]
+            )
         (columns,) = self.spaces.get(rest[0], (((0, node.shape[1]),),))
         return gathered(name, node, rows, columns)
 
@@ -272,7 +274,7 @@ class _Reshaping:
         """A weighted sum."""
         known = self.settings.setdefault(tuple(weights), {"weight": np.array(weights), "normalize": False})
         names = (self.old.name,) * len(nodes)
-        return Weave(find("linear"), name, names, tuple(nodes), None, known, F32, self.number)
+        return Merged(find("linear"), name, names, tuple(nodes), None, known, F32, self.number)
 
     def epsilon(self) -> float:
         value = text_config(self.old.config).get("rms_norm_eps")
@@ -300,14 +302,14 @@ def gathered(name: str, node: Node, rows: Ranges, columns: Ranges) -> Node:
     """Rows and columns of a matrix, by ranges."""
     width, shape = node.shape[1], (_total(rows), _total(columns))
     if columns == ((0, width),):
-        return sew(name, shape, [(node if first >= 0 else None, first * width, n * width) for first, n in rows])
+        return from_ranges(name, shape, [(node if first >= 0 else None, first * width, n * width) for first, n in rows])
     index = np.concatenate([np.arange(first, first + n) if first >= 0 else np.full(n, -1) for first, n in rows])
     firsts, sizes = np.array(columns, dtype=np.int64).T
     empty = (index[:, None] < 0) | (firsts[None, :] < 0)
     starts = np.where(empty, 0, index[:, None] * width + firsts[None, :])
     lengths = np.broadcast_to(sizes, starts.shape)
     which = np.where(empty, -1, 0)
-    return Patchwork(name, shape, node.dtype, (node,), which.reshape(-1), starts.reshape(-1), lengths.reshape(-1))
+    return Gathered(name, shape, node.dtype, (node,), which.reshape(-1), starts.reshape(-1), lengths.reshape(-1))
 
 
 def _total(ranges: Ranges) -> int:
@@ -318,7 +320,7 @@ def _ones(model: str, length: int) -> Node:
     from mergery.checkpoints.memory import MemoryCheckpoint
 
     checkpoint = MemoryCheckpoint({"ones": np.ones(length, np.float32)}, model)
-    return Leaf(model, checkpoint, checkpoint.tensors["ones"])
+    return Stored(model, checkpoint, checkpoint.tensors["ones"])
 
 
 def _relayered(builder: Builder, view: View, source: Source) -> View:
@@ -364,4 +366,4 @@ def _relayered(builder: Builder, view: View, source: Source) -> View:
 
 def _zeros(name: str, node: Node) -> Node:
     which, starts, lengths = np.array([[-1], [0], [node.elements]], dtype=np.int64)
-    return Patchwork(name, node.shape, node.dtype, (), which, starts, lengths)
+    return Gathered(name, node.shape, node.dtype, (), which, starts, lengths)

@@ -9,7 +9,7 @@ from mergery.architecture.anatomy import RESIDUAL
 from mergery.errors import Where
 from mergery.graph.nodes import Change, View
 from mergery.recipe import Growth, Slice
-from mergery.recipe.values import Condition, Constant, Filtered, Spot
+from mergery.recipe.values import Condition, Constant, Filtered, Target
 
 if TYPE_CHECKING:
     from mergery.planning.builder import Builder
@@ -23,7 +23,7 @@ _SILENT = {"scale": Filtered(tuple((condition, Constant(0.0)) for condition in _
 
 def output_projection(name: str, roles: tuple[str, ...]) -> bool:
     """Whether a tensor is among those that write a block's result to the residual stream."""
-    return any(condition.holds(Spot(name, roles=roles)) for condition in _PROJECTIONS)
+    return any(condition.holds(Target(name, roles=roles)) for condition in _PROJECTIONS)
 
 
 def grow(builder: Builder, growth: Growth, view: View, depth: int) -> tuple[Slice, ...]:

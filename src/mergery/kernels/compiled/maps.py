@@ -256,7 +256,7 @@ def finish(work, base, elect, normalize, divisor, scale, out, out_code, start):
 
 
 @kernel
-def agree(
+def consensus(
     raw, codes, n, offset, keys, weight, least, most, probability, gain,
     random, elect, normalize, divisor, scale, out, out_code,
 ):  # fmt: skip

@@ -58,7 +58,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Twin:
+class Compiled:
     """A compiled function with the meaning, and the bytes, of a function of a method.
 
     run:  of a method: `(piece, out, out_code)`, which writes base + result, rounded, as bytes; of what an ask sums:

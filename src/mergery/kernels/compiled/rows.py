@@ -121,16 +121,16 @@ def _among(keys, key):
 
 
 @inner
-def _rank_by_key(rooms, inexact, place):
+def _rank_by_key(scratch, inexact, place):
     """`_rank`, by keys where these are exact."""
-    key, keys = rooms.keys[place], rooms.keys
-    if _among(rooms.inexact[:inexact], key):
-        return _rank(rooms.sizes, place)
+    key, keys = scratch.keys[place], scratch.keys
+    if _among(scratch.inexact[:inexact], key):
+        return _rank(scratch.sizes, place)
     return count_short_below(keys, keys.size, place, i16(key + i16(1)), key)
 
 
 @inner
-def toss(rooms, key, first, limits, flags):
+def toss(scratch, key, first, limits, flags):
     """Whether each entry of a row, rooms.values, is kept: whether its coin lies below the limit of its rank. Zeros are not
     ranked, as it is the same whether they are kept.
 
@@ -140,23 +140,23 @@ def toss(rooms, key, first, limits, flags):
     between which ranks they lie; and the few that this does not decide are ranked.
     """
     n = flags.size
-    low, values, coins, listed = limits[0], rooms.values, rooms.coins, rooms.listed
+    low, values, coins, listed = limits[0], scratch.values, scratch.coins, scratch.listed
     fill_coins(coins[:n], key, first)
     _sure(coins, low, flags)
     found = _contest(coins, values, u32(low), u32(limits[n - 1] - low), listed)
     if found == 0:
         return
-    _measure(values[:n], _COARSE_MEAN, COARSE, rooms.sizes, rooms.places)
-    _limit(rooms.places, limits, rooms.counts)
-    found = _look_up(coins, rooms.places, rooms.counts, listed, found, flags)
+    _measure(values[:n], _COARSE_MEAN, COARSE, scratch.sizes, scratch.places)
+    _limit(scratch.places, limits, scratch.counts)
+    found = _look_up(coins, scratch.places, scratch.counts, listed, found, flags)
     if found <= SORTED:
-        inexact = shorten(rooms, n) if found * n > KEYED else -1
+        inexact = shorten(scratch, n) if found * n > KEYED else -1
         for c in range(found):
             e = np.int64(listed[c])
-            rank = _rank(rooms.sizes, e) if inexact < 0 else _rank_by_key(rooms, inexact, e)
+            rank = _rank(scratch.sizes, e) if inexact < 0 else _rank_by_key(scratch, inexact, e)
             flags[e] = u8(coins[e] < limits[rank])
         return
-    order = sort_magnitudes(values[:n], False, rooms.pairs[0], rooms.pairs[1], rooms.tallies)
+    order = sort_magnitudes(values[:n], False, scratch.pairs[0], scratch.pairs[1], scratch.tallies)
     for rank in range(n):
         e = np.int64(order[rank] & u64(0xFFFFFFFF))
         flags[e] = u8(coins[e] < limits[rank])
@@ -178,13 +178,13 @@ def _find(places, count, counts):
 
 
 @inner
-def _split(rooms, bucket, smallest, keep, flags):
+def _split(scratch, bucket, smallest, keep, flags):
     """Drop, of a bucket's entries, the smallest ones, so many, or (keep) all but these. Of equal ones the later are smaller;
     zeros are the smallest, and are left as they are. Returns whether there were few enough to compare them."""
-    sizes, listed, members = rooms.sizes, rooms.listed, rooms.members
+    sizes, listed, members = scratch.sizes, scratch.listed, scratch.members
     found, count = np.int64(0), 0
     for e in range(0, sizes.size, EIGHT):
-        found = append(listed, found, equal(rooms.places, e, np.int8(bucket)), e)
+        found = append(listed, found, equal(scratch.places, e, np.int8(bucket)), e)
     if found > MEMBERS:
         return False
     for c in range(found):
@@ -210,22 +210,22 @@ def _between(places, low, high, flags):
 
 
 @inner
-def select(rooms, first, last, flags):
+def select(scratch, first, last, flags):
     """Whether the rank of each entry of a row, rooms.values, by falling magnitude, from 0, lies in [first, last); equal ones
     rank in their order. Zeros are not ranked, as it is the same whether they are kept. flags: uint8 (n,), the answer.
 
     Only entries in buckets that a bound cuts are ranked.
     """
     n = flags.size
-    values, places = rooms.values[:n], rooms.places
-    _measure(values, _FINE_MEAN, FINE, rooms.sizes, places)
-    low, below_low = _find(places, n - last, rooms.counts)
-    high, below_high = _find(places, n - first, rooms.counts)
+    values, places = scratch.values[:n], scratch.places
+    _measure(values, _FINE_MEAN, FINE, scratch.sizes, places)
+    low, below_low = _find(places, n - last, scratch.counts)
+    high, below_high = _find(places, n - first, scratch.counts)
     _between(places, np.int8(low), np.int8(high), flags)
-    few = last >= n or _split(rooms, low, n - last - below_low, False, flags)
-    if few and (first <= 0 or _split(rooms, high, n - first - below_high, True, flags)):
+    few = last >= n or _split(scratch, low, n - last - below_low, False, flags)
+    if few and (first <= 0 or _split(scratch, high, n - first - below_high, True, flags)):
         return
-    order = sort_magnitudes(values, True, rooms.pairs[0], rooms.pairs[1], rooms.tallies)
+    order = sort_magnitudes(values, True, scratch.pairs[0], scratch.pairs[1], scratch.tallies)
     flags[:] = 0
     for rank in range(first, min(last, n)):
         flags[np.int64(order[rank] & u64(0xFFFFFFFF))] = 1

@@ -17,7 +17,7 @@ _LONGEST = 65536  # entries of a row that is given keys: places have 16 bits, to
 _CUT = u32(12)  # bits of a magnitude's pattern that a key lacks; 65535 keys are 32 powers of two
 
 
-class Rooms(NamedTuple):
+class Scratch(NamedTuple):
     """What is needed to work on rows. Rooms are larger than rows, as `vectors.PADDING` says: behind the last entry stand
     zeros, the largest sizes and keys, and no bucket."""
 
@@ -36,9 +36,9 @@ class Rooms(NamedTuple):
 
 
 @inner
-def make_rooms(n):
+def make_scratch(n):
     size = -(-n // PADDING) * PADDING
-    rooms = Rooms(
+    scratch = Scratch(
         np.zeros(size, np.float32),
         np.empty(size, np.int32),
         np.empty(size, np.int32),
@@ -52,23 +52,23 @@ def make_rooms(n):
         np.empty((2, n), np.uint64),
         np.empty((4, 256), np.int64),
     )
-    rooms.sizes[n:] = LARGEST
-    rooms.places[n:] = 127
-    rooms.keys[n:] = 32767
-    return rooms
+    scratch.sizes[n:] = LARGEST
+    scratch.places[n:] = 127
+    scratch.keys[n:] = 32767
+    return scratch
 
 
 @inner
-def shorten(rooms, n):
+def shorten(scratch, n):
     """Keys that order the magnitudes of a row, but for few that share one and differ; the keys of those are listed as
     inexact. Returns their number; -1 where they are many, where magnitudes are too far apart for keys, or the row too long."""
-    sizes, keys, inexact = rooms.sizes, rooms.keys, rooms.inexact
+    sizes, keys, inexact = scratch.sizes, scratch.keys, scratch.inexact
     found = np.int64(0)
     if n > _LONGEST:
         return -1
     most = n // EIGHT + sizes.size - n  # what stands behind the row is found, too
     for e in range(0, sizes.size, EIGHT):
-        found = append(rooms.others, found, having(sizes, e, i32(u32(1) << _CUT) - i32(1)), e)
+        found = append(scratch.others, found, having(sizes, e, i32(u32(1) << _CUT) - i32(1)), e)
         if found > most:
             return -1
     top, least = i32(0), LARGEST
@@ -81,5 +81,5 @@ def shorten(rooms, n):
     for e in range(n):
         keys[e] = i16(i32(max(i32(sizes[e] >> i32(_CUT)), floor) - floor) + LOWEST)
     for c in range(found):
-        inexact[c] = keys[rooms.others[c]]
+        inexact[c] = keys[scratch.others[c]]
     return found

@@ -57,9 +57,9 @@ def sort_magnitudes(values, falling, pairs, spare, counts):
 
 
 @inner
-def _sort_keys(rooms, n):
+def _sort_keys(scratch, n):
     """Places in the row by rising key, equal ones in their order: the lower halves of the result's words."""
-    keys, words, spare, counts = rooms.keys, rooms.listed, rooms.others, rooms.tallies
+    keys, words, spare, counts = scratch.keys, scratch.listed, scratch.others, scratch.tallies
     counts[:2] = 0
     for e in range(n):
         key = u32(i32(keys[e]) - LOWEST)
@@ -94,20 +94,20 @@ def _order_run(words, n, key, sizes):
 
 
 @inner
-def assign(rooms, steps, given):
+def assign(scratch, steps, given):
     """Give each entry of a row, rooms.values, what its rank by rising magnitude has: given[e] = steps[rank of e]."""
     n = given.size
-    values, sizes = rooms.values, rooms.sizes
+    values, sizes = scratch.values, scratch.sizes
     for e in range(n):
         sizes[e] = i32(bits(values[e]) & MAGNITUDE)
-    inexact = shorten(rooms, n)
+    inexact = shorten(scratch, n)
     if inexact < 0:
-        order = sort_magnitudes(values[:n], False, rooms.pairs[0], rooms.pairs[1], rooms.tallies)
+        order = sort_magnitudes(values[:n], False, scratch.pairs[0], scratch.pairs[1], scratch.tallies)
         for rank in range(n):
             given[np.int64(order[rank] & u64(0xFFFFFFFF))] = steps[rank]
         return
-    words = _sort_keys(rooms, n)
+    words = _sort_keys(scratch, n)
     for c in range(inexact):
-        _order_run(words, n, u32(i32(rooms.inexact[c]) - LOWEST), sizes)
+        _order_run(words, n, u32(i32(scratch.inexact[c]) - LOWEST), sizes)
     for rank in range(n):
         given[words[rank] & u32(0xFFFF)] = steps[rank]

@@ -146,7 +146,7 @@ def gram(raw, codes, n, has_base, out):
 
 
 @kernel
-def masses(raw, codes, n, offset, keys, least, most, probability, random, out):
+def l1_norms(raw, codes, n, offset, keys, least, most, probability, random, out):
     """L1 norms of the deltas before and after thinning. See `mergery.kernels.readable.masses`."""
     k = codes.size - 1
     buffers = np.empty((2, STEP), np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 
 from mergery.kernels import LANES
 from mergery.kernels.compiled.jit import kernel
-from mergery.kernels.compiled.maps import agree
+from mergery.kernels.compiled.maps import consensus
 from mergery.kernels.compiled.patterns import f32
 from mergery.kernels.compiled.piece import Piece
 from mergery.kernels.compiled.storage import STEP, decode, decode_vector
@@ -55,7 +55,7 @@ def restoring(piece: Piece) -> np.ndarray:
 def merge(piece: Piece, elect: int, out: np.ndarray, out_code: int) -> int:
     """Breadcrumbs whose thresholds are known, with or without an election."""
     known, every = piece.known, np.ones(piece.k, np.float32)
-    return agree(
+    return consensus(
         piece.raw, piece.codes, piece.n, piece.start, piece.keys, piece.singles("weight"), piece.singles("least"),
         piece.singles("most"), every, restoring(piece), 0, elect, int(known["normalize"]),
         float(known["weight"].sum()), float(known["scale"]), out, out_code,

@@ -14,7 +14,7 @@ from mergery.kernels.compiled.maps import clear, finish, gather
 from mergery.kernels.compiled.patterns import f32
 from mergery.kernels.compiled.piece import Piece
 from mergery.kernels.compiled.rows import select, toss
-from mergery.kernels.compiled.scratch import make_rooms
+from mergery.kernels.compiled.scratch import make_scratch
 from mergery.kernels.compiled.sorting import assign
 from mergery.kernels.compiled.storage import STEP, decode, decode_vector
 from mergery.kernels.compiled.sums import add_magnitudes, total_of
@@ -32,8 +32,8 @@ def _toss(raw, codes, n, offset, columns, keys, limits, flags, grain, sums):
     of whole rows.
     """
     k = flags.shape[0]
-    rooms, base, lanes = make_rooms(columns), np.empty(columns, np.float32), np.zeros((2, k, LANES))
-    values = rooms.values[:columns]
+    scratch, base, lanes = make_scratch(columns), np.empty(columns, np.float32), np.zeros((2, k, LANES))
+    values = scratch.values[:columns]
     status = np.int64(0)
     for start in range(0, n, columns):
         stop = start + columns
@@ -41,7 +41,7 @@ def _toss(raw, codes, n, offset, columns, keys, limits, flags, grain, sums):
         for i in range(k):
             status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
             own = flags[i, start:stop]
-            toss(rooms, keys[i], offset + start, limits[i], own)
+            toss(scratch, keys[i], offset + start, limits[i], own)
             if sums.shape[2]:
                 add_magnitudes(values, own, start % grain, lanes[0, i], lanes[1, i])
         if sums.shape[2] and (stop % grain == 0 or stop == n):
@@ -55,30 +55,30 @@ def _toss(raw, codes, n, offset, columns, keys, limits, flags, grain, sums):
 @kernel
 def _between(raw, codes, n, columns, first, last, flags):
     """Flags (k, n): 1 where an entry's rank by falling magnitude in its row, from 0, lies in [first_i, last_i)."""
-    rooms, base = make_rooms(columns), np.empty(columns, np.float32)
-    values = rooms.values[:columns]
+    scratch, base = make_scratch(columns), np.empty(columns, np.float32)
+    values = scratch.values[:columns]
     status = np.int64(0)
     for start in range(0, n, columns):
         status |= decode(raw[0], codes[0], start, base)
         for i in range(flags.shape[0]):
             status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
             own = flags[i, start : start + columns]
-            select(rooms, first[i], last[i], own)
+            select(scratch, first[i], last[i], own)
     return status
 
 
 @kernel
 def _draw(raw, codes, n, offset, columns, keys, steps, flags, chances):
     """Chances (k, n): each entry's probability by its rank in its row; flags: whether its coin lies below it."""
-    rooms, base = make_rooms(columns), np.empty(columns, np.float32)
-    values, coins = rooms.values[:columns], rooms.coins[:columns]
+    scratch, base = make_scratch(columns), np.empty(columns, np.float32)
+    values, coins = scratch.values[:columns], scratch.coins[:columns]
     status = np.int64(0)
     for start in range(0, n, columns):
         status |= decode(raw[0], codes[0], start, base)
         for i in range(flags.shape[0]):
             status |= decode_vector(raw, codes, i + 1, start, 1, base, values)
             own, chance = flags[i, start : start + columns], chances[i, start : start + columns]
-            assign(rooms, steps[i], chance)
+            assign(scratch, steps[i], chance)
             fill_coins(coins, keys[i], offset + start)
             for e in range(columns):
                 own[e] = np.uint8(f32(coins[e]) * f32(2.0**-24) < chance[e])

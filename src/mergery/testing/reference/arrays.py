@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray
-Coins = Callable[[int], Array]
+KeyedUniform = Callable[[int], Array]
 
 
 def add(terms: Iterable[Array]) -> Array:

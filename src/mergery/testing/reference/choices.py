@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from mergery.testing.reference.arrays import Array, Coins, add, differences, matrix
+from mergery.testing.reference.arrays import Array, KeyedUniform, add, differences, matrix
 
 
 def sce(
     models: Sequence[Array],
     base: Array,
-    coins: Coins,
+    coins: KeyedUniform,
     *,
     select_topk: float,
     select_applies_to: str,
@@ -37,13 +37,13 @@ def sce(
     return base + scale * merged
 
 
-def nearswap(models: Sequence[Array], base: Array, coins: Coins, *, t: float) -> Array:
+def nearswap(models: Sequence[Array], base: Array, coins: KeyedUniform, *, t: float) -> Array:
     gap = np.abs(models[0] - base)
     w = np.clip(np.divide(t, gap, out=np.ones_like(base), where=gap > 0.0), 0.0, 1.0)
     return w * models[0] + (1.0 - w) * base
 
 
-def arcee_fusion(models: Sequence[Array], base: Array, coins: Coins) -> Array:
+def arcee_fusion(models: Sequence[Array], base: Array, coins: KeyedUniform) -> Array:
     if not base.size:
         return base
     x, b = matrix(models[0]), matrix(base)
@@ -54,12 +54,12 @@ def arcee_fusion(models: Sequence[Array], base: Array, coins: Coins) -> Array:
     return np.where(importance >= median + 1.5 * (high - low), x, b).reshape(base.shape)
 
 
-def ram(models: Sequence[Array], base: Array, coins: Coins, *, epsilon: float, scale: float) -> Array:
+def ram(models: Sequence[Array], base: Array, coins: KeyedUniform, *, epsilon: float, scale: float) -> Array:
     return ramplus_tl(models, base, coins, epsilon=epsilon, r=0.0, alpha=0.0, scale=scale)
 
 
 def ramplus_tl(
-    models: Sequence[Array], base: Array, coins: Coins, *, epsilon: float, r: float, alpha: float, scale: float
+    models: Sequence[Array], base: Array, coins: KeyedUniform, *, epsilon: float, r: float, alpha: float, scale: float
 ) -> Array:
     deltas = [delta.reshape(-1) for delta in differences(models, base)]
     merged = np.zeros(base.size)
@@ -79,18 +79,18 @@ def ramplus_tl(
     return base + scale * merged.reshape(base.shape)
 
 
-def magmax(models: Sequence[Array], base: Array, coins: Coins, *, scale: float) -> Array:
+def magmax(models: Sequence[Array], base: Array, coins: KeyedUniform, *, scale: float) -> Array:
     deltas = np.stack(differences(models, base))
     largest = np.abs(deltas).max(0)
     return base + scale * np.where((deltas == largest).any(0), largest, -largest)
 
 
-def clamp(models: Sequence[Array], base: Array | None, coins: Coins) -> Array:
+def clamp(models: Sequence[Array], base: Array | None, coins: KeyedUniform) -> Array:
     others = np.stack(models[1:])
     return np.clip(models[0], others.min(0), others.max(0))
 
 
-def train_difference(models: Sequence[Array], base: Array, coins: Coins, *, scale: float) -> Array:
+def train_difference(models: Sequence[Array], base: Array, coins: KeyedUniform, *, scale: float) -> Array:
     before, after = models
     gap, step = np.abs(after - base), np.abs(after - before)
     factor = np.divide(1.8 * gap, gap + step, out=np.zeros_like(base), where=gap + step > 0.0)
@@ -98,7 +98,7 @@ def train_difference(models: Sequence[Array], base: Array, coins: Coins, *, scal
 
 
 def trust_region(
-    models: Sequence[Array], base: Array, coins: Coins, *, weight: Any, drop: float, scope: str, scale: float
+    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, drop: float, scope: str, scale: float
 ) -> Array:
     deltas = differences(models, base)
     clash = np.zeros_like(base)

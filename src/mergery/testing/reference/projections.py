@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mergery.testing.reference.arrays import Array, Coins, add, by_matrix
+from mergery.testing.reference.arrays import Array, KeyedUniform, add, by_matrix
 from mergery.testing.reference.spectral import largest, procrustes, task_vectors, thin, weighed
 
 
@@ -22,7 +22,9 @@ def adam(start: Array, slope: Callable[[Array], Array], steps: int, rate: float)
     return point
 
 
-def opcm(models: Sequence[Array], base: Array, coins: Coins, *, weight: Any, alpha: float, scale: float) -> Array:
+def opcm(
+    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, alpha: float, scale: float
+) -> Array:
     def merge(deltas: list[Array]) -> Array:
         own = [w * delta for w, delta in zip(weight, deltas, strict=True)]
         sizes = [float(np.linalg.norm(own[0]))]
@@ -44,7 +46,9 @@ def opcm(models: Sequence[Array], base: Array, coins: Coins, *, weight: Any, alp
     return task_vectors(merge, models, base)
 
 
-def svc(models: Sequence[Array], base: Array, coins: Coins, *, weight: Any, alpha: float | None, scale: float) -> Array:
+def svc(
+    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, alpha: float | None, scale: float
+) -> Array:
     bound = 1.0 / len(models) if alpha is None else alpha
 
     def merge(deltas: list[Array]) -> Array:
@@ -96,7 +100,7 @@ def dual_minimum(sides: Sequence[Array], shares: Sequence[float]) -> Array:
 def dop(
     models: Sequence[Array],
     base: Array,
-    coins: Coins,
+    coins: KeyedUniform,
     *,
     solver: str,
     stability: float | None,
@@ -160,7 +164,7 @@ def conflict_slope(change: Array, deltas: Sequence[Array], factors: Sequence[flo
 def doge(
     models: Sequence[Array],
     base: Array,
-    coins: Coins,
+    coins: KeyedUniform,
     *,
     weight: Any,
     size: float | None,
@@ -202,7 +206,7 @@ def turn_by(turn: Array, share: float) -> Array:
 
 
 def rotate(
-    models: Sequence[Array], base: Array | None, coins: Coins, *, strength: float, blend: float, centre: bool
+    models: Sequence[Array], base: Array | None, coins: KeyedUniform, *, strength: float, blend: float, centre: bool
 ) -> Array:
     def merge(pair: list[Array]) -> Array:
         a, b = (model.mean(0) if centre else np.zeros(model.shape[1]) for model in pair)
@@ -214,7 +218,7 @@ def rotate(
 
 
 def truncate(
-    models: Sequence[Array], base: Array, coins: Coins, *, share: float, rank: int | None, scale: float
+    models: Sequence[Array], base: Array, coins: KeyedUniform, *, share: float, rank: int | None, scale: float
 ) -> Array:
     def merge(deltas: list[Array]) -> Array:
         small = min(deltas[0].shape)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mergery.testing.reference.arrays import Array, Coins, add, by_matrix, differences
+from mergery.testing.reference.arrays import Array, KeyedUniform, add, by_matrix, differences
 
 NOTHING = 1e-12  # of the largest eigenvalue: smaller ones are zero
 
@@ -59,7 +59,7 @@ def solved(deltas: Sequence[Array], terms: Terms, solver: str, start: str, steps
 def wudi(
     models: Sequence[Array],
     base: Array,
-    coins: Coins,
+    coins: KeyedUniform,
     *,
     weight: Any,
     solver: str,
@@ -82,7 +82,7 @@ def leading(matrix: Array, count: int) -> tuple[Array, Array, Array]:
 def optmerge(
     models: Sequence[Array],
     base: Array,
-    coins: Coins,
+    coins: KeyedUniform,
     *,
     weight: Any,
     solver: str,
@@ -122,7 +122,7 @@ def flow(start: Array, terms: Terms, filtered: Callable[[Array], Array]) -> Arra
 def swudi(
     models: Sequence[Array],
     base: Array,
-    coins: Coins,
+    coins: KeyedUniform,
     *,
     weight: Any,
     time: float,
@@ -157,7 +157,7 @@ def told_from_noise(values: Array, rows: int) -> int:
 
 
 def swudi_a(
-    models: Sequence[Array], base: Array, coins: Coins, *, weight: Any, rule: str, start: str, scale: float
+    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, rule: str, start: str, scale: float
 ) -> Array:
     def merge(deltas: list[Array]) -> Array:
         rows = sum(len(delta) for delta in deltas)
@@ -171,7 +171,7 @@ def swudi_a(
     return base + scale * by_matrix(merge, differences(models, base))
 
 
-def actmat(models: Sequence[Array], base: Array, coins: Coins, *, weight: Any, scale: float) -> Array:
+def actmat(models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, scale: float) -> Array:
     def merge(deltas: list[Array]) -> Array:
         return minimum([(w, delta, delta) for w, delta in zip(weight, deltas, strict=True)])
 
@@ -186,7 +186,7 @@ def tasks_differ(deltas: Sequence[Array]) -> bool:
 def ace(
     models: Sequence[Array],
     base: Array,
-    coins: Coins,
+    coins: KeyedUniform,
     *,
     weight: Any,
     mode: str,

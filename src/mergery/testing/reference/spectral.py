@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mergery.testing.reference.arrays import Array, Coins, add, by_matrix, differences, fuse
+from mergery.testing.reference.arrays import Array, KeyedUniform, add, by_matrix, differences, fuse
 from mergery.testing.reference.thinning import threshold
 
 RANK = 1e-6
@@ -53,11 +53,11 @@ def tsv(deltas: Sequence[Array], weight: Any) -> Array:
     return left @ np.diag(size) @ right
 
 
-def tsv_merge(models: Sequence[Array], base: Array, coins: Coins, *, weight: Any, scale: float | None) -> Array:
+def tsv_merge(models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, scale: float | None) -> Array:
     return task_vectors(lambda deltas: usual(scale, len(models)) * tsv(deltas, weight), models, base)
 
 
-def tsv_compress(models: Sequence[Array], base: Array, coins: Coins, *, task: int, scale: Any) -> Array:
+def tsv_compress(models: Sequence[Array], base: Array, coins: KeyedUniform, *, task: int, scale: Any) -> Array:
     def merge(deltas: list[Array]) -> Array:
         u, s, vh = thin(deltas[task], max(1, min(deltas[task].shape) // len(deltas)))
         return scale[task] * u @ np.diag(s) @ vh
@@ -65,7 +65,7 @@ def tsv_compress(models: Sequence[Array], base: Array, coins: Coins, *, task: in
     return task_vectors(merge, models, base)
 
 
-def iso_c(models: Sequence[Array], base: Array, coins: Coins, *, weight: Any, scale: float | None) -> Array:
+def iso_c(models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, scale: float | None) -> Array:
     def merge(deltas: list[Array]) -> Array:
         u, s, vh = thin(weighed(deltas, weight))
         return usual(scale, len(models)) * (s.mean() if s.size else 0.0) * u @ vh
@@ -74,7 +74,7 @@ def iso_c(models: Sequence[Array], base: Array, coins: Coins, *, weight: Any, sc
 
 
 def iso_cts(
-    models: Sequence[Array], base: Array, coins: Coins, *, weight: Any, common: float, scale: float | None
+    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, common: float, scale: float | None
 ) -> Array:
     k = len(models)
 
@@ -107,7 +107,7 @@ def largest(x: Array, share: float, among: int) -> Array:
 def knots(
     models: Sequence[Array],
     base: Array,
-    coins: Coins,
+    coins: KeyedUniform,
     *,
     host: str,
     weight: Any,
@@ -139,7 +139,7 @@ def knots(
 
 
 def subspace_boosting(
-    models: Sequence[Array], base: Array, coins: Coins, *, weight: Any, beta: float, scale: float | None
+    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, beta: float, scale: float | None
 ) -> Array:
     def merge(deltas: list[Array]) -> Array:
         u, s, vh = thin(weighed(deltas, weight))
@@ -152,7 +152,7 @@ def subspace_boosting(
 def dc_merge(
     models: Sequence[Array],
     base: Array,
-    coins: Coins,
+    coins: KeyedUniform,
     *,
     weight: Any,
     smooth: str,
@@ -194,7 +194,14 @@ def procrustes(base: Array, target: Array) -> Array:
 
 
 def orthomerge(
-    models: Sequence[Array], base: Array, coins: Coins, *, weight: Any, rows: str, residual: str, scale: float | None
+    models: Sequence[Array],
+    base: Array,
+    coins: KeyedUniform,
+    *,
+    weight: Any,
+    rows: str,
+    residual: str,
+    scale: float | None,
 ) -> Array:
     k = len(models)
 

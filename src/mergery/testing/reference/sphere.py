@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mergery.testing.reference.arrays import Array, Coins, add, by_scope, differences
+from mergery.testing.reference.arrays import Array, KeyedUniform, add, by_scope, differences
 
 
 def angle(u: Array, v: Array) -> float:
@@ -30,7 +30,7 @@ def between(x: Array, y: Array, t: float, lerp_above: float = 1.0) -> Array:
 def slerp(
     models: Sequence[Array],
     base: Array | None,
-    coins: Coins,
+    coins: KeyedUniform,
     *,
     t: float | None,
     weight: Any,
@@ -53,7 +53,7 @@ def slerp(
     return by_scope(lambda vectors: merge(vectors, list(weight)), models, scope)
 
 
-def nuslerp(models: Sequence[Array], base: Array | None, coins: Coins, *, weight: Any, scope: str) -> Array:
+def nuslerp(models: Sequence[Array], base: Array | None, coins: KeyedUniform, *, weight: Any, scope: str) -> Array:
     total = weight[0] + weight[1]
     t = weight[1] / total if abs(total) > 1e-12 * (abs(weight[0]) + abs(weight[1])) else 0.5
     merged = by_scope(lambda pair: between(pair[0], pair[1], t), differences(models, base), scope)
@@ -97,7 +97,7 @@ def spherical(vectors: list[Array], mass: Sequence[float], steps: int, tol: floa
 def multislerp(
     models: Sequence[Array],
     base: Array | None,
-    coins: Coins,
+    coins: KeyedUniform,
     *,
     weight: Any,
     normalize: bool,
@@ -116,7 +116,7 @@ def multislerp(
 def karcher(
     models: Sequence[Array],
     base: Array | None,
-    coins: Coins,
+    coins: KeyedUniform,
     *,
     weight: Any,
     max_iter: int,
@@ -127,7 +127,7 @@ def karcher(
     return by_scope(lambda vectors: spherical(vectors, mass, max_iter, tol), models, scope)
 
 
-def model_stock(models: Sequence[Array], base: Array, coins: Coins, *, scope: str, clamp: bool) -> Array:
+def model_stock(models: Sequence[Array], base: Array, coins: KeyedUniform, *, scope: str, clamp: bool) -> Array:
     def towards_mean(vectors: list[Array]) -> Array:
         n = len(vectors)
         pairs = []

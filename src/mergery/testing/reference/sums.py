@@ -8,34 +8,34 @@ from typing import Any
 
 import numpy as np
 
-from mergery.testing.reference.arrays import Array, Coins, add, by_scope, differences
+from mergery.testing.reference.arrays import Array, KeyedUniform, add, by_scope, differences
 
 
-def linear(models: Sequence[Array], base: Array | None, coins: Coins, *, weight: Any, normalize: bool) -> Array:
+def linear(models: Sequence[Array], base: Array | None, coins: KeyedUniform, *, weight: Any, normalize: bool) -> Array:
     total = add(w * x for w, x in zip(weight, models, strict=True))
     return total / math.fsum(weight) if normalize else total
 
 
 def task_arithmetic(
-    models: Sequence[Array], base: Array, coins: Coins, *, weight: Any, scale: float, normalize: bool
+    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, scale: float, normalize: bool
 ) -> Array:
     return base + scale * linear(differences(models, base), None, coins, weight=weight, normalize=normalize)
 
 
-def passthrough(models: Sequence[Array], base: Array | None, coins: Coins, *, scale: float) -> Array:
+def passthrough(models: Sequence[Array], base: Array | None, coins: KeyedUniform, *, scale: float) -> Array:
     return scale * models[0]
 
 
-def analogy(models: Sequence[Array], base: Array, coins: Coins, *, scale: float) -> Array:
+def analogy(models: Sequence[Array], base: Array, coins: KeyedUniform, *, scale: float) -> Array:
     return base + scale * (models[1] - models[0])
 
 
-def expo(models: Sequence[Array], base: Array, coins: Coins, *, alpha: float) -> Array:
+def expo(models: Sequence[Array], base: Array, coins: KeyedUniform, *, alpha: float) -> Array:
     return models[0] + alpha * (models[0] - base)
 
 
 def run_average(
-    models: Sequence[Array], base: Array | None, coins: Coins, *, by: str, alpha: float, last: int | None
+    models: Sequence[Array], base: Array | None, coins: KeyedUniform, *, by: str, alpha: float, last: int | None
 ) -> Array:
     window = list(models if last is None else models[-last:])
     n = len(window)
@@ -57,7 +57,7 @@ def run_average(
     return result
 
 
-def metagpt(models: Sequence[Array], base: Array, coins: Coins, *, scale: float, scope: str) -> Array:
+def metagpt(models: Sequence[Array], base: Array, coins: KeyedUniform, *, scale: float, scope: str) -> Array:
     deltas = differences(models, base)
     energy = [float((delta**2).sum()) for delta in deltas]
     whole = sum(energy) or 1.0
@@ -65,7 +65,7 @@ def metagpt(models: Sequence[Array], base: Array, coins: Coins, *, scale: float,
 
 
 def balanced(
-    models: Sequence[Array], base: Array, coins: Coins, *, by: str, weight: Any, scale: float, scope: str
+    models: Sequence[Array], base: Array, coins: KeyedUniform, *, by: str, weight: Any, scale: float, scope: str
 ) -> Array:
     deltas = [delta.reshape(-1) for delta in differences(models, base)]
     sizes = [float(np.linalg.norm(delta)) for delta in deltas]
@@ -83,7 +83,7 @@ def balanced(
     return base + scale * merged.reshape(base.shape)
 
 
-def negation(models: Sequence[Array], base: Array, coins: Coins, *, scale: float, scope: str) -> Array:
+def negation(models: Sequence[Array], base: Array, coins: KeyedUniform, *, scale: float, scope: str) -> Array:
     def without(vectors: list[Array]) -> Array:
         target, *controls = vectors
         units = [control / np.linalg.norm(control) for control in controls if np.linalg.norm(control) > 0.0]
@@ -98,7 +98,7 @@ def negation(models: Sequence[Array], base: Array, coins: Coins, *, scale: float
 def geometric_median(
     models: Sequence[Array],
     base: Array | None,
-    coins: Coins,
+    coins: KeyedUniform,
     *,
     weight: Any,
     max_iter: int,
@@ -131,7 +131,7 @@ def geometric_median(
     return by_scope(median, models, scope)
 
 
-def cosine_add(models: Sequence[Array], base: Array | None, coins: Coins, *, t: float, scope: str) -> Array:
+def cosine_add(models: Sequence[Array], base: Array | None, coins: KeyedUniform, *, t: float, scope: str) -> Array:
     def blend(vectors: list[Array]) -> Array:
         x, y = vectors
         size = float(np.linalg.norm(x) * np.linalg.norm(y))

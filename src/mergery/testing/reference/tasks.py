@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from mergery.testing.reference.arrays import Array, Coins, add, differences, matrix
+from mergery.testing.reference.arrays import Array, KeyedUniform, add, differences, matrix
 from mergery.testing.reference.thinning import threshold, trimmed
 
 
 def pcb(
     models: Sequence[Array],
     base: Array,
-    coins: Coins,
+    coins: KeyedUniform,
     *,
     weight: Any,
     density: Any,
@@ -54,7 +54,7 @@ def multitask(deltas: Sequence[Array], vector: str, density: Any) -> Array:
 def consensus(
     models: Sequence[Array],
     base: Array,
-    coins: Coins,
+    coins: KeyedUniform,
     *,
     vector: str,
     threshold: Any,
@@ -72,7 +72,7 @@ def consensus(
 def tall_mask(
     models: Sequence[Array],
     base: Array,
-    coins: Coins,
+    coins: KeyedUniform,
     *,
     task: int,
     vector: str,
@@ -85,7 +85,7 @@ def tall_mask(
     return base + np.where(np.abs(deltas[task]) > threshold[task] * np.abs(merged - deltas[task]), merged, 0.0)
 
 
-def emr(models: Sequence[Array], base: Array, coins: Coins, *, task: int, scope: str) -> Array:
+def emr(models: Sequence[Array], base: Array, coins: KeyedUniform, *, task: int, scope: str) -> Array:
     deltas = np.stack(differences(models, base))
     sign = np.where(deltas.sum(0) > 0.0, 1.0, -1.0)
     elected = sign * np.where(np.sign(deltas) == sign, np.abs(deltas), 0.0).max(0)
@@ -97,7 +97,7 @@ def emr(models: Sequence[Array], base: Array, coins: Coins, *, task: int, scope:
 def onebit(
     models: Sequence[Array],
     base: Array,
-    coins: Coins,
+    coins: KeyedUniform,
     *,
     task: int | None,
     weight: Any,
@@ -126,7 +126,7 @@ def elected_mean(values: Array) -> Array:
 def neuromerging(
     models: Sequence[Array],
     base: Array,
-    coins: Coins,
+    coins: KeyedUniform,
     *,
     density: Any,
     parallel: float,

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mergery.testing.reference.arrays import Array, Coins, differences, fuse, matrix
+from mergery.testing.reference.arrays import Array, KeyedUniform, differences, fuse, matrix
 
 
 def same_l1(thinned: Array, whole: Array) -> Array:
@@ -31,7 +31,7 @@ def trimmed(delta: Array, density: float, more: int = 0) -> Array:
 def ties(
     models: Sequence[Array],
     base: Array,
-    coins: Coins,
+    coins: KeyedUniform,
     *,
     weight: Any,
     density: Any,
@@ -73,7 +73,7 @@ def dare(elect: bool) -> Callable[..., Array]:
     def merge(
         models: Sequence[Array],
         base: Array,
-        coins: Coins,
+        coins: KeyedUniform,
         *,
         weight: Any,
         density: Any,
@@ -103,7 +103,7 @@ def della(elect: bool) -> Callable[..., Array]:
     def merge(
         models: Sequence[Array],
         base: Array,
-        coins: Coins,
+        coins: KeyedUniform,
         *,
         weight: Any,
         density: Any,
@@ -139,7 +139,7 @@ def breadcrumbs(elect: bool) -> Callable[..., Array]:
     def merge(
         models: Sequence[Array],
         base: Array,
-        coins: Coins,
+        coins: KeyedUniform,
         *,
         weight: Any,
         density: Any,

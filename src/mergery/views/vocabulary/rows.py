@@ -11,7 +11,7 @@ import numpy as np
 
 from mergery.architecture import Architecture
 from mergery.errors import PlanError
-from mergery.graph.nodes import Derived, Node, Read, View, Weave, gather
+from mergery.graph.nodes import Computed, Merged, Node, Read, View, gather
 from mergery.method import find
 from mergery.recipe.resolving import pack
 from mergery.views.vocabulary.choosing import AVERAGE, GROUPS, UNKNOWN, ZERO, Rows
@@ -101,7 +101,7 @@ class Aligner:
             taken.append(gather(tensor, shape, [one], np.zeros(len(ids)), self.rows.own[each][ids], width))
         linear = find("linear")
         settings = {s.name: pack(s, [s.default] * (len(names) if s.per_model else 1)) for s in linear.settings.values()}
-        return Weave(linear, tensor, tuple(names), tuple(taken), None, settings, taken[0].dtype, self.number)
+        return Merged(linear, tensor, tuple(names), tuple(taken), None, settings, taken[0].dtype, self.number)
 
     def counterpart(self, giver: str, name: str, tensor: str, width: int) -> Node:
         """A model's tensor of that name and width. Raises PlanError."""
@@ -146,7 +146,7 @@ class Aligner:
         def mean(reads: Sequence[Read]) -> np.ndarray:
             return mean_row(reads[0], len(kept), width)
 
-        return Derived(tensor, (1, width), (rows,), mean, "the mean of its rows", WINDOW * width * 8)
+        return Computed(tensor, (1, width), (rows,), mean, "the mean of its rows", WINDOW * width * 8)
 
 
 def mean_row(read: Read, count: int, width: int) -> np.ndarray:

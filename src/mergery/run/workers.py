@@ -140,7 +140,7 @@ class Run:
 
     @property
     def workspace(self) -> Workspace:
-        if not hasattr(self.workspaces, "loom"):
+        if not hasattr(self.workspaces, "workspace"):
             self.workspaces.workspace = Workspace(next(self.dealt))
         return self.workspaces.workspace
 

@@ -6,7 +6,7 @@ Everything a user can meet is a `MergeryError`; the command line prints it witho
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -36,6 +36,10 @@ class MergeryError(Exception):
     def __init__(self, what: str, *, where: Where | None = None, why: str = "", hint: str = "") -> None:
         self.what, self.where, self.why, self.hint = what, where, why, hint
         super().__init__(str(self))
+
+    def at(self, where: Where | None) -> MergeryError:
+        """The same error with a place, where it has none of its own."""
+        return self if self.where else type(self)(self.what, where=where, why=self.why, hint=self.hint)
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
@@ -73,6 +77,15 @@ class Problems(MergeryError):
     def __init__(self, errors: Iterable[MergeryError]) -> None:
         self.errors = tuple(errors)
         super().__init__("\n".join(str(error) for error in self.errors))
+
+    def at(self, where: Where | None) -> MergeryError:
+        return Problems(error.at(where) for error in self.errors)
+
+
+def raise_all(errors: Sequence[MergeryError]) -> None:
+    """Raise what was found: one error as itself, several as `Problems`; nothing where there is none."""
+    if errors:
+        raise errors[0] if len(errors) == 1 else Problems(errors)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

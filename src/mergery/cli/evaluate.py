@@ -93,7 +93,7 @@ def evaluate(
 
 def read_tasks(files: tuple[Path, ...], split: Split | None, seed: int) -> list[Task]:
     """The task files, or one part of each. Problems of all files are told at once."""
-    from mergery.errors import MergeryError, Problems
+    from mergery.errors import MergeryError, raise_all
     from mergery.evaluation import load_task
     from mergery.evaluation.splits import part_of
 
@@ -104,8 +104,7 @@ def read_tasks(files: tuple[Path, ...], split: Split | None, seed: int) -> list[
             tasks.append(part_of(task, split, seed=seed) if split else task)
         except MergeryError as error:
             problems.append(error)
-    if problems:
-        raise problems[0] if len(problems) == 1 else Problems(problems)
+    raise_all(problems)
     return tasks
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mergery.errors import Problems, TaskError, Where
+from mergery.errors import TaskError, Where, raise_all
 from mergery.evaluation.models import Loaded
 from mergery.evaluation.task import Task
 
@@ -31,8 +31,7 @@ def label_numbers(task: Task, config: Mapping[str, Any]) -> list[int]:
                 )
             )
         numbers.append(number)
-    if problems:
-        raise problems[0] if len(problems) == 1 else Problems(problems[:20])
+    raise_all(problems[:20])
     return numbers
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mergery.checkpoints.json_files import is_text, too_deep
-from mergery.errors import MergeryError, Problems, TaskError, Where, did_you_mean
+from mergery.errors import MergeryError, TaskError, Where, did_you_mean, raise_all
 from mergery.evaluation.jsonlines import Line, parse_object
 from mergery.evaluation.task import METRICS, Item, Settings, Task
 
@@ -75,15 +75,14 @@ class _Reader:
         ]
         self.same_ids(items)
         self.same_labels(items, kind)
-        if self.errors:
-            raise self.errors[0] if len(self.errors) == 1 else Problems(self.errors)
+        raise_all(self.errors)
         metric = str(header.get("metric", ""))
         return Task(str(header.get("name", stem)), kind, tuple(items), settings, metric, self.file)
 
     def fail(self, what: str, line: int, column: int | None = 1, *, why: str = "", hint: str = "") -> None:
         self.errors.append(TaskError(what, where=Where(self.file, line, column), why=why, hint=hint))
         if len(self.errors) >= MOST_PROBLEMS:
-            raise Problems(self.errors)
+            raise_all(self.errors)
 
     # --- lines --------------------------------------------------------------------------------------------------------
 
@@ -137,7 +136,7 @@ class _Reader:
             self.fail(
                 f"unknown kind {header['kind']!r}", line.number, column, hint=did_you_mean(header["kind"], METRICS)
             )
-            raise self.errors[0] if len(self.errors) == 1 else Problems(self.errors)
+            raise_all(self.errors)
         most = header.get("max_tokens", 1)
         if not isinstance(most, int) or isinstance(most, bool) or most < 1:
             self.fail(f"max_tokens is {_say(most)}", line.number, column, why="it must be a whole number above 0")
@@ -181,7 +180,8 @@ class _Reader:
                 why = f"a kind is told by its fields: {'; '.join(', '.join(names) for names in FIELDS.values())}"
                 hint = did_you_mean(next(iter(lines[0].values), ""), sum(FIELDS.values(), ()))
                 self.fail("these fields belong to no kind of task", lines[0].number, why=why, hint=hint)
-            raise self.errors[0] if len(self.errors) == 1 else Problems(self.errors)
+            raise_all(self.errors)
+        assert first is not None
         for number, kind in told.items():
             if kind and kind != first[1]:
                 why = f"line {first[0]} is of kind {first[1]}, this one of kind {kind}"

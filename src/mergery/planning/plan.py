@@ -16,7 +16,7 @@ import numpy as np
 
 from mergery.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from mergery.dtypes import F64, OUTPUT_DTYPES, DType
-from mergery.errors import MergeryError, PlanError, Problems, RecipeError
+from mergery.errors import MergeryError, PlanError, RecipeError, raise_all
 from mergery.graph.nodes import Change, Merged, Node, Stored, View, kind_key, leaf_columns, leaves, looked_up
 from mergery.planning.builder import Builder
 from mergery.planning.layout import Layout, Slot, lay_out
@@ -154,15 +154,12 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
                 relative_to=recipe.folder,
                 headers=headers,
             )
-        except Problems as error:
-            problems += error.errors
         except MergeryError as error:
-            error.where = error.where or model.place
-            problems.append(type(error)(error.what, where=error.where, why=error.why, hint=error.hint))
+            problems.append(error.at(model.place))
     if problems:
         for checkpoint in opened.values():
             checkpoint.close()
-        raise problems[0] if len(problems) == 1 else Problems(problems)
+    raise_all(problems)
     return opened
 
 
@@ -172,8 +169,7 @@ def _plan(recipe: Recipe, checkpoints: dict[str, Checkpoint], only: tuple[str, .
     view = builder.merge("merge", recipe.merge) if not builder.problems else None
     donors = {key: _donor(recipe, builder, key) for key in ("config", "tokenizer")}
     template = choose_chat_template(builder)
-    if builder.problems:
-        raise builder.problems[0] if len(builder.problems) == 1 else Problems(builder.problems)
+    raise_all(builder.problems)
     assert view is not None
     if only:
         view = restrict(view, only)

@@ -125,7 +125,7 @@ def read_slices(
             try:
                 ranges.append((name, parsed(parse_layers, layers)))
             except RecipeError as error:
-                reader.fail(error.what, (*at, "models", name), hint=error.hint)
+                reader.keep(error, (*at, "models", name))
         lengths = {high - low + 1 for _, (low, high) in ranges}
         if len(lengths) > 1:
             reader.fail("the ranges of a slice differ in length", at, why=f"{sorted(lengths)} layers")

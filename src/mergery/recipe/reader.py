@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mergery.errors import MergeryError, Problems, RecipeError, Where, did_you_mean
+from mergery.errors import MergeryError, RecipeError, Where, did_you_mean, raise_all
 from mergery.method import Method, Setting, find
 from mergery.recipe.document import Document
 from mergery.recipe.values import ByModel, Value, parse_value, parsed
@@ -25,7 +25,11 @@ class Reader:
         """Keep a problem."""
         self.errors.append(RecipeError(what, where=self.document.where(path, key=key), why=why, hint=hint))
         if len(self.errors) >= MOST_PROBLEMS:
-            raise Problems(self.errors)
+            raise_all(self.errors)
+
+    def keep(self, error: MergeryError, path: tuple[Any, ...]) -> None:
+        """Keep an error that was raised where the place is not known."""
+        self.fail(error.what, path, why=error.why, hint=error.hint)
 
     def only(self, data: Mapping[str, Any], path: tuple[Any, ...], known: tuple[str, ...]) -> None:
         """Refuse keys that are not known."""
@@ -56,7 +60,7 @@ class Reader:
         try:
             return find(str(word))
         except RecipeError as error:
-            self.fail(error.what, (*path, "method") if given else path, hint=error.hint)
+            self.keep(error, (*path, "method") if given else path)
             return None
 
     def count(self, method: Method, merged: tuple[str, ...], path: tuple[Any, ...]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from mergery.architecture.facts import ALLOWABLE
 from mergery.checkpoints.tokenizer.chat import check_template
 from mergery.dtypes import OUTPUT_DTYPES
-from mergery.errors import Problems, RecipeError, did_you_mean
+from mergery.errors import RecipeError, did_you_mean, raise_all
 from mergery.recipe import DEFAULT_SHARD, Merge, Output, Recipe, Source
 from mergery.recipe.document import Document, read_documents, read_file
 from mergery.recipe.merging import read_merge
@@ -62,7 +62,7 @@ def read_recipe(reader: Reader, folder: Path) -> Recipe:
     reader.only(data, (), ("models", "merge", "output", "vocabulary", "seed", "drop", "allow"))
     named, reader.runs, problems = unfold(data.get("models"), folder)
     for name, error in problems.items():
-        reader.fail(error.what, ("models", name), why=error.why, hint=error.hint)
+        reader.keep(error, ("models", name))
     models = read_sources(reader, named)
     names = dict.fromkeys(named) if isinstance(named, dict) else {}
     merge = None
@@ -85,8 +85,7 @@ def read_recipe(reader: Reader, folder: Path) -> Recipe:
         )
     allow = read_allowed(reader, data.get("allow", []))
     check_references(reader, models, merge, output, vocabulary)
-    if reader.errors:
-        raise reader.errors[0] if len(reader.errors) == 1 else Problems(reader.errors)
+    raise_all(reader.errors)
     assert merge is not None
     return Recipe(models, merge, output, seed, tuple(drop), allow, folder, reader.document.file, vocabulary=vocabulary)
 
@@ -160,7 +159,7 @@ def read_output(reader: Reader, data: Any, models: Mapping[str, Any]) -> Output:
     try:
         shard = parse_size(data.get("shard_size", DEFAULT_SHARD))
     except RecipeError as error:
-        reader.fail(error.what, (*path, "shard_size"), why=error.why, hint=error.hint)
+        reader.keep(error, (*path, "shard_size"))
     if data.get("config") is not None:
         reader.name(data["config"], (*path, "config"), models)
     tokenizer = data.get("tokenizer")
@@ -171,7 +170,7 @@ def read_output(reader: Reader, data: Any, models: Mapping[str, Any]) -> Output:
         try:
             check_template(template, models)
         except RecipeError as error:
-            reader.fail(error.what, (*path, "chat_template"), why=error.why, hint=error.hint)
+            reader.keep(error, (*path, "chat_template"))
     return Output(dtype, shard, data.get("config"), tokenizer, template)
 
 

@@ -34,7 +34,7 @@ def resolve_settings(
         try:
             method.check(result)
         except RecipeError as error:
-            problems.append(RecipeError(error.what, where=merge.place, why=error.why, hint=error.hint))
+            problems.append(error.at(merge.place))
     return result
 
 

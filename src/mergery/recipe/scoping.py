@@ -100,7 +100,7 @@ def _override(reader: Reader, item: Any, path: tuple[Any, ...], members: Members
         try:
             condition = parsed(parse_condition, item["where"])
         except RecipeError as error:
-            reader.fail(error.what, (*path, "where"), why=error.why, hint=error.hint)
+            reader.keep(error, (*path, "where"))
     if ("take" in item) == ("method" in item):
         reader.fail("it names a method, or a model to take from", path, hint="method: linear, or take: base")
         return None

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from mergery.errors import MergeryError, Problems, RecipeError, Where
+from mergery.errors import MergeryError, RecipeError, Where, raise_all
 from mergery.recipe import Merge, Output, Recipe, Slice, Source, Vocabulary
 from mergery.recipe.document import Document
 from mergery.recipe.mergekit.config import Config, Input, Part, Reference
@@ -31,7 +31,7 @@ def translate(documents: list[Document], folder: Path) -> Recipe:
         notes += reader.notes
         configs += [config] if config else []
     problems += _check_names(configs)
-    _give_up(problems)
+    raise_all(problems)
     translator = _Translator(configs, folder)
     models, merge, output, vocabulary = translator.translate()
     notes += translator.notes
@@ -54,11 +54,6 @@ def locate(path: str, folder: Path) -> str | None:
     if os.path.exists(folder / path):  # noqa: PTH110 - Path.exists fails on names that no file can have
         return path
     return str(Path(path).absolute()) if os.path.exists(path) else None  # noqa: PTH110
-
-
-def _give_up(problems: list[MergeryError]) -> None:
-    if problems:
-        raise problems[0] if len(problems) == 1 else Problems(problems)
 
 
 def _check_names(configs: list[Config]) -> list[MergeryError]:
@@ -86,7 +81,7 @@ class _Translator:
 
     def translate(self) -> tuple[dict[str, Source | Merge], Merge, Output, Vocabulary | None]:
         order = self.order()
-        _give_up(self.errors)
+        raise_all(self.errors)
         for name, config in self.stages.items():
             if config not in order:
                 self.notes.append(f"the document {name!r} is left out: the last merge does not need it")
@@ -113,7 +108,7 @@ class _Translator:
             assert config.name is not None
             models[config.name] = self.merge(config)
         merge = self.merge(self.final)
-        _give_up(self.errors)
+        raise_all(self.errors)
         vocabulary = tokens.vocabulary(self.name, teller, merge.names(), merge.base) if tokens and teller else None
         return models, merge, self.output(merge, models), vocabulary
 

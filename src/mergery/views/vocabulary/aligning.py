@@ -144,8 +144,7 @@ def align_vocabulary(builder: Builder) -> Alignment | None:
             return _align(builder, wanted, lead, merged, tokenizers)
         compare(builder, {name: builder.checkpoints[name] for name in merged}, builder.tokenizers)
     except MergeryError as error:
-        where = error.where or wanted.place or recipe.merge.place
-        builder.problems.append(type(error)(error.what, where=where, why=error.why, hint=error.hint))
+        builder.problems.append(error.at(wanted.place or recipe.merge.place))
     return None
 
 

@@ -40,7 +40,7 @@ def choose_chat_template(builder: Builder) -> str | None:
     try:
         return choose_template(named[0] if named else word, templates, named)
     except MergeryError as error:
-        builder.problems.append(type(error)(error.what, where=recipe.merge.place, why=error.why, hint=error.hint))
+        builder.problems.append(error.at(recipe.merge.place))
         return None
 
 

@@ -20,7 +20,8 @@ def pack(recipe: Path, out: Path, /, *, threads: Threads = 0, chunk: Chunk = CHU
     out
         The folder to write. It must not exist.
     """
-    from mergery.cli.progress import reporter, size
+    from mergery.cli.progress import reporter
+    from mergery.report.words import size
     from mergery.run import packing
 
     report = reporter("json" if json else "auto")

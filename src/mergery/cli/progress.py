@@ -7,6 +7,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, Literal
 
+from mergery.report.words import count, several, size, vocabulary_line
+
 if TYPE_CHECKING:
     from mergery.api import Result
     from mergery.planning.plan import Plan
@@ -117,7 +119,7 @@ class BarReporter(PlainReporter):
         self.remark(event)
         if event["event"] not in ("progress", "download"):
             return
-        name = f"downloading {event['model']}" if event["event"] == "download" else "weaving"
+        name = f"downloading {event['model']}" if event["event"] == "download" else "merging"
         if name not in self.tasks:
             self.bar.start()
             self.tasks[name] = self.bar.add_task(name, total=event["total"])
@@ -136,15 +138,6 @@ def reporter(kind: Literal["auto", "json", "quiet"]) -> Reporter:
     return BarReporter() if sys.stderr.isatty() else PlainReporter()
 
 
-def size(nbytes: float) -> str:
-    """Bytes in the unit that a person would use."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.2f} TB"
-
-
 def summary(plan: Plan) -> str:
     """One line about what is going to happen."""
     merged = plan.recipe.merge
@@ -153,18 +146,6 @@ def summary(plan: Plan) -> str:
         + (f" on {merged.base}" if merged.base else "")
         + f": {len(plan.steps)} tensors, {size(plan.bytes_in)} in, {size(plan.bytes_out)} out"
     )
-
-
-def vocabulary_line(facts: dict[str, Any]) -> str:
-    """One line about the output's tokens."""
-    parts = [f"{facts['tokens']:,} tokens ({facts['kind']}), {facts['rows']:,} rows"]
-    if facts["from_others"]:
-        parts.append(f"{facts['from_others']:,} from other models than {facts['lead']}")
-    if facts["added"]:
-        parts.append(f"{len(facts['added']):,} added")
-    if facts["made"]:
-        parts.append(f"{facts['made']:,} with rows that are made")
-    return ", ".join(parts)
 
 
 def show_plan(facts: dict[str, Any]) -> None:
@@ -188,7 +169,7 @@ def show_plan(facts: dict[str, Any]) -> None:
         console.print(f"... and {len(facts['parts']) - 40} more; see --json")
     output = facts["output"]
     console.print()
-    shards = f"{len(output['shards'])} file{'s' if len(output['shards']) != 1 else ''}"
+    shards = several(len(output["shards"]), "file")
     lines = [
         ("output", f"{output['tensors']} tensors in {output['dtype']}, {output['layers']} layers, {shards}"),
         ("config from", output["config"]),
@@ -269,11 +250,3 @@ def _tokenizer(facts: dict[str, Any] | None) -> str:
     special = ", ".join(f"{key.removesuffix('_token')} {value}" for key, value in facts["special"].items())
     template = "a chat template" if facts["chat_template"] else "no chat template"
     return f"{kind or 'of an unknown type'}{words}{'; ' + special if special else ''}; {template}"
-
-
-def count(number: int) -> str:
-    """Parameters in words: `7.2 B`, `350 M`, `12.3 k`."""
-    for unit, scale in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= scale:
-            return f"{number / scale:.3g} {unit}"
-    return str(number)

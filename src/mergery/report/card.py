@@ -6,13 +6,13 @@ import hashlib
 import json
 from typing import Any
 
-from mergery.cli.progress import vocabulary_line
 from mergery.graph.nodes import Computed, Merged, Node, Stored, is_computed, merges_below
 from mergery.method import find
 from mergery.method.catalogue import source
 from mergery.planning.plan import Plan, content_mark
 from mergery.recipe import Merge, Source
 from mergery.recipe.document import write_yaml
+from mergery.report.words import several, vocabulary_line
 
 PURSUIT = "Goddard and Neto 2025 (arXiv 2506.06607)"
 
@@ -29,7 +29,8 @@ def make_card(plan: Plan) -> str:
     given = treatments(plan)
     methods = list(dict.fromkeys([*(merge.method for merge in merges), *used(plan)]))
     lines = ["---", write_yaml(front).strip(), "---", "", "# A merged model", ""]
-    lines += [f"Made by merging {_count(recipe)} with Mergery: {', '.join(methods)}.", "", "## Lineage", ""]
+    sources = sum(isinstance(model, Source) for model in recipe.models.values())
+    lines += [f"Made by merging {several(sources, 'model')} with Mergery: {', '.join(methods)}.", "", "## Lineage", ""]
     lines += ["| name | source | revision or fingerprint |", "|---|---|---|"]
     for name, checkpoint in plan.checkpoints.items():
         stamp = marks[name].get("commit") or _digest(marks[name])
@@ -45,7 +46,7 @@ def make_card(plan: Plan) -> str:
     lines += [f"{merged} tensors were merged and {len(plan.steps) - merged} copied; all are {plan.dtype}.", ""]
     if len(given) > 1:
         lines += [
-            *(f"- {what}: {count} tensor{'s' if count != 1 else ''} ({roles})" for what, count, roles in given),
+            *(f"- {what}: {several(count, 'tensor')} ({roles})" for what, count, roles in given),
             "",
         ]
     if plan.changes:
@@ -68,8 +69,8 @@ def make_card(plan: Plan) -> str:
 
 def used(plan: Plan) -> list[str]:
     """The methods by which tensors were made, stages and the rest included."""
-    is_computed = merges_below([step.node for step in plan.steps])
-    return list(dict.fromkeys(node.method.name for nodes in is_computed.values() for node in nodes))
+    merges = merges_below([step.node for step in plan.steps])
+    return list(dict.fromkeys(node.method.name for nodes in merges.values() for node in nodes))
 
 
 def treatments(plan: Plan) -> list[tuple[str, int, str]]:
@@ -92,11 +93,6 @@ def _names(node: Node) -> str:
     if isinstance(node, Computed):
         return node.what
     return " and ".join(dict.fromkeys(map(_names, node.sources))) or "zeros"
-
-
-def _count(recipe: Any) -> str:
-    sources = sum(isinstance(model, Source) for model in recipe.models.values())
-    return f"{sources} model{'s' if sources != 1 else ''}"
 
 
 def _digest(mark: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from mergery.kernels.ranks import HALF
 from mergery.method import Largest
 from mergery.method.scope import Route
 from mergery.planning.plan import Plan, no_collections
+from mergery.report.words import spans
 from mergery.run.workers import Options, needs_torch, uses_torch
 from mergery.views.vocabulary.writing import chat_sample
 
@@ -147,17 +148,6 @@ def _number(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def spans(numbers: list[int]) -> str:
-    """`0-3, 7` for consecutive numbers."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
 
 
 def peak_memory(plan: Plan, options: Options = Options()) -> int:

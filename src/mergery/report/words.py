@@ -1,0 +1,50 @@
+"""Facts in the words and units that a person would use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def size(nbytes: float) -> str:
+    """Bytes: `1.2 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.2f} TB"
+
+
+def count(number: int) -> str:
+    """Parameters: `7.2 B`, `350 M`, `12.3 k`."""
+    for unit, scale in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= scale:
+            return f"{number / scale:.3g} {unit}"
+    return str(number)
+
+
+def several(number: int, what: str) -> str:
+    """`1 file`, `3 files`."""
+    return f"{number} {what}{'s' if number != 1 else ''}"
+
+
+def spans(numbers: list[int]) -> str:
+    """Ascending whole numbers, consecutive ones together: `0-3, 7`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
+def vocabulary_line(facts: dict[str, Any]) -> str:
+    """The output's tokens in one line. `facts` are those of an alignment of vocabularies."""
+    parts = [f"{facts['tokens']:,} tokens ({facts['kind']}), {facts['rows']:,} rows"]
+    if facts["from_others"]:
+        parts.append(f"{facts['from_others']:,} from other models than {facts['lead']}")
+    if facts["added"]:
+        parts.append(f"{len(facts['added']):,} added")
+    if facts["made"]:
+        parts.append(f"{facts['made']:,} with rows that are made")
+    return ", ".join(parts)

@@ -27,7 +27,7 @@ from pathlib import Path
 import mergery
 from mergery.method import Method, find, methods
 from mergery.method.scope import Route
-from mergery.report.explain import merged_of, route_of
+from mergery.run.estimate import merged_of, route_of
 from models import SIZES, build
 from pages import rows_of
 

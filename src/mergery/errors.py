@@ -95,3 +95,23 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     if near:
         return f"did you mean {near[0]!r}?"
     return f"known here: {', '.join(sorted(known))}" if known else ""
+
+
+SHOWN = 5  # names listed in a message before "and N more"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`'a', 'b'`: the first names in quotes, and how many there are beside them."""
+    shown = ", ".join(repr(name) for name in names[:SHOWN])
+    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """`0-3, 7`: rising numbers, with those that follow one another together."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)

@@ -11,7 +11,9 @@ from mergery.checkpoints import open_checkpoint
 from mergery.dtypes import F32
 from mergery.engine import Shared, Workspace, evaluator
 from mergery.engine.in_memory import resolve_settings
-from mergery.graph.nodes import Gathered, Merged, Node, Stored, from_ranges, is_computed, leaves, merges_below
+from mergery.graph.gathering import from_ranges
+from mergery.graph.nodes import Gathered, Merged, Node, Stored
+from mergery.graph.walking import is_computed, leaves, merges_below
 from mergery.method import find
 
 

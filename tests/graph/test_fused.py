@@ -9,9 +9,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mergery.architecture import read_architecture
-from mergery.architecture.fused import fused_parts, join, split, transposed
+from mergery.architecture.fused import fused_parts, transposed
 from mergery.checkpoints.base import TensorInfo
 from mergery.dtypes import F32
+from mergery.graph.fused import from_parts, take_part
 from mergery.graph.nodes import Node, Stored
 from tests.engine.test_gathering import leaf, made
 
@@ -91,11 +92,11 @@ def test_parts_cover_the_whole_and_join_to_it_again(family):
     parts = parts_of(name, shape, config)
     assert len(parts) > 1
     whole = leaf(torch.arange(int(np.prod(shape)), dtype=torch.float32).reshape(shape))
-    pieces = [split(whole, part, part.key) for part in parts]
+    pieces = [take_part(part.key, whole, part) for part in parts]
     assert [piece.shape for piece in pieces] == [part.shape for part in parts]
     numbers = np.concatenate([values(piece).reshape(-1) for piece in pieces])
     assert sorted(numbers.tolist()) == list(range(whole.elements))
-    assert (values(join(name, parts, pieces)) == values(whole)).all()
+    assert (values(from_parts(name, shape, parts, pieces)) == values(whole)).all()
 
 
 @settings(max_examples=60, deadline=None)
@@ -119,7 +120,7 @@ def test_any_head_layout_round_trips(family, keys, shared, size, hidden, bias):
     assert [part.roles[0] for part in parts] == ["attention.q", "attention.k", "attention.v"]
     assert transposed(name, shape, config) == conv
     whole = leaf(torch.randn(shape))
-    joined = join(name, parts, [split(whole, part, part.key) for part in parts])
+    joined = from_parts(name, shape, parts, [take_part(part.key, whole, part) for part in parts])
     assert (values(joined) == values(whole)).all()
 
 

@@ -1,7 +1,6 @@
 """Several matrices stored as one: query, key and value; gate and up; the experts of a layer.
 
-`fused_parts` says where each part's elements lie, from a name, a shape and the config. `split` takes one out, and `join`
-puts all together again, element for element.
+`fused_parts` says where each part's elements lie, from a name, a shape and the config.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ from typing import Any
 import numpy as np
 
 from mergery.architecture.sections import part_of, section
-from mergery.dtypes import F32
-from mergery.graph.nodes import Gathered, Node, from_ranges
 
 Span = tuple[int, int]  # first index and length along one axis
 
@@ -49,27 +46,6 @@ def _joined(starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.nda
     fresh = np.ones(len(starts), dtype=bool)
     fresh[1:] = starts[1:] != starts[:-1] + lengths[:-1]
     return starts[fresh], np.add.reduceat(lengths, np.flatnonzero(fresh))
-
-
-def split(node: Node, part: FusedPart, name: str) -> Node:
-    """One part of a fused tensor, as a tensor of its own."""
-    starts, lengths = part.runs()
-    if len(starts) == 1 and node.shape == part.shape:
-        return from_ranges(name, part.shape, [(node, 0, node.elements)])
-    return Gathered(name, part.shape, node.dtype, (node,), np.zeros_like(starts), starts, lengths)
-
-
-def join(name: str, parts: Sequence[FusedPart], nodes: Sequence[Node]) -> Node:
-    """The fused tensor of all its parts, given in the same order."""
-    pieces = [part.runs() for part in parts]
-    starts = np.concatenate([piece[0] for piece in pieces])
-    lengths = np.concatenate([piece[1] for piece in pieces])
-    which = np.repeat(np.arange(len(parts)), [len(piece[0]) for piece in pieces])
-    inside = np.concatenate([np.cumsum(piece[1]) - piece[1] for piece in pieces])
-    order = np.argsort(starts)
-    dtypes = {node.dtype for node in nodes}
-    dtype = dtypes.pop() if len(dtypes) == 1 else F32
-    return Gathered(name, parts[0].whole, dtype, tuple(nodes), which[order], inside[order], lengths[order])
 
 
 # --- which tensors are fused, and how -----------------------------------------------------------------------------

@@ -11,7 +11,8 @@ import numpy as np
 from mergery.dtypes import F32, DType
 from mergery.engine.workspace import TENSORS, Kept, Shared, Workspace
 from mergery.errors import DataError
-from mergery.graph.nodes import Merged, Stored, is_computed
+from mergery.graph.nodes import Merged, Stored
+from mergery.graph.walking import is_computed
 from mergery.kernels import BLOCK, LAST_ROW
 from mergery.kernels.devices import CPU
 

@@ -1,20 +1,16 @@
-"""The expressions of a plan: each output tensor is a leaf (a tensor of a checkpoint), a weave of others of its shape,
-a patchwork of ranges of others, or derived from others by a function.
-
-A stage of a recipe is a `View`: named tensors and the node that makes each. A view costs nothing until a node is
-evaluated, chunk by chunk, so a multi-stage recipe needs no intermediate folder.
+"""How an output tensor comes to be: a node is stored in a checkpoint, merged of others of its shape, gathered from ranges of
+others, or computed from others by a function.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from mergery.architecture import Architecture
 from mergery.checkpoints.base import Checkpoint, TensorInfo
 from mergery.dtypes import F32, DType
 from mergery.method import Method
@@ -105,11 +101,11 @@ class Merged:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gathered:
-    """A tensor sewn from ranges of elements of others, end to end: a part of a fused tensor, parts fused again, experts
-    stacked, rows in the order of another vocabulary.
+    """A tensor of ranges of elements of others, end to end: a part of a fused tensor, parts fused again, experts stacked,
+    rows in the order of another vocabulary.
 
-    Patch i takes `lengths[i]` elements from `starts[i]` on of the flattened `sources[which[i]]`; where `which[i]` is
-    -1 it is zeros. The arrays are int64 of one length; the lengths add up to the tensor's elements.
+    Range i is `lengths[i]` elements from `starts[i]` on of the flattened `sources[which[i]]`; where `which[i]` is -1 it is
+    zeros. The arrays are int64 of one length; the lengths add up to the tensor's elements.
     """
 
     name: str
@@ -121,7 +117,7 @@ class Gathered:
     lengths: np.ndarray
 
     def __post_init__(self) -> None:
-        assert int(self.lengths.sum()) == self.elements, f"the patches of {self.name!r} do not fill its shape"
+        assert int(self.lengths.sum()) == self.elements, f"the ranges of {self.name!r} do not fill its shape"
 
     @property
     def elements(self) -> int:
@@ -129,7 +125,7 @@ class Gathered:
 
     @property
     def rows(self) -> tuple[Node, ...]:
-        """What it is sewn from."""
+        """What it is gathered from."""
         return self.sources
 
 
@@ -140,7 +136,7 @@ Read = Callable[[int, int], np.ndarray]  # elements [start, stop) of a tensor, a
 class Computed:
     """A small tensor that a function makes whole from others, read as it likes: the average of rows, rows for new tokens.
 
-    `make` gets one reader for each source and returns float32 of the tensor's shape. It must not depend on threads.
+    `make` gets one `Read` for each source and returns float32 of the tensor's shape. It must not depend on threads.
     """
 
     name: str
@@ -163,154 +159,3 @@ class Computed:
 
 
 Node = Stored | Merged | Gathered | Computed
-Found = TypeVar("Found")
-
-
-def gather(
-    name: str, shape: tuple[int, ...], sources: Sequence[Node], which: np.ndarray, rows: np.ndarray, width: int
-) -> Node:
-    """A tensor of rows of others, `width` elements each: row i is `rows[i]` of `sources[which[i]]`; -1 is zeros."""
-    which = np.asarray(which, dtype=np.int64)
-    rows = np.where(which < 0, 0, np.asarray(rows, dtype=np.int64))
-    follows = (which[1:] == which[:-1]) & ((which[1:] < 0) | (rows[1:] == rows[:-1] + 1))
-    first = np.flatnonzero(np.concatenate(([True], ~follows)))
-    lengths = np.diff(np.append(first, len(which)))
-    used = sorted({int(number) for number in np.unique(which) if number >= 0})
-    patches = np.full(len(sources) + 1, -1, dtype=np.int64)
-    patches[used] = np.arange(len(used))
-    kept = tuple(sources[number] for number in used)
-    if len(first) == 1 and len(kept) == 1 and rows[0] == 0 and kept[0].shape == shape:
-        return kept[0]
-    dtypes = {node.dtype for node in kept}
-    dtype = dtypes.pop() if len(dtypes) == 1 else F32
-    return Gathered(name, shape, dtype, kept, patches[which[first]], rows[first] * width, lengths * width)
-
-
-def from_ranges(name: str, shape: tuple[int, ...], patches: Sequence[tuple[Node | None, int, int]]) -> Node:
-    """A tensor of ranges of others: (source, first element, number of elements) each; None is zeros.
-
-    Ranges that go on where the last one ended are joined. One whole source of the same shape is returned as it is.
-    """
-    sources: dict[int, tuple[int, Node]] = {}
-    joined: list[list[int]] = []
-    for source, start, length in patches:
-        number = -1
-        if source is not None:
-            number, _ = sources.setdefault(id(source), (len(sources), source))
-        last = joined[-1] if joined else None
-        if last and last[0] == number and (number < 0 or last[1] + last[2] == start):
-            last[2] += length
-        else:
-            joined.append([number, start if number >= 0 else 0, length])
-    nodes = tuple(source for _, source in sources.values())
-    if len(joined) == 1 and len(nodes) == 1 and nodes[0].shape == shape and joined[0][1:] == [0, nodes[0].elements]:
-        return nodes[0]
-    dtypes = {node.dtype for node in nodes}
-    dtype = dtypes.pop() if len(dtypes) == 1 else F32
-    which, starts, lengths = np.array(joined, dtype=np.int64).reshape(-1, 3).T
-    return Gathered(name, shape, dtype, nodes, which, starts, lengths)
-
-
-def looked_up(names: Collection[str], table: Mapping[str, Found]) -> Iterable[Found | None]:
-    """What a table holds under each name, in the order of the names: looked up only where that is not the table's own."""
-    return table.values() if list(names) == list(table) else map(table.get, names)
-
-
-def leaves(node: Node) -> list[Stored]:
-    """All stored tensors under a node."""
-    if isinstance(node, Stored):
-        return [node]
-    found: list[Stored] = []
-    for row in node.rows:  # there may be half a million
-        if isinstance(row, Stored):
-            found.append(row)
-        else:
-            found += leaves(row)
-    return found
-
-
-@dataclass(frozen=True)
-class View:
-    """Named tensors, each made by a node; what a stage of a recipe is to the next."""
-
-    name: str
-    nodes: Mapping[str, Node]
-    architecture: Architecture
-    config: dict[str, Any] | None
-    donor: Checkpoint
-    dropped: Mapping[str, str] = field(default_factory=dict)  # tensor name -> reason
-    warnings: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Change:
-    """What was done to the shape of a model, and what that loses: nothing, where the model computes what it did."""
-
-    model: str
-    what: str
-    loss: str = ""
-
-
-def is_computed(node: Node) -> bool:
-    """Whether any arithmetic is done to make a node."""
-    return isinstance(node, (Merged, Computed)) or (isinstance(node, Gathered) and any(map(is_computed, node.sources)))
-
-
-def kind_key(node: Node) -> tuple[Any, ...]:
-    """Equal for nodes that are described in the same words and cost the same to make: there may be 100,000 of them, of few
-    kinds."""
-    if isinstance(node, Stored):
-        return node.model, node.info.shape, node.info.dtype.name
-    if isinstance(node, Merged):
-        base = None if node.base is None else kind_key(node.base)
-        rows = [row.info.dtype.name if isinstance(row, Stored) else kind_key(row) for row in node.inputs]
-        return id(node.settings), node.merge, node.models, node.matrices, node.shape, base, *rows
-    rows = [kind_key(row) for row in node.rows]
-    if isinstance(node, Gathered):
-        return "sewn", node.shape, len(node.lengths), *rows
-    return node.what, node.shape, node.memory, node.torch, *rows
-
-
-def leaf_columns(alike: Sequence[Node]) -> Iterator[Sequence[Stored]]:
-    """The stored tensors under nodes of one likeness, place by place: each column is of one shape and dtype."""
-    if isinstance(alike[0], Stored):
-        yield cast("Sequence[Stored]", alike)
-    else:
-        for column in zip(*[node.rows for node in alike if not isinstance(node, Stored)], strict=True):
-            yield from leaf_columns(column)
-
-
-def merged_by(merge: int, nodes: Iterable[Node]) -> list[Merged]:
-    """The weaves that a merge made, under the nodes that it gave; below them are those of merges before it."""
-    found: dict[int, Merged] = {}
-    for node in nodes:
-        if isinstance(node, Merged) and node.merge == merge:
-            found[id(node)] = node
-        elif not isinstance(node, Stored):
-            found.update((id(node), node) for node in merged_by(merge, node.rows))
-    return list(found.values())
-
-
-def computed_below(node: Node) -> Iterator[Computed]:
-    """All derived tensors under a node."""
-    if isinstance(node, Computed):
-        yield node
-    if not isinstance(node, Stored):
-        for row in node.rows:
-            if not isinstance(row, Stored):
-                yield from computed_below(row)
-
-
-def merges_below(nodes: Iterable[Node]) -> dict[int, list[Merged]]:
-    """All weaves under some nodes by the merge that made them, inner merges first."""
-    found: dict[int, dict[int, Merged]] = {}
-
-    def visit(nodes: Iterable[Node]) -> None:
-        for node in nodes:
-            if not isinstance(node, Stored):
-                visit(node.rows)
-            if isinstance(node, Merged):
-                found.setdefault(node.merge, {})[id(node)] = node
-
-    visit(nodes)
-    return {merge: list(found[merge].values()) for merge in sorted(found)}

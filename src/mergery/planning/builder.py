@@ -14,7 +14,8 @@ from typing import Any
 from mergery.architecture import Architecture, read_architecture
 from mergery.checkpoints.base import Checkpoint
 from mergery.errors import MergeryError, PlanError, Where
-from mergery.graph.nodes import Change, Node, Stored, View
+from mergery.graph.nodes import Node, Stored
+from mergery.graph.view import Change, View
 from mergery.planning.compatibility import check_families, check_quantised
 from mergery.planning.side_by_side import parallel
 from mergery.planning.stack import stacked

@@ -10,7 +10,7 @@ from mergery.architecture import text_config
 from mergery.architecture.facts import ALLOWABLE, lesser, meanings
 from mergery.architecture.spelling import language_family
 from mergery.checkpoints.base import Checkpoint
-from mergery.graph.nodes import View
+from mergery.graph.view import View
 from mergery.recipe import Merge, Source
 
 if TYPE_CHECKING:

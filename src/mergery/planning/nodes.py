@@ -8,10 +8,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mergery.architecture import Part
+from mergery.architecture.fused import transposed
 from mergery.checkpoints.base import TensorInfo
 from mergery.dtypes import BY_TORCH, F32, DType
-from mergery.graph.fused_groups import SPLIT, FusedGroup, from_parts, fused_groups, matrices_of
-from mergery.graph.nodes import Matrices, Merged, Node, Stored
+from mergery.graph.fused import FusedGroup, from_parts, fused_groups, take_part
+from mergery.graph.nodes import Matrices, Merged, Node, Stored, read_matrices
+from mergery.graph.walking import leaves
 from mergery.method import Method
 from mergery.method.scope import BASE
 from mergery.planning.special_cases import copies, treat
@@ -22,6 +24,9 @@ from mergery.recipe.values import Target, looks_at
 
 if TYPE_CHECKING:
     from mergery.planning.builder import Builder
+
+
+SPLIT = "are fused: each of their parts is merged by itself"
 
 
 class Asked(NamedTuple):
@@ -82,7 +87,11 @@ class NodeBuilder:
         matrix = method is not None and method.unit == "matrix"
         looks = self.asked(treatment).looks if method is not None else set()
         named = matrix or bool(known.parts) or "role" in looks  # fused tensors are told by their names
-        found = fused_groups(copied, target) if named and not whole else ()
+        found = (
+            fused_groups(stored_name(copied, target), copied.shape, target.roles, config_of(copied))
+            if named and not whole
+            else ()
+        )
         if found and (matrix or self.differ(found, target, treatment, filtered="role" in looks)):
             self.builder.treated.setdefault(SPLIT, []).append(target.name)
             return self.split(target, inputs, copied, found)
@@ -94,7 +103,7 @@ class NodeBuilder:
     def differ(self, found: Sequence[FusedGroup], target: Target, treatment: Treatment, *, filtered: bool) -> bool:
         """Whether the parts of a fused tensor get different things."""
         known = self.treatments
-        at = [(group.target(target), group.shape) for group in found]
+        at = [(inside(target, group), group.shape) for group in found]
         if any(known.at(*each) is not treatment for each in at):
             return True
         if not filtered:
@@ -103,11 +112,11 @@ class NodeBuilder:
         return any(differing([first, other]) for other in others)
 
     def split(self, target: Target, inputs: Mapping[str, Node], copied: Node, found: Sequence[FusedGroup]) -> Node:
-        """A fused tensor: each part gets what its own roles say, and all are sewn again."""
+        """A fused tensor: each part gets what its own roles say, and all are put together again."""
         nodes = []
         for group in found:
-            at, name = group.target(target), group.name(target.name)
-            pieces = {each: group.take(node, name) for each, node in inputs.items()}
+            at, name = inside(target, group), group.name(target.name)
+            pieces = {each: take_part(name, node, group) for each, node in inputs.items()}
             piece = pieces[next(each for each, node in inputs.items() if node is copied)]
             way = self.way(self.treatments.at(at, group.shape), at, pieces, piece, group)
             nodes.append(self.made(way, at, pieces, group))
@@ -132,7 +141,13 @@ class NodeBuilder:
         dtype = BY_TORCH[merge.dtype] if merge.dtype else F32
         based = self.base is not None and method.base != "unused"
         method, settings, rule = treat(method, settings, target, copied, deltas=based)
-        matrices = matrices_of(method, copied, target, group) if method.unit == "matrix" else None
+        matrices = None
+        if method.unit == "matrix":
+            known, config = stored_name(copied, target), config_of(copied)
+            flip = group.parts[0].transposed if group else transposed(known, copied.shape, config)
+            # factors that are packed are those of the tensor as it is stored
+            flip = flip and method.packing is None
+            matrices = read_matrices(copied.shape, conv="conv" in target.roles, transposed=flip)
         if method.unit == "matrix" and matrices is None:
             self.treatments.vectors.setdefault(treatment.number, []).append(name)
             return copied
@@ -201,3 +216,18 @@ def output_dtype(node: Node, donor: TensorInfo | None, wanted: DType | None) -> 
     while not isinstance(leaf, Stored) and leaf.rows:
         leaf = leaf.rows[-1]
     return leaf.dtype
+
+
+def inside(target: Target, group: FusedGroup) -> Target:
+    """Where settings and parts of the recipe are asked for a part of a fused tensor: at its own roles and the whole's."""
+    return target._replace(roles=tuple(dict.fromkeys((*group.roles, *target.roles))))
+
+
+def stored_name(node: Node, target: Target) -> str:
+    """The name under which a tensor's own config knows it: in a stack, the output's has another layer."""
+    return node.info.name if isinstance(node, Stored) else target.name
+
+
+def config_of(node: Node) -> Mapping[str, Any] | None:
+    found = leaves(node)
+    return found[0].checkpoint.config if found else None

@@ -17,7 +17,9 @@ import numpy as np
 from mergery.checkpoints import Checkpoint, TensorInfo, open_checkpoint
 from mergery.dtypes import F64, OUTPUT_DTYPES, DType
 from mergery.errors import MergeryError, PlanError, RecipeError, raise_all
-from mergery.graph.nodes import Change, Merged, Node, Stored, View, kind_key, leaf_columns, leaves, looked_up
+from mergery.graph.nodes import Merged, Node, Stored
+from mergery.graph.view import Change, View
+from mergery.graph.walking import kind_key, leaf_columns, leaves, looked_up
 from mergery.planning.builder import Builder
 from mergery.planning.layout import Layout, Slot, lay_out
 from mergery.planning.nodes import output_dtype, target_of

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
-from mergery.errors import Where
-from mergery.graph.nodes import Node, View, looked_up
-from mergery.graph.wording import SHOWN, listed, nearest
+from mergery.errors import SHOWN, Where, did_you_mean, listed
+from mergery.graph.nodes import Node
+from mergery.graph.view import View
+from mergery.graph.walking import looked_up
 from mergery.method import find
 from mergery.planning.nodes import NodeBuilder, target_of
 from mergery.recipe import Merge
@@ -64,7 +65,7 @@ def align(builder: Builder, donor: View, view: View, merge: Merge) -> dict[str, 
             f"{view.name!r} lacks {listed(missing)}",
             where=place,
             why=f"{donor.name!r} has it",
-            hint=nearest(missing, extra),
+            hint=_nearest(missing[0], extra),
         )
     if extra:
         hint = f"name it under 'drop' to leave it out: drop: [{extra[0]!r}]" if not missing else ""
@@ -103,3 +104,8 @@ def shape_problem(builder: Builder, tensor: str, donor: View, view: View, place:
         why=why,
         hint=hint,
     )
+
+
+def _nearest(missing: str, extra: list[str]) -> str:
+    hint = did_you_mean(missing, extra)
+    return hint if hint.startswith("did you mean") else "check that the files are complete"

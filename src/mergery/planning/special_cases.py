@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mergery.architecture.spelling import language_family
-from mergery.graph.nodes import Node, View, is_computed, leaves
+from mergery.graph.nodes import Node
+from mergery.graph.view import View
+from mergery.graph.walking import is_computed, leaves
 from mergery.method import Method, find
 from mergery.recipe.values import Target
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from mergery.architecture import Architecture, config_depth, read_architecture, text_config
 from mergery.architecture.depth import Origin, restack_config
 from mergery.checkpoints.base import TensorInfo
-from mergery.errors import PlanError
-from mergery.graph.nodes import Node, View
-from mergery.graph.wording import listed, ranges
+from mergery.errors import PlanError, listed, ranges
+from mergery.graph.nodes import Node
+from mergery.graph.view import View
 from mergery.method import find
 from mergery.planning.nodes import NodeBuilder, target_of
 from mergery.recipe import Merge, Slice

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from mergery.graph.wording import listed
+from mergery.errors import listed
 from mergery.method import Method, find
 from mergery.method.scope import BASE, Preset
 from mergery.recipe import Merge, Override
@@ -15,7 +15,7 @@ from mergery.recipe.scoping import as_mapping, scope_of
 from mergery.recipe.values import Condition, Constant, Target, Value
 
 if TYPE_CHECKING:
-    from mergery.graph.nodes import View
+    from mergery.graph.view import View
     from mergery.planning.builder import Builder
 
 Levels = tuple[Mapping[str, Value], ...]

@@ -9,7 +9,8 @@ import numpy as np
 
 from mergery.engine.reductions import ranks_of
 from mergery.errors import MergeryError, PlanError, RecipeError, did_you_mean
-from mergery.graph.nodes import Node, merged_by
+from mergery.graph.nodes import Node
+from mergery.graph.walking import merged_by
 from mergery.method import Largest, Method, Setting
 from mergery.recipe import Merge
 from mergery.recipe.values import UNSET, Target, Value

@@ -6,7 +6,8 @@ import hashlib
 import json
 from typing import Any
 
-from mergery.graph.nodes import Computed, Merged, Node, Stored, is_computed, merges_below
+from mergery.graph.nodes import Computed, Merged, Node, Stored
+from mergery.graph.walking import is_computed, merges_below
 from mergery.method import find
 from mergery.method.catalogue import source
 from mergery.planning.plan import Plan, content_mark

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from mergery.graph.nodes import Computed, Gathered, Node, Stored, is_computed, leaves
+from mergery.errors import ranges
+from mergery.graph.nodes import Computed, Gathered, Node, Stored
+from mergery.graph.walking import is_computed, leaves
 from mergery.planning.plan import Plan, no_collections
-from mergery.report.words import spans
 from mergery.run.estimate import MATRIX_RATE, device_memory, merged_of, peak_memory, route_of, seconds
 from mergery.run.workers import Options
 from mergery.views.vocabulary.writing import chat_sample
@@ -80,7 +81,7 @@ def parts(plan: Plan, options: Options = Options()) -> list[dict[str, Any]]:
         {
             **{name: value for name, value in group.items() if name != "work"},
             "roles": [role for role, _ in group["roles"].most_common()],
-            "layers": spans(sorted(group["layers"] - {None})),
+            "layers": ranges(sorted(group["layers"] - {None})),
             "seconds": round(group["work"] / MATRIX_RATE / options.workers, 1),
         }
         for group in groups.values()

@@ -27,17 +27,6 @@ def several(number: int, what: str) -> str:
     return f"{number} {what}{'s' if number != 1 else ''}"
 
 
-def spans(numbers: list[int]) -> str:
-    """Ascending whole numbers, consecutive ones together: `0-3, 7`."""
-    runs: list[list[int]] = []
-    for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
-        else:
-            runs.append([number, number])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
-
-
 def vocabulary_line(facts: dict[str, Any]) -> str:
     """The output's tokens in one line. `facts` are those of an alignment of vocabularies."""
     parts = [f"{facts['tokens']:,} tokens ({facts['kind']}), {facts['rows']:,} rows"]

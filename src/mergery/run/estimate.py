@@ -10,7 +10,8 @@ from mergery.engine.merging import needed
 from mergery.engine.ranks import BUCKETS, NARROW
 from mergery.engine.reader import RUN, sampled_runs
 from mergery.engine.workspace import KEPT
-from mergery.graph.nodes import Computed, Gathered, Merged, Node, Stored, computed_below, is_computed, leaves
+from mergery.graph.nodes import Computed, Gathered, Merged, Node, Stored
+from mergery.graph.walking import computed_below, is_computed, leaves
 from mergery.kernels.devices import CPU, Device
 from mergery.kernels.ranks import HALF
 from mergery.method import Largest

@@ -24,7 +24,8 @@ from mergery.engine import CHUNK, STAGE, Merging, Shared, Workspace, evaluator
 from mergery.engine import whole_model as model
 from mergery.engine.merging import needed
 from mergery.errors import DataError
-from mergery.graph.nodes import Merged, Stored, computed_below, is_computed, merges_below
+from mergery.graph.nodes import Merged, Stored
+from mergery.graph.walking import computed_below, is_computed, merges_below
 from mergery.kernels import compiling, find_compiled, kernels
 from mergery.kernels.devices import CPU, WORKERS, Device, device_errors, find_devices
 from mergery.method import Largest, Sum

@@ -19,9 +19,10 @@ from mergery.architecture.anatomy import ANATOMIES, Anatomy
 from mergery.architecture.depth import Origin, restack_config
 from mergery.checkpoints.base import TensorInfo
 from mergery.dtypes import BY_TORCH, F32
-from mergery.errors import PlanError
-from mergery.graph.nodes import Change, Gathered, Merged, Node, Stored, View, from_ranges
-from mergery.graph.wording import listed, ranges
+from mergery.errors import PlanError, listed, ranges
+from mergery.graph.gathering import from_ranges
+from mergery.graph.nodes import Gathered, Merged, Node, Stored
+from mergery.graph.view import Change, View
 from mergery.method import find
 from mergery.recipe import Source
 from mergery.views.growth import check_residual, output_projection, spread_identity, spread_kept

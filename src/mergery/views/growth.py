@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mergery.architecture import text_config
 from mergery.architecture.anatomy import RESIDUAL
 from mergery.errors import Where
-from mergery.graph.nodes import Change, View
+from mergery.graph.view import Change, View
 from mergery.recipe import Growth, Slice
 from mergery.recipe.values import Condition, Constant, Filtered, Target
 

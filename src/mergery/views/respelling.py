@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mergery.architecture import Part
-from mergery.architecture.fused import FusedPart, fused_parts, join, split
+from mergery.architecture.fused import FusedPart, fused_parts
 from mergery.architecture.spelling import aliases, canonical_name, canonical_names, language_family
-from mergery.graph.nodes import Node, View
+from mergery.graph.fused import from_parts, take_part
+from mergery.graph.nodes import Node
+from mergery.graph.view import View
 
 if TYPE_CHECKING:
     from mergery.planning.builder import Builder
@@ -104,13 +106,13 @@ def _find(
         return view.nodes[own], {own}
     if canonical in index.parts:
         own, part = index.parts[canonical]
-        return split(view.nodes[own], part, name), {own}
+        return take_part(name, view.nodes[own], part), {own}
     parts = _expert_parts(donor, name, canonical, node)
     if parts and all(key in index.whole for key, _ in parts):
         names = [index.whole[key] for key, _ in parts]
         pieces = [view.nodes[each] for each in names]
         if all(piece.shape == part.shape for piece, (_, part) in zip(pieces, parts, strict=True)):
-            return join(name, [part for _, part in parts], pieces), set(names)
+            return from_parts(name, node.shape, [part for _, part in parts], pieces), set(names)
     if canonical in tied:
         own = index.whole[tied[canonical]]
         return view.nodes[own], {own}

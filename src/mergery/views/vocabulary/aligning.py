@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.tokenizer.reading import SETTINGS, Tokenizer
 from mergery.errors import MergeryError, PlanError
-from mergery.graph.nodes import View
+from mergery.graph.view import View
 from mergery.recipe import Recipe, Source, Vocabulary
 from mergery.views.vocabulary.choosing import Chosen, Member, Rows, assign_rows, choose_tokens, count_rows
 from mergery.views.vocabulary.comparing import compare, digit_warnings, tokens_in_words

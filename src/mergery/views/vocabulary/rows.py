@@ -11,7 +11,9 @@ import numpy as np
 
 from mergery.architecture import Architecture
 from mergery.errors import PlanError
-from mergery.graph.nodes import Computed, Merged, Node, Read, View, gather
+from mergery.graph.gathering import from_rows
+from mergery.graph.nodes import Computed, Merged, Node, Read
+from mergery.graph.view import View
 from mergery.method import find
 from mergery.recipe.resolving import pack
 from mergery.views.vocabulary.choosing import AVERAGE, GROUPS, UNKNOWN, ZERO, Rows
@@ -80,7 +82,7 @@ class Aligner:
                 continue
             which[giver == number] = len(sources)
             sources.append(self.source(name, tensor, int(number), width))
-        return gather(tensor, shape, sources, which, row, width)
+        return from_rows(tensor, shape, sources, which, row, width)
 
     def source(self, name: str, tensor: str, number: int, width: int) -> Node:
         """What gives rows: another model's tensor, a mean of several, or rows that are made."""
@@ -98,7 +100,7 @@ class Aligner:
         taken: list[Node] = []
         for each in names:
             one = self.counterpart(each, name, tensor, width)
-            taken.append(gather(tensor, shape, [one], np.zeros(len(ids)), self.rows.own[each][ids], width))
+            taken.append(from_rows(tensor, shape, [one], np.zeros(len(ids)), self.rows.own[each][ids], width))
         linear = find("linear")
         settings = {s.name: pack(s, [s.default] * (len(names) if s.per_model else 1)) for s in linear.settings.values()}
         return Merged(linear, tensor, tuple(names), tuple(taken), None, settings, taken[0].dtype, self.number)
@@ -141,7 +143,7 @@ class Aligner:
             if number != ZERO:
                 which[giver[kept] == number] = len(sources)
                 sources.append(self.source(name, tensor, int(number), width))
-        rows = gather(tensor, (len(kept), width), sources, which, row[kept], width)
+        rows = from_rows(tensor, (len(kept), width), sources, which, row[kept], width)
 
         def mean(reads: Sequence[Read]) -> np.ndarray:
             return mean_row(reads[0], len(kept), width)

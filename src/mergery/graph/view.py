@@ -1,0 +1,33 @@
+"""A model as named nodes: what a stage of a recipe is to the next. It costs nothing until a node is made, window by window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mergery.architecture import Architecture
+from mergery.checkpoints.base import Checkpoint
+from mergery.graph.nodes import Node
+
+
+@dataclass(frozen=True)
+class View:
+    """Named tensors, each made by a node; what a stage of a recipe is to the next."""
+
+    name: str
+    nodes: Mapping[str, Node]
+    architecture: Architecture
+    config: dict[str, Any] | None
+    donor: Checkpoint
+    dropped: Mapping[str, str] = field(default_factory=dict)  # tensor name -> reason
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Change:
+    """What was done to the shape of a model, and what that loses: nothing, where the model computes what it did."""
+
+    model: str
+    what: str
+    loss: str = ""

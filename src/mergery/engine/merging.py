@@ -19,6 +19,7 @@ from mergery.engine.gathering import Gathering
 from mergery.engine.reader import Evaluator, Reader
 from mergery.engine.workspace import Shared, Workspace
 from mergery.graph.nodes import Computed, Gathered, Merged, Stored
+from mergery.graph.ranks import derived_ranks
 from mergery.kernels import find_compiled
 from mergery.kernels import random as keyed
 from mergery.kernels.devices import CPU
@@ -174,9 +175,7 @@ class Merging:
         if of is None:
             return reduce.thresholds(self.reader, asks, self.asked)
         each = self.gives_each(of)
-        ranks = reduce.ranking(
-            asks, self.reader.n, lambda n: reduce.derived_ranks(self.node, asks, n, self.asked, each=each)
-        )
+        ranks = reduce.ranking(asks, self.reader.n, lambda n: derived_ranks(self.node, asks, n, self.asked, each=each))
         few = self.reader.sampled_pieces()
         sample = (lambda: self.stacked(of, few)) if few else None
         k = self.reader.k if each else 1

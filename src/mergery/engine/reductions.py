@@ -11,9 +11,9 @@ import numpy as np
 from mergery.dtypes import F32
 from mergery.engine.ranks import Ranks, largest
 from mergery.engine.reader import Reader
-from mergery.graph.nodes import Merged
+from mergery.graph.ranks import ranks_of
 from mergery.kernels import BLOCK, LANES, kernels
-from mergery.method import Ask, Largest
+from mergery.method import Largest
 
 SORTED_UP_TO = 1 << 14  # elements: smaller tensors are sorted, which costs less than counting
 
@@ -86,30 +86,6 @@ def ranking(asks: list[tuple[str, Largest]], n: int, find: Callable[[Any], np.nd
     return find if asks[0][1].nonzero else find(n)
 
 
-def ranks_of(
-    node: Merged, asks: list[tuple[str, Largest]], n: int | np.ndarray, known: Mapping[str, Any]
-) -> np.ndarray:
-    """The rank that each ask means for each model: int64 (k, asks). n: of all, or of each."""
-    many = np.broadcast_to(n, len(node.models))
-    ranks = np.zeros((len(node.models), len(asks)), dtype=np.int64)
-    for model in range(len(node.models)):
-        settings = {
-            name: value[model] if node.method.settings[name].per_model else value
-            for name, value in node.settings.items()
-        }
-        ranks[model] = [rank_of(ask, int(many[model]), {**settings, **known}) for _, ask in asks]
-    return ranks
-
-
-def rank_of(ask: Ask, n: int, settings: Mapping[str, Any]) -> int:
-    """The rank, counted from the largest; 0 means none, above n means all."""
-    assert isinstance(ask, Largest)
-    if isinstance(ask.rank, str):
-        fraction = float(settings[ask.rank])
-        return max(1, int(fraction * n)) if fraction > 0.0 else 0
-    return int(ask.rank(n, settings))
-
-
 def count_high(reader: Reader, counts: np.ndarray) -> int:
     """Add the histogram of the whole tensor's magnitudes. Returns how many there are."""
     for start, stop in reader.windows():
@@ -136,16 +112,6 @@ def count_sample(reader: Reader, counts: np.ndarray) -> int:
     raw, count = sample
     reader.workspace.kernels.count_high(raw, reader.codes, count, reader.deltas, counts)
     return count
-
-
-def derived_ranks(
-    node: Merged, asks: list[tuple[str, Largest]], n: int | np.ndarray, known: Mapping[str, Any], *, each: bool
-) -> np.ndarray:
-    """The ranks meant in what is derived from the models: of one tensor (1, asks), or of one for each model (k, asks)."""
-    if each:
-        return ranks_of(node, asks, n, known)
-    (many,) = np.atleast_1d(n)
-    return np.array([[rank_of(ask, int(many), {**node.settings, **known}) for _, ask in asks]], dtype=np.int64)
 
 
 def largest_of(

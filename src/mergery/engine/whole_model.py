@@ -18,6 +18,7 @@ from mergery.engine import reductions as reduce
 from mergery.engine.merging import Merging, needed
 from mergery.engine.ranks import largest
 from mergery.graph.nodes import Merged
+from mergery.graph.ranks import derived_ranks, ranks_of
 from mergery.method import Ask, Largest, Sum
 
 
@@ -99,7 +100,7 @@ def _of_deltas(nodes: list[Merged], asks: list[tuple[str, Largest]], scan: Scan)
     def sample(counts: np.ndarray) -> int:
         return sum(scan(nodes, lambda merging, own: reduce.count_sample(merging.reader, own), counts))
 
-    ranks = reduce.ranking(asks, total, lambda n: reduce.ranks_of(nodes[0], asks, n, {}))
+    ranks = reduce.ranking(asks, total, lambda n: ranks_of(nodes[0], asks, n, {}))
     values = largest(ranks, len(nodes[0].models), total, high, low, sample)
     return [values[:, column].tolist() for column in range(len(asks))]
 
@@ -113,7 +114,7 @@ def _of_derived(nodes: list[Merged], asks: list[tuple[str, Largest]], scan: Scan
         return merging.before(name).gives_each(of), dict(merging.asked)
 
     ((each, known),) = scan(nodes[:1], peek)
-    ranks = reduce.ranking(asks, total, lambda n: reduce.derived_ranks(nodes[0], asks, n, known, each=each))
+    ranks = reduce.ranking(asks, total, lambda n: derived_ranks(nodes[0], asks, n, known, each=each))
     k = len(nodes[0].models) if each else 1
 
     def high(counts: np.ndarray) -> int:

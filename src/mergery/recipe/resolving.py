@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from mergery.engine.reductions import ranks_of
 from mergery.errors import MergeryError, PlanError, RecipeError, did_you_mean
 from mergery.graph.nodes import Node
+from mergery.graph.ranks import ranks_of
 from mergery.graph.walking import merged_by
 from mergery.method import Largest, Method, Setting
 from mergery.recipe import Merge

@@ -1,0 +1,44 @@
+"""Order statistics that methods ask for: which rank of how many is meant at a node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mergery.graph.nodes import Merged
+from mergery.method import Largest
+
+
+def ranks_of(
+    node: Merged, asks: list[tuple[str, Largest]], n: int | np.ndarray, known: Mapping[str, Any]
+) -> np.ndarray:
+    """The rank that each ask means for each model: int64 (k, asks). n: of all, or of each."""
+    many = np.broadcast_to(n, len(node.models))
+    ranks = np.zeros((len(node.models), len(asks)), dtype=np.int64)
+    for model in range(len(node.models)):
+        settings = {
+            name: value[model] if node.method.settings[name].per_model else value
+            for name, value in node.settings.items()
+        }
+        ranks[model] = [rank_of(ask, int(many[model]), {**settings, **known}) for _, ask in asks]
+    return ranks
+
+
+def rank_of(ask: Largest, n: int, settings: Mapping[str, Any]) -> int:
+    """The rank among n numbers, counted from the largest; 0 means none, above n means all."""
+    if isinstance(ask.rank, str):
+        fraction = float(settings[ask.rank])
+        return max(1, int(fraction * n)) if fraction > 0.0 else 0
+    return int(ask.rank(n, settings))
+
+
+def derived_ranks(
+    node: Merged, asks: list[tuple[str, Largest]], n: int | np.ndarray, known: Mapping[str, Any], *, each: bool
+) -> np.ndarray:
+    """The ranks meant in what is derived from the models: of one tensor (1, asks), or of one for each model (k, asks)."""
+    if each:
+        return ranks_of(node, asks, n, known)
+    (many,) = np.atleast_1d(n)
+    return np.array([[rank_of(ask, int(many), {**node.settings, **known}) for _, ask in asks]], dtype=np.int64)

@@ -14,7 +14,6 @@ from mergery.errors import RecipeError, did_you_mean
 from mergery.graph.nodes import Matrices, Merged, Stored, read_matrices
 from mergery.kernels import random as keyed
 from mergery.method import Base, Method, Random
-from mergery.recipe.resolving import locate, pack
 from mergery.run.workers import quiet_torch
 
 if TYPE_CHECKING:
@@ -137,7 +136,7 @@ def resolve_settings(method: Method, k: int, given: Mapping[str, Any]) -> dict[s
             raise RecipeError(f"{setting.name} has {len(each)} values for {k} models")
         plain = [item.item() if isinstance(item, np.generic) else item for item in each]
         names = tuple(str(index) for index in range(k))
-        resolved[setting.name] = pack(setting, [locate(setting, setting.check(item), names) for item in plain])
+        resolved[setting.name] = setting.received([setting.check(item) for item in plain], names)
     if method.check is not None:
         method.check(resolved)
     return resolved

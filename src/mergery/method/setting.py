@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
@@ -85,3 +86,25 @@ class Setting:
             return number
         hint = did_you_mean(str(value), self.choices) if self.kind == "choice" else ""
         raise RecipeError(f"{what} is {value!r}", why=f"{self.name} must be {self.describe()}", hint=hint)
+
+    def received(self, values: Sequence[Any], merged: Sequence[str]) -> Any:
+        """Checked values, one for each model where it is per model, as the method receives them.
+
+        Numbers by model are float64 (k,); a task is its index among the merged models. Raises RecipeError.
+        """
+        values = [self._index(value, merged) for value in values] if self.kind == "task" else values
+        if not self.per_model:
+            return values[0]
+        if self.kind not in ("float", "fraction", "int") or None in values:
+            return list(values)
+        import numpy as np
+
+        return np.array(values, dtype=np.float64)
+
+    def _index(self, task: Any, merged: Sequence[str]) -> int | None:
+        if task is None or (isinstance(task, int) and 0 <= task < len(merged)):
+            return task
+        if task not in merged:
+            hint = did_you_mean(str(task), merged)
+            raise RecipeError(f"{self.name} names {task!r}, which is not merged", hint=hint)
+        return merged.index(task)

@@ -16,10 +16,10 @@ from mergery.graph.nodes import Matrices, Merged, Node, Stored, read_matrices
 from mergery.graph.walking import leaves
 from mergery.method import Method
 from mergery.method.scope import BASE
+from mergery.planning.settings import differing, resolve_settings
 from mergery.planning.special_cases import copies, treat
 from mergery.planning.treatment import Levels, Treatment, Treatments, treatments_of
 from mergery.recipe import Merge
-from mergery.recipe.resolving import differing, resolve_settings
 from mergery.recipe.values import Target, looks_at
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from mergery.graph.view import View
 from mergery.graph.walking import looked_up
 from mergery.method import find
 from mergery.planning.nodes import NodeBuilder, target_of
+from mergery.planning.settings import check_model_wide
 from mergery.recipe import Merge
-from mergery.recipe.resolving import check_model_wide
 from mergery.views.respelling import beside_language, only_heads, respelled
 from mergery.views.vocabulary.comparing import explain_shapes
 from mergery.views.vocabulary.rows import token_tensors

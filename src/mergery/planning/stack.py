@@ -14,8 +14,8 @@ from mergery.graph.nodes import Node
 from mergery.graph.view import View
 from mergery.method import find
 from mergery.planning.nodes import NodeBuilder, target_of
+from mergery.planning.settings import check_model_wide
 from mergery.recipe import Merge, Slice
-from mergery.recipe.resolving import check_model_wide
 from mergery.recipe.values import Target
 from mergery.views.growth import grow
 

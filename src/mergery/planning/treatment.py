@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from mergery.errors import listed
 from mergery.method import Method, find
 from mergery.method.scope import BASE, Preset
+from mergery.planning.settings import check_model_wide
 from mergery.recipe import Merge, Override
-from mergery.recipe.resolving import check_model_wide
 from mergery.recipe.scoping import as_mapping, scope_of
 from mergery.recipe.values import Condition, Constant, Target, Value
 

@@ -15,7 +15,6 @@ from mergery.graph.gathering import from_rows
 from mergery.graph.nodes import Computed, Merged, Node, Read
 from mergery.graph.view import View
 from mergery.method import find
-from mergery.recipe.resolving import pack
 from mergery.views.vocabulary.choosing import AVERAGE, GROUPS, UNKNOWN, ZERO, Rows
 
 PLACES = re.compile(r"position|token_type|(^|\.)wpe(\.|$)|(^|\.)embed_positions(\.|$)")
@@ -102,7 +101,7 @@ class Aligner:
             one = self.counterpart(each, name, tensor, width)
             taken.append(from_rows(tensor, shape, [one], np.zeros(len(ids)), self.rows.own[each][ids], width))
         linear = find("linear")
-        settings = {s.name: pack(s, [s.default] * (len(names) if s.per_model else 1)) for s in linear.settings.values()}
+        settings = {each.name: each.received([each.default] * len(names), names) for each in linear.settings.values()}
         return Merged(linear, tensor, tuple(names), tuple(taken), None, settings, taken[0].dtype, self.number)
 
     def counterpart(self, giver: str, name: str, tensor: str, width: int) -> Node:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mergery.errors import MergeryError, PlanError, RecipeError, did_you_mean
+from mergery.errors import MergeryError, PlanError, RecipeError
 from mergery.graph.nodes import Node
 from mergery.graph.ranks import ranks_of
 from mergery.graph.walking import merged_by
@@ -29,8 +29,8 @@ def resolve_settings(
     for setting in method.settings.values():
         values = [level[setting.name] for level in levels if setting.name in level]
         names = merged if setting.per_model else (None,)
-        each = [_resolve(merge, method, setting, values, target, name, merged, problems) for name in names]
-        result[setting.name] = pack(setting, each)
+        each = [_value_at(merge, method, setting, values, target, name, problems) for name in names]
+        result[setting.name] = setting.received(each, merged)
     if method.check is not None and not problems:
         try:
             method.check(result)
@@ -39,47 +39,26 @@ def resolve_settings(
     return result
 
 
-def pack(setting: Setting, each: list[Any]) -> Any:
-    """A setting's checked values, one for each model where it is per model, as a method receives them."""
-    if not setting.per_model:
-        return each[0]
-    numeric = setting.kind in ("float", "fraction", "int") and None not in each
-    return np.array(each, dtype=np.float64) if numeric else each
-
-
-def locate(setting: Setting, value: Any, merged: tuple[str, ...]) -> Any:
-    """A checked value as the method receives it: of a task, its index among the merged models."""
-    if setting.kind != "task" or value is None:
-        return value
-    if isinstance(value, int) and 0 <= value < len(merged):
-        return value
-    if value not in merged:
-        hint = did_you_mean(str(value), merged)
-        raise RecipeError(f"{setting.name} names {value!r}, which is not merged", hint=hint)
-    return merged.index(value)
-
-
-def _resolve(
+def _value_at(
     merge: Merge,
     method: Method,
     setting: Setting,
     values: list[Value],
     target: Target,
     model: str | None,
-    merged: tuple[str, ...],
     problems: list[MergeryError],
 ) -> Any:
     for value in values:
         answer = value.at(target, model)
         if answer is not UNSET:
-            return locate(setting, setting.check(answer), merged)
+            return setting.check(answer)
     if not setting.required:
         return setting.default
     what = f"{method.name} has no {setting.name!r} for {target.name!r}" + (f" of {model!r}" if model else "")
     where = merge.places.get(setting.name, merge.place)
     hint = f"end the list with {{value: ...}}; {setting.name} is {setting.describe()}"
     problems.append(PlanError(what, where=where, hint=hint))
-    return 0.0
+    return 0
 
 
 def check_model_wide(

@@ -173,10 +173,10 @@ def test_a_range_outside_the_tensor_or_a_wrong_buffer_is_a_mistake_of_the_caller
 
 
 def test_short_reads_are_continued(write_safetensors: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mergery.checkpoints import source
+    from mergery.checkpoints import byte_files
 
     checkpoint = open_checkpoint(write_safetensors({"w": F32}, b"abcdefgh"))
-    monkeypatch.setattr(source, "READ_LIMIT", 3)
+    monkeypatch.setattr(byte_files, "READ_LIMIT", 3)
     assert read_bytes(checkpoint, "w") == b"abcdefgh"
 
 

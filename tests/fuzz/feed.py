@@ -17,10 +17,10 @@ from types import FrameType
 from typing import Any
 
 from mergery.checkpoints.base import Checkpoint, TensorInfo
+from mergery.checkpoints.byte_files import ByteFile
+from mergery.checkpoints.formats import open_weight_file
 from mergery.checkpoints.json_files import parse_config
-from mergery.checkpoints.opening import open_weight_file, open_weights
-from mergery.checkpoints.source import Source
-from mergery.checkpoints.weights import WeightFile, Weights, join
+from mergery.checkpoints.weights import WeightFile, Weights, join, open_weights
 from mergery.errors import CheckpointError, MergeryError, Problems
 from tests.fuzz.folders import CONFIG
 from tests.fuzz.inputs import Case
@@ -61,7 +61,7 @@ class Outcome:
     seconds: float = 0.0
 
 
-class MemoryFile(Source):
+class MemoryFile(ByteFile):
     """A weight file that was never on a disk."""
 
     def __init__(self, name: str, data: bytes) -> None:

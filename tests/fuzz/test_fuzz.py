@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergery.checkpoints.opening import open_weight_file
+from mergery.checkpoints.formats import open_weight_file
 from mergery.errors import MergeryError
 from mergery.recipe.document import read_documents
 from tests.fuzz.feed import MemoryFile

@@ -8,7 +8,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from mergery.checkpoints.tokenizer.chat import named_templates
+from mergery.checkpoints.tokenizer.chat_templates import named_templates
 from mergery.errors import MergeryError, Problems
 from mergery.recipe import TokenRow, Vocabulary
 from mergery.recipe.document import read_documents, write_yaml

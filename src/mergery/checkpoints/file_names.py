@@ -35,7 +35,7 @@ _VARIANT = re.compile(r"(model|pytorch_model|diffusion_pytorch_model)\.(?!safete
 
 
 @dataclass(frozen=True)
-class Layout:
+class FoundWeights:
     """The weights are in `files`, or in the shards that `index` names. `unread` are copies left aside."""
 
     files: tuple[str, ...]
@@ -53,7 +53,7 @@ def is_weight_file(name: str) -> bool:
     return name.endswith(WEIGHT_SUFFIXES) and not any(fnmatchcase(name, pattern) for pattern in TRAINING_STATE)
 
 
-def find_weights(names: Iterable[str], where: str) -> Layout:
+def find_weights(names: Iterable[str], where: str) -> FoundWeights:
     """The weight files among the names of one folder; `where` is what messages call the folder."""
     top = sorted(name for name in names if "/" not in name)
     weights = [name for name in top if is_weight_file(name)]
@@ -67,14 +67,14 @@ def find_weights(names: Iterable[str], where: str) -> Layout:
                 hint=f"delete the stale one, or name a file: {where}/{single}",
             )
         if single in top:
-            return _layout((single,), None, weights)
+            return _found((single,), None, weights)
         if index in top:
-            return _layout((), index, weights)
-    return _layout((_only_one(weights, where),), None, weights)
+            return _found((), index, weights)
+    return _found((_only_one(weights, where),), None, weights)
 
 
-def _layout(files: tuple[str, ...], index: str | None, weights: list[str]) -> Layout:
-    return Layout(files, index, tuple(name for name in weights if name not in files))
+def _found(files: tuple[str, ...], index: str | None, weights: list[str]) -> FoundWeights:
+    return FoundWeights(files, index, tuple(name for name in weights if name not in files))
 
 
 def _only_one(weights: list[str], where: str) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergery.checkpoints.base import Checkpoint, TensorInfo
+from mergery.checkpoints.byte_files import LocalFile
 from mergery.checkpoints.file_names import is_side_file, is_weight_file
+from mergery.checkpoints.formats import open_weight_file
 from mergery.checkpoints.json_files import is_text, parse_config
-from mergery.checkpoints.opening import open_weight_file, open_weights
-from mergery.checkpoints.source import LocalFile
-from mergery.checkpoints.weights import Weights, describe, hash_files, join
+from mergery.checkpoints.weights import Weights, describe, hash_files, join, open_weights
 from mergery.errors import CheckpointError, Where
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class StoredCheckpoint(Checkpoint):
         return {"location": self.location, "files": describe(self._weights)}
 
     def stamp(self) -> dict[str, list[int]]:
-        return {name: file.source.stamp() for name, file in self._weights.files.items()}
+        return {name: file.bytes.stamp() for name, file in self._weights.files.items()}
 
     def hash_contents(self, progress: Callable[[int, int], None] | None = None) -> dict[str, str]:
         """The SHA-256 of each weight file, by name. Reads every byte; `progress(done_bytes, total_bytes)`."""

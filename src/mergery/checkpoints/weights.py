@@ -1,4 +1,4 @@
-"""Weight files side by side: which tensor stands in which file, and whether an index tells the truth."""
+"""The weight files of a model, side by side: which tensor stands in which file, and whether an index tells the truth."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import hashlib
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mergery.checkpoints.base import TensorInfo
-from mergery.checkpoints.source import Source
+from mergery.checkpoints.byte_files import ByteFile
+from mergery.checkpoints.file_names import find_weights, shards_of
+from mergery.checkpoints.json_files import parse_object
 from mergery.errors import CheckpointError, Where, did_you_mean
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ SAMPLES, SAMPLE_BYTES = 16, 4096
 class WeightFile(ABC):
     """One file of tensors: its headers are known, its values are read by slice."""
 
-    source: Source
+    bytes: ByteFile
     tensors: dict[str, TensorInfo]
     header_sha256: str
     unread: tuple[str, ...] = ()  # entries of the file that are not weights
@@ -54,7 +56,29 @@ class Weights:
 
     def close(self) -> None:
         for file in self.files.values():
-            file.source.close()
+            file.bytes.close()
+
+
+def open_weights(
+    names: Collection[str],
+    where: str,
+    fetch: Callable[[str], bytes],
+    open_files: Callable[[Sequence[str]], Iterable[WeightFile]],
+) -> tuple[Weights, tuple[str, ...]]:
+    """The weights among the files `names`, and the weight files and entries left unread.
+
+    `fetch` gives a small file's content (the index), `open_files` the headers of weight files; `where` is
+    what messages call the model.
+    """
+    found = find_weights(names, where)
+    files, weight_map, index = found.files, None, ""
+    if found.index:
+        index = f"{where}/{found.index}"
+        weight_map, files = shards_of(parse_object(fetch(found.index), index, unique=True), names, index)
+    opened = dict(zip(files, open_files(files), strict=True))
+    left = [name for name in found.unread if name not in files]
+    left += [entry for file in opened.values() for entry in file.unread]
+    return join(opened, index, weight_map), tuple(left)
 
 
 def byte_view(info: TensorInfo, start: int, stop: int, into: np.ndarray) -> memoryview:
@@ -111,33 +135,33 @@ def describe(weights: Weights) -> list[dict[str, Any]]:
     return [
         {
             "file": name,
-            "size": file.source.size,
+            "size": file.bytes.size,
             "header_sha256": file.header_sha256,
-            "sample_sha256": _sample(file.source),
+            "sample_sha256": _sample(file.bytes),
         }
         for name, file in weights.files.items()
     ]
 
 
-def _sample(source: Source) -> str:
+def _sample(file: ByteFile) -> str:
     digest = hashlib.sha256()
-    length = min(SAMPLE_BYTES, source.size)
+    length = min(SAMPLE_BYTES, file.size)
     for step in range(SAMPLES):
-        digest.update(source.read_at((source.size - length) * step // (SAMPLES - 1), length))
+        digest.update(file.read_at((file.size - length) * step // (SAMPLES - 1), length))
     return digest.hexdigest()
 
 
 def hash_files(weights: Weights, progress: Callable[[int, int], None] | None = None) -> dict[str, str]:
     """The SHA-256 of each weight file's whole content. Reads every byte once, several files at a time."""
-    total, done = sum(file.source.size for file in weights.files.values()), 0
+    total, done = sum(file.bytes.size for file in weights.files.values()), 0
     lock = threading.Lock()
 
-    def hash_file(source: Source) -> str:
+    def hash_file(file: ByteFile) -> str:
         nonlocal done
-        digest, block = hashlib.sha256(), memoryview(bytearray(min(HASH_BLOCK, source.size)))
-        for offset in range(0, source.size, HASH_BLOCK):
-            part = block[: source.size - offset]
-            source.read_into(offset, part)
+        digest, block = hashlib.sha256(), memoryview(bytearray(min(HASH_BLOCK, file.size)))
+        for offset in range(0, file.size, HASH_BLOCK):
+            part = block[: file.size - offset]
+            file.read_into(offset, part)
             digest.update(part)
             with lock:
                 done += len(part)
@@ -146,5 +170,5 @@ def hash_files(weights: Weights, progress: Callable[[int, int], None] | None = N
         return digest.hexdigest()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        hashes = pool.map(hash_file, [file.source for file in weights.files.values()])
+        hashes = pool.map(hash_file, [file.bytes for file in weights.files.values()])
         return dict(zip(weights.files, hashes, strict=True))

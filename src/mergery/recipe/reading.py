@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mergery.architecture.facts import ALLOWABLE
-from mergery.checkpoints.tokenizer.chat import check_template
+from mergery.checkpoints.tokenizer.chat_templates import check_template
 from mergery.dtypes import OUTPUT_DTYPES
 from mergery.errors import RecipeError, did_you_mean, raise_all
 from mergery.recipe import DEFAULT_SHARD, Merge, Output, Recipe, Source

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from mergery.checkpoints.tokenizer.chat import (
+from mergery.checkpoints.tokenizer.chat_templates import (
     choose_template,
     conflict,
     named_template,
@@ -16,7 +16,7 @@ from mergery.checkpoints.tokenizer.chat import (
     read_template,
     sample,
 )
-from mergery.checkpoints.tokenizer.render import render
+from mergery.checkpoints.tokenizer.render_template import render
 from mergery.errors import CheckpointError, RecipeError
 from tests.checkpoints.tokenizer.test_reading import Files
 from tests.views.vocabulary.texts import ENGLISH, byte_bpe, save

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.tokenizer.reading import BYTE_BPE, UNIGRAM, WORDPIECE, read_tokenizer
-from mergery.checkpoints.tokenizer.surface import ALONE, RUNS, THREES, digits, meaning
+from mergery.checkpoints.tokenizer.token_bytes import ALONE, RUNS, THREES, digits, meaning
 from mergery.errors import CheckpointError
 from tests.views.vocabulary.texts import ENGLISH, KOREAN, byte_bpe, save, unigram, wordpiece
 

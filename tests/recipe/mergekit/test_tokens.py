@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mergery.checkpoints.tokenizer.chat import named_template
+from mergery.checkpoints.tokenizer.chat_templates import named_template
 from mergery.recipe import TokenRow, Vocabulary
 from tests.recipe.mergekit.conftest import Read, Refuse
 

@@ -48,9 +48,12 @@ def rows_of(shape: tuple[int, ...]) -> int:
 
 
 class PackedCheckpoint(Checkpoint):
-    """One task's model of a packed folder. Tensors that the method merged are float32, others are the base's."""
+    """One task's model of a packed folder. Tensors that the method merged are float32, others are the base's.
 
-    def __init__(self, path: Path, task: str | None, label: str | None = None) -> None:
+    `open_base` opens the checkpoint that the folder names, as `open_checkpoint` does.
+    """
+
+    def __init__(self, path: Path, task: str | None, label: str | None, open_base: Callable[..., Checkpoint]) -> None:
         self.location = str(path)
         self._path = path
         card = self._read_card()
@@ -66,7 +69,7 @@ class PackedCheckpoint(Checkpoint):
         self._kinds: dict[str, Any] = card["parts"]  # as in `Part.kind`
         self._packing = self._find_packing(str(card["method"]))
         self._parts = FileCheckpoint(path / WEIGHTS, label)
-        self._base = self._open_base(card["base"])
+        self._base = self._same_base(card["base"], open_base)
         self._of: dict[str, dict[str, TensorInfo]] = {}
         self._tensors: dict[str, TensorInfo] = {}
         self._match()
@@ -96,10 +99,9 @@ class PackedCheckpoint(Checkpoint):
             raise CheckpointError("these packed models cannot be served", where=Where(self.location), why=why)
         return method.packing
 
-    def _open_base(self, base: Mapping[str, Any]) -> Checkpoint:
-        from mergery.checkpoints import open_checkpoint
-
-        opened = open_checkpoint(base["location"], revision=base.get("revision"), label=f"the base of {self.label}")
+    def _same_base(self, base: Mapping[str, Any], open_base: Callable[..., Checkpoint]) -> Checkpoint:
+        """The base, which must be the one that was packed."""
+        opened = open_base(base["location"], revision=base.get("revision"), label=f"the base of {self.label}")
         mark = json.loads(json.dumps(opened.fingerprint(), default=str))
         if {**mark, "location": ""} != {**base.get("fingerprint", {}), "location": ""}:
             opened.close()

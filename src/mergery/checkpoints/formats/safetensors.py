@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 from mergery.checkpoints.base import TensorInfo
+from mergery.checkpoints.byte_files import ByteFile, recognise
 from mergery.checkpoints.json_files import is_text
-from mergery.checkpoints.source import Source, recognise
 from mergery.checkpoints.weights import WeightFile
 from mergery.dtypes import DTYPES, DType
 from mergery.errors import CheckpointError, Where, did_you_mean
@@ -53,19 +53,19 @@ class SafetensorsFile(WeightFile):
     `headers` are those that have been read, by SHA-256: fine-tunes of one model have equal ones, which are kept once.
     """
 
-    def __init__(self, source: Source, headers: dict[str, Header] | None = None) -> None:
-        self.source = source
-        text = _header_bytes(source)
+    def __init__(self, file: ByteFile, headers: dict[str, Header] | None = None) -> None:
+        self.bytes = file
+        text = _header_bytes(file)
         self.header_sha256 = hashlib.sha256(text).hexdigest()
         known = {} if headers is None else headers
         if self.header_sha256 not in known:
-            known[self.header_sha256] = _read_header(text, source.name)
+            known[self.header_sha256] = _read_header(text, file.name)
         self._header = known[self.header_sha256]
         self.metadata, self.tensors = self._header.metadata, self._header.tensors
-        _check_size(source, self._header.data, self._header.end)
+        _check_size(file, self._header.data, self._header.end)
 
     def read_range(self, info: TensorInfo, start: int, stop: int, into: memoryview) -> None:
-        self.source.read_into(self._header.begins[info.name] + start * info.dtype.bits // 8, into)
+        self.bytes.read_into(self._header.begins[info.name] + start * info.dtype.bits // 8, into)
 
 
 def _read_header(text: bytes, file: str) -> Header:
@@ -89,22 +89,22 @@ def _refuse(file: str, what: str, why: str = "", hint: str = DAMAGED) -> NoRetur
     raise CheckpointError(what, where=Where(file), why=why, hint=hint)
 
 
-def _header_bytes(source: Source) -> bytes:
-    if source.size < 8:
-        why = f"it has {source.size} bytes; a safetensors file begins with its header's length in 8 bytes"
-        _refuse(source.name, "this is no safetensors file", why)
-    length = int.from_bytes(source.read_at(0, 8), "little")
-    if 2 <= length <= min(HEADER_LIMIT, source.size - 8):
-        return source.read_at(8, length)
-    first = source.read_at(0, min(64, source.size))
+def _header_bytes(file: ByteFile) -> bytes:
+    if file.size < 8:
+        why = f"it has {file.size} bytes; a safetensors file begins with its header's length in 8 bytes"
+        _refuse(file.name, "this is no safetensors file", why)
+    length = int.from_bytes(file.read_at(0, 8), "little")
+    if 2 <= length <= min(HEADER_LIMIT, file.size - 8):
+        return file.read_at(8, length)
+    first = file.read_at(0, min(64, file.size))
     known = "" if first[8:9] == b"{" else recognise(first)
     if known or length < 2:
-        _refuse(source.name, "this is no safetensors file", f"its header length reads {length}", known or DAMAGED)
+        _refuse(file.name, "this is no safetensors file", f"its header length reads {length}", known or DAMAGED)
     if length > HEADER_LIMIT:
         why = f"its header length reads {length} bytes; the format allows {HEADER_LIMIT}"
-        _refuse(source.name, "this is no safetensors file", why)
-    why = f"the header alone takes {length} bytes, the file has {source.size}"
-    _refuse(source.name, "the file is truncated within its header", why)
+        _refuse(file.name, "this is no safetensors file", why)
+    why = f"the header alone takes {length} bytes, the file has {file.size}"
+    _refuse(file.name, "the file is truncated within its header", why)
 
 
 def _parse(header: bytes, file: str) -> dict[str, Any]:
@@ -223,17 +223,17 @@ def _misplaced(file: str, before: str, name: str, distance: int) -> CheckpointEr
     return CheckpointError(what, where=Where(file), why=why, hint=DAMAGED)
 
 
-def _check_size(source: Source, data: int, end: int) -> None:
+def _check_size(file: ByteFile, data: int, end: int) -> None:
     expected = data + end
-    if source.size < expected:
-        missing = expected - source.size
-        why = f"its header describes {expected} bytes, it has {source.size}: {missing} are missing"
+    if file.size < expected:
+        missing = expected - file.size
+        why = f"its header describes {expected} bytes, it has {file.size}: {missing} are missing"
         _refuse(
-            source.name,
+            file.name,
             "the file is truncated",
             why,
             "download the file again; the last download was cut short",
         )
-    if source.size > expected:
-        why = f"its header describes {expected} bytes, it has {source.size}"
-        _refuse(source.name, f"{source.size - expected} bytes follow the last tensor", why)
+    if file.size > expected:
+        why = f"its header describes {expected} bytes, it has {file.size}"
+        _refuse(file.name, f"{file.size - expected} bytes follow the last tensor", why)

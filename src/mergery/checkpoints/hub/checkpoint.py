@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergery.checkpoints.base import Checkpoint, TensorInfo
+from mergery.checkpoints.byte_files import ByteFile, LocalFile
 from mergery.checkpoints.file_names import is_side_file
+from mergery.checkpoints.formats import open_weight_file
 from mergery.checkpoints.hub.remote import RemoteFile, explain, is_network_failure
 from mergery.checkpoints.json_files import parse_config
-from mergery.checkpoints.opening import open_weight_file, open_weights
-from mergery.checkpoints.source import LocalFile, Source
-from mergery.checkpoints.weights import WeightFile, hash_files
+from mergery.checkpoints.weights import WeightFile, hash_files, open_weights
 from mergery.errors import CheckpointError, Where
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class HubCheckpoint(Checkpoint):
 
     def _open(self) -> None:
         self._weights, self.unread = open_weights(list(self._sizes), self.location, self._fetch, self._open_files)
-        self._here = not any(isinstance(file.source, RemoteFile) for file in self._weights.files.values())
+        self._here = not any(isinstance(file.bytes, RemoteFile) for file in self._weights.files.values())
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -149,9 +149,9 @@ class HubCheckpoint(Checkpoint):
 
     def _open_files(self, names: Sequence[str]) -> list[WeightFile]:
         with ThreadPoolExecutor(HEADER_WORKERS) as pool:
-            return list(pool.map(lambda name: open_weight_file(self._source(name)), names))
+            return list(pool.map(lambda name: open_weight_file(self._byte_file(name)), names))
 
-    def _source(self, name: str) -> Source:
+    def _byte_file(self, name: str) -> ByteFile:
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from mergery.checkpoints.source import Source
+from mergery.checkpoints.byte_files import ByteFile
 from mergery.errors import CheckpointError, Where
 
 AHEAD = 100 * 1024  # one request fetches at least this much; most headers fit in it
@@ -14,7 +14,7 @@ TIMEOUT = 30.0
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
-class RemoteFile(Source):
+class RemoteFile(ByteFile):
     """A file on the hub whose header is read by range requests; its weights are never fetched this way."""
 
     def __init__(self, url: str, name: str, headers: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mergery.checkpoints.tokenizer.chat import named_template, named_templates
+from mergery.checkpoints.tokenizer.chat_templates import named_template, named_templates
 from mergery.errors import Where, did_you_mean
 from mergery.recipe import TokenRow, Vocabulary
 

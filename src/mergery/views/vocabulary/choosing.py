@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mergery.checkpoints.tokenizer.reading import Tokenizer
-from mergery.checkpoints.tokenizer.surface import meaning
+from mergery.checkpoints.tokenizer.token_bytes import meaning
 from mergery.errors import PlanError
 from mergery.recipe import TokenRow, Vocabulary
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.tokenizer.reading import Tokenizer, fingerprint, read_tokenizer
-from mergery.checkpoints.tokenizer.surface import digits
+from mergery.checkpoints.tokenizer.token_bytes import digits
 from mergery.errors import MergeryError
 
 if TYPE_CHECKING:

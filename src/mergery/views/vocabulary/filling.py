@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mergery.checkpoints.tokenizer.reading import Tokenizer
-from mergery.checkpoints.tokenizer.surface import meaning
+from mergery.checkpoints.tokenizer.token_bytes import meaning
 from mergery.errors import PlanError
 from mergery.graph.nodes import Computed, Node, Read
 from mergery.kernels import random as keyed

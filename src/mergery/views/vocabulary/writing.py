@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.json_files import parse_object
-from mergery.checkpoints.tokenizer.chat import FILE, choose_template, conflict, read_template, sample
+from mergery.checkpoints.tokenizer.chat_templates import FILE, choose_template, conflict, read_template, sample
 from mergery.checkpoints.tokenizer.reading import ROLES
 from mergery.errors import MergeryError
 from mergery.views.vocabulary.aligning import find_lead, merged_sources, stored_source

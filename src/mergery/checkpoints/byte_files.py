@@ -17,7 +17,7 @@ from mergery.errors import CheckpointError, Where
 READ_LIMIT = 1 << 30  # one system call moves at most this much (Linux caps at 2 GiB, macOS refuses more)
 
 
-class Source(ABC):
+class ByteFile(ABC):
     """A file of known size whose bytes are read by offset. Reading never moves a shared position."""
 
     name: str  # what messages call it: a path, or a file of a hub model
@@ -41,7 +41,7 @@ class Source(ABC):
         """Release the file handle."""
 
 
-class LocalFile(Source):
+class LocalFile(ByteFile):
     """A file on this machine, opened once and read by `preadv`, so that threads share one descriptor."""
 
     def __init__(self, path: Path) -> None:
@@ -95,11 +95,11 @@ class LocalFile(Source):
         self._close()
 
 
-class SourceStream(io.RawIOBase):
-    """A source as a seekable stream, for readers such as `zipfile` that want one."""
+class FileStream(io.RawIOBase):
+    """A file as a seekable stream, for readers such as `zipfile` that want one."""
 
-    def __init__(self, source: Source) -> None:
-        self._source = source
+    def __init__(self, file: ByteFile) -> None:
+        self._file = file
         self._position = 0
 
     def readable(self) -> bool:
@@ -112,7 +112,7 @@ class SourceStream(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._source.size}[whence]
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._file.size}[whence]
         if start + offset < 0:
             raise OSError(errno.EINVAL, "seek before the start of the file")
         self._position = start + offset
@@ -120,9 +120,9 @@ class SourceStream(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
-        length = max(0, min(len(view), self._source.size - self._position))
+        length = max(0, min(len(view), self._file.size - self._position))
         if length:
-            self._source.read_into(self._position, view[:length])
+            self._file.read_into(self._position, view[:length])
         self._position += length
         return length
 

@@ -106,7 +106,7 @@ def sample(template: str, special: Mapping[str, str]) -> dict[str, str]:
         return {"error": f"the template has {len(template):,} characters"}
     tokens = {"bos_token": "", "eos_token": "", **special}
     job = json.dumps({"template": template, "messages": SAMPLE, "tokens": tokens})
-    command = [sys.executable, "-I", str(Path(__file__).with_name("render.py"))]
+    command = [sys.executable, "-I", str(Path(__file__).with_name("render_template.py"))]
     try:
         done = subprocess.run(command, input=job, capture_output=True, text=True, timeout=20, check=False)
     except subprocess.TimeoutExpired:

@@ -11,7 +11,7 @@ from mergery.method import Method, find
 from mergery.method.scope import BASE, Preset
 from mergery.planning.settings import check_model_wide
 from mergery.recipe import Merge, Override
-from mergery.recipe.scoping import as_mapping, scope_of
+from mergery.recipe.overrides import as_mapping, scope_of
 from mergery.recipe.values import Condition, Constant, Target, Value
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ import yaml
 
 from mergery.errors import RecipeError, Where
 
-Path_ = tuple[Any, ...]
+KeyPath = tuple[Any, ...]
+"""The keys and indices that lead to a value."""
 
 LARGEST = 5_000_000  # bytes of one recipe
 MOST_NODES = 50_000  # values after aliases are expanded: a guard against documents that explode
@@ -27,10 +28,10 @@ class Document:
 
     data: Any
     file: str
-    keys: dict[Path_, tuple[int, int]] = field(default_factory=dict)
-    values: dict[Path_, tuple[int, int]] = field(default_factory=dict)
+    keys: dict[KeyPath, tuple[int, int]] = field(default_factory=dict)
+    values: dict[KeyPath, tuple[int, int]] = field(default_factory=dict)
 
-    def where(self, path: Path_ = (), *, key: bool = False) -> Where:
+    def where(self, path: KeyPath = (), *, key: bool = False) -> Where:
         """The place of a value (or of its key); of the nearest enclosing one where it has none itself."""
         path = tuple(path)
         if key and path in self.keys:
@@ -109,7 +110,7 @@ def _build(root: yaml.Node, file: str) -> Document:
     return Document(data, file, document.keys, document.values)
 
 
-def _value(node: yaml.Node, path: Path_, document: Document, budget: Iterator[int]) -> Any:
+def _value(node: yaml.Node, path: KeyPath, document: Document, budget: Iterator[int]) -> Any:
     place = (node.start_mark.line + 1, node.start_mark.column + 1)
     if next(budget, None) is None:
         raise RecipeError("too many values", where=Where(document.file, *place), why=f"over {MOST_NODES:,}")

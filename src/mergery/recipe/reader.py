@@ -7,37 +7,44 @@ from typing import Any
 
 from mergery.errors import MergeryError, RecipeError, Where, did_you_mean, raise_all
 from mergery.method import Method, Setting, find
-from mergery.recipe.document import Document
+from mergery.recipe.document import Document, KeyPath
 from mergery.recipe.values import ByModel, Value, parse_value, parsed
 
 MOST_PROBLEMS = 100  # shown at once
 
 
-class Reader:
-    """One native document, its problems so far, and what several parts of it are read with."""
+class DocumentReader:
+    """One document and its problems so far, each with its place."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
         self.errors: list[MergeryError] = []
-        self.runs: dict[str, list[str]] = {}  # the checkpoints of models that are runs
 
-    def fail(self, what: str, path: tuple[Any, ...], *, key: bool = False, why: str = "", hint: str = "") -> None:
+    def fail(self, what: str, path: KeyPath, *, key: bool = False, why: str = "", hint: str = "") -> None:
         """Keep a problem."""
         self.errors.append(RecipeError(what, where=self.document.where(path, key=key), why=why, hint=hint))
         if len(self.errors) >= MOST_PROBLEMS:
             raise_all(self.errors)
 
-    def keep(self, error: MergeryError, path: tuple[Any, ...]) -> None:
+    def keep(self, error: MergeryError, path: KeyPath) -> None:
         """Keep an error that was raised where the place is not known."""
         self.fail(error.what, path, why=error.why, hint=error.hint)
 
-    def only(self, data: Mapping[str, Any], path: tuple[Any, ...], known: tuple[str, ...]) -> None:
+    def only(self, data: Mapping[str, Any], path: KeyPath, known: tuple[str, ...]) -> None:
         """Refuse keys that are not known."""
         for key in data:
             if key not in known:
                 self.fail(f"unknown key {key!r}", (*path, key), key=True, hint=did_you_mean(str(key), known))
 
-    def name(self, name: Any, path: tuple[Any, ...], models: Mapping[str, Any]) -> bool:
+
+class RecipeReader(DocumentReader):
+    """A document in Mergery's own words, and what several sections of it are read with."""
+
+    def __init__(self, document: Document) -> None:
+        super().__init__(document)
+        self.runs: dict[str, list[str]] = {}  # the checkpoints of models that are runs
+
+    def name(self, name: Any, path: KeyPath, models: Mapping[str, Any]) -> bool:
         """Whether it is the name of one model."""
         if isinstance(name, str) and name in self.runs:
             first, last = self.runs[name][0], self.runs[name][-1]
@@ -52,7 +59,7 @@ class Reader:
             return False
         return True
 
-    def method(self, word: Any, path: tuple[Any, ...], given: bool) -> Method | None:
+    def method(self, word: Any, path: KeyPath, given: bool) -> Method | None:
         """The method of a name."""
         if word is None:
             self.fail("no method is named", path, hint="method: linear")
@@ -63,7 +70,7 @@ class Reader:
             self.keep(error, (*path, "method") if given else path)
             return None
 
-    def count(self, method: Method, merged: tuple[str, ...], path: tuple[Any, ...]) -> None:
+    def count(self, method: Method, merged: tuple[str, ...], path: KeyPath) -> None:
         """Check how many models a method is given."""
         least, most = method.models
         if not least <= len(merged) <= (most or len(merged)):
@@ -84,7 +91,7 @@ class Reader:
     def settings(
         self,
         data: Mapping[str, Any],
-        path: tuple[Any, ...],
+        path: KeyPath,
         reserved: tuple[str, ...],
         method: Method,
         merged: tuple[str, ...],

@@ -15,10 +15,10 @@ from mergery.architecture.facts import ALLOWABLE
 from mergery.checkpoints.tokenizer.chat_templates import check_template
 from mergery.dtypes import OUTPUT_DTYPES
 from mergery.errors import RecipeError, did_you_mean, raise_all
-from mergery.recipe import DEFAULT_SHARD, Merge, Output, Recipe, Source
 from mergery.recipe.document import Document, read_documents, read_file
-from mergery.recipe.merging import read_merge
-from mergery.recipe.reader import Reader
+from mergery.recipe.merge import read_merge
+from mergery.recipe.reader import RecipeReader
+from mergery.recipe.recipe import DEFAULT_SHARD, Merge, Output, Recipe, Source
 from mergery.recipe.runs import unfold
 from mergery.recipe.shapes import read_conversions
 from mergery.recipe.stages import check_references
@@ -43,18 +43,18 @@ def load_recipe(source: Recipe | str | Path | Mapping[str, Any], *, folder: Path
 
 
 def _read(documents: list[Document], folder: Path) -> Recipe:
-    from mergery.recipe import mergekit
+    from mergery.recipe.mergekit import read, recognises
 
     if not documents:
         raise RecipeError("the recipe is empty")
-    if any(mergekit.recognises(document.data) for document in documents):
-        return mergekit.read(documents, folder)
+    if any(recognises(document.data) for document in documents):
+        return read(documents, folder)
     if len(documents) > 1:
         raise RecipeError("more than one YAML document", where=documents[1].where(), hint="keep one recipe in a file")
-    return read_recipe(Reader(documents[0]), folder)
+    return read_recipe(RecipeReader(documents[0]), folder)
 
 
-def read_recipe(reader: Reader, folder: Path) -> Recipe:
+def read_recipe(reader: RecipeReader, folder: Path) -> Recipe:
     """The whole document. Raises RecipeError or Problems."""
     data = reader.document.data
     if not isinstance(data, dict):
@@ -90,7 +90,7 @@ def read_recipe(reader: Reader, folder: Path) -> Recipe:
     return Recipe(models, merge, output, seed, tuple(drop), allow, folder, reader.document.file, vocabulary=vocabulary)
 
 
-def read_allowed(reader: Reader, data: Any) -> tuple[str, ...]:
+def read_allowed(reader: RecipeReader, data: Any) -> tuple[str, ...]:
     """`allow`."""
     if not isinstance(data, list):
         reader.fail("allow must be a list of facts in which configs may differ", ("allow",), hint="allow: [rope_theta]")
@@ -102,7 +102,7 @@ def read_allowed(reader: Reader, data: Any) -> tuple[str, ...]:
     return tuple(map(str, data))
 
 
-def read_sources(reader: Reader, data: Any) -> dict[str, Source | Merge]:
+def read_sources(reader: RecipeReader, data: Any) -> dict[str, Source | Merge]:
     """`models`: sources first, then stages, which may name any of them."""
     path = ("models",)
     if not isinstance(data, dict) or not data:
@@ -143,7 +143,7 @@ def read_sources(reader: Reader, data: Any) -> dict[str, Source | Merge]:
     return {name: models[name] for name in data if name in models}
 
 
-def read_output(reader: Reader, data: Any, models: Mapping[str, Any]) -> Output:
+def read_output(reader: RecipeReader, data: Any, models: Mapping[str, Any]) -> Output:
     """`output`."""
     path = ("output",)
     if data is None:

@@ -9,7 +9,7 @@ from mergery.architecture.sections import PARTS
 from mergery.dtypes import OUTPUT_DTYPES
 from mergery.method import Method, Setting, methods
 from mergery.method.scope import BASE
-from mergery.recipe import CONVERSIONS, GROWTHS
+from mergery.recipe.recipe import CONVERSIONS, GROWTHS
 from mergery.recipe.values import ROLES
 from mergery.recipe.vocabulary import LARGEST_MULTIPLE, MOST_NEIGHBOURS, PADDING, UNKNOWN
 

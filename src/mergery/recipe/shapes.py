@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mergery.errors import Where
 from mergery.method import Method
-from mergery.recipe import CONVERSIONS, GROWTHS, Growth
+from mergery.recipe.document import KeyPath
+from mergery.recipe.reader import RecipeReader
+from mergery.recipe.recipe import CONVERSIONS, GROWTHS, Growth
 
-if TYPE_CHECKING:
-    from mergery.recipe.reading import Reader
 
-
-def read_conversions(reader: Reader, data: Any, path: tuple[Any, ...]) -> tuple[dict[str, int], dict[str, Where]]:
+def read_conversions(reader: RecipeReader, data: Any, path: KeyPath) -> tuple[dict[str, int], dict[str, Where]]:
     """The `convert` of a source, and the places of its entries."""
     if not isinstance(data, dict) or not data:
         reader.fail("convert must be a mapping", path, hint=f"convert: {{{CONVERSIONS[0]}: 8}}")
@@ -30,7 +29,7 @@ def read_conversions(reader: Reader, data: Any, path: tuple[Any, ...]) -> tuple[
 
 
 def read_growth(
-    reader: Reader, data: Any, path: tuple[Any, ...], method: Method, models: Mapping[str, Any]
+    reader: RecipeReader, data: Any, path: KeyPath, method: Method, models: Mapping[str, Any]
 ) -> Growth | None:
     """The `stack` of a merge that is a rule; None for slices, and for what is neither."""
     rule = next((rule for rule in GROWTHS if rule in data), None) if isinstance(data, dict) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mergery.errors import MergeryError, RecipeError
-from mergery.recipe.reader import Reader
+from mergery.recipe.reader import RecipeReader
 from mergery.recipe.recipe import Merge, Output, Source, Vocabulary
 
 MOST_STAGES = 64  # one on top of the other
@@ -13,7 +13,7 @@ MOST_READS = 4096  # of stored models, counted once for each way that leads to o
 
 
 def check_references(
-    reader: Reader,
+    reader: RecipeReader,
     models: Mapping[str, Source | Merge],
     merge: Merge | None,
     output: Output,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mergery.recipe import Recipe
 from mergery.recipe.reading import load_recipe
+from mergery.recipe.recipe import Recipe
 
 
 def transplant_recipe(

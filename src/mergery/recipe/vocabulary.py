@@ -18,10 +18,11 @@ vocabulary:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
-from mergery.recipe import TokenRow, Vocabulary
-from mergery.recipe.document import Document
+from mergery.recipe.document import KeyPath
+from mergery.recipe.reader import RecipeReader
+from mergery.recipe.recipe import TokenRow, Vocabulary
 
 KEYS = ("from", "base", "tokens", "add", "pad_to_multiple_of", "padding", "unknown")
 WORDS = ("base", "union")
@@ -29,131 +30,118 @@ PADDING = ("keep", "cut")
 UNKNOWN = ("mean", "zero", "random", "subword", "omp")
 LARGEST_MULTIPLE = 1 << 20
 MOST_NEIGHBOURS = 4096
-Path_ = tuple[Any, ...]
 
 
-class Teller(Protocol):
-    """What reads the recipe and collects its problems."""
-
-    document: Document
-
-    def fail(self, what: str, path: Path_, *, key: bool = False, why: str = "", hint: str = "") -> None: ...
-
-    def only(self, data: Mapping[str, Any], path: Path_, known: tuple[str, ...]) -> None: ...
-
-    def name(self, name: Any, path: Path_, models: Mapping[str, Any]) -> bool: ...
-
-
-def check_source(teller: Teller, word: Any, path: Path_, models: Mapping[str, Any]) -> str:
+def check_source(reader: RecipeReader, word: Any, path: KeyPath, models: Mapping[str, Any]) -> str:
     """`base`, `union` or a model's name."""
     if word == "union" and word in models:
-        teller.fail("'union' is a model and the word for all models' tokens", path, hint="give the model another name")
+        reader.fail("'union' is a model and the word for all models' tokens", path, hint="give the model another name")
     if isinstance(word, str) and word in WORDS:
         return word
-    return word if teller.name(word, path, {**models, **dict.fromkeys(WORDS)}) else "base"
+    return word if reader.name(word, path, {**models, **dict.fromkeys(WORDS)}) else "base"
 
 
-def read_section(teller: Teller, data: Any, models: Mapping[str, Any]) -> Vocabulary | None:
+def read_section(reader: RecipeReader, data: Any, models: Mapping[str, Any]) -> Vocabulary | None:
     """The section, with every problem told."""
-    path: Path_ = ("vocabulary",)
+    path: KeyPath = ("vocabulary",)
     if data is None:
         return None
     if not isinstance(data, dict):
-        teller.fail("vocabulary must be a mapping", path, hint="vocabulary: {from: union}")
+        reader.fail("vocabulary must be a mapping", path, hint="vocabulary: {from: union}")
         return None
-    teller.only(data, path, KEYS)
-    source = check_source(teller, data.get("from", "base"), (*path, "from"), models)
+    reader.only(data, path, KEYS)
+    source = check_source(reader, data.get("from", "base"), (*path, "from"), models)
     base = data.get("base")
-    if base is not None and not teller.name(base, (*path, "base"), models):
+    if base is not None and not reader.name(base, (*path, "base"), models):
         base = None
-    add = _added(teller, data.get("add"), (*path, "add"))
-    tokens = _tokens(teller, data.get("tokens"), (*path, "tokens"), models)
+    add = _added(reader, data.get("add"), (*path, "add"))
+    tokens = _tokens(reader, data.get("tokens"), (*path, "tokens"), models)
     multiple = data.get("pad_to_multiple_of")
     if multiple is not None and not (type(multiple) is int and 0 < multiple <= LARGEST_MULTIPLE):
         why = f"it must be a whole number from 1 to {LARGEST_MULTIPLE:,}"
-        teller.fail(f"pad_to_multiple_of is {multiple!r}", (*path, "pad_to_multiple_of"), why=why)
+        reader.fail(f"pad_to_multiple_of is {multiple!r}", (*path, "pad_to_multiple_of"), why=why)
         multiple = None
-    padding = _choice(teller, data.get("padding", "keep"), (*path, "padding"), PADDING)
-    unknown, neighbours = _unknown(teller, data.get("unknown", "mean"), (*path, "unknown"))
-    places = {key: teller.document.where((*path, key)) for key in data}
+    padding = _choice(reader, data.get("padding", "keep"), (*path, "padding"), PADDING)
+    unknown, neighbours = _unknown(reader, data.get("unknown", "mean"), (*path, "unknown"))
+    places = {key: reader.document.where((*path, key)) for key in data}
     return Vocabulary(
-        source, base, tokens, add, multiple, padding, unknown, neighbours, teller.document.where(path), places
+        source, base, tokens, add, multiple, padding, unknown, neighbours, reader.document.where(path), places
     )
 
 
-def _choice(teller: Teller, word: Any, path: Path_, known: tuple[str, ...]) -> str:
+def _choice(reader: RecipeReader, word: Any, path: KeyPath, known: tuple[str, ...]) -> str:
     if word in known:
         return word
-    teller.fail(f"{path[-1]} is {word!r}", path, hint=f"one of {', '.join(known)}")
+    reader.fail(f"{path[-1]} is {word!r}", path, hint=f"one of {', '.join(known)}")
     return known[0]
 
 
-def _unknown(teller: Teller, data: Any, path: Path_) -> tuple[str, int]:
+def _unknown(reader: RecipeReader, data: Any, path: KeyPath) -> tuple[str, int]:
     if isinstance(data, dict):
-        teller.only(data, path, ("omp",))
+        reader.only(data, path, ("omp",))
         count = data.get("omp")
         if "omp" in data and not (type(count) is int and 0 < count <= MOST_NEIGHBOURS):
             why = f"it is the number of tokens of which a row is made: a whole number from 1 to {MOST_NEIGHBOURS:,}"
-            teller.fail(f"omp is {count!r}", (*path, "omp"), why=why)
+            reader.fail(f"omp is {count!r}", (*path, "omp"), why=why)
             count = None
         return "omp", count or Vocabulary.neighbours
-    return _choice(teller, data, path, UNKNOWN), Vocabulary.neighbours
+    return _choice(reader, data, path, UNKNOWN), Vocabulary.neighbours
 
 
-def _added(teller: Teller, data: Any, path: Path_) -> dict[str, bool]:
+def _added(reader: RecipeReader, data: Any, path: KeyPath) -> dict[str, bool]:
     result: dict[str, bool] = {}
     if data is None:
         return result
     if not isinstance(data, list):
-        teller.fail("add must be a list of tokens", path, hint='add: ["<tool>"]')
+        reader.fail("add must be a list of tokens", path, hint='add: ["<tool>"]')
         return result
     for index, item in enumerate(data):
         at = (*path, index)
         token, special = item, True
         if isinstance(item, dict):
-            teller.only(item, at, ("token", "special"))
+            reader.only(item, at, ("token", "special"))
             token, special = item.get("token"), item.get("special", True)
         if not isinstance(token, str) or not token:
-            teller.fail(f"{item!r} is no token", at, hint="put it in quotes")
+            reader.fail(f"{item!r} is no token", at, hint="put it in quotes")
         elif type(special) is not bool:
-            teller.fail(f"special is {special!r}", (*at, "special"), why="it must be true or false")
+            reader.fail(f"special is {special!r}", (*at, "special"), why="it must be true or false")
         elif token in result:
-            teller.fail(f"the token {token!r} stands twice", at)
+            reader.fail(f"the token {token!r} stands twice", at)
         else:
             result[token] = special
     return result
 
 
-def _tokens(teller: Teller, data: Any, path: Path_, models: Mapping[str, Any]) -> dict[str, TokenRow]:
+def _tokens(reader: RecipeReader, data: Any, path: KeyPath, models: Mapping[str, Any]) -> dict[str, TokenRow]:
     result: dict[str, TokenRow] = {}
     if data is None:
         return result
     if not isinstance(data, dict):
-        teller.fail("tokens must map tokens to their rows", path, hint='tokens: {"<tool>": {from: chat}}')
+        reader.fail("tokens must map tokens to their rows", path, hint='tokens: {"<tool>": {from: chat}}')
         return result
     for token, item in data.items():
-        row = _row(teller, item, (*path, token), models)
+        row = _row(reader, item, (*path, token), models)
         if row is not None and token:
             result[str(token)] = row
     return result
 
 
-def _row(teller: Teller, data: Any, path: Path_, models: Mapping[str, Any]) -> TokenRow | None:
-    place = teller.document.where(path)
+def _row(reader: RecipeReader, data: Any, path: KeyPath, models: Mapping[str, Any]) -> TokenRow | None:
+    place = reader.document.where(path)
     hint = "zero, {from: <model>}, {like: <token>, of: <model>} or {id: <number>, of: <model>}"
     if data == "zero":
         return TokenRow(place=place)
     if not isinstance(data, dict):
-        teller.fail(f"{data!r} says no row", path, hint=hint)
+        reader.fail(f"{data!r} says no row", path, hint=hint)
         return None
-    teller.only(data, path, ("from", "like", "id", "of", "zero", "force"))
+    reader.only(data, path, ("from", "like", "id", "of", "zero", "force"))
     force = data.get("force", False)
     if type(force) is not bool:
-        teller.fail(f"force is {force!r}", (*path, "force"), why="it must be true or false")
+        reader.fail(f"force is {force!r}", (*path, "force"), why="it must be true or false")
         return None
     given = [key for key in ("from", "like", "id", "zero") if key in data]
     if len(given) != 1:
-        teller.fail(
+        reader.fail(
             "a row has one of 'from', 'like', 'id' and 'zero'",
             path,
             why=f"here: {', '.join(given) or 'none'}",
@@ -163,26 +151,26 @@ def _row(teller: Teller, data: Any, path: Path_, models: Mapping[str, Any]) -> T
     kind = given[0]
     if kind == "zero":
         if data["zero"] is not True or "of" in data:
-            teller.fail("zeros are of no model", path, hint="zero, or {zero: true, force: true}")
+            reader.fail("zeros are of no model", path, hint="zero, or {zero: true, force: true}")
             return None
         return TokenRow(force=force, place=place)
     if kind == "from":
         if "of" in data:
-            teller.fail("'of' belongs to 'like' and 'id'", (*path, "of"), key=True, hint="from: <model>")
+            reader.fail("'of' belongs to 'like' and 'id'", (*path, "of"), key=True, hint="from: <model>")
             return None
-        known = teller.name(data["from"], (*path, "from"), models)
+        known = reader.name(data["from"], (*path, "from"), models)
         return TokenRow(data["from"], None, None, force, place) if known else None
     if "of" not in data:
-        teller.fail(f"'{kind}' needs 'of'", path, hint=f"{{{kind}: {data[kind]!r}, of: <model>}}")
+        reader.fail(f"'{kind}' needs 'of'", path, hint=f"{{{kind}: {data[kind]!r}, of: <model>}}")
         return None
-    if not teller.name(data["of"], (*path, "of"), models):
+    if not reader.name(data["of"], (*path, "of"), models):
         return None
     if kind == "like":
         if not isinstance(data["like"], str):
-            teller.fail(f"{data['like']!r} is no token", (*path, "like"), hint="put it in quotes")
+            reader.fail(f"{data['like']!r} is no token", (*path, "like"), hint="put it in quotes")
             return None
         return TokenRow(data["of"], data["like"], None, force, place)
     if type(data["id"]) is not int or data["id"] < 0:
-        teller.fail(f"id is {data['id']!r}", (*path, "id"), why="it must be a whole number, zero or more")
+        reader.fail(f"id is {data['id']!r}", (*path, "id"), why="it must be a whole number, zero or more")
         return None
     return TokenRow(data["of"], None, data["id"], force, place)

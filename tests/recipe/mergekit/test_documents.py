@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mergery.recipe import Merge, Source
-from mergery.recipe.mergekit.config import Reference
 from mergery.recipe.mergekit.names import name_models
+from mergery.recipe.mergekit.references import Reference
 from mergery.recipe.reading import load_recipe
 from mergery.recipe.values import Constant
 from tests.recipe.mergekit.conftest import Read, Refuse

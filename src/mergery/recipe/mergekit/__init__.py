@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mergery.recipe import Recipe
 from mergery.recipe.document import Document
+from mergery.recipe.recipe import Recipe
 
 
 def recognises(data: Any) -> bool:

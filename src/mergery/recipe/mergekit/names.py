@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from mergery.recipe.mergekit.config import Reference
+from mergery.recipe.mergekit.references import Reference
 
 _RESERVED = {"gradient", "value", "where"}  # words that mean something where a value by model may stand
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from mergery.errors import RecipeError, did_you_mean
 from mergery.method import Setting
+from mergery.recipe.document import KeyPath
 from mergery.recipe.mergekit.methods import Parameter
 from mergery.recipe.values import Condition, Constant, Filtered, Gradient, Scalar
 
-Path_ = tuple[Any, ...]
 Chain = tuple[tuple[Condition, Constant | Gradient], ...]
 Fail = Callable[..., None]
 
@@ -35,7 +35,7 @@ class Level:
         return self.chains.get(name, ())
 
 
-def read_chain(data: Any, path: Path_, parameter: Parameter, setting: Setting | None, fail: Fail) -> Chain:
+def read_chain(data: Any, path: KeyPath, parameter: Parameter, setting: Setting | None, fail: Fail) -> Chain:
     """The cases of one parameter. Scalars are converted to those of the native setting and checked against it."""
     if isinstance(data, dict):
         data = [data]
@@ -112,7 +112,7 @@ def map_scalars(chain: Chain, change: Callable[[Any], Any]) -> Chain:
 
 
 def _read_value(
-    data: Any, path: Path_, parameter: Parameter, setting: Setting | None, fail: Fail
+    data: Any, path: KeyPath, parameter: Parameter, setting: Setting | None, fail: Fail
 ) -> Constant | Gradient | None:
     if not isinstance(data, list):
         scalar = _read_scalar(data, path, parameter, setting, fail)
@@ -135,7 +135,7 @@ def _read_value(
 _WRONG: Any = object()
 
 
-def _read_scalar(data: Any, path: Path_, parameter: Parameter, setting: Setting | None, fail: Fail) -> Scalar:
+def _read_scalar(data: Any, path: KeyPath, parameter: Parameter, setting: Setting | None, fail: Fail) -> Scalar:
     number = coerce(data, parameter.kind)
     if number is None:
         words = {"float": "a number", "int": "a whole number", "bool": "true or false"}[parameter.kind]

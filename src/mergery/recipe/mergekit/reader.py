@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mergery.dtypes import OUTPUT_DTYPES
-from mergery.errors import MergeryError, RecipeError, Where, did_you_mean
+from mergery.errors import Where, did_you_mean
 from mergery.method import Method, find
-from mergery.recipe.document import Document
-from mergery.recipe.mergekit.config import Config, Input, Part, Reference
+from mergery.recipe.document import Document, KeyPath
 from mergery.recipe.mergekit.methods import KNOWN, RULES, Parameter, Rule
-from mergery.recipe.mergekit.parameters import Chain, Level, Path_, join, read_chain
+from mergery.recipe.mergekit.parameters import Chain, Level, join, read_chain
+from mergery.recipe.mergekit.references import ReferenceReader
+from mergery.recipe.mergekit.statement import Input, MergeStatement, OutputSlice
 from mergery.recipe.mergekit.tokens import read_template, read_tokens
 
 DOCUMENT = (
@@ -20,37 +21,16 @@ DOCUMENT = (
 )  # fmt: skip
 
 
-class Reader:
+class MergekitReader(ReferenceReader):
     """Reads one document, collecting every problem and everything that its writer may want to know."""
 
     def __init__(self, document: Document, exists: Callable[[str], bool]) -> None:
-        self.document = document
-        self.exists = exists  # whether a path is there as it stands, '@' and '+' included
-        self.errors: list[MergeryError] = []
-        self.notes: list[str] = []
-        self.places: dict[Reference, Where] = {}
+        super().__init__(document, exists)
         self.marks: dict[str, Where] = {}
         self.rule: Rule
         self.method: Method
 
-    def fail(self, what: str, path: Path_, *, key: bool = False, why: str = "", hint: str = "") -> None:
-        self.errors.append(RecipeError(what, where=self.document.where(path, key=key), why=why, hint=hint))
-
-    def note(self, text: str, path: Path_) -> None:
-        where = self.document.where(path, key=True)
-        self.notes.append(f"line {where.line}: {text}" if where.line else text)
-
-    def only(self, data: Mapping[str, Any], path: Path_, known: tuple[str, ...]) -> None:
-        """Unknown keys: mergekit passes over them in silence, and with them over every slip of the pen."""
-        for key in data:
-            if key in known:
-                continue
-            hint = did_you_mean(str(key), known)
-            if key in KNOWN and "parameters" in known:
-                hint = f"parameters: {{{key}: …}}"
-            self.fail(f"unknown key {key!r}", (*path, key), key=True, hint=hint)
-
-    def read(self) -> Config | None:
+    def read(self) -> MergeStatement | None:
         data = self.document.data
         if not isinstance(data, dict) or "merge_method" not in data:
             self.fail("a document without 'merge_method'", (), hint="each document of a mergekit file is a merge")
@@ -62,13 +42,13 @@ class Reader:
             return None
         self.rule = RULES[word]
         self.method = find(word)
-        config = Config(self.document, word, self.rule, self.method, places=self.places, marks=self.marks)
-        config.name = self.text(data.get("name"), ("name",))
+        statement = MergeStatement(self.document, word, self.rule, self.method, places=self.places, marks=self.marks)
+        statement.name = self.text(data.get("name"), ("name",))
         if data.get("base_model") is not None:
-            config.base = self.reference(data["base_model"], ("base_model",))
+            statement.base = self.reference(data["base_model"], ("base_model",))
         common = [self.level(data.get("parameters"), ("parameters",)).chains]
         body: Mapping[str, Any] = data
-        path: Path_ = ()
+        path: KeyPath = ()
         given = [key for key in ("models", "slices", "modules") if data.get(key)]
         if len(given) != 1:
             why = "here: " + (" and ".join(given) if given else "none")
@@ -77,71 +57,21 @@ class Reader:
             body, path = self.module(data["modules"])
             common.insert(0, self.level(body.get("parameters"), (*path, "parameters")).chains)
         if body.get("models") and len(given) == 1:
-            config.inputs = self.inputs(body["models"], (*path, "models"))
+            statement.inputs = self.inputs(body["models"], (*path, "models"))
         elif body.get("slices") and len(given) == 1:
-            config.parts = self.parts(body["slices"], (*path, "slices"))
+            statement.slices = self.slices(body["slices"], (*path, "slices"))
         names = dict.fromkeys(name for level in common for name in level)
-        config.common = {name: join(*(level.get(name, ()) for level in common)) for name in names}
+        statement.common = {name: join(*(level.get(name, ()) for level in common)) for name in names}
         dtypes = self.dtype(data, "out_dtype"), self.dtype(data, "dtype")
-        config.dtype = dtypes[0] or dtypes[1]
-        config.tokens = read_tokens(self, data)
-        config.template = read_template(self, data.get("chat_template"))
-        config.seed = self.seed(data.get("random_seed"))
-        return config
-
-    def text(self, data: Any, path: Path_) -> str | None:
-        if data is not None and not isinstance(data, str):
-            self.fail(f"{path[-1]} is {data!r}", path, hint="put it in quotes")
-            return None
-        return data
+        statement.dtype = dtypes[0] or dtypes[1]
+        statement.tokens = read_tokens(self, data)
+        statement.template = read_template(self, data.get("chat_template"))
+        statement.seed = self.seed(data.get("random_seed"))
+        return statement
 
     # --- models ---------------------------------------------------------------------------------------------
 
-    def reference(self, data: Any, path: Path_) -> Reference | None:
-        """A model: `path`, `path@revision`, `path+adapter`, or the same as a mapping."""
-        result, adapter = None, None
-        if isinstance(data, dict):
-            self.only(data, path, ("model", "lora", "override_architecture"))
-            if data.get("override_architecture"):
-                self.note("override_architecture is not needed: names and shapes are read from the files", path)
-            inner, adapter = data.get("model"), data.get("lora")
-            if isinstance(inner, dict):
-                self.only(inner, (*path, "model"), ("path", "revision"))
-                if isinstance(inner.get("path"), str):
-                    result = Reference(inner["path"], self.text(inner.get("revision"), (*path, "model", "revision")))
-            elif isinstance(inner, str):
-                result = self.split(inner, path)[0]
-        elif isinstance(data, str):
-            result, adapter = self.split(data, path)
-        if result is None or not result.path:
-            if not any(error.where == self.document.where(path) for error in self.errors):
-                self.fail(f"{data!r} is no model", path, hint="a path, a hub id or {model: {path: …, revision: …}}")
-            return None
-        if adapter:
-            self.fail(
-                f"the adapter on {result.path!r} cannot be merged",
-                path,
-                why="adapters are not supported yet",
-                hint="merge it into its model first, with peft's merge_and_unload",
-            )
-        self.places.setdefault(result, self.document.where(path))
-        return result
-
-    def split(self, text: str, path: Path_) -> tuple[Reference | None, str]:
-        if self.exists(text):
-            return Reference(text), ""
-        whole, _, adapter = text.partition("+")
-        place, _, revision = whole.partition("@")
-        if "@" in revision or "+" in adapter:
-            self.fail(
-                f"{text!r} is no model",
-                path,
-                why="'@' stands before a revision and '+' before an adapter, once each",
-            )
-            return None, ""
-        return Reference(place, revision or None), adapter
-
-    def inputs(self, data: Any, path: Path_, *, ranges: bool = False) -> tuple[Input, ...]:
+    def inputs(self, data: Any, path: KeyPath, *, ranges: bool = False) -> tuple[Input, ...]:
         if not isinstance(data, list):
             self.fail(f"{path[-1]} must be a list", path, hint="- model: ./a")
             return ()
@@ -164,7 +94,7 @@ class Reader:
             result.append(Input(model, level, at, layers))
         return tuple(result)
 
-    def layers(self, data: Any, path: Path_) -> tuple[int, int] | None:
+    def layers(self, data: Any, path: KeyPath) -> tuple[int, int] | None:
         whole = isinstance(data, list) and len(data) == 2 and all(type(item) is int for item in data)
         if not whole:
             self.fail("a source of a slice gives its layers", path, hint="layer_range: [0, 16]")
@@ -176,11 +106,11 @@ class Reader:
             return None
         return (low, high)
 
-    def parts(self, data: Any, path: Path_) -> tuple[Part, ...]:
+    def slices(self, data: Any, path: KeyPath) -> tuple[OutputSlice, ...]:
         if not isinstance(data, list):
             self.fail("slices must be a list", path, hint="- sources: […]")
             return ()
-        result: list[Part] = []
+        result: list[OutputSlice] = []
         for index, item in enumerate(data):
             at = (*path, index)
             if not isinstance(item, dict) or not item.get("sources"):
@@ -197,10 +127,10 @@ class Reader:
             if len(lengths) > 1:
                 self.fail("the sources of a slice differ in length", at, why=f"{lengths} layers")
             level = self.level(item.get("parameters"), (*at, "parameters"))
-            result.append(Part(inputs, base, level, at))
+            result.append(OutputSlice(inputs, base, level, at))
         return tuple(result)
 
-    def module(self, data: Any) -> tuple[Mapping[str, Any], Path_]:
+    def module(self, data: Any) -> tuple[Mapping[str, Any], KeyPath]:
         if not isinstance(data, dict) or len(data) != 1:
             several = isinstance(data, dict)
             self.fail(
@@ -222,7 +152,7 @@ class Reader:
 
     # --- parameters -----------------------------------------------------------------------------------------
 
-    def level(self, data: Any, path: Path_, *, source: bool = False) -> Level:
+    def level(self, data: Any, path: KeyPath, *, source: bool = False) -> Level:
         """The parameters of one place: those of the method as chains, of other methods as notes, others as errors."""
         if data is None:
             return Level({})
@@ -246,7 +176,7 @@ class Reader:
                 self.marks.setdefault(name, self.document.where(at))
         return Level(chains)
 
-    def chain(self, data: Any, path: Path_, parameter: Parameter) -> Chain:
+    def chain(self, data: Any, path: KeyPath, parameter: Parameter) -> Chain:
         setting = self.method.settings.get(parameter.setting) if parameter.setting else None
         return read_chain(data, path, parameter, setting, self.fail)
 

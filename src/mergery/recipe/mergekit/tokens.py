@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mergery.checkpoints.tokenizer.chat_templates import named_template, named_templates
 from mergery.errors import Where, did_you_mean
-from mergery.recipe import TokenRow, Vocabulary
+from mergery.recipe.document import KeyPath
+from mergery.recipe.mergekit.references import Reference, ReferenceReader
+from mergery.recipe.recipe import TokenRow, Vocabulary
 
-if TYPE_CHECKING:
-    from mergery.recipe.mergekit.config import Config, Reference
-    from mergery.recipe.mergekit.reader import Reader
-
-Path_ = tuple[Any, ...]
 NAMED = ("alpaca", "chatml", "exaone", "llama3", "mistral")  # the templates that mergekit 0.1.5 has
 SHORTEST = 20  # characters of Jinja, for mergekit
 
@@ -50,11 +47,10 @@ class Tokens:
         return [*named, *(row.model for row in self.rows.values() if row.model)]
 
     def vocabulary(
-        self, name: Callable[[Reference], str], config: Config, merged: tuple[str, ...], base: str | None
+        self, name: Callable[[Reference], str], own: str | None, merged: tuple[str, ...], base: str | None
     ) -> Vocabulary:
-        """The section of the recipe. `base` is the base of the recipe's merge, where it has one."""
+        """The section of the recipe. `own` is the document's base; `base` that of the recipe's merge, where it has one."""
         source = self.source if isinstance(self.source, str) else name(self.source)
-        own = name(config.base) if config.base else None
         if source == "base" and own:
             source = own
         rows = {
@@ -66,7 +62,7 @@ class Tokens:
         return Vocabulary(source, fill, rows, add, self.pad, "cut", "zero", place=self.place)
 
 
-def read_tokens(reader: Reader, data: Mapping[str, Any]) -> Tokens | None:
+def read_tokens(reader: ReferenceReader, data: Mapping[str, Any]) -> Tokens | None:
     """The tokenizer that a document asks for; None where it says nothing."""
     legacy, block = data.get("tokenizer_source"), data.get("tokenizer")
     if legacy and block:
@@ -75,7 +71,7 @@ def read_tokens(reader: Reader, data: Mapping[str, Any]) -> Tokens | None:
     if not block:
         source = _source(reader, legacy, ("tokenizer_source",)) if legacy else None
         return Tokens(source, reader.document.where(("tokenizer_source",))) if source else None
-    path: Path_ = ("tokenizer",)
+    path: KeyPath = ("tokenizer",)
     if not isinstance(block, dict):
         reader.fail("tokenizer must be a mapping", path, hint="tokenizer: {source: base}")
         return None
@@ -103,11 +99,11 @@ def read_tokens(reader: Reader, data: Mapping[str, Any]) -> Tokens | None:
     return Tokens(source, reader.document.where(path), rows, tuple(bare), pad) if source else None
 
 
-def _source(reader: Reader, data: Any, path: Path_) -> Reference | str | None:
+def _source(reader: ReferenceReader, data: Any, path: KeyPath) -> Reference | str | None:
     return data if data in ("base", "union") else reader.reference(data, path)
 
 
-def _row(reader: Reader, data: Any, path: Path_) -> Row | None:
+def _row(reader: ReferenceReader, data: Any, path: KeyPath) -> Row | None:
     hint = "{source: <model>}, or {source: {kind: model_token, model: …, token: …}}"
     if not isinstance(data, dict):
         reader.fail(f"{data!r} says no row", path, hint=hint)
@@ -145,7 +141,7 @@ def _row(reader: Reader, data: Any, path: Path_) -> Row | None:
     return Row(model, token, index, force, place) if model else None
 
 
-def read_template(reader: Reader, data: Any) -> str | None:
+def read_template(reader: ReferenceReader, data: Any) -> str | None:
     """The chat template that a document asks for: `auto`, a name or Jinja."""
     path = ("chat_template",)
     if not data:

@@ -1,4 +1,4 @@
-"""One mergekit document as it stands: inputs, slices and parameters, checked but not yet translated."""
+"""What one mergekit document states: inputs, slices and parameters, checked but not yet translated."""
 
 from __future__ import annotations
 
@@ -7,18 +7,11 @@ from dataclasses import dataclass, field
 
 from mergery.errors import Where
 from mergery.method import Method
-from mergery.recipe.document import Document
+from mergery.recipe.document import Document, KeyPath
 from mergery.recipe.mergekit.methods import Rule
-from mergery.recipe.mergekit.parameters import Chain, Level, Path_
+from mergery.recipe.mergekit.parameters import Chain, Level
+from mergery.recipe.mergekit.references import Reference
 from mergery.recipe.mergekit.tokens import Tokens
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A model as a file refers to it: a path, a hub id or the name of another document."""
-
-    path: str
-    revision: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,23 +20,23 @@ class Input:
 
     model: Reference
     level: Level
-    path: Path_
+    path: KeyPath
     layers: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
-class Part:
+class OutputSlice:
     """An output slice."""
 
     inputs: tuple[Input, ...]
     base: Reference | None
     level: Level
-    path: Path_
+    path: KeyPath
 
 
 @dataclass
-class Config:
-    """One document."""
+class MergeStatement:
+    """One document: a merge."""
 
     document: Document
     word: str
@@ -51,7 +44,7 @@ class Config:
     method: Method
     base: Reference | None = None
     inputs: tuple[Input, ...] = ()
-    parts: tuple[Part, ...] = ()
+    slices: tuple[OutputSlice, ...] = ()
     common: Mapping[str, Chain] = field(default_factory=dict)  # of the module, then of the whole file
     dtype: str | None = None
     tokens: Tokens | None = None
@@ -64,7 +57,7 @@ class Config:
     def references(self) -> dict[Reference, None]:
         """All models that it merges or takes its config from, in the order of the file, base first."""
         found = [self.base] if self.base else []
-        for part in self.parts:
+        for part in self.slices:
             found += [part.base] if part.base and self.rule.base != "input" else []
             found += [item.model for item in part.inputs]
         found += [item.model for item in self.inputs]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mergery.errors import RecipeError, did_you_mean
 from mergery.method import Method
 from mergery.method.scope import BASE, Preset
-from mergery.recipe import Override
+from mergery.recipe.document import KeyPath
+from mergery.recipe.reader import RecipeReader
+from mergery.recipe.recipe import Override
 from mergery.recipe.values import Condition, parse_condition, parsed
-
-if TYPE_CHECKING:
-    from mergery.recipe.reading import Reader
 
 WORDS = ("preset", "rest", "parts")
 
@@ -38,7 +37,7 @@ class Members:
 
 
 def read_scoping(
-    reader: Reader, data: Mapping[str, Any], path: tuple[Any, ...], method: Method, members: Members
+    reader: RecipeReader, data: Mapping[str, Any], path: KeyPath, method: Method, members: Members
 ) -> dict[str, Any]:
     """`preset`, `rest` and `parts` of a merge, as arguments of `Merge`."""
     word = data.get("preset")
@@ -71,9 +70,7 @@ def as_mapping(rest: Any) -> Any:
     return {"method": rest} if isinstance(rest, str) else rest
 
 
-def read_parts(
-    reader: Reader, data: Mapping[str, Any], path: tuple[Any, ...], members: Members
-) -> tuple[Override, ...]:
+def read_parts(reader: RecipeReader, data: Mapping[str, Any], path: KeyPath, members: Members) -> tuple[Override, ...]:
     """`parts` of a merge."""
     items = data.get("parts", [])
     path = (*path, "parts")
@@ -91,7 +88,7 @@ def read_parts(
     return tuple(found)
 
 
-def _override(reader: Reader, item: Any, path: tuple[Any, ...], members: Members, *, where: bool) -> Override | None:
+def _override(reader: RecipeReader, item: Any, path: KeyPath, members: Members, *, where: bool) -> Override | None:
     if not isinstance(item, Mapping):
         reader.fail(f"{item!r} is no treatment", path, hint="a method's name, base, or {method: linear}")
         return None
@@ -124,7 +121,7 @@ def _override(reader: Reader, item: Any, path: tuple[Any, ...], members: Members
     return Override(condition, method.name, None, settings, place, places)
 
 
-def _take(reader: Reader, name: Any, path: tuple[Any, ...], members: Members, condition: Condition) -> Override | None:
+def _take(reader: RecipeReader, name: Any, path: KeyPath, members: Members, condition: Condition) -> Override | None:
     """A part that takes the tensors of a model. `base` is the merge's own; where it has none, the model of that name."""
     at = (*path, "take")
     others = [base for merged, base in members.groups if base not in (None, BASE) and BASE in merged]

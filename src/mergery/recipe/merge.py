@@ -8,15 +8,16 @@ from typing import Any
 from mergery.dtypes import OUTPUT_DTYPES
 from mergery.errors import RecipeError, did_you_mean
 from mergery.method import Method
-from mergery.recipe.reader import Reader
+from mergery.recipe.document import KeyPath
+from mergery.recipe.overrides import WORDS, Members, read_parts, read_scoping
+from mergery.recipe.reader import RecipeReader
 from mergery.recipe.recipe import Merge, Slice
-from mergery.recipe.scoping import WORDS, Members, read_parts, read_scoping
 from mergery.recipe.shapes import read_growth
 from mergery.recipe.values import parse_layers, parsed
 
 
 def read_merge(
-    reader: Reader, data: Any, path: tuple[Any, ...], models: Mapping[str, Any], inside: str | None = None
+    reader: RecipeReader, data: Any, path: KeyPath, models: Mapping[str, Any], inside: str | None = None
 ) -> Merge | None:
     """One merge; `inside` is its name where it is a stage. None where it makes no sense."""
     if not isinstance(data, dict):
@@ -61,9 +62,9 @@ def read_merge(
 
 
 def read_models(
-    reader: Reader,
+    reader: RecipeReader,
     data: Mapping[str, Any],
-    path: tuple[Any, ...],
+    path: KeyPath,
     models: Mapping[str, Any],
     base: Any,
     inside: str | None,
@@ -101,7 +102,7 @@ def read_models(
 
 
 def read_slices(
-    reader: Reader, data: Any, path: tuple[Any, ...], method: Method, models: Mapping[str, Any]
+    reader: RecipeReader, data: Any, path: KeyPath, method: Method, models: Mapping[str, Any]
 ) -> tuple[Slice, ...]:
     """The slices of a stack."""
     path = (*path, "stack")

@@ -1,0 +1,94 @@
+"""Models as a mergekit file refers to them: a path, a hub id or another document, with a revision or an adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mergery.errors import Where, did_you_mean
+from mergery.recipe.document import Document, KeyPath
+from mergery.recipe.mergekit.methods import KNOWN
+from mergery.recipe.reader import DocumentReader
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A model as a file refers to it: a path, a hub id or the name of another document."""
+
+    path: str
+    revision: str | None = None
+
+
+class ReferenceReader(DocumentReader):
+    """A document of a mergekit file: its problems, what its writer may want to know, and the models that it names."""
+
+    def __init__(self, document: Document, exists: Callable[[str], bool]) -> None:
+        super().__init__(document)
+        self.exists = exists  # whether a path is there as it stands, '@' and '+' included
+        self.notes: list[str] = []
+        self.places: dict[Reference, Where] = {}
+
+    def note(self, text: str, path: KeyPath) -> None:
+        where = self.document.where(path, key=True)
+        self.notes.append(f"line {where.line}: {text}" if where.line else text)
+
+    def only(self, data: Mapping[str, Any], path: KeyPath, known: tuple[str, ...]) -> None:
+        """Unknown keys: mergekit passes over them in silence, and with them over every slip of the pen."""
+        for key in data:
+            if key in known:
+                continue
+            hint = did_you_mean(str(key), known)
+            if key in KNOWN and "parameters" in known:
+                hint = f"parameters: {{{key}: …}}"
+            self.fail(f"unknown key {key!r}", (*path, key), key=True, hint=hint)
+
+    def text(self, data: Any, path: KeyPath) -> str | None:
+        if data is not None and not isinstance(data, str):
+            self.fail(f"{path[-1]} is {data!r}", path, hint="put it in quotes")
+            return None
+        return data
+
+    def reference(self, data: Any, path: KeyPath) -> Reference | None:
+        """A model: `path`, `path@revision`, `path+adapter`, or the same as a mapping."""
+        result, adapter = None, None
+        if isinstance(data, dict):
+            self.only(data, path, ("model", "lora", "override_architecture"))
+            if data.get("override_architecture"):
+                self.note("override_architecture is not needed: names and shapes are read from the files", path)
+            inner, adapter = data.get("model"), data.get("lora")
+            if isinstance(inner, dict):
+                self.only(inner, (*path, "model"), ("path", "revision"))
+                if isinstance(inner.get("path"), str):
+                    result = Reference(inner["path"], self.text(inner.get("revision"), (*path, "model", "revision")))
+            elif isinstance(inner, str):
+                result = self.split(inner, path)[0]
+        elif isinstance(data, str):
+            result, adapter = self.split(data, path)
+        if result is None or not result.path:
+            if not any(error.where == self.document.where(path) for error in self.errors):
+                self.fail(f"{data!r} is no model", path, hint="a path, a hub id or {model: {path: …, revision: …}}")
+            return None
+        if adapter:
+            self.fail(
+                f"the adapter on {result.path!r} cannot be merged",
+                path,
+                why="adapters are not supported yet",
+                hint="merge it into its model first, with peft's merge_and_unload",
+            )
+        self.places.setdefault(result, self.document.where(path))
+        return result
+
+    def split(self, text: str, path: KeyPath) -> tuple[Reference | None, str]:
+        if self.exists(text):
+            return Reference(text), ""
+        whole, _, adapter = text.partition("+")
+        place, _, revision = whole.partition("@")
+        if "@" in revision or "+" in adapter:
+            self.fail(
+                f"{text!r} is no model",
+                path,
+                why="'@' stands before a revision and '+' before an adapter, once each",
+            )
+            return None, ""
+        return Reference(place, revision or None), adapter

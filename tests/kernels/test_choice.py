@@ -16,12 +16,12 @@ import pytest
 import mergery.kernels
 from mergery.errors import MergeryError
 from mergery.kernels import compiled, kernels, readable
-from mergery.kernels.compiled import jit, objects
+from mergery.kernels.compiled import objects
 from mergery.kernels.compiled.jit import Kernel
 from mergery.run.workers import announced
 from tests.kernels.kernel_cases import consensus, count_high, count_low, gram, make, mix
 
-NAMES = ("mix", "agree", "convert", "gram", "masses", "count_high", "count_low")
+NAMES = ("mix", "consensus", "convert", "gram", "l1_norms", "count_high", "count_low")
 
 
 def test_compiled_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,7 +32,7 @@ def test_compiled_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_readable_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MERGERY_KERNELS", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr("mergery.kernels._find", mergery.kernels._find.__wrapped__)  # without what it remembers
+    monkeypatch.setattr("mergery.kernels._choose", mergery.kernels._choose.__wrapped__)  # without what it remembers
     assert kernels() is readable
 
 
@@ -133,15 +133,9 @@ def test_a_damaged_object_file_is_made_again(folder: Path, damage: Callable[[byt
     assert objects.load(kept.name) is not None
 
 
-@pytest.mark.parametrize("changed", ["SOURCES", "build"])
-def test_other_sources_or_compilers_make_other_code(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, changed: str
-) -> None:
+def test_other_compilers_make_other_code(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     doubled(Kernel(double))
-    if changed == "SOURCES":
-        monkeypatch.setattr(jit, "SOURCES", b"changed")
-    else:
-        monkeypatch.setattr(objects, "build", lambda: b"changed")
+    monkeypatch.setattr(objects, "build", lambda: b"changed")
     doubled(Kernel(double))
     assert len(list(folder.iterdir())) == 2
 

@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,13 +20,11 @@ from mergery.engine.reader import Evaluator, Reader
 from mergery.engine.workspace import Shared, Workspace
 from mergery.graph.nodes import Computed, Gathered, Merged, Stored
 from mergery.graph.ranks import derived_ranks
-from mergery.kernels import find_compiled
 from mergery.kernels import random as keyed
 from mergery.kernels.devices import CPU
 from mergery.method import Ask, Consensus, Largest, Sum
-
-if TYPE_CHECKING:
-    from mergery.kernels import Compiled
+from mergery.method.compiled import Compiled, find_compiled
+from mergery.method.piece import Piece
 
 
 def evaluator(node: Merged | Gathered | Computed, shared: Shared, workspace: Workspace, level: int = 0) -> Evaluator:
@@ -54,7 +52,7 @@ class Merging:
         self.reader.keeps = self.reduces and workspace.device == CPU  # a GPU's windows are larger than what is kept
         self.keys = np.array([keyed.key(shared.seed, node.name, model) for model in node.models], dtype=np.uint64)
         self.asked: dict[str, Any] = {}
-        self.memory: dict[Any, Any] = {}  # of compiled twins
+        self.memory: dict[Any, Any] = {}  # of compiled versions
         self.result: Any = None
         self.ready = False
 
@@ -159,10 +157,8 @@ class Merging:
             self.reader.check(compiled.run(self._piece(start, stop), values), F32)
             yield values
 
-    def _piece(self, start: int, stop: int) -> Any:
-        """A window as compiled twins take it."""
-        from mergery.kernels.compiled.piece import Piece
-
+    def _piece(self, start: int, stop: int) -> Piece:
+        """A window as compiled versions take it."""
         reader = self.reader
         raw = reader.load(start, stop)
         return Piece(

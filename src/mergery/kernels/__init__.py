@@ -1,10 +1,9 @@
 """Arithmetic on chunks: readable torch versions, and compiled ones that give the same bytes.
 
 `kernels()` returns the module to call. Both modules, `mergery.kernels.compiled` and `mergery.kernels.readable`, and the
-`DeviceKernels` of `mergery.kernels.device` have the functions `mix`, `agree`, `convert`, `gram`, `masses`, `count_high` and
-`count_low`;
-`mergery.kernels.ranks` turns counts into exact order statistics, and `mergery.kernels.random` holds the keyed
-generator.
+`DeviceKernels` of `mergery.kernels.device` have the functions `mix`, `consensus`, `convert`, `gram`, `l1_norms`,
+`count_high` and `count_low`; `mergery.kernels.ranks` turns counts into exact order statistics, and `mergery.kernels.random`
+holds the keyed generator.
 
 **Inputs.** `raw` is a C-contiguous, writeable uint8 array (rows, capacity), capacity a multiple of 8. Row j
 holds, from its start and in little-endian order, `n` elements of the storage type `codes[j]` (int64 array;
@@ -32,15 +31,11 @@ import os
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
 
 from mergery.errors import MergeryError
 
-if TYPE_CHECKING:
-    from mergery.kernels.compiled.piece import Compiled
-
 BLOCK = 65536
-"""Elements over which `gram` and `masses` give one sum. An aligned block's sum does not depend on chunks."""
+"""Elements over which `gram` and `l1_norms` give one sum. An aligned block's sum does not depend on chunks."""
 
 LANES = 256
 """Within a block, element e is added to lane e % LANES, in order; then one half of the lanes to the other, until one is
@@ -63,23 +58,18 @@ compiling: list[Callable[[str], None]] = []
 
 
 def kernels() -> ModuleType:
-    """The compiled kernels where numba is installed, else the readable ones.
+    """The compiled kernels where numba is installed, else the readable ones: see `choice`."""
+    return importlib.import_module(f"mergery.kernels.{choice()}")
 
-    The environment variable MERGERY_KERNELS (compiled or readable) overrides. Raises MergeryError for another word.
-    """
-    return _find(os.environ.get("MERGERY_KERNELS", ""))
+
+def choice() -> str:
+    """Which kernels are used, `compiled` or `readable`: those that the environment variable MERGERY_KERNELS names, else
+    compiled ones where numba is installed. Raises MergeryError for another word."""
+    return _choose(os.environ.get("MERGERY_KERNELS", ""))
 
 
 @cache
-def _find(choice: str) -> ModuleType:
-    if choice not in ("", *CHOICES):
-        raise MergeryError(f"MERGERY_KERNELS is {choice!r}", hint=f"set it to {' or '.join(CHOICES)}, or unset it")
-    if not choice:
-        choice = "compiled" if importlib.util.find_spec("numba") else "readable"
-    return importlib.import_module(f"mergery.kernels.{choice}")
-
-
-def find_compiled(function: Callable[..., Any]) -> Compiled | None:
-    """The compiled version of a function of a method in `mergery.methods`, where there is one."""
-    package, _, name = f"{function.__module__}.{function.__qualname__}".partition("mergery.methods.")
-    return None if package else getattr(kernels(), "TWINS", {}).get(name)
+def _choose(word: str) -> str:
+    if word not in ("", *CHOICES):
+        raise MergeryError(f"MERGERY_KERNELS is {word!r}", hint=f"set it to {' or '.join(CHOICES)}, or unset it")
+    return word or ("compiled" if importlib.util.find_spec("numba") else "readable")

@@ -1,9 +1,9 @@
 """The readable kernels on a device that torch knows: windows go there, and results come back, in slices.
 
-A `DeviceKernels` belongs to one worker and has the functions of `mergery.kernels.readable`, of which it is made. A window is cut
-into slices of some megabytes, which take turns on two lanes. A lane has buffers on the device and, on a GPU, a stream; so the
-next slice travels while one is computed and the last one's result comes back. Where the host's buffers are pinned (see
-`mergery.kernels.devices`), the copies are asynchronous. On the processor, the same code runs without streams.
+A `DeviceKernels` belongs to one worker and has the functions of `mergery.kernels.readable`, of which it is made. A window
+is cut into slices of some megabytes, which take turns on two lanes. A lane has buffers on the device and, on a GPU, a stream;
+so the next slice travels while one is computed and the last one's result comes back. Where the host's buffers are pinned
+(see `mergery.kernels.devices`), the copies are asynchronous. On the processor, the same code runs without streams.
 
 Every operation is element by element, in float32 or in integers, or a float64 sum in the order that the readable kernels
 say; so the bytes are those of the processor as long as the device rounds as IEEE 754 says.
@@ -128,7 +128,7 @@ class DeviceKernels:
         return self.mapped(raw, codes, n, out, out_code, kernel, whole=len(coefficients) > 1)
 
     def consensus(self, raw: Array, codes: Array, n: int, offset: int, keys: Array, *rule: Any) -> int:
-        """See `mergery.kernels.readable.agree`."""
+        """See `mergery.kernels.readable.consensus`."""
         if n <= self.small:
             return kernels().consensus(raw, codes, n, offset, keys, *rule)
         *settings, out, out_code = rule
@@ -154,7 +154,7 @@ class DeviceKernels:
         return status
 
     def l1_norms(self, raw: Array, codes: Array, n: int, offset: int, keys: Array, *thinning: Any) -> int:
-        """See `mergery.kernels.readable.masses`."""
+        """See `mergery.kernels.readable.l1_norms`."""
         if n <= self.small:
             return kernels().l1_norms(raw, codes, n, offset, keys, *thinning)
         *settings, out = thinning

@@ -1,7 +1,7 @@
 """The kernels in plain torch: what the compiled ones mean, and what runs where numba is not installed.
 
-Conventions of inputs, outputs and status: see `mergery.kernels`. Rows, and the outputs of maps, may also be uint8 tensors on any
-device, where the arithmetic is then done: `mergery.kernels.device`.
+Conventions of inputs, outputs and status: see `mergery.kernels`. Rows, and the outputs of maps, may also be uint8 tensors on
+any device, where the arithmetic is then done: `mergery.kernels.device`.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def l1_norms(
 ) -> int:
     """L1 norms of the deltas before and after thinning: out, float64 (blocks, k, 2), for each BLOCK elements.
 
-    What is kept is what `agree` keeps; the sums go in lanes, as in `gram`. NaN, of which the status tells, is left out.
+    What is kept is what `consensus` keeps; the sums go in lanes, as in `gram`. NaN, of which the status tells, is left out.
     """
     _, deltas, status = _vectors(raw, codes, n, 1)
     sizes = []

@@ -37,7 +37,7 @@ from mergery.method.scope import Preset
 from mergery.method.setting import Fraction, PerModel, Setting, Task, each
 
 __all__ = [
-    "Ask", "Base", "Coefficients", "Consensus", "Count", "Deltas", "Fraction", "Gram", "Largest", "MergedDelta", "Method", "Models",
-    "Packing", "Part", "PerModel", "Preset", "Random", "Setting", "Shape", "Sum", "Task", "Tensor", "each", "find", "method",
-    "methods", "register", "serve",
+    "Ask", "Base", "Coefficients", "Consensus", "Count", "Deltas", "Fraction", "Gram", "Largest", "MergedDelta", "Method",
+    "Models", "Packing", "Part", "PerModel", "Preset", "Random", "Setting", "Shape", "Sum", "Task", "Tensor", "each", "find",
+    "method", "methods", "register", "serve",
 ]  # fmt: skip

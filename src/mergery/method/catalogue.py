@@ -14,11 +14,11 @@ from mergery.method.scope import BASE, Preset, Rest
 HEAD = """\
 # Methods
 
-Made by `python -m mergery.method.catalogue`; do not edit. In all formulas x_i are the models, b is the base, d_i = x_i - b are the
-task vectors, w_i are the weights. A setting marked *per model* takes one value for all, or a mapping by model name; every
+Made by `python -m mergery.method.catalogue`; do not edit. In all formulas x_i are the models, b is the base, d_i = x_i - b are
+the task vectors, w_i are the weights. A setting marked *per model* takes one value for all, or a mapping by model name; every
 setting can be a gradient over depth or filtered by layer and role. [scope.md](scope.md) says which tensors a method works on,
-what the others get, and how a recipe says otherwise. `mergery methods` prints the table, and `mergery methods NAME` what is said of
-one.
+what the others get, and how a recipe says otherwise. `mergery methods` prints the table, and `mergery methods NAME` what is
+said of one.
 
 """
 

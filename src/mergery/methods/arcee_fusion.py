@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 from mergery.kernels import ROW_LANES
 from mergery.method import Base, Largest, Models, Tensor, method
+from mergery.method.compiled import compiled
 from mergery.methods._exponential import LARGEST, NEAR, bend, exp, log
 
 
+@compiled("mergery.methods.compiled.divergence:importance", each=False)
 def importance(models: Models, base: Tensor) -> Tensor:
     """|x - base| times the divergence of its row: float32 (rows, n), not negative."""
     (model,) = models
@@ -52,6 +54,7 @@ def bound(q1: float, median: float, q3: float) -> float:
 
 
 @method(paper="arcee-fusion", unit="row", models=(1, 1), symmetric=False)
+@compiled("mergery.methods.compiled.divergence:arcee_fusion")
 def arcee_fusion(
     models: Models,
     base: Annotated[Tensor, Base()],

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mergery.method import Deltas, Fraction, Largest, PerModel, Sum, Tensor, each, method
+from mergery.method.compiled import compiled
 from mergery.methods._agreement import combine, magnitudes, restore
 from mergery.methods._weights import check_sum
 
@@ -76,10 +77,12 @@ def crumbs(
     return thinned if before is None or after is None else restore(thinned, before, after)
 
 
+@compiled("mergery.methods.compiled.masks:breadcrumbs_before")
 def sizes(deltas: Deltas) -> list[Tensor]:
     return magnitudes(deltas)
 
 
+@compiled("mergery.methods.compiled.masks:breadcrumbs_after")
 def kept_sizes(
     deltas: Deltas,
     most: Sequence[float] | None,
@@ -91,6 +94,7 @@ def kept_sizes(
 
 
 @method(paper="2312.06795", unit="row", check=check_sum)
+@compiled("mergery.methods.compiled.masks:breadcrumbs")
 def breadcrumbs(
     deltas: Deltas,
     most: Annotated[list[float] | None, Largest(first_rank, when=by_tensor)],

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from mergery.method import Deltas, Fraction, Largest, PerModel, Sum, Tensor, each, method
+from mergery.method.compiled import compiled
 from mergery.methods._agreement import combine
 from mergery.methods.breadcrumbs import by_l1, by_tensor, crumbs, first_rank, kept_sizes, last_rank, sizes
 
 
 @method(paper="2312.06795", unit="row")
+@compiled("mergery.methods.compiled.masks:breadcrumbs_ties")
 def breadcrumbs_ties(
     deltas: Deltas,
     most: Annotated[list[float] | None, Largest(first_rank, when=by_tensor)],

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from mergery.method import Deltas, Fraction, PerModel, Random, Sum, Tensor, each, method
+from mergery.method.compiled import compiled
 from mergery.methods._agreement import combine
 from mergery.methods.della_linear import by_l1, check_window, kept_sizes, magprune, sizes
 
 
 @method(paper="2406.11617", unit="row", check=check_window)
+@compiled("mergery.methods.compiled.masks:della")
 def della(
     deltas: Deltas,
     random: Annotated[Any, Random()],

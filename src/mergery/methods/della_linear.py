@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mergery.errors import RecipeError
 from mergery.method import Deltas, Fraction, PerModel, Random, Sum, Tensor, each, method
+from mergery.method.compiled import compiled
 from mergery.methods._agreement import combine, magnitudes, restore
 from mergery.methods._weights import check_sum
 
@@ -84,15 +85,18 @@ def by_l1(settings: Mapping[str, Any]) -> bool:
     return settings["rescale"] == "l1"
 
 
+@compiled("mergery.methods.compiled.masks:della_before")
 def sizes(deltas: Deltas) -> list[Tensor]:
     return magnitudes(deltas)
 
 
+@compiled("mergery.methods.compiled.masks:della_after")
 def kept_sizes(deltas: Deltas, random: Any, density: np.ndarray, window: np.ndarray, rescale: str) -> list[Tensor]:
     return magnitudes(kept(deltas, random, density, window, rescale))
 
 
 @method(paper="2406.11617", unit="row", check=check_linear)
+@compiled("mergery.methods.compiled.masks:della_linear")
 def della_linear(
     deltas: Deltas,
     random: Annotated[Any, Random()],

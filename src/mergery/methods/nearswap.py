@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from mergery.errors import RecipeError
 from mergery.method import Base, Models, Tensor, method
+from mergery.method.compiled import compiled
 
 
 def check_t(settings: Mapping[str, Any]) -> None:
@@ -15,6 +16,7 @@ def check_t(settings: Mapping[str, Any]) -> None:
 
 
 @method(paper="nearswap", models=(1, 1), symmetric=False, check=check_t)
+@compiled("mergery.methods.compiled.changes:nearswap")
 def nearswap(models: Models, base: Annotated[Tensor, Base()], *, t: float) -> Tensor:
     """Move each parameter of the base towards another model's, by a distance of at most t.
 

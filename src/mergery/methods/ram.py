@@ -7,6 +7,7 @@ from typing import Any
 
 from mergery.errors import RecipeError
 from mergery.method import Deltas, Tensor, method
+from mergery.method.compiled import compiled
 
 
 def check_epsilon(settings: Mapping[str, Any]) -> None:
@@ -21,6 +22,7 @@ def changed(deltas: Deltas, epsilon: float) -> tuple[list[Tensor], Tensor]:
 
 
 @method(paper="2601.13572", check=check_epsilon)
+@compiled("mergery.methods.compiled.changes:ram")
 def ram(deltas: Deltas, *, epsilon: float = 1e-5, scale: float = 1.0) -> Tensor:
     """Add the changes that only one model made, and the average of those that several made.
 

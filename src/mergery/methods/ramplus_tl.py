@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Annotated
 
 from mergery.method import Deltas, Sum, Tensor, method
+from mergery.method.compiled import compiled
 from mergery.methods.ram import changed, check_epsilon
 
 
+@compiled("mergery.methods.compiled.changes:shared")
 def shared(deltas: Deltas, epsilon: float) -> list[Tensor]:
     """1 where a model changed an entry and another one did too."""
     masks, count = changed(deltas, epsilon)
     return [mask * (count > 1.0) for mask in masks]
 
 
+@compiled("mergery.methods.compiled.changes:unique")
 def unique(deltas: Deltas, epsilon: float) -> list[Tensor]:
     """1 where only this model changed an entry."""
     masks, count = changed(deltas, epsilon)
@@ -27,6 +30,7 @@ def factors(overlap: list[float], alone: list[float], r: float, alpha: float) ->
 
 
 @method(paper="2601.13572", check=check_epsilon)
+@compiled("mergery.methods.compiled.changes:ramplus_tl")
 def ramplus_tl(
     deltas: Deltas,
     overlap: Annotated[list[float], Sum(shared)],

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from mergery.method import Deltas, Fraction, Largest, Sum, Tensor, method
+from mergery.method.compiled import compiled
 
 
+@compiled("mergery.methods.compiled.variance:spread", each=False)
 def spread(deltas: Deltas) -> Tensor:
     """The standard deviation of each entry across the models (population; exactly 0 where all are equal)."""
     import torch
@@ -38,6 +40,7 @@ def select(deltas: Deltas, cut: float | None) -> list[Tensor]:
     return [delta * chosen for delta in deltas]
 
 
+@compiled("mergery.methods.compiled.variance:energies")
 def energies(deltas: Deltas, cut: float | None) -> list[Tensor]:
     """The squares of the selected entries."""
     return [delta.double().square() for delta in select(deltas, cut)]
@@ -50,6 +53,7 @@ def shares(energy: list[float]) -> list[float]:
 
 
 @method(paper="2408.07990")
+@compiled("mergery.methods.compiled.variance:sce")
 def sce(
     deltas: Deltas,
     cut: Annotated[float | None, Largest(selected, spread, nonzero=True, when=selects)],

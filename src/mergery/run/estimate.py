@@ -33,7 +33,7 @@ TORCH = 230 << 20  # bytes that torch adds
 GPU = 500 << 20  # bytes that its libraries for GPUs add
 HEADER = 600  # bytes that a plan holds for each tensor of each model
 TEMPORARIES = 4  # float32 intermediates for each row that methods on tensors hold at once
-FUSED = 2  # the same of methods that have a compiled twin
+FUSED = 2  # the same of methods that have a compiled version
 
 
 def route_of(node: Merged) -> Route | None:

@@ -26,9 +26,10 @@ from mergery.engine.merging import needed
 from mergery.errors import DataError
 from mergery.graph.nodes import Merged, Stored
 from mergery.graph.walking import computed_below, is_computed, merges_below
-from mergery.kernels import compiling, find_compiled, kernels
+from mergery.kernels import compiling, kernels
 from mergery.kernels.devices import CPU, WORKERS, Device, device_errors, find_devices
 from mergery.method import Largest, Sum
+from mergery.method.compiled import find_compiled
 from mergery.planning.layout import Slot
 from mergery.planning.plan import Plan, Step
 
@@ -302,7 +303,7 @@ def needs_torch(steps: list[Step]) -> bool:
 
 
 def uses_torch(node: Merged) -> bool:
-    """Whether a weave is made of functions on tensors that have no compiled twin, or of rows or columns apart."""
+    """Whether a weave is made of functions on tensors that have no compiled version, or of rows or columns apart."""
     method, settings = node.method, node.settings
     if method.takes == "gram" and settings.get("scope") in ("row", "column"):
         return True

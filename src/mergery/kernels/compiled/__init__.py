@@ -1,13 +1,11 @@
 """The kernels, compiled by numba. Same functions and same bytes as `mergery.kernels.readable`.
 
 Work goes by steps of 2048 elements, small enough for the first-level cache: each input is decoded to float32,
-and everything else happens on those buffers, in loops that the compiler vectorises. `COMPILED` are fused versions of methods
-that are written on tensors.
+and everything else happens on those buffers, in loops that the compiler vectorises.
 """
 
 from mergery.kernels.compiled.counts import count_high, count_low
 from mergery.kernels.compiled.maps import consensus, convert, mix
 from mergery.kernels.compiled.sums import gram, l1_norms
-from mergery.methods.compiled.table import COMPILED
 
-__all__ = ["COMPILED", "consensus", "convert", "count_high", "count_low", "gram", "l1_norms", "mix"]
+__all__ = ["consensus", "convert", "count_high", "count_low", "gram", "l1_norms", "mix"]

@@ -16,6 +16,7 @@ import numpy as np
 
 from mergery.kernels import compiling
 from mergery.kernels.compiled import objects
+from mergery.kernels.compiled.content import content
 
 # Without fastmath, a product and a sum are two roundings.
 _OPTIONS = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -24,15 +25,8 @@ Kinds = tuple[str | tuple[str, int], ...]
 """Of each argument: int, float, or an array's dtype and number of dimensions."""
 
 
-def _sources() -> bytes:
-    """What the compiled code is made of: the sources of this package, and constants from outside."""
-    here = Path(__file__).parent
-    outside = (here.parent / "__init__.py", here.parent / "random.py", here.parent.parent / "dtypes.py")
-    outside = (*outside, here.parent.parent / "methods" / "_exponential.py")
-    return b"".join(path.read_bytes() for path in (*sorted(here.glob("*.py")), *outside))
-
-
-SOURCES = _sources()
+_MAKERS = b"".join(Path(file).read_bytes() for file in (__file__, objects.__file__))
+"""The sources of what turns functions into code."""
 
 
 class Inner:
@@ -40,6 +34,7 @@ class Inner:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._function = function
+        self.made_of = (function,)
 
     @cached_property
     def dispatcher(self) -> Any:
@@ -62,6 +57,7 @@ class Emitted:
 
     def __init__(self, result: str, operands: tuple[str, ...], emit: Callable[..., Any]) -> None:
         self._result, self._operands, self._emit = result, operands, emit
+        self.made_of = (result, operands, emit)
 
     @cached_property
     def _numba_type_(self) -> Any:
@@ -147,10 +143,9 @@ class Kernel:
 
     def _name(self, kinds: Kinds) -> str:
         """What its code is kept under: by all that it is made of."""
-        source = Path(self._function.__code__.co_filename)
-        own = b"" if source.parent == Path(__file__).parent else source.read_bytes()
-        total = hashlib.blake2b(SOURCES + own + objects.build() + repr(kinds).encode(), digest_size=16).hexdigest()
-        return f"{source.stem}.{self._function.__name__}-{total}.o"
+        made_of = b"".join((_MAKERS, content(self._function), objects.build(), repr(kinds).encode()))
+        total = hashlib.blake2b(made_of, digest_size=16).hexdigest()
+        return f"{Path(self._function.__code__.co_filename).stem}.{self._function.__name__}-{total}.o"
 
     def _compile(self, kinds: Kinds) -> bytes:
         from numba import from_dtype, njit, types

@@ -260,7 +260,7 @@ def consensus(
     raw, codes, n, offset, keys, weight, least, most, probability, gain,
     random, elect, normalize, divisor, scale, out, out_code,
 ):  # fmt: skip
-    """Thin, weigh, elect and sum task vectors. See `mergery.kernels.readable.agree`."""
+    """Thin, weigh, elect and sum task vectors. See `mergery.kernels.readable.consensus`."""
     k = codes.size - 1
     work, base_buffer = np.empty(5 * STEP, np.float32), np.empty(STEP, np.float32)
     status = np.int64(0)

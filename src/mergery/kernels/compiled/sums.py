@@ -147,7 +147,7 @@ def gram(raw, codes, n, has_base, out):
 
 @kernel
 def l1_norms(raw, codes, n, offset, keys, least, most, probability, random, out):
-    """L1 norms of the deltas before and after thinning. See `mergery.kernels.readable.masses`."""
+    """L1 norms of the deltas before and after thinning. See `mergery.kernels.readable.l1_norms`."""
     k = codes.size - 1
     buffers = np.empty((2, STEP), np.float32)
     lanes = np.empty((k, 2, LANES))

@@ -1,4 +1,4 @@
-"""Twins of breadcrumbs where thresholds say what is kept, which makes it a consensus; and sums of magnitudes."""
+"""Compiled versions of breadcrumbs where thresholds say what is kept, which makes it a consensus; and sums of magnitudes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mergery.kernels import LANES
 from mergery.kernels.compiled.jit import kernel
 from mergery.kernels.compiled.maps import consensus
 from mergery.kernels.compiled.patterns import f32
-from mergery.kernels.compiled.piece import Piece
 from mergery.kernels.compiled.storage import STEP, decode, decode_vector
 from mergery.kernels.compiled.sums import add_sizes, total_of
+from mergery.method.piece import Piece
 
 
 def by_thresholds(settings: Mapping[str, Any]) -> bool:
@@ -52,7 +52,7 @@ def restoring(piece: Piece) -> np.ndarray:
     return np.array(ratios, np.float32)
 
 
-def merge(piece: Piece, elect: int, out: np.ndarray, out_code: int) -> int:
+def merge_between(piece: Piece, elect: int, out: np.ndarray, out_code: int) -> int:
     """Breadcrumbs whose thresholds are known, with or without an election."""
     known, every = piece.known, np.ones(piece.k, np.float32)
     return consensus(

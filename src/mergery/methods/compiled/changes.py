@@ -1,4 +1,4 @@
-"""Twins of methods that look at which entries a model changed: nearswap, ram, ramplus_tl."""
+"""Compiled versions of methods that look at which entries a model changed: nearswap, ram, ramplus_tl."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import numpy as np
 from mergery.kernels.compiled.jit import inner, kernel
 from mergery.kernels.compiled.maps import OVERFLOW, add_scaled
 from mergery.kernels.compiled.patterns import f32
-from mergery.kernels.compiled.piece import Piece
 from mergery.kernels.compiled.storage import STEP, decode, decode_vector, encode
+from mergery.method.piece import Piece
+from mergery.methods.ramplus_tl import factors
 
 
 @inner
@@ -38,7 +39,7 @@ def _nearswap(raw, codes, n, t, out, out_code):
 
 
 def nearswap(piece: Piece, out: np.ndarray, out_code: int) -> int:
-    """The twin of `mergery.methods.nearswap.nearswap`."""
+    """`mergery.methods.nearswap.nearswap`."""
     return _nearswap(piece.raw, piece.codes, piece.n, float(piece.known["t"]), out, out_code)
 
 
@@ -94,7 +95,7 @@ def _ram(raw, codes, n, epsilon, scale, out, out_code):
 
 
 def ram(piece: Piece, out: np.ndarray, out_code: int) -> int:
-    """The twin of `mergery.methods.ram.ram`."""
+    """`mergery.methods.ram.ram`."""
     known = piece.known
     return _ram(piece.raw, piece.codes, piece.n, known["epsilon"], known["scale"], out, out_code)
 
@@ -163,12 +164,12 @@ def _met(piece: Piece, which: int, sums: np.ndarray) -> int:
 
 
 def unique(piece: Piece, sums: np.ndarray) -> int:
-    """The twin of `mergery.methods.ramplus_tl.unique`, summed."""
+    """`mergery.methods.ramplus_tl.unique`, summed."""
     return _met(piece, 0, sums)
 
 
 def shared(piece: Piece, sums: np.ndarray) -> int:
-    """The twin of `mergery.methods.ramplus_tl.shared`, summed."""
+    """`mergery.methods.ramplus_tl.shared`, summed."""
     return _met(piece, 1, sums)
 
 
@@ -200,9 +201,7 @@ def _ramplus(raw, codes, n, epsilon, factors, scale, out, out_code):
 
 
 def ramplus_tl(piece: Piece, out: np.ndarray, out_code: int) -> int:
-    """The twin of `mergery.methods.ramplus_tl.ramplus_tl`."""
-    from mergery.methods.ramplus_tl import factors
-
+    """`mergery.methods.ramplus_tl.ramplus_tl`."""
     known = piece.known
     own = np.array(factors(known["overlap"], known["alone"], known["r"], known["alpha"]), np.float32)
     return _ramplus(piece.raw, piece.codes, piece.n, known["epsilon"], own, known["scale"], out, out_code)

@@ -1,4 +1,4 @@
-"""The twin of Arcee Fusion: importance, by the divergence of softmaxed rows."""
+"""Arcee Fusion, compiled: importance, by the divergence of softmaxed rows."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from mergery.kernels import ROW_LANES as LANES
 from mergery.kernels.compiled.jit import inner, kernel
 from mergery.kernels.compiled.maps import OVERFLOW
 from mergery.kernels.compiled.patterns import bits, f32, i32, real, u32
-from mergery.kernels.compiled.piece import Piece
 from mergery.kernels.compiled.storage import STEP, decode, encode
+from mergery.method.piece import Piece
 from mergery.methods import _exponential as series
+from mergery.methods.arcee_fusion import bound
 
 f64, i64 = np.float64, np.int64
 _EXP, _BEND = (np.array(table, np.float32) for table in (series.EXP, series.BEND))
@@ -212,15 +213,13 @@ def _of_rows(piece: Piece) -> tuple[int, np.ndarray]:
 
 
 def importance(piece: Piece, values: np.ndarray) -> int:
-    """The twin of `mergery.methods.arcee_fusion.importance`."""
+    """`mergery.methods.arcee_fusion.importance`."""
     status, rows = _of_rows(piece)
     return status | _importances(piece.raw, piece.codes, piece.columns, rows, values[0])
 
 
 def arcee_fusion(piece: Piece, out: np.ndarray, out_code: int) -> int:
-    """The twin of `mergery.methods.arcee_fusion.arcee_fusion`."""
-    from mergery.methods.arcee_fusion import bound
-
+    """`mergery.methods.arcee_fusion.arcee_fusion`."""
     status, rows = _of_rows(piece)
     least = bound(*(piece.known[name] for name in ("q1", "median", "q3")))
     return status | _fuse(piece.raw, piece.codes, piece.columns, rows, least, out, out_code)

@@ -1,5 +1,5 @@
-"""Twins of methods that thin each row by ranks: della and, by rows, breadcrumbs. What is kept is found out once for each
-piece and, while it takes little memory, remembered as bits for the passes that follow.
+"""Compiled versions of methods that thin each row by ranks: della and, by rows, breadcrumbs. What is kept is found out once
+for each piece and, while it takes little memory, remembered as bits for the passes that follow.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from mergery.kernels import LANES
 from mergery.kernels.compiled.jit import inner, kernel
 from mergery.kernels.compiled.maps import clear, finish, gather
 from mergery.kernels.compiled.patterns import f32
-from mergery.kernels.compiled.piece import Piece
 from mergery.kernels.compiled.rows import select, toss
 from mergery.kernels.compiled.scratch import make_scratch
 from mergery.kernels.compiled.sorting import assign
 from mergery.kernels.compiled.storage import STEP, decode, decode_vector
 from mergery.kernels.compiled.sums import add_magnitudes, total_of
 from mergery.kernels.compiled.thinning import fill_coins
-from mergery.methods.compiled import breadcrumbs as crumbs
+from mergery.method.piece import Piece
+from mergery.methods.breadcrumbs import counts
+from mergery.methods.compiled.breadcrumbs import by_thresholds, merge_between, restoring, size_sums
+from mergery.methods.della_linear import steps
 
 # --- which entries are kept -----------------------------------------------------------------------------------------
 
@@ -125,7 +127,7 @@ def _flagged_sums(raw, codes, n, grain, flags, out):
 
 @kernel
 def _merge_flagged(raw, codes, n, flags, chances, weight, gain, elect, normalize, divisor, scale, out, out_code):
-    """`mergery.kernels.readable.agree`, with flags for the thinning; where chances are given, values are divided by them."""
+    """`mergery.kernels.readable.consensus` with flags for the thinning; where chances are given, it divides by them."""
     k = codes.size - 1
     work, base_buffer = np.empty(5 * STEP, np.float32), np.empty(STEP, np.float32)
     status = np.int64(0)
@@ -145,7 +147,7 @@ def _merge_flagged(raw, codes, n, flags, chances, weight, gain, elect, normalize
     return status
 
 
-# --- twins ----------------------------------------------------------------------------------------------------------
+# --- methods, and what they ask ---------------------------------------------------------------------------------------
 
 
 def _flags(piece: Piece, find: Callable[[Piece, np.ndarray], int]) -> tuple[int, np.ndarray]:
@@ -159,8 +161,6 @@ def _flags(piece: Piece, find: Callable[[Piece, np.ndarray], int]) -> tuple[int,
 
 def _ramps(piece: Piece) -> np.ndarray:
     """Probabilities by rank, from the smallest magnitude: float32 (k, columns)."""
-    from mergery.methods.della_linear import steps
-
     pairs = zip(piece.known["density"], piece.known["window"], strict=True)
     return np.stack([steps(piece.columns, float(density), float(window)) for density, window in pairs])
 
@@ -182,8 +182,6 @@ def _by_coin(piece: Piece, flags: np.ndarray, sums: np.ndarray | None = None) ->
 
 
 def _by_rank(piece: Piece, flags: np.ndarray) -> int:
-    from mergery.methods.breadcrumbs import counts
-
     pairs = zip(piece.known["density"], piece.known["gamma"], strict=True)
     cuts = np.array([counts(piece.columns, float(density), float(gamma)) for density, gamma in pairs], np.int64)
     first = np.ascontiguousarray(cuts[:, 0])
@@ -193,7 +191,7 @@ def _by_rank(piece: Piece, flags: np.ndarray) -> int:
 def _merge(piece: Piece, elect: int, flags: np.ndarray, chances: np.ndarray, out: np.ndarray, out_code: int) -> int:
     known = piece.known
     return _merge_flagged(
-        piece.raw, piece.codes, piece.n, flags, chances, piece.singles("weight"), crumbs.restoring(piece), elect,
+        piece.raw, piece.codes, piece.n, flags, chances, piece.singles("weight"), restoring(piece), elect,
         int(known["normalize"]), float(known["weight"].sum()), float(known["scale"]), out, out_code,
     )  # fmt: skip
 
@@ -203,18 +201,18 @@ def _della(piece: Piece, elect: int, out: np.ndarray, out_code: int) -> int:
         status, flags = _flags(piece, _by_coin)
         return status | _merge(piece, elect, flags, np.empty((piece.k, 0), np.float32), out, out_code)
     flags, chances = np.empty((piece.k, piece.n), np.uint8), np.empty((piece.k, piece.n), np.float32)
-    steps = _remembered_ramps(piece)[0]
-    status = _draw(piece.raw, piece.codes, piece.n, piece.start, piece.columns, piece.keys, steps, flags, chances)
+    ramps = _remembered_ramps(piece)[0]
+    status = _draw(piece.raw, piece.codes, piece.n, piece.start, piece.columns, piece.keys, ramps, flags, chances)
     return status | _merge(piece, elect, flags, chances, out, out_code)
 
 
 def della(piece: Piece, out: np.ndarray, out_code: int) -> int:
-    """The twin of `mergery.methods.della.della`."""
+    """`mergery.methods.della.della`."""
     return _della(piece, 1, out, out_code)
 
 
 def della_linear(piece: Piece, out: np.ndarray, out_code: int) -> int:
-    """The twin of `mergery.methods.della_linear.della_linear`."""
+    """`mergery.methods.della_linear.della_linear`."""
     return _della(piece, 0, out, out_code)
 
 
@@ -239,9 +237,9 @@ def _thinned_by_coin(piece: Piece, sums: np.ndarray) -> int:
 
 
 def _thinned_by_rank(piece: Piece, sums: np.ndarray) -> int:
-    if crumbs.by_thresholds(piece.known):
+    if by_thresholds(piece.known):
         least, most = piece.singles("least"), piece.singles("most")
-        return crumbs.size_sums(piece.raw, piece.codes, piece.n, piece.grain, least, most, sums)
+        return size_sums(piece.raw, piece.codes, piece.n, piece.grain, least, most, sums)
     flags = np.empty((piece.k, piece.n), np.uint8)
     status = _by_rank(piece, flags)
     piece.remember(flags)
@@ -249,37 +247,37 @@ def _thinned_by_rank(piece: Piece, sums: np.ndarray) -> int:
 
 
 def della_before(piece: Piece, sums: np.ndarray) -> int:
-    """The twin of `mergery.methods.della_linear.sizes`, summed."""
+    """`mergery.methods.della_linear.sizes`, summed."""
     return _sizes(piece, _thinned_by_coin, 0, sums)
 
 
 def della_after(piece: Piece, sums: np.ndarray) -> int:
-    """The twin of `mergery.methods.della_linear.kept_sizes`, summed; it is asked for where nothing is divided."""
+    """`mergery.methods.della_linear.kept_sizes`, summed; it is asked for where nothing is divided."""
     return _sizes(piece, _thinned_by_coin, 1, sums)
 
 
-def crumbs_before(piece: Piece, sums: np.ndarray) -> int:
-    """The twin of `mergery.methods.breadcrumbs.sizes`, summed."""
+def breadcrumbs_before(piece: Piece, sums: np.ndarray) -> int:
+    """`mergery.methods.breadcrumbs.sizes`, summed."""
     return _sizes(piece, _thinned_by_rank, 0, sums)
 
 
-def crumbs_after(piece: Piece, sums: np.ndarray) -> int:
-    """The twin of `mergery.methods.breadcrumbs.kept_sizes`, summed."""
+def breadcrumbs_after(piece: Piece, sums: np.ndarray) -> int:
+    """`mergery.methods.breadcrumbs.kept_sizes`, summed."""
     return _sizes(piece, _thinned_by_rank, 1, sums)
 
 
 def _breadcrumbs(piece: Piece, elect: int, out: np.ndarray, out_code: int) -> int:
-    if crumbs.by_thresholds(piece.known):
-        return crumbs.merge(piece, elect, out, out_code)
+    if by_thresholds(piece.known):
+        return merge_between(piece, elect, out, out_code)
     status, flags = _flags(piece, _by_rank)
     return status | _merge(piece, elect, flags, np.empty((piece.k, 0), np.float32), out, out_code)
 
 
 def breadcrumbs(piece: Piece, out: np.ndarray, out_code: int) -> int:
-    """The twin of `mergery.methods.breadcrumbs.breadcrumbs`."""
+    """`mergery.methods.breadcrumbs.breadcrumbs`."""
     return _breadcrumbs(piece, 0, out, out_code)
 
 
 def breadcrumbs_ties(piece: Piece, out: np.ndarray, out_code: int) -> int:
-    """The twin of `mergery.methods.breadcrumbs_ties.breadcrumbs_ties`."""
+    """`mergery.methods.breadcrumbs_ties.breadcrumbs_ties`."""
     return _breadcrumbs(piece, 1, out, out_code)

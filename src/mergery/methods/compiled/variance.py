@@ -1,4 +1,4 @@
-"""The twin of SCE: selection by variance across models, energies, and the election of signs."""
+"""SCE, compiled: selection by variance across models, energies, and the election of signs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from mergery.kernels import LANES
 from mergery.kernels.compiled.jit import inner, kernel
 from mergery.kernels.compiled.maps import OVERFLOW
 from mergery.kernels.compiled.patterns import f32, u8
-from mergery.kernels.compiled.piece import Piece
 from mergery.kernels.compiled.storage import STEP, decode, decode_vector, encode
 from mergery.kernels.compiled.sums import add_products, total_of
+from mergery.method.piece import Piece
+from mergery.methods.sce import shares
 
 f64 = np.float64
 
@@ -80,7 +81,7 @@ def _spreads(raw, codes, n, out):
 
 
 def spread(piece: Piece, values: np.ndarray) -> int:
-    """The twin of `mergery.methods.sce.spread`."""
+    """`mergery.methods.sce.spread`."""
     return _spreads(piece.raw, piece.codes, piece.n, values[0])
 
 
@@ -157,7 +158,7 @@ def _cut(piece: Piece) -> float:
 
 
 def energies(piece: Piece, sums: np.ndarray) -> int:
-    """The twin of `mergery.methods.sce.energies`, summed."""
+    """`mergery.methods.sce.energies`, summed."""
     flags = _selection(piece)
     status = _energies(piece.raw, piece.codes, piece.n, piece.grain, _cut(piece), flags, sums)
     if flags.size:
@@ -251,9 +252,7 @@ def _selected(raw, codes, n, least, flags):
 
 
 def sce(piece: Piece, out: np.ndarray, out_code: int) -> int:
-    """The twin of `mergery.methods.sce.sce`."""
-    from mergery.methods.sce import shares
-
+    """`mergery.methods.sce.sce`."""
     known, flags, status = piece.known, np.empty(0, np.uint8), 0
     if known["select_applies_to"] == "values" and known["cut"] is not None:
         remembered = piece.recall()

@@ -1,4 +1,4 @@
-"""What a compiled twin of a method's function is given, and what it is."""
+"""What a compiled version of a method's function is given."""
 
 from __future__ import annotations
 
@@ -55,17 +55,3 @@ class Piece:
     def singles(self, name: str) -> np.ndarray:
         """A per-model setting as float32 (k,)."""
         return np.array(self.known[name], np.float32)
-
-
-@dataclass(frozen=True)
-class Compiled:
-    """A compiled function with the meaning, and the bytes, of a function of a method.
-
-    run:  of a method: `(piece, out, out_code)`, which writes base + result, rounded, as bytes; of what an ask sums:
-          `(piece, sums)`, float64 (items, grains); of what an ask ranks: `(piece, values)`, float32 (items, n). Returns
-          the status of `mergery.kernels`.
-    each: whether it gives one item for each model, rather than a single one.
-    """
-
-    run: Callable[..., int]
-    each: bool = True

@@ -1,4 +1,4 @@
-"""Methods on tensors give the same bytes by torch and by their compiled twins, whatever the types, sizes and settings."""
+"""Methods on tensors give the same bytes by torch and by their compiled versions, whatever the types, sizes and settings."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from mergery.kernels import find_compiled
-from mergery.kernels.compiled import COMPILED
+from mergery.errors import DataError
+from mergery.kernels import choice
 from mergery.method import Method, methods
+from mergery.method.asks import Largest, Sum
+from mergery.method.compiled import Compiled, compiled, find_compiled
+from mergery.methods.ram import ram
 
 SHAPES = ((5, 7), (3, 4100), (1500,), (1,), (130, 64), (2, 3, 5))
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -93,24 +96,38 @@ def test_same_bytes(name: str, make: Callable[..., Any], monkeypatch: pytest.Mon
             assert torch.equal(*found), f"{settings} of {shape}"
 
 
-def test_every_twin_is_tested_and_found() -> None:
-    assert {key.split(".")[0] for key in COMPILED} == set(CASES)
+def functions(method: Method) -> list[Callable[..., Any]]:
+    """A method's own function, and those of its asks."""
+    asked = [ask.of for _, ask in method.asks if isinstance(ask, (Largest, Sum)) and ask.of is not None]
+    return [method.function, *asked]
+
+
+def test_every_compiled_version_is_tested_and_there() -> None:
+    named = {method.name: list(map(find_compiled, functions(method))) for method in methods().values()}
+    assert {name for name, versions in named.items() if any(versions)} == set(CASES)
     for name in CASES:
-        compiled = find_compiled(methods()[name].function)
-        assert compiled is COMPILED[f"{name}.{name}"]
+        for version in named[name]:
+            assert version is not None and callable(version.run)
 
 
-def test_functions_of_others_have_no_twin() -> None:
-    def ram() -> None:
-        """Not the method."""
+def test_readable_kernels_want_no_compiled_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choice() == "compiled" and find_compiled(ram.function) == Compiled("mergery.methods.compiled.changes:ram")
+    monkeypatch.setenv("MERGERY_KERNELS", "readable")
+    assert find_compiled(ram.function) is None
 
-    assert find_compiled(ram) is None
+
+def test_a_name_stands_for_nothing_until_it_is_called() -> None:
+    @compiled("no.such.module:no_such_function", each=False)
+    def own() -> None: ...
+
+    version = find_compiled(own)
+    assert version is not None and not version.each
+    with pytest.raises(ModuleNotFoundError, match="no"):
+        version.run()
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_broken_inputs_are_named(name: str) -> None:
-    from mergery.errors import DataError
-
     method = methods()[name]
     models, base = inputs(method, (4, 9), torch.float32, 1 if method.models[1] == 1 else 2)
     models[-1][2, 3] = torch.nan

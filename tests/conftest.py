@@ -63,8 +63,8 @@ def wait(self, *arguments):
     while not gate.exists() and not runs[0].stop.is_set():
         time.sleep(0.01)
 run.BATCH_TENSORS, FolderSink.finished = 1, wait
-import mergery.api
-mergery.api.Run = Held
+import mergery.run.merging
+mergery.run.merging.Run = Held
 main(sys.argv[1:])
 """
 

@@ -16,59 +16,43 @@ from typing import TYPE_CHECKING, Any
 from mergery.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from mergery import methods
-    from mergery.api import merge, plan, verify
-    from mergery.checkpoints import open_checkpoint as open
-    from mergery.errors import MergeryError
-    from mergery.evaluation import compare, evaluate
-    from mergery.recipe import Recipe
-    from mergery.recipe.reading import load_recipe
-    from mergery.report.inspection import inspect
-    from mergery.run.packing import pack
-    from mergery.run.workers import Options
+    from mergery import evaluation as evaluation
+    from mergery import methods as methods
+    from mergery.api import compare as compare
+    from mergery.api import evaluate as evaluate
+    from mergery.api import inspect as inspect
+    from mergery.api import merge as merge
+    from mergery.api import pack as pack
+    from mergery.api import plan as plan
+    from mergery.api import verify as verify
+    from mergery.checkpoints import open_checkpoint as open  # noqa: F401
+    from mergery.errors import MergeryError as MergeryError
+    from mergery.recipe import Recipe as Recipe
+    from mergery.recipe.reading import load_recipe as load_recipe
+    from mergery.run.workers import Options as Options
 
-_HOMES = {
-    "merge": "mergery.api",
-    "inspect": "mergery.report.inspection",
-    "pack": "mergery.run.packing",
-    "plan": "mergery.api",
-    "verify": "mergery.api",
-    "compare": "mergery.evaluation.comparison",
-    "evaluate": "mergery.evaluation.running",
-    "open": "mergery.checkpoints:open_checkpoint",
-    "Options": "mergery.run.workers",
-    "Recipe": "mergery.recipe",
-    "load_recipe": "mergery.recipe.reading",
-    "MergeryError": "mergery.errors",
+_HOMES = {  # of public names: the module, and the name there where it is another
+    **dict.fromkeys(("compare", "evaluate", "inspect", "merge", "pack", "plan", "verify"), "api"),
+    **dict.fromkeys(("evaluation", "methods"), ""),
+    "MergeryError": "errors",
+    "Options": "run.workers",
+    "Recipe": "recipe",
+    "load_recipe": "recipe.reading",
+    "open": "checkpoints:open_checkpoint",
 }
-
-__all__ = [
-    "MergeryError",
-    "Options",
-    "Recipe",
-    "compare",
-    "evaluate",
-    "inspect",
-    "load_recipe",
-    "merge",
-    "methods",
-    "open",
-    "pack",
-    "plan",
-    "verify",
-]  # fmt: skip
+__all__ = [*_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "methods":
-        return importlib.import_module(f"mergery.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'mergery' has no attribute {name!r}")
     module, _, attribute = _HOMES[name].partition(":")
-    value = getattr(importlib.import_module(module), attribute or name)
+    if not module:
+        return importlib.import_module(f"mergery.{name}")
+    value = getattr(importlib.import_module(f"mergery.{module}"), attribute or name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, "methods"})
+    return sorted({*globals(), *_HOMES})

@@ -1,44 +1,23 @@
-"""The verbs: merge, plan, verify. The command line and a notebook are thin shells over these."""
+"""The verbs. The command line and a notebook are thin shells over these."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergery.errors import DataError, PlanError
-from mergery.kernels.devices import CPU
+from mergery.errors import PlanError
 from mergery.planning.plan import Plan, make_plan
 from mergery.recipe import Recipe
-from mergery.report import card
-from mergery.run import lock
-from mergery.run.sinks import FolderSink, MemorySink, check_space, partial_folder
-from mergery.run.workers import Event, Options, Run
-from mergery.views.vocabulary.writing import tokenizer_files
+from mergery.report.files import side_files
+from mergery.run.merging import Result, merge_to_folder, merge_to_memory
+from mergery.run.workers import Event, Options
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TOKENIZER_FILES = (
-    "tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "spiece", "chat_template",
-    "additional_chat_templates", "sentencepiece",
-)  # fmt: skip
-OTHER_FILES = ("generation_config", "preprocessor", "processor", "video_preprocessor", "LICENSE", "NOTICE")
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished merge."""
-
-    folder: Path
-    plan: Plan
-    seconds: float  # from the first byte that is read to the folder's name
-    resumed: int  # tensors that an earlier, interrupted run had made
-    already: bool = False  # the folder was there before, made by the same plan
+    from mergery import evaluation
+    from mergery.run.packing import Packed
 
 
 def plan(recipe: Recipe | str | Path | Mapping[str, Any], *, only: Sequence[str] = ()) -> Plan:
@@ -67,136 +46,33 @@ def merge(
     the work: `auto` for the one that is running, `local` for processes of this machine. `Options(device="cuda")` computes on
     GPUs. Raises MergeryError.
     """
-    kind = options.devices[0].kind
-    if ray is not None and kind != CPU.kind:
-        raise PlanError(
-            f"the workers of a cluster compute on cpu, not on {options.device}", hint="leave out --device or --ray"
-        )
+    if out is None and ray is not None:
+        raise PlanError("a cluster cannot write to memory", hint="name an output folder that all machines see")
     planned = recipe if isinstance(recipe, Plan) else make_plan(recipe)
     notify = on_event or (lambda event: None)
     try:
         if out is None:
-            if ray is not None:
-                raise PlanError("a cluster cannot write to memory", hint="name an output folder that all machines see")
-            return _merge_in_memory(planned, options, notify)
-        return _merge_to_folder(planned, Path(out), options, notify, replace=replace, ray=ray)
+            return merge_to_memory(planned, options, notify)
+        return merge_to_folder(planned, Path(out), side_files, options, notify, replace=replace, ray=ray)
     finally:
         planned.close()
 
 
-def _merge_in_memory(plan: Plan, options: Options, notify: Callable[[Event], None]) -> dict[str, Tensor]:
-    _prepare(plan, notify)
-    sink = MemorySink(plan)
-    Run(plan, sink, options, notify).execute()
-    return sink.tensors()
+def pack(
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    out: str | Path,
+    *,
+    options: Options = Options(),
+    on_event: Callable[[Event], None] | None = None,
+) -> Packed:
+    """Keep all models that a recipe's serving method serves, by task, in the folder `out`.
 
+    The folder refers to the base, which must stay where it is. `{path: out, task: name}` is then a model of a recipe.
+    Raises MergeryError.
+    """
+    from mergery.run.packing import pack
 
-def _merge_to_folder(
-    plan: Plan, out: Path, options: Options, notify: Callable[[Event], None], *, replace: bool, ray: str | None = None
-) -> Result:
-    check_output(plan, out, replace=replace)
-    if out.is_dir() and not replace and (out / lock.NAME).exists():
-        return Result(out, plan, 0.0, 0, already=True)
-    check_space(partial_folder(out), plan.layout)
-    _prepare(plan, notify)
-    sink = FolderSink(plan, out, options.devices[0].kind)
-    try:
-        resumed = len(sink.done)
-        run = _make_run(plan, sink, options, notify, ray)
-        run.execute()
-        sink.drain()
-        changed = planned_changes(plan)
-        if changed:
-            sink.journal.discard()
-            raise changed
-        texts = side_files(plan)
-        digests = {name: hashlib.sha256(content).hexdigest() for name, content in texts.items()}
-        record = lock.make_lock(plan, sink.done, digests, sink.device)
-        texts[lock.NAME] = (json.dumps(record, indent=1, default=str) + "\n").encode()
-        sink.complete(texts, replace=replace)
-    except BaseException:
-        sink.abandon()
-        raise
-    seconds = time.perf_counter() - run.started
-    notify({"event": "done", "folder": str(out), "seconds": round(seconds, 3)})
-    return Result(out, plan, seconds, resumed)
-
-
-def _make_run(plan: Plan, sink: FolderSink, options: Options, notify: Callable[[Event], None], ray: str | None) -> Run:
-    """A run on this machine, or on the cluster at the address `ray`."""
-    if ray is None:
-        return Run(plan, sink, options, notify)
-    from mergery.run.cluster import ClusterRun, import_ray
-
-    import_ray()
-    return ClusterRun(plan, sink, options, notify, ray)
-
-
-def planned_changes(plan: Plan) -> DataError | None:
-    """The error to raise where an input was written to while it was being read."""
-    changed = plan.changed()
-    if not changed:
-        return None
-    return DataError(
-        f"the files of {', '.join(changed)} were written to during the merge",
-        why="the result would be of two states of a model",
-        hint="let nothing write to the models, and run the same command again",
-    )
-
-
-def _prepare(plan: Plan, notify: Callable[[Event], None]) -> None:
-    """Download what is not here yet."""
-    for name, checkpoint in plan.checkpoints.items():
-
-        def report(done: int, total: int, name: str = name) -> None:
-            notify({"event": "download", "model": name, "bytes": done, "total": total})
-
-        checkpoint.prepare(report)
-
-
-def check_output(plan: Plan, out: Path, *, replace: bool = False) -> None:
-    """Refuse an output that would overwrite anything, before any work is done."""
-    if out.exists() and not out.is_dir():
-        raise PlanError(f"the output {str(out)!r} is a file", hint="name a folder")
-    for name, checkpoint in plan.checkpoints.items():
-        place = Path(str(checkpoint.location))
-        if place.exists() and out.exists() and place.resolve() in (out.resolve(), *out.resolve().parents):
-            raise PlanError(f"the output {str(out)!r} is, or lies in, the model {name!r}", hint="choose another folder")
-        if place.exists() and out.resolve() in place.resolve().parents and out.exists() and replace:
-            raise PlanError(f"the model {name!r} lies in the output {str(out)!r}", hint="choose another folder")
-    if not out.exists() or not any(out.iterdir()) or replace:
-        return
-    if (out / lock.NAME).exists():
-        record = lock.read_lock(out)
-        if record.get("plan") == plan.digest:
-            return
-        raise PlanError(
-            f"the output {str(out)!r} holds the result of another plan",
-            hint="choose another folder, or say --replace to exchange it once the new one is complete",
-        )
-    raise PlanError(
-        f"the output folder {str(out)!r} is not empty",
-        why="nothing that exists is overwritten",
-        hint="choose another folder, or say --replace to exchange it once the new one is complete",
-    )
-
-
-def side_files(plan: Plan) -> dict[str, bytes]:
-    """The small files of the output: config, tokenizer and chat template from their donors, and the model card."""
-    texts: dict[str, bytes] = {}
-    if plan.config is not None:
-        texts["config.json"] = (json.dumps(plan.config, indent=2, sort_keys=True) + "\n").encode()
-    donor = plan.view.donor
-    config_donor = plan.checkpoints.get(plan.recipe.output.config or "", donor)
-    for name in config_donor.files:
-        if name.startswith(OTHER_FILES) or name.endswith(".py"):
-            texts[name] = config_donor.file(name)
-    if plan.generation is not None:
-        texts["generation_config.json"] = plan.generation
-    own = [name for name in plan.tokenizer.files if name.startswith(TOKENIZER_FILES) or name.endswith(".tiktoken")]
-    texts |= tokenizer_files(plan, own)
-    texts["README.md"] = card.make_card(plan).encode()
-    return texts
+    return pack(recipe, Path(out), options, on_event or (lambda event: None))
 
 
 def verify(folder: str | Path, *, sample: int = 0, on_event: Callable[[Event], None] | None = None) -> list[str]:
@@ -204,6 +80,73 @@ def verify(folder: str | Path, *, sample: int = 0, on_event: Callable[[Event], N
 
     Returns what is wrong, one line each; an empty list is a sound folder. Raises MergeryError where it cannot be checked.
     """
-    from mergery.run.verifying import verify_folder
+    from mergery.run.verifying import verify
 
-    return verify_folder(Path(folder), sample=sample, on_event=on_event)
+    return verify(Path(folder), sample, on_event or (lambda event: None))
+
+
+def inspect(path: Any, others: Sequence[Any] = ()) -> dict[str, Any]:
+    """Facts of a checkpoint, ready for JSON. `path` and `others` are folders, files, hub ids or objects in memory.
+
+    With others, `merging` says for each whether it can be merged with the first, and why not. No weights are read.
+    Raises CheckpointError where one cannot be opened.
+    """
+    from mergery.report.inspection import inspect
+
+    return inspect(path, others)
+
+
+def evaluate(
+    model: Any,
+    tasks: Sequence[str | Path | evaluation.Task] | str | Path | evaluation.Task = (),
+    *,
+    tokenizer: Any = None,
+    base: str | Path | None = None,
+    name: str | None = None,
+    options: evaluation.Options | None = None,
+    results: str | Path | None = None,
+    harness: Sequence[str | Path] = (),
+    include: str | Path | None = None,
+    on_event: Callable[[Event], None] | None = None,
+) -> evaluation.Evaluation:
+    """Score a model on tasks.
+
+    model:     a model folder, a PEFT adapter's folder, a recipe (merged in memory, never written), a transformers module or
+               a `Subject`.
+    tasks:     task files (see `mergery.evaluation.reading`) or `Task`s.
+    tokenizer: of a module; elsewhere instead of the model's own.
+    base:      the folder of an adapter's base, where the adapter does not name it.
+    results:   a folder in which results are kept: what has been asked before is not computed again, and a run that was
+               killed goes on. None keeps nothing.
+    harness:   tasks of lm-eval to run on the same model, by name or as YAML files; `include` is a folder of more of these.
+
+    All files are read and checked before a model is loaded. Raises MergeryError.
+    """
+    from mergery.evaluation import Options, open_subject, running
+
+    options = options or Options()
+    listed = running.read_tasks(tasks, options, harness, include)
+    subject = open_subject(model, tokenizer=tokenizer, base=base, name=name)
+    return running.answer_all(subject, listed, options, results, on_event or (lambda event: None))
+
+
+def compare(
+    models: Sequence[evaluation.Evaluation | str | Path],
+    *,
+    parents: Sequence[str] = (),
+    seed: int = 0,
+    resamples: int = 10_000,
+) -> evaluation.Comparison:
+    """Compare models that were evaluated on the same tasks with the same settings.
+
+    models:    evaluations, or results that `evaluate` kept: a file, or the folder of one model.
+    parents:   names of those that the others were merged from. Every other model is compared with each of them; without
+               parents, every model with the first.
+    resamples: of the bootstrap, and sign changes of the permutation test.
+
+    0/1 scores are tested with McNemar's exact test, others with a permutation test of paired differences; p-values are
+    corrected by Holm's method for the comparisons on one task. Raises TaskError where the results are of different items.
+    """
+    from mergery.evaluation.comparison import compare
+
+    return compare(models, parents=parents, seed=seed, resamples=resamples)

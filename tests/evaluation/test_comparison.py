@@ -10,8 +10,9 @@ import pytest
 import mergery as library
 from mergery.errors import MergeryError, TaskError
 from mergery.evaluation import Evaluation, Metric, Options, Outcome, TaskResult
-from mergery.evaluation.comparison import decimals, read_results
+from mergery.evaluation.findings import decimals
 from mergery.evaluation.picture import draw
+from mergery.evaluation.results import read_results
 from tests.evaluation.conftest import choices, texts
 
 

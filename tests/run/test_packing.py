@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mergery import api
+from mergery.api import pack
 from mergery.checkpoints import open_checkpoint
 from mergery.errors import CheckpointError, PlanError
 from mergery.method import Deltas, Packing, Part, Task, Tensor, method, methods
-from mergery.run.packing import pack
 from mergery.run.workers import Options
 from tests.conftest import tensors_of
 

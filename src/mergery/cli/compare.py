@@ -57,14 +57,13 @@ def compare(
         The folder in which results are kept.
     """
     wait_without_spinning()
-    import mergery
+    from mergery import api
     from mergery.cli.evaluate import read_tasks, run
     from mergery.cli.scores import ScoreReporter, show_comparison
     from mergery.errors import TaskError
     from mergery.evaluation import Options
-    from mergery.evaluation.comparison import read_results
     from mergery.evaluation.picture import check_plot, draw
-    from mergery.evaluation.results import SUFFIX
+    from mergery.evaluation.results import SUFFIX, read_results
 
     if plot is not None:
         check_plot(plot)
@@ -85,7 +84,7 @@ def compare(
     finally:
         reporter.close()
     names = [found[parent].model if parent in found else str(parent) for parent in parents]
-    comparison = mergery.compare(list(found.values()), parents=names, seed=seed, resamples=resamples)
+    comparison = api.compare(list(found.values()), parents=names, seed=seed, resamples=resamples)
     if plot is not None:
         draw(comparison, plot)
     if json:

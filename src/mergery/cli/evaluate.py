@@ -112,6 +112,6 @@ def run(
     model: Path, tasks: list[Task], options: Options, results: Path, reporter: object, **given: object
 ) -> Evaluation:
     """Evaluate one model, with events to the reporter."""
-    import mergery
+    from mergery import api
 
-    return mergery.evaluate(model, tasks, options=options, results=results, on_event=reporter.event, **given)  # type: ignore[attr-defined, arg-type]
+    return api.evaluate(model, tasks, options=options, results=results, on_event=reporter.event, **given)  # type: ignore[attr-defined, arg-type]

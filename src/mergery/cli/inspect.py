@@ -15,10 +15,10 @@ def inspect(checkpoint: str, /, *others: str, json: Json = False) -> None:
     others
         Models that might be merged with it.
     """
+    from mergery import api
     from mergery.cli.progress import show_checkpoint
-    from mergery.report.inspection import inspect as look
 
-    facts = look(checkpoint, others)
+    facts = api.inspect(checkpoint, others)
     if json:
         print_json(facts)
     else:

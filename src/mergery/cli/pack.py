@@ -20,13 +20,13 @@ def pack(recipe: Path, out: Path, /, *, threads: Threads = 0, chunk: Chunk = CHU
     out
         The folder to write. It must not exist.
     """
+    from mergery import api
     from mergery.cli.progress import reporter
     from mergery.report.words import size
-    from mergery.run import packing
 
     report = reporter("json" if json else "auto")
     try:
-        result = packing.pack(recipe, out, options=run_options(threads, chunk), on_event=report.event)
+        result = api.pack(recipe, out, options=run_options(threads, chunk), on_event=report.event)
     finally:
         report.close()
     if json:

@@ -29,11 +29,10 @@ def plan(
         The output folder, to check that it can be written.
     """
     from mergery import api
-    from mergery.run.sinks import check_space, partial_folder
+    from mergery.run.merging import check_output
 
     options = run_options(threads, CHUNK, device)
     planned = api.plan(recipe, only=only)
     if out is not None:
-        api.check_output(planned, out)
-        check_space(partial_folder(out), planned.layout)
+        check_output(planned, out)
     show(planned, options, json=json)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mergery.evaluation.comparison import Comparison, Interval
+    from mergery.evaluation.findings import Comparison, Interval
     from mergery.evaluation.results import Evaluation
 
 SHOWN = 8  # items named in a table

@@ -13,25 +13,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mergery.evaluation.comparison import Comparison, compare
+    from mergery.evaluation.findings import Comparison
     from mergery.evaluation.models import Subject, open_subject
+    from mergery.evaluation.options import Options
     from mergery.evaluation.reading import load_task
     from mergery.evaluation.results import Evaluation, Outcome, TaskResult, read_result
-    from mergery.evaluation.running import Options, evaluate
     from mergery.evaluation.score import Score, TaskScore
     from mergery.evaluation.splits import Splits, split
     from mergery.evaluation.task import Item, Metric, Settings, Task
 
 _HOMES = {
-    "Comparison": "comparison", "compare": "comparison", "Evaluation": "results", "Outcome": "results",
-    "TaskResult": "results", "read_result": "results", "Options": "running", "evaluate": "running",
+    "Comparison": "findings", "Evaluation": "results", "Outcome": "results",
+    "TaskResult": "results", "read_result": "results", "Options": "options",
     "Subject": "models", "open_subject": "models", "load_task": "reading", "Score": "score", "TaskScore": "score",
     "Splits": "splits", "split": "splits", "Item": "task", "Metric": "task", "Settings": "task", "Task": "task",
 }  # fmt: skip
 
 __all__ = [
     "Comparison", "Evaluation", "Item", "Metric", "Options", "Outcome", "Score", "Settings", "Splits", "Subject", "Task",
-    "TaskResult", "TaskScore", "compare", "evaluate", "load_task", "open_subject", "read_result", "split",
+    "TaskResult", "TaskScore", "load_task", "open_subject", "read_result", "split",
 ]  # fmt: skip
 
 

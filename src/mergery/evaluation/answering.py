@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -13,12 +13,10 @@ from mergery.evaluation.generation import Generator, matches, prompt_tokens
 from mergery.evaluation.labels import label_logs, label_numbers, label_tokens
 from mergery.evaluation.likelihood import Scorer, Span, choice_spans, text_spans
 from mergery.evaluation.models import Loaded
+from mergery.evaluation.options import Options
 from mergery.evaluation.prompts import options as choices_of
 from mergery.evaluation.results import Outcome
 from mergery.evaluation.task import Item, Task
-
-if TYPE_CHECKING:
-    from mergery.evaluation.running import Options
 
 
 @dataclass(frozen=True)

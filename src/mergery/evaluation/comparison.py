@@ -5,174 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from mergery.errors import RecipeError, TaskError, did_you_mean
 from mergery.evaluation import statistics
-from mergery.evaluation.results import Evaluation, TaskResult, link, mean, read_result
+from mergery.evaluation.findings import Comparison, Interval, Optimism, Overlap, Pair
+from mergery.evaluation.results import Evaluation, TaskResult, link, mean, read_results
 from mergery.evaluation.task import Metric
-
-LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A model's score on a task, or on one category of it, with its bootstrap interval."""
-
-    model: str
-    task: str
-    category: str  # empty for all items
-    metric: str
-    value: float
-    low: float
-    high: float
-    items: int
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A candidate against a reference: the paired difference of their scores, and whether it is more than noise."""
-
-    task: str
-    metric: str
-    higher: bool  # whether more is better
-    candidate: str
-    reference: str
-    scores: tuple[float, float]
-    difference: float
-    low: float
-    high: float
-    test: str
-    p: float
-    corrected: float  # p for all comparisons on the task together
-    family: int  # how many those are
-    items: int
-    visible: float  # the difference that so many items would show four times out of five
-
-    @property
-    def verdict(self) -> str:
-        """`better`, `worse` or `noise`."""
-        if self.corrected >= 1 - LEVEL or self.difference == 0:
-            return "noise"
-        return "better" if (self.difference > 0) == self.higher else "worse"
-
-    @property
-    def words(self) -> str:
-        """The finding in one sentence."""
-        places = decimals(self.high - self.low)
-        change = f"{self.difference:+.{places}f} ({self.low:+.{places}f} to {self.high:+.{places}f})"
-        scores = f"{self.scores[0]:.{places}f} against {self.scores[1]:.{places}f}"
-        corrected = f"p = {self.corrected:.2g}" + (f", corrected for {self.family}" if self.family > 1 else "")
-        if self.low == self.high == 0 and self.p == 1:
-            return f"{self.candidate} and {self.reference} score the same on all {self.items} items of {self.task}"
-        if self.verdict == "noise":
-            return (
-                f"{self.candidate} and {self.reference} cannot be told apart on {self.task}: {self.metric} {scores}, "
-                f"{change} is noise ({corrected}); {self.items} items would show a difference of {self.visible:.{places}f}"
-            )
-        return (
-            f"{self.candidate} is {self.verdict} than {self.reference} on {self.task}: {self.metric} {scores}, "
-            f"{change} ({corrected})"
-        )
-
-
-def decimals(width: float) -> int:
-    """Decimal places at which an interval so wide shows two figures; three at least."""
-    return 3 if not width > 0 else min(9, max(3, 1 - math.floor(math.log10(width))))
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """Which items a candidate solves that no parent does, and which all parents solve and it has lost."""
-
-    task: str
-    candidate: str
-    parents: tuple[str, ...]
-    gained: tuple[str, ...]  # solved by the candidate alone
-    lost: tuple[str, ...]  # solved by all parents, not by the candidate
-    shared: int  # solved by all parents
-    reachable: int  # solved by any parent
-    reached: int  # of these, solved by the candidate
-
-    @property
-    def retention(self) -> float | None:
-        """The share of what all parents solve that the candidate solves too; None where there is nothing."""
-        return 1 - len(self.lost) / self.shared if self.shared else None
-
-
-@dataclass(frozen=True)
-class Optimism:
-    """By how much the best of several candidates looks better than it is, because it was chosen."""
-
-    task: str
-    metric: str
-    candidates: int
-    best: str
-    score: float
-    items: int
-    equal: float  # expected for equal candidates, each with noise of its own
-    bootstrap: float  # estimated for these, whose noise is shared
-
-    @property
-    def words(self) -> str:
-        """The warning in one sentence."""
-        return (
-            f"{self.best} is the best of {self.candidates} on {self.task} ({self.metric} {self.score:.3f}): the best of "
-            f"{self.candidates} equal models would look {self.equal:.3f} better than it is on {self.items} items, and by "
-            f"the bootstrap this one looks {self.bootstrap:.3f} better; report it on items that did not choose it"
-        )
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """All that can be said of several models on the same tasks."""
-
-    models: tuple[str, ...]
-    parents: tuple[str, ...]
-    scores: tuple[Interval, ...]
-    pairs: tuple[Pair, ...]
-    overlaps: tuple[Overlap, ...]
-    optimisms: tuple[Optimism, ...]
-
-    @property
-    def candidates(self) -> tuple[str, ...]:
-        return tuple(model for model in self.models if model not in self.parents)
-
-    @property
-    def words(self) -> list[str]:
-        """The findings, one sentence each."""
-        return [pair.words for pair in self.pairs] + [optimism.words for optimism in self.optimisms]
-
-    def plain(self) -> dict[str, Any]:
-        return {
-            "models": self.models, "parents": self.parents, "scores": [asdict(score) for score in self.scores],
-            "pairs": [{**asdict(pair), "verdict": pair.verdict, "words": pair.words} for pair in self.pairs],
-            "overlaps": [{**asdict(overlap), "retention": overlap.retention} for overlap in self.overlaps],
-            "optimism": [{**asdict(optimism), "words": optimism.words} for optimism in self.optimisms],
-        }  # fmt: skip
 
 
 def compare(
-    models: Sequence[Evaluation | str | Path],
-    *,
-    parents: Sequence[str] = (),
-    seed: int = 0,
-    resamples: int = statistics.RESAMPLES,
+    models: Sequence[Evaluation | str | Path], *, parents: Sequence[str], seed: int, resamples: int
 ) -> Comparison:
-    """Compare models that were evaluated on the same tasks with the same settings.
-
-    models:    evaluations, or results that `evaluate` kept: a file, or the folder of one model.
-    parents:   names of those that the others were merged from. Every other model is compared with each of them; without
-               parents, every model with the first.
-    resamples: of the bootstrap, and sign changes of the permutation test.
-
-    0/1 scores are tested with McNemar's exact test, others with a permutation test of paired differences; p-values are
-    corrected by Holm's method for the comparisons on one task. Raises TaskError where the results are of different items.
-    """
+    """All that can be said of several models' results; see `mergery.api.compare`."""
     if resamples < 100:
         raise RecipeError(f"resamples is {resamples}", why="intervals of fewer than 100 mean nothing")
     read = [model if isinstance(model, Evaluation) else read_results(Path(model)) for model in models]
@@ -194,26 +42,6 @@ def compare(
         tuple(itertools.chain.from_iterable(table.overlaps() for table in tables)),
         tuple(itertools.chain.from_iterable(table.optimism() for table in tables)),
     )
-
-
-def read_results(place: Path) -> Evaluation:
-    """One model's results from a file, or from the folder that holds those of one model."""
-    from mergery.evaluation.results import SUFFIX
-
-    files = sorted(place.glob(f"*{SUFFIX}")) if place.is_dir() else [place]
-    if not files:
-        raise TaskError(
-            f"there are no results in {str(place)!r}", hint="mergery evaluate MODEL --tasks FILE writes them"
-        )
-    if not files[0].exists():
-        raise TaskError(f"there are no results at {str(place)!r}")
-    results = tuple(read_result(file) for file in files)
-    if len({result.fingerprint for result in results}) > 1:
-        raise TaskError(f"the results in {str(place)!r} are of several models", hint="give the folder of one model")
-    for a, b in itertools.pairwise(sorted(results, key=lambda result: result.task)):
-        if a.task == b.task:
-            raise TaskError(f"there are two results of {a.task!r}", why=f"{a.file} and {b.file}", hint="give the file")
-    return Evaluation(results[0].model, results[0].fingerprint, results)
 
 
 def _own_names(read: Sequence[Evaluation]) -> list[Evaluation]:

@@ -9,15 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mergery.errors import RecipeError, TaskError, Where, did_you_mean
 from mergery.evaluation.models import Loaded
+from mergery.evaluation.options import Options
 from mergery.evaluation.results import Outcome
 from mergery.evaluation.task import Link, Metric, digest
-
-if TYPE_CHECKING:
-    from mergery.evaluation.running import Options
 
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE")
 RATIOS: Mapping[str, tuple[Link, float]] = {  # metrics that lm-eval gives as a log-likelihood and a count
@@ -36,9 +34,12 @@ class HarnessTask:
     name: str
     hash: str
     metrics: tuple[Metric, ...]
-    items: int
+    size: int  # items
     task: Any  # lm-eval's own object
     kind: str = "lm-eval"
+
+    def __len__(self) -> int:
+        return self.size
 
     def run(self, loaded: Loaded, options: Options, longest: int) -> list[Outcome]:
         """Every item's values. Raises TaskError where lm-eval gives an item no number."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mergery.errors import CheckpointError, PlanError, RecipeError, Where
+from mergery.evaluation.options import DTYPES
 from mergery.evaluation.task import digest
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from mergery.recipe import Recipe
 
 Head = Literal["language", "labels"]
-DTYPES = ("float32", "bfloat16", "float16", "auto")
 RECIPES = (".yaml", ".yml")
 VIRTUAL = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "ADAPTION_PROMPT")
 
@@ -149,10 +149,12 @@ def _from_adapter(path: Path, name: str, tokenizer: Any, base: str | Path | None
 
 
 def _from_recipe(recipe: Recipe | Path | Mapping[str, Any], name: str, tokenizer: Any) -> Subject:
-    import mergery
-    from mergery.api import side_files
+    from mergery.planning.plan import make_plan
+    from mergery.report.files import side_files
+    from mergery.run.merging import merge_to_memory
+    from mergery.run.workers import Options
 
-    plan = mergery.plan(recipe)
+    plan = make_plan(recipe)
     try:
         if plan.config is None:
             raise PlanError("the merged model has no config", why="none of its models brings a config.json")
@@ -162,12 +164,13 @@ def _from_recipe(recipe: Recipe | Path | Mapping[str, Any], name: str, tokenizer
         plan.close()
 
     def load(head: Head, dtype: str) -> Loaded:
-        again = mergery.plan(recipe)
-        if again.digest != plan.digest:
+        again = make_plan(recipe)
+        try:
+            if again.digest != plan.digest:
+                raise PlanError(f"the models of {name} have changed since they were looked at", hint="evaluate again")
+            merged = merge_to_memory(again, Options(), lambda event: None)
+        finally:
             again.close()
-            raise PlanError(f"the models of {name} have changed since they were looked at", hint="evaluate again")
-        merged = mergery.merge(again)
-        assert isinstance(merged, dict)
         with tempfile.TemporaryDirectory(prefix="mergery-") as folder:  # of small files: the weights stay in memory
             for file, content in files.items():
                 place = Path(folder, file)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mergery.errors import RecipeError, TaskError
 
 if TYPE_CHECKING:
-    from mergery.evaluation.comparison import Comparison, Interval
+    from mergery.evaluation.findings import Comparison, Interval
 
 KINDS = (".png", ".svg", ".pdf")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # told apart with any colour vision

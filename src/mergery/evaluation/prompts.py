@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mergery.errors import CheckpointError
-from mergery.evaluation.reading import LETTERS
+from mergery.evaluation.fields import LETTERS
 from mergery.evaluation.task import Item, Task
 
 BETWEEN = "\n\n"  # solved examples, and the question after them

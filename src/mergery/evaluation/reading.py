@@ -13,32 +13,23 @@ Any item may have an `id` and a `category`. The first line may be `{"task": {...
 from __future__ import annotations
 
 import json
-import re
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mergery.checkpoints.json_files import is_text, too_deep
 from mergery.errors import MergeryError, TaskError, Where, did_you_mean, raise_all
+from mergery.evaluation.fields import FIELDS, Checks, is_texts, kind_of, say
 from mergery.evaluation.jsonlines import Line, parse_object
 from mergery.evaluation.task import METRICS, Item, Settings, Task
 
 MOST_PROBLEMS = 20  # shown at once
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-PROMPTS = ("prompt", "question")
-FIELDS = {
-    "perplexity": ("text",),
-    "choice": (*PROMPTS, "choices", "answer"),
-    "generation": (*PROMPTS, "answer", "pattern"),
-    "classification": ("text", "label"),
-}
-COMMON = ("id", "category")
 SETTINGS = ("name", "kind", "metric", "category", "ignore", "examples", "letters", "delimiter", "stop", "max_tokens")
 OF_KIND = {
     "examples": ("choice", "generation"), "letters": ("choice",), "delimiter": ("choice", "generation"),
     "stop": ("generation",), "max_tokens": ("generation",),
 }  # fmt: skip
+TYPES = {str: "text", bool: "true or false"}
 
 
 def load_task(source: str | Path | Task) -> Task:
@@ -126,11 +117,11 @@ class _Reader:
         wanted = {"name": str, "kind": str, "metric": str, "category": str, "letters": bool, "delimiter": str}
         for key, kind in wanted.items():
             if key in header and not isinstance(header[key], kind):
-                self.fail(f"{key} is {_say(header[key])}", line.number, column, why=f"it must be {_NAMES[kind]}")
+                self.fail(f"{key} is {say(header[key])}", line.number, column, why=f"it must be {TYPES[kind]}")
                 header = {name: value for name, value in header.items() if name != key}
         for key in ("stop", "ignore"):
-            if not _texts(header.get(key, ["x"])):
-                self.fail(f"{key} is {_say(header[key])}", line.number, column, why="it must be a list of texts")
+            if not is_texts(header.get(key, ["x"])):
+                self.fail(f"{key} is {say(header[key])}", line.number, column, why="it must be a list of texts")
                 header = {name: value for name, value in header.items() if name != key}
         if header.get("kind", "choice") not in METRICS:
             self.fail(
@@ -139,7 +130,7 @@ class _Reader:
             raise_all(self.errors)
         most = header.get("max_tokens", 1)
         if not isinstance(most, int) or isinstance(most, bool) or most < 1:
-            self.fail(f"max_tokens is {_say(most)}", line.number, column, why="it must be a whole number above 0")
+            self.fail(f"max_tokens is {say(most)}", line.number, column, why="it must be a whole number above 0")
             header = {name: value for name, value in header.items() if name != "max_tokens"}
         return {**header, "line": line.number, "column": column}
 
@@ -173,7 +164,7 @@ class _Reader:
 
     def kind(self, lines: list[Line], header: Mapping[str, Any]) -> str:
         """The kind that the items' fields tell; all must tell the same."""
-        told = {line.number: _kind_of(line.values) for line in lines}
+        told = {line.number: kind_of(line.values) for line in lines}
         first = next(((number, kind) for number, kind in told.items() if kind), None)
         if first is None:
             if lines:
@@ -193,7 +184,7 @@ class _Reader:
         where = str(header.get("category", "category"))
         known = (*FIELDS[kind], "id", where)
         left = set(header.get("ignore", ())) - set(FIELDS[kind])
-        told = _kind_of(line.values)
+        told = kind_of(line.values)
         if told and told != kind and "kind" not in header:
             return None  # of another kind, which has been said already
         for name in line.values:
@@ -201,7 +192,7 @@ class _Reader:
                 hint = f"{did_you_mean(name, known)}; or name it under ignore in the first line"
                 self.fail(f"a {kind} item has no field {name!r}", line.number, line.columns[name], hint=hint)
         fields = {name: value for name, value in line.values.items() if name in FIELDS[kind]}
-        getattr(_Checks(self, line, fields, letters=letters), kind)()
+        getattr(Checks(line, fields, self.fail, letters=letters), kind)()
         return self.made(line, fields, where) if len(self.errors) == before else None
 
     def made(self, line: Line, fields: dict[str, Any], where: str) -> Item | None:
@@ -210,7 +201,7 @@ class _Reader:
         for key, value in (("id", name), (where, category)):
             if not isinstance(value, (str, int)) or isinstance(value, bool):
                 self.fail(
-                    f"{key} is {_say(value)}", line.number, line.columns[key], why="it must be text or a whole number"
+                    f"{key} is {say(value)}", line.number, line.columns[key], why="it must be text or a whole number"
                 )
                 return None
         return Item(str(name), str(category), fields, line.number)
@@ -228,125 +219,5 @@ class _Reader:
         first = items[0]
         for item in items:
             if type(item.fields["label"]) is not type(first.fields["label"]):
-                why = f"line {first.line} has {_say(first.fields['label'])}; labels are all numbers or all names"
-                self.fail(f"label is {_say(item.fields['label'])}", item.line, why=why)
-
-
-class _Checks:
-    """The fields of one item, by kind."""
-
-    def __init__(self, reader: _Reader, line: Line, fields: dict[str, Any], *, letters: bool) -> None:
-        self.reader, self.line, self.fields, self.letters = reader, line, fields, letters
-
-    def fail(self, what: str, name: str = "", *, why: str = "", hint: str = "") -> None:
-        self.reader.fail(what, self.line.number, self.line.columns.get(name, 1), why=why, hint=hint)
-
-    def has(self, name: str) -> bool:
-        if name not in self.fields:
-            near = [key for key in self.line.values if key not in COMMON]
-            self.fail(f"the item has no {name!r}", why=f"it has {', '.join(map(repr, near)) or 'no fields'}")
-        return name in self.fields
-
-    def text(self, name: str) -> bool:
-        """Whether there is a text of that name, not empty."""
-        if not self.has(name):
-            return False
-        value = self.fields[name]
-        if not isinstance(value, str) or not value:
-            why = "it must be text" if not isinstance(value, str) else "it must not be empty"
-            self.fail(f"{name} is {_say(value)}", name, why=why)
-            return False
-        return True
-
-    def prompt(self) -> None:
-        given = [name for name in PROMPTS if name in self.fields]
-        if len(given) == 2:
-            self.fail("an item has a prompt or a question, not both", "question")
-        self.text(given[0] if given else "prompt")
-
-    def perplexity(self) -> None:
-        self.text("text")
-
-    def choice(self) -> None:
-        self.prompt()
-        if not self.has("choices"):
-            return
-        choices = self.fields["choices"]
-        if not _texts(choices) or len(choices) < 2 or not all(choices):
-            self.fail(
-                f"choices is {_say(choices)}", "choices", why="it must be a list of two or more texts, none empty"
-            )
-            return
-        if len(set(choices)) < len(choices):
-            self.fail("two choices are the same", "choices", why="which of them is chosen would be left to chance")
-        if self.letters and len(choices) > len(LETTERS):
-            why = f"{len(choices)} choices and {len(LETTERS)} letters"
-            self.fail(
-                "there are more choices than letters",
-                "choices",
-                why=why,
-                hint="leave out 'letters', to score the texts themselves",
-            )
-        if not self.has("answer"):
-            return
-        answer = self.fields["answer"]
-        why = f"it is the number of the right choice, from 0 to {len(choices) - 1}"
-        if not isinstance(answer, int) or isinstance(answer, bool):
-            self.fail(f"answer is {_say(answer)}", "answer", why=why)
-        elif not 0 <= answer < len(choices):
-            self.fail(f"answer {answer} is out of range", "answer", why=why)
-
-    def generation(self) -> None:
-        self.prompt()
-        if ("answer" in self.fields) == ("pattern" in self.fields):
-            found = "both" if "answer" in self.fields else "neither"
-            self.fail("an item has an 'answer' or a 'pattern'", "pattern", why=f"this one has {found}")
-            return
-        if "answer" in self.fields:
-            answer = self.fields["answer"]
-            if not (isinstance(answer, str) and answer.strip()) and not (
-                _texts(answer) and answer and all(text.strip() for text in answer)
-            ):
-                self.fail(
-                    f"answer is {_say(answer)}", "answer", why="it must be text, or a list of texts that are all right"
-                )
-        elif self.text("pattern"):
-            try:
-                re.compile(self.fields["pattern"])
-            except re.error as error:
-                self.fail("pattern is no regular expression", "pattern", why=str(error))
-
-    def classification(self) -> None:
-        self.text("text")
-        if not self.has("label"):
-            return
-        label = self.fields["label"]
-        number = isinstance(label, int) and not isinstance(label, bool) and label >= 0
-        if not number and not (isinstance(label, str) and label):
-            self.fail(
-                f"label is {_say(label)}",
-                "label",
-                why="it must be a number from 0, or a name that the model's config knows",
-            )
-
-
-def _kind_of(values: Mapping[str, Any]) -> str:
-    """The kind that fields tell, empty where they tell none."""
-    if "choices" in values:
-        return "choice"
-    if "prompt" in values or "question" in values or "pattern" in values:
-        return "generation"
-    if "label" in values:
-        return "classification"
-    return "perplexity" if "text" in values else ""
-
-
-_NAMES = {str: "text", bool: "true or false"}
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-
-def _say(value: Any) -> str:
-    return reprlib.repr(value)
+                why = f"line {first.line} has {say(first.fields['label'])}; labels are all numbers or all names"
+                self.fail(f"label is {say(item.fields['label'])}", item.line, why=why)

@@ -7,6 +7,7 @@ hash of model, task and settings, so that the same question is never asked twice
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -129,10 +130,18 @@ def _plain_name(name: str) -> str:
 
 
 class Store:
-    """The file of one run: read what is there, append what comes. Holds a lock while it is open."""
+    """The answers to one task: those that its file holds, and those that come. Holds the file's lock while it is open.
 
-    def __init__(self, path: Path, facts: Mapping[str, Any]) -> None:
-        self.path, self.facts = path, facts
+    Without a path nothing is kept.
+    """
+
+    def __init__(self, path: Path | None, facts: Mapping[str, Any]) -> None:
+        self.path = path
+        self.known: dict[str, Outcome] = {}
+        self.last: dict[str, Any] | None = None  # the file's last line, once all answers are there
+        self._fd = -1
+        if path is None:
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
@@ -142,7 +151,8 @@ class Store:
                 raise TaskError(f"another run is writing {str(path)!r}", hint="wait for it") from None
             data = path.read_bytes()
             whole = data[: data.rfind(b"\n") + 1]  # a torn last line never happened
-            self.known, self.last = _parse(whole, path, facts["key"]) if whole else ({}, None)
+            if whole:
+                self.known, self.last = _parse(whole, path, facts["key"])
             os.ftruncate(self._fd, len(whole))
             os.lseek(self._fd, 0, os.SEEK_END)
             if not whole:
@@ -163,6 +173,8 @@ class Store:
         self._append([self.last])
 
     def _append(self, lines: list[dict[str, Any]]) -> None:
+        if self._fd < 0:
+            return
         data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode(
             "utf-8", "backslashreplace"
         )
@@ -222,3 +234,21 @@ def read_result(path: Path) -> TaskResult:
         facts["model"], facts["fingerprint"], facts["task"], facts["task_hash"], facts["kind"], metrics,
         tuple(known.values()), facts["settings"], last["seconds"], True, str(path),
     )  # fmt: skip
+
+
+def read_results(place: Path) -> Evaluation:
+    """One model's results from a file, or from the folder that holds those of one model."""
+    files = sorted(place.glob(f"*{SUFFIX}")) if place.is_dir() else [place]
+    if not files:
+        raise TaskError(
+            f"there are no results in {str(place)!r}", hint="mergery evaluate MODEL --tasks FILE writes them"
+        )
+    if not files[0].exists():
+        raise TaskError(f"there are no results at {str(place)!r}")
+    results = tuple(read_result(file) for file in files)
+    if len({result.fingerprint for result in results}) > 1:
+        raise TaskError(f"the results in {str(place)!r} are of several models", hint="give the folder of one model")
+    for a, b in itertools.pairwise(sorted(results, key=lambda result: result.task)):
+        if a.task == b.task:
+            raise TaskError(f"there are two results of {a.task!r}", why=f"{a.file} and {b.file}", hint="give the file")
+    return Evaluation(results[0].model, results[0].fingerprint, results)

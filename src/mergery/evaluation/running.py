@@ -8,113 +8,66 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mergery.errors import RecipeError, TaskError
-from mergery.evaluation.models import DTYPES, Head, Loaded, Subject, open_subject
+from mergery.errors import TaskError
+from mergery.evaluation import answering
+from mergery.evaluation.harness import HarnessTask, find_tasks
+from mergery.evaluation.labels import label_numbers
+from mergery.evaluation.models import Head, Loaded, Subject
+from mergery.evaluation.options import Options
 from mergery.evaluation.reading import load_task
 from mergery.evaluation.results import FORMAT, Evaluation, Outcome, Store, TaskResult, file_name, folder_name
-from mergery.evaluation.task import PROMPTED, Metric, Task, digest
-
-if TYPE_CHECKING:
-    from mergery.evaluation.harness import HarnessTask
+from mergery.evaluation.task import PROMPTED, Task, digest
 
 ARITHMETIC = 1  # raised when the same question would get another answer: older results are then not used
 Notify = Callable[[dict[str, Any]], None]
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to run. Only `chat`, `dtype` and `longest` can change a result by more than rounding."""
-
-    batch: int = 32  # rows at once
-    chat: bool = False  # put prompts through the tokenizer's chat template
-    dtype: str = "float32"  # of the weights; logits are float32 in any case
-    longest: int | None = None  # tokens at once; what the model says where None
-    threads: int = 0  # of torch; 0 takes one for each core
-    device: str = "auto"  # the first GPU where there is one
-
-    def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("threads", 0), ("longest", 2)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise RecipeError(f"{name} is {value}", why=f"it must be {least} or more")
-        if self.dtype not in DTYPES:
-            raise RecipeError(f"unknown dtype {self.dtype!r}", hint=f"one of {', '.join(DTYPES)}")
-
-    def plain(self) -> dict[str, Any]:
-        """What belongs to the question that is asked."""
-        return {"chat": self.chat, "dtype": self.dtype, "longest": self.longest}
-
-
-def evaluate(
-    model: Any,
-    tasks: Sequence[str | Path | Task] | str | Path | Task = (),
-    *,
-    tokenizer: Any = None,
-    base: str | Path | None = None,
-    name: str | None = None,
-    options: Options | None = None,
-    results: str | Path | None = None,
+def read_tasks(
+    tasks: Sequence[str | Path | Task] | str | Path | Task,
+    options: Options,
     harness: Sequence[str | Path] = (),
     include: str | Path | None = None,
-    on_event: Notify | None = None,
+) -> list[Task | HarnessTask]:
+    """Task files, and tasks of lm-eval behind them. Raises TaskError for what cannot be asked together."""
+    given = [tasks] if isinstance(tasks, (str, Path, Task)) else list(tasks)
+    if not given and not harness:
+        raise TaskError("there is no task", hint="mergery evaluate MODEL --tasks FILE.jsonl")
+    own = [load_task(task) for task in given]
+    if options.chat and not harness and not any(task.kind in PROMPTED for task in own):
+        why = "no task has prompts: texts and labels are scored as they are"
+        raise TaskError("--chat changes nothing here", why=why)
+    outside = find_tasks(harness, include) if harness else []
+    names = [task.name for task in [*own, *outside]]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise TaskError(
+                f"two tasks are named {name!r}", hint='name one in its first line: {"task": {"name": "..."}}'
+            )
+    return [*own, *outside]
+
+
+def answer_all(
+    subject: Subject,
+    tasks: Sequence[Task | HarnessTask],
+    options: Options,
+    results: str | Path | None = None,
+    notify: Notify = lambda event: None,
 ) -> Evaluation:
-    """Score a model on tasks.
-
-    model:     a model folder, a PEFT adapter's folder, a recipe (merged in memory, never written), a transformers module or
-               a `Subject`.
-    tasks:     task files (see `mergery.evaluation.reading`) or `Task`s.
-    tokenizer: of a module; elsewhere instead of the model's own.
-    base:      the folder of an adapter's base, where the adapter does not name it.
-    results:   a folder in which results are kept: what has been asked before is not computed again, and a run that was
-               killed goes on. None keeps nothing.
-    harness:   tasks of lm-eval to run on the same model, by name or as YAML files; `include` is a folder of more of these.
-
-    All files are read and checked before a model is loaded. Raises MergeryError.
-    """
-    options = options or Options()
-    notify = on_event or (lambda event: None)
-    listed = [tasks] if isinstance(tasks, (str, Path, Task)) else list(tasks)
-    loaded = [load_task(task) for task in listed]
-    _check(loaded, harness, options)
-    outside: list[HarnessTask] = []
-    if harness:
-        from mergery.evaluation.harness import find_tasks
-
-        outside = find_tasks(harness, include)
-    twice = _twice([task.name for task in [*loaded, *outside]])
-    if twice:
-        raise TaskError(f"two tasks are named {twice!r}", hint='name one in its first line: {"task": {"name": "..."}}')
-    subject = open_subject(model, tokenizer=tokenizer, base=base, name=name)
-    for task in loaded:
-        if task.kind == "classification":
-            from mergery.evaluation.labels import label_numbers
-
+    """Put all tasks to a model; see `mergery.api.evaluate`. Labels are checked before the model is loaded."""
+    for task in tasks:
+        if isinstance(task, Task) and task.kind == "classification":
             label_numbers(task, subject.config)
-    session = _Session(subject, options, Path(results) if results is not None else None, notify)
+    session = Session(subject, options, Path(results) if results is not None else None, notify)
     with torch_threads(options.threads):
-        done = [session.answer(task) for task in loaded]
-        done += [session.answer_outside(task) for task in outside]
+        done = [session.answer(task) for task in tasks]
     return Evaluation(subject.name, subject.fingerprint, tuple(done))
 
 
-def _check(tasks: list[Task], harness: Sequence[str | Path], options: Options) -> None:
-    if not tasks and not harness:
-        raise TaskError("there is no task", hint="mergery evaluate MODEL --tasks FILE.jsonl")
-    if options.chat and not harness and not any(task.kind in PROMPTED for task in tasks):
-        raise TaskError(
-            "--chat changes nothing here", why="no task has prompts: texts and labels are scored as they are"
-        )
-
-
-def _twice(names: list[str]) -> str:
-    return next((name for index, name in enumerate(names) if name in names[:index]), "")
-
-
 @dataclass
-class _Session:
-    """Where the tasks of one model are answered. The model is loaded when the first answer is not known."""
+class Session:
+    """One model to which tasks are put. It is loaded when the first answer is not known."""
 
     subject: Subject
     options: Options
@@ -132,12 +85,8 @@ class _Session:
             self.models[head] = loaded
         return self.models[head]
 
-    def longest(self, loaded: Loaded) -> int:
-        own = min(loaded.longest, int(min(loaded.tokenizer.model_max_length, 1 << 40)))
-        return self.options.longest or own
-
-    @contextmanager
-    def store(self, task: Task | HarnessTask) -> Iterator[Store | _Memory]:
+    def store(self, task: Task | HarnessTask) -> Store:
+        """Where the answers to a task are kept."""
         settings = self.options.plain()
         key = digest([FORMAT, ARITHMETIC, self.subject.fingerprint, task.hash, settings])
         facts = {
@@ -146,94 +95,46 @@ class _Session:
             "metrics": [asdict(metric) for metric in task.metrics], "with": _versions(),
         }  # fmt: skip
         if self.results is None:
-            yield _Memory()
-            return
+            return Store(None, facts)
         folder = self.results / folder_name(self.subject.name, self.subject.fingerprint)
-        with Store(folder / file_name(task.name, key), facts) as store:
-            yield store
+        return Store(folder / file_name(task.name, key), facts)
 
-    def answer(self, task: Task) -> TaskResult:
+    def answer(self, task: Task | HarnessTask) -> TaskResult:
         """A task's results, from the file where all of them are there."""
         with self.store(task) as store:
-            known = {item.id: store.known[item.id] for item in task.items if item.id in store.known}
-            self.notify({"event": "task", "task": task.name, "items": len(task.items), "resumed": len(known)})
-            cached = store.last is not None and len(known) == len(task.items)
-            if not cached:
-                self.model(head_of(task))
+            self.notify({"event": "task", "task": task.name, "items": len(task), "resumed": len(store.known)})
+            cached = store.last is not None and len(store.known) == len(task)
+            loaded = None if cached else self.model("labels" if task.kind == "classification" else "language")
             started = time.perf_counter()
+            for outcomes in self.batches(task, loaded, set(store.known)) if loaded is not None else ():
+                store.add(outcomes)
+                self.notify({"event": "progress", "task": task.name, "done": len(store.known), "total": len(task)})
+            seconds = float(store.last["seconds"]) if cached and store.last else time.perf_counter() - started
+            order = [item.id for item in task.items] if isinstance(task, Task) else list(store.known)
+            result = TaskResult(
+                self.subject.name, self.subject.fingerprint, task.name, task.hash, task.kind, task.metrics,
+                tuple(store.known[item] for item in order), self.options.plain(), seconds, cached, str(store.path or ""),
+            )  # fmt: skip
             if not cached:
-                for outcomes in self.batches(task, set(known)):
-                    store.add(outcomes)
-                    known.update({outcome.item: outcome for outcome in outcomes})
-                    self.notify({"event": "progress", "task": task.name, "done": len(known), "total": len(task.items)})
-            outcomes = tuple(known[item.id] for item in task.items)
-            result = self.result(task, task.metrics, outcomes, store, started, cached=cached)
+                store.finish(result)
         self.notify({"event": "scores", "model": self.subject.name, **result.plain()})
         return result
 
-    def answer_outside(self, task: HarnessTask) -> TaskResult:
-        """A task of lm-eval. Its items are kept once all of them are there."""
-        with self.store(task) as store:
-            self.notify({"event": "task", "task": task.name, "items": task.items, "resumed": 0})
-            cached = store.last is not None
-            loaded = None if cached else self.model("language")
-            started = time.perf_counter()
-            if loaded is not None:
-                store.add(task.run(loaded, self.options, self.longest(loaded)))
-            result = self.result(task, task.metrics, tuple(store.known.values()), store, started, cached=cached)
-        self.notify({"event": "scores", "model": self.subject.name, **result.plain()})
-        return result
+    def batches(self, task: Task | HarnessTask, loaded: Loaded, known: set[str]) -> Iterator[list[Outcome]]:
+        """What the items gave, batch by batch. Batches are made of all items, so that a resumed run has the same ones.
 
-    def result(
-        self,
-        task: Task | HarnessTask,
-        metrics: tuple[Metric, ...],
-        outcomes: tuple[Outcome, ...],
-        store: Store | _Memory,
-        started: float,
-        *,
-        cached: bool,
-    ) -> TaskResult:
-        seconds = float(store.last["seconds"]) if cached and store.last else time.perf_counter() - started
-        result = TaskResult(
-            self.subject.name, self.subject.fingerprint, task.name, task.hash, task.kind, metrics, outcomes,
-            self.options.plain(), seconds, cached, str(store.path or ""),
-        )  # fmt: skip
-        if not cached:
-            store.finish(result)
-        return result
-
-    def batches(self, task: Task, known: set[str]) -> Iterator[list[Outcome]]:
-        """The items' results, batch by batch. Batches are made of all items, so that a resumed run has the same ones."""
-        from mergery.evaluation import answering
-
-        loaded = self.model(head_of(task))
-        work = answering.prepare(task, loaded, self.options, self.longest(loaded))
+        lm-eval gives all items at once.
+        """
+        own = min(loaded.longest, int(min(loaded.tokenizer.model_max_length, 1 << 40)))
+        longest = self.options.longest or own
+        if isinstance(task, HarnessTask):
+            yield task.run(loaded, self.options, longest)
+            return
+        work = answering.prepare(task, loaded, self.options, longest)
         with _evaluating(loaded.module):
             for batch in answering.batches(work, self.options.batch):
                 if not all(piece.item.id in known for piece in batch):
-                    yield answering.answer(task, batch, loaded, self.options, self.longest(loaded))
-
-
-def head_of(task: Task) -> Head:
-    """The head that a model needs for a task."""
-    return "labels" if task.kind == "classification" else "language"
-
-
-class _Memory:
-    """In place of a `Store` where nothing is kept."""
-
-    path = None
-
-    def __init__(self) -> None:
-        self.known: dict[str, Outcome] = {}
-        self.last: dict[str, Any] | None = None
-
-    def add(self, outcomes: Sequence[Outcome]) -> None:
-        self.known.update({outcome.item: outcome for outcome in outcomes})
-
-    def finish(self, result: TaskResult) -> None:
-        """Nothing is kept."""
+                    yield answering.answer(task, batch, loaded, self.options, longest)
 
 
 @contextmanager

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from mergery.errors import TaskError
+from mergery.evaluation.models import open_subject
+from mergery.evaluation.options import Options
 from mergery.evaluation.results import Evaluation
-from mergery.evaluation.running import Options, evaluate
+from mergery.evaluation.running import answer_all, read_tasks
 from mergery.evaluation.splits import Splits
 from mergery.evaluation.task import Task
 
@@ -55,7 +57,8 @@ class TaskScore:
 
     def measure(self, model: Any, *, tokenizer: Any = None, name: str | None = None) -> Evaluation:
         """All results, item by item."""
-        return evaluate(model, self.tasks, tokenizer=tokenizer, name=name, options=self.options, results=self.results)
+        tasks = read_tasks(self.tasks, self.options)
+        return answer_all(open_subject(model, tokenizer=tokenizer, name=name), tasks, self.options, self.results)
 
     def __call__(self, model: Any, /) -> Mapping[str, float]:
         return self.measure(model).scores

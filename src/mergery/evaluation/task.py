@@ -78,6 +78,9 @@ class Task:
     file: str = ""
     role: Role = ""
 
+    def __len__(self) -> int:
+        return len(self.items)
+
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """All metrics of the kind, the one to compare by first."""

@@ -16,11 +16,7 @@ from mergery.planning.plan import make_plan
 
 
 def inspect(path: Any, others: Sequence[Any] = ()) -> dict[str, Any]:
-    """Facts of a checkpoint, ready for JSON. `path` and `others` are folders, files, hub ids or objects in memory.
-
-    With others, `merging` says for each whether it can be merged with the first, and why not. No weights are read.
-    Raises CheckpointError where one cannot be opened.
-    """
+    """Facts of a checkpoint, and of its merging with others; see `mergery.api.inspect`."""
     with open_checkpoint(path) as checkpoint:
         facts = describe(checkpoint)
         if others:

@@ -44,18 +44,9 @@ class Packed:
 
 
 def pack(
-    recipe: Recipe | str | Path | Mapping[str, Any],
-    out: str | Path,
-    *,
-    options: Options = Options(),
-    on_event: Callable[[Event], None] | None = None,
+    recipe: Recipe | str | Path | Mapping[str, Any], folder: Path, options: Options, notify: Callable[[Event], None]
 ) -> Packed:
-    """Keep all models that a recipe's serving method serves, by task, in the folder `out`.
-
-    The folder refers to the base, which must stay where it is. `{path: out, task: name}` is then a model of a recipe.
-    Raises MergeryError.
-    """
-    folder = Path(out)
+    """Write the folder of a recipe's packed models; see `mergery.api.pack`."""
     loaded = load_recipe(recipe)
     method = packable(loaded)
     settings = {**loaded.merge.settings}
@@ -67,7 +58,7 @@ def pack(
             raise PlanError(f"the output {str(folder)!r} is already there", hint="choose another folder")
         for checkpoint in plan.checkpoints.values():
             checkpoint.prepare()
-        return _write(plan, method, folder, options, on_event or (lambda event: None))
+        return _write(plan, method, folder, options, notify)
     finally:
         plan.close()
 

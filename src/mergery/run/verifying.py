@@ -17,7 +17,7 @@ from mergery.kernels.devices import CPU
 from mergery.planning.plan import Step, content_mark, make_plan
 from mergery.recipe.reading import load_recipe
 from mergery.run.lock import NAME, read_lock
-from mergery.run.workers import Options, Run, windows
+from mergery.run.workers import Event, Options, Run, windows
 
 READ = 1 << 22  # elements
 
@@ -35,10 +35,9 @@ class DigestSink:
         self.done.update(digests)
 
 
-def verify_folder(folder: Path, *, sample: int, on_event: Callable[[dict[str, Any]], None] | None) -> list[str]:
-    """See `mergery.api.verify`."""
+def verify(folder: Path, sample: int, notify: Callable[[Event], None]) -> list[str]:
+    """What is wrong with a merged folder, one line each; see `mergery.api.verify`."""
     record = read_lock(folder)
-    notify = on_event or (lambda event: None)
     wrong: list[str] = []
     for name, digest in record["files"].items():
         path = folder / name

@@ -1,0 +1,33 @@
+"""The small files of a merged model: config, tokenizer, chat template, licence, and the model card."""
+
+from __future__ import annotations
+
+import json
+
+from mergery.planning.plan import Plan
+from mergery.report.card import make_card
+from mergery.views.vocabulary.writing import tokenizer_files
+
+TOKENIZER_FILES = (
+    "tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "spiece", "chat_template",
+    "additional_chat_templates", "sentencepiece",
+)  # fmt: skip
+OTHER_FILES = ("generation_config", "preprocessor", "processor", "video_preprocessor", "LICENSE", "NOTICE")
+
+
+def side_files(plan: Plan) -> dict[str, bytes]:
+    """Every small file's content by name; config, tokenizer and chat template come from their donors."""
+    texts: dict[str, bytes] = {}
+    if plan.config is not None:
+        texts["config.json"] = (json.dumps(plan.config, indent=2, sort_keys=True) + "\n").encode()
+    donor = plan.view.donor
+    config_donor = plan.checkpoints.get(plan.recipe.output.config or "", donor)
+    for name in config_donor.files:
+        if name.startswith(OTHER_FILES) or name.endswith(".py"):
+            texts[name] = config_donor.file(name)
+    if plan.generation is not None:
+        texts["generation_config.json"] = plan.generation
+    own = [name for name in plan.tokenizer.files if name.startswith(TOKENIZER_FILES) or name.endswith(".tiktoken")]
+    texts |= tokenizer_files(plan, own)
+    texts["README.md"] = make_card(plan).encode()
+    return texts

@@ -1,0 +1,128 @@
+"""A plan carried out: into a folder, which gets its name when it is whole, or into memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mergery.errors import DataError, PlanError
+from mergery.kernels.devices import CPU
+from mergery.planning.plan import Plan
+from mergery.run import lock
+from mergery.run.sinks import FolderSink, MemorySink, check_space, partial_folder
+from mergery.run.workers import Event, Options, Run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SideFiles = Callable[[Plan], dict[str, bytes]]  # the small files beside a plan's weights: content by name
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished merge."""
+
+    folder: Path
+    plan: Plan
+    seconds: float  # from the first byte that is read to the folder's name
+    resumed: int  # tensors that an earlier, interrupted run had made
+    already: bool = False  # the folder was there before, made by the same plan
+
+
+def merge_to_memory(plan: Plan, options: Options, notify: Callable[[Event], None]) -> dict[str, Tensor]:
+    """The merged tensors by name. Raises MergeryError."""
+    prepare(plan, notify)
+    sink = MemorySink(plan)
+    Run(plan, sink, options, notify).execute()
+    return sink.tensors()
+
+
+def merge_to_folder(
+    plan: Plan,
+    out: Path,
+    side_files: SideFiles,
+    options: Options,
+    notify: Callable[[Event], None],
+    *,
+    replace: bool = False,
+    ray: str | None = None,
+) -> Result:
+    """Write the model folder `out`; see `mergery.api.merge`. `ray` is the address of a cluster. Raises MergeryError."""
+    if ray is not None and options.devices[0] != CPU:
+        raise PlanError(
+            f"the workers of a cluster compute on cpu, not on {options.device}", hint="leave out --device or --ray"
+        )
+    if check_output(plan, out, replace=replace):
+        return Result(out, plan, 0.0, 0, already=True)
+    prepare(plan, notify)
+    sink = FolderSink(plan, out, options.devices[0].kind)
+    try:
+        resumed = len(sink.done)
+        run = make_run(plan, sink, options, notify, ray)
+        run.execute()
+        sink.drain()
+        if changed := plan.changed():
+            sink.journal.discard()
+            raise DataError(
+                f"the files of {', '.join(changed)} were written to during the merge",
+                why="the result would be of two states of a model",
+                hint="let nothing write to the models, and run the same command again",
+            )
+        texts = side_files(plan)
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in texts.items()}
+        record = lock.make_lock(plan, sink.done, digests, sink.device)
+        texts[lock.NAME] = (json.dumps(record, indent=1, default=str) + "\n").encode()
+        sink.complete(texts, replace=replace)
+    except BaseException:
+        sink.abandon()
+        raise
+    seconds = time.perf_counter() - run.started
+    notify({"event": "done", "folder": str(out), "seconds": round(seconds, 3)})
+    return Result(out, plan, seconds, resumed)
+
+
+def make_run(plan: Plan, sink: FolderSink, options: Options, notify: Callable[[Event], None], ray: str | None) -> Run:
+    """A run on this machine, or on the cluster at the address `ray`."""
+    if ray is None:
+        return Run(plan, sink, options, notify)
+    from mergery.run.cluster import ClusterRun, import_ray
+
+    import_ray()
+    return ClusterRun(plan, sink, options, notify, ray)
+
+
+def prepare(plan: Plan, notify: Callable[[Event], None]) -> None:
+    """Download what is not here yet."""
+    for name, checkpoint in plan.checkpoints.items():
+
+        def report(done: int, total: int, name: str = name) -> None:
+            notify({"event": "download", "model": name, "bytes": done, "total": total})
+
+        checkpoint.prepare(report)
+
+
+def check_output(plan: Plan, out: Path, *, replace: bool = False) -> bool:
+    """Refuse an output that would overwrite anything or that the disk cannot hold. True where it is there already."""
+    if out.exists() and not out.is_dir():
+        raise PlanError(f"the output {str(out)!r} is a file", hint="name a folder")
+    for name, checkpoint in plan.checkpoints.items():
+        place = Path(str(checkpoint.location))
+        if place.exists() and out.exists() and place.resolve() in (out.resolve(), *out.resolve().parents):
+            raise PlanError(f"the output {str(out)!r} is, or lies in, the model {name!r}", hint="choose another folder")
+        if place.exists() and out.resolve() in place.resolve().parents and out.exists() and replace:
+            raise PlanError(f"the model {name!r} lies in the output {str(out)!r}", hint="choose another folder")
+    if not out.exists() or not any(out.iterdir()) or replace:
+        check_space(partial_folder(out), plan.layout)
+        return False
+    hint = "choose another folder, or say --replace to exchange it once the new one is complete"
+    if not (out / lock.NAME).exists():
+        what, why = f"the output folder {str(out)!r} is not empty", "nothing that exists is overwritten"
+        raise PlanError(what, why=why, hint=hint)
+    if lock.read_lock(out).get("plan") != plan.digest:
+        raise PlanError(f"the output {str(out)!r} holds the result of another plan", hint=hint)
+    return True

@@ -27,7 +27,7 @@ from pathlib import Path
 import mergery
 from mergery.method import Method, find, methods
 from mergery.method.scope import Route
-from mergery.run.estimate import merged_of, route_of
+from mergery.run.estimate import merged_of
 from models import SIZES, build
 from pages import rows_of
 
@@ -127,7 +127,7 @@ def operations(recipe: dict, only: Sequence[str]) -> float:
     """What the plan counts for the matrices of a part of the model."""
     plan = mergery.plan(recipe, only=only)
     nodes = [node for step in plan.steps for node in merged_of(step.node)]
-    return sum(route.operations for route in map(route_of, nodes) if route is not None)
+    return sum(route.operations for route in (node.route for node in nodes) if route is not None)
 
 
 def part_of(method: Method, recipe: dict) -> tuple[str, ...]:

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmarks.zoo.world import Report, Split, World
-from demo import tasks as words
-from demo import train as training
 from demo.tasks import Items, Task, make_tokenizer
 from torch import Tensor
 from transformers import LlamaForCausalLM
+
+from demo import tasks as words
+from demo import train as training
 
 
 def turn(w: Tensor) -> Tensor:

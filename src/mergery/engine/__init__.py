@@ -1,15 +1,21 @@
 """Reduce, then map: makes the bytes of one tensor, window by window, in buffers that are used again.
 
-A `Loom` is one worker's memory. A `Reader` brings windows of a node's inputs onto it. A `Merging` is one weave: it runs the
-streaming reductions that its method asks for (`reduce.py`), and then maps each window to output bytes. A `Gathering` is one
-patchwork: it gathers. A `Computing` calls the function of a derived tensor. Arithmetic is float32, statistics are float64 or
-integers, and there is one rounding at the end.
+A `Workspace` is one worker's memory. An `Evaluator` makes one node on it: `Copying` a stored tensor, `Merging` a merged one,
+`Gathering` one of ranges of others, `Computing` one that a function gives. A `Merging` reads windows of its inputs by a
+`Reader`, runs the streaming reductions that its method asks for (`reductions.py`), and then maps each window to output bytes.
+Arithmetic is float32, statistics are float64 or integers, and there is one rounding at the end.
 
 Reductions add up over fixed blocks of the tensor, never over whatever a worker happened to read at once; so a result
 does not depend on threads, windows or resumes.
 """
 
-from mergery.engine.merging import Merging, evaluator
+from mergery.engine.computing import Computing
+from mergery.engine.copying import Copying
+from mergery.engine.evaluator import Evaluator, evaluator
+from mergery.engine.gathering import Gathering
+from mergery.engine.merging import Merging
 from mergery.engine.workspace import CHUNK, STAGE, Shared, Workspace
 
-__all__ = ["CHUNK", "STAGE", "Merging", "Shared", "Workspace", "evaluator"]
+__all__ = [
+    "CHUNK", "STAGE", "Computing", "Copying", "Evaluator", "Gathering", "Merging", "Shared", "Workspace", "evaluator",
+]  # fmt: skip

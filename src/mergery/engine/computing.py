@@ -1,80 +1,61 @@
-"""Makes a derived tensor: gives its function readers of the sources, and keeps what it returns."""
+"""Makes a computed tensor: gives its function what it reads, and keeps what it returns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from mergery.dtypes import F32, DType
-from mergery.engine.reader import Evaluator
-from mergery.engine.workspace import CHUNK, Workspace
+from mergery.engine.evaluator import Evaluator, evaluator
 from mergery.errors import DataError
-from mergery.graph.nodes import Computed, Node, Read, Stored
-from mergery.kernels import kernels
+from mergery.graph.nodes import Computed, Read
 
 
-class Computing:
-    """Evaluates one derived tensor, whole, when it is first wanted."""
+class Computing(Evaluator[Computed]):
+    """Evaluates a computed tensor, whole, when it is first wanted."""
 
-    reduces = True
-    grain = 1
+    values: np.ndarray | None = None
 
-    def __init__(
-        self, node: Computed, evaluator: Callable[..., Evaluator], workspace: Workspace, level: int = 0
-    ) -> None:
-        self.node, self.workspace, self.level = node, workspace, level
-        self.inner: list[Evaluator | None] = []
-        self.levels = 1
-        for source in node.sources:
-            inner = None if isinstance(source, Stored) else evaluator(source, level=level + self.levels)
-            self.inner.append(inner)
-            self.levels += inner.levels if inner is not None else 0
-        self.values: np.ndarray | None = None
-
-    def outputs(self) -> Iterator[tuple[int, int]]:
-        """The windows in which the result is written."""
-        for start in range(0, self.node.elements, CHUNK):
-            yield start, min(self.node.elements, start + CHUNK)
+    @property
+    def reduces(self) -> bool:
+        """See `Evaluator.reduces`: a function reads what it likes, and as often."""
+        return True
 
     def prepare(self) -> None:
         """Call the function."""
         if self.values is not None:
             return
-        for inner in self.inner:
-            if inner is not None:
-                inner.prepare()
-        reads = [self._reader(source, inner) for source, inner in zip(self.node.sources, self.inner, strict=True)]
-        values = np.ascontiguousarray(self.node.make(reads), dtype=np.float32)
+        super().prepare()
+        values = np.ascontiguousarray(self.node.make(list(map(reading, self.inner))), dtype=np.float32)
         assert values.size == self.node.elements, f"{self.node.name!r} was made with another size"
         self.values = values.reshape(-1)
 
-    def _reader(self, source: Node, inner: Evaluator | None) -> Read:
-        def read(start: int, stop: int) -> np.ndarray:
-            out = np.empty(stop - start, dtype=np.float32)
-            raw = out.view(np.uint8)
-            if inner is None:
-                assert isinstance(source, Stored)
-                stored = np.empty((stop - start) * source.dtype.itemsize, dtype=np.uint8)
-                source.checkpoint.read(source.info.name, start, stop, stored)
-                status = kernels().convert(stored, source.dtype.code, stop - start, raw, F32.code)
-                if status:
-                    raise DataError(f"tensor {source.info.name!r} of model {source.model!r} holds NaN or infinity")
-                return out
-            low, high = start // inner.grain * inner.grain, min(source.elements, -(-stop // inner.grain) * inner.grain)
-            if (low, high) == (start, stop):
-                inner.compute(start, stop, raw, F32)
-                return out
-            wide = np.empty((high - low) * 4, dtype=np.uint8)
-            inner.compute(low, high, wide, F32)
-            return wide.view(np.float32)[start - low : stop - low]
-
-        return read
-
     def compute(self, start: int, stop: int, out: np.ndarray, dtype: DType) -> None:
-        """Elements [start, stop) in `dtype`, as bytes at the start of `out`."""
+        """See `Evaluator.compute`."""
         self.prepare()
         assert self.values is not None
         piece = self.values[start:stop].view(np.uint8)
-        if kernels().convert(piece, F32.code, stop - start, out, dtype.code):
+        if self.workspace.kernels.convert(piece, F32.code, stop - start, out, dtype.code):
             raise DataError(f"{self.node.what} for {self.node.name!r} is not finite, or does not fit into {dtype}")
+
+    def held(self, size: int, dtype: DType) -> int:
+        """See `Evaluator.held`: all values, and what the function holds, are there from the first window on."""
+        below = sum(inner.nbytes(F32) for inner in self.inner)
+        return self.node.elements * F32.itemsize + self.node.memory + below
+
+
+evaluator.register(Computed, Computing)
+
+
+def reading(inner: Evaluator[Any]) -> Read:
+    """A source as a computed tensor's function reads it."""
+
+    def read(start: int, stop: int) -> np.ndarray:
+        grain = inner.grain
+        low, high = start // grain * grain, min(inner.node.elements, -(-stop // grain) * grain)
+        values = np.empty(high - low, dtype=np.float32)
+        inner.compute(low, high, values.view(np.uint8), F32)
+        return values[start - low : stop - low]
+
+    return read

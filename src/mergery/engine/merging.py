@@ -1,4 +1,4 @@
-"""One node of a plan on one worker's loom: reduce, then map."""
+"""Makes a merged tensor: reduce, then map."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import inspect
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,40 +13,29 @@ import numpy as np
 from mergery.dtypes import F32, DType
 from mergery.engine import calling as tensors
 from mergery.engine import reductions as reduce
-from mergery.engine.computing import Computing
-from mergery.engine.gathering import Gathering
-from mergery.engine.reader import Evaluator, Reader
-from mergery.engine.workspace import Shared, Workspace
-from mergery.graph.nodes import Computed, Gathered, Merged, Stored
+from mergery.engine.evaluator import Evaluator, evaluator
+from mergery.engine.ranks import NARROW
+from mergery.engine.reader import RUN, Reader, sampled_runs
+from mergery.engine.workspace import KEPT, Shared, Workspace
+from mergery.graph.nodes import Merged
 from mergery.graph.ranks import derived_ranks
 from mergery.kernels import random as keyed
 from mergery.kernels.devices import CPU
+from mergery.kernels.ranks import HALF
 from mergery.method import Ask, Consensus, Largest, Sum
 from mergery.method.compiled import Compiled, find_compiled
 from mergery.method.piece import Piece
 
-
-def evaluator(node: Merged | Gathered | Computed, shared: Shared, workspace: Workspace, level: int = 0) -> Evaluator:
-    """What makes a node, window by window, with the loom's buffers from `level` on."""
-    if isinstance(node, Merged):
-        return Merging(node, shared, workspace, level)
-    if isinstance(node, Computed):
-        return Computing(node, partial(evaluator, shared=shared, workspace=workspace), workspace, level)
-    return Gathering(node, partial(evaluator, shared=shared, workspace=workspace), workspace, level)
+TEMPORARIES = 4  # float32 intermediates for each row that methods on tensors hold at once
+FUSED = 2  # the same of methods that have a compiled version
 
 
-class Merging:
-    """Evaluates one weave; the weaves below it are shuttles of their own, on deeper levels of the loom."""
+class Merging(Evaluator[Merged]):
+    """Evaluates one merged tensor: runs the reductions that its method asks for, then maps window by window."""
 
     def __init__(self, node: Merged, shared: Shared, workspace: Workspace, level: int = 0) -> None:
-        self.node, self.shared = node, shared
+        super().__init__(node, shared, workspace, level)
         self.method, self.settings = node.method, node.settings
-        self.inner: list[Evaluator | None] = []
-        self.levels = 1
-        for row in node.rows:
-            inner = None if isinstance(row, Stored) else evaluator(row, shared, workspace, level + self.levels)
-            self.inner.append(inner)
-            self.levels += inner.levels if inner is not None else 0
         self.reader = Reader(node, self.inner, shared, workspace, level)
         self.reader.keeps = self.reduces and workspace.device == CPU  # a GPU's windows are larger than what is kept
         self.keys = np.array([keyed.key(shared.seed, node.name, model) for model in node.models], dtype=np.uint64)
@@ -58,20 +46,49 @@ class Merging:
 
     @property
     def grain(self) -> int:
+        """See `Evaluator.grain`."""
         return self.reader.grain
 
     @property
     def reduces(self) -> bool:
-        """Whether the inputs are read more than once."""
+        """See `Evaluator.reduces`."""
         streamed = (ask for _, ask in self.method.asks if isinstance(ask, (Largest, Sum)))
-        own = self.method.takes == "gram" or any(needed(ask, self.settings) for ask in streamed)
+        own = self.method.takes == "gram" or any(ask.needed(self.settings) for ask in streamed)
         rescales = self.settings.get("rescale") == "l1"
-        return own or rescales or any(inner.reduces for inner in self.inner if inner is not None)
+        return own or rescales or super().reduces
 
     def outputs(self) -> Iterator[tuple[int, int]]:
         """The windows in which the result is made: small ones, to stay in the cache, where nothing is read twice."""
         reader = self.reader
         yield from reader.windows() if self.reduces else reader.pieces(0, reader.n)
+
+    def held(self, size: int, dtype: DType) -> int:
+        """See `Evaluator.held`."""
+        reader = self.reader
+        if not reader.n:
+            return 0
+        start, stop = next(self.outputs())
+        size, row = max(size, stop - start), len(reader.rows) * reader.itemsize
+        total = size * row
+        if reader.keeps:
+            total += min(KEPT, reader.n * row)
+        if self.method.ranks(self.settings):
+            total += reader.k * NARROW * HALF * 8 + min(reader.n, sampled_runs(reader.n) * RUN) * row
+        if reader.workspace.device == CPU:
+            total += self.temporaries
+        return total + sum(inner.held(size, row.dtype) for inner, row in zip(self.inner, reader.rows, strict=True))
+
+    @property
+    def temporaries(self) -> int:
+        """Bytes of intermediate tensors, on the device, while a method works on tensors."""
+        if self.method.gives != "tensor" and self.reader.scope == "tensor":
+            return 0
+        start, stop = next(self.reader.slices(0, self.reader.n))
+        rows = (stop - start) * F32.itemsize * len(self.reader.rows)
+        route = self.node.route
+        if route is not None:
+            return rows + route.workspace
+        return rows * (FUSED if self.compiled(self.method.function) else TEMPORARIES)
 
     # --- reduce -------------------------------------------------------------------------------------------------------
 
@@ -79,9 +96,7 @@ class Merging:
         """Run every reduction that the method asks for, in the order of its signature; then call it, if that is all."""
         if self.ready:
             return
-        for inner in self.inner:
-            if inner is not None:
-                inner.prepare()
+        super().prepare()
         self.before()
         if self.method.gives != "tensor" and self.reader.scope == "tensor":
             first = self._gram() if self.method.takes == "gram" else self.reader.k
@@ -246,7 +261,7 @@ class Merging:
     # --- map ----------------------------------------------------------------------------------------------------------
 
     def compute(self, start: int, stop: int, out: np.ndarray, dtype: DType) -> None:
-        """Elements [start, stop), whole grains, of the result, rounded once to `dtype`, as bytes at the start of `out`."""
+        """See `Evaluator.compute`."""
         self.prepare()
         reader, kernel = self.reader, self.reader.workspace.kernels
         raw = reader.load(start, stop)
@@ -278,6 +293,9 @@ class Merging:
         return self.method.function(gram, **self.asked, **self.settings)
 
 
+evaluator.register(Merged, Merging)
+
+
 def grouped(
     asks: tuple[tuple[str, Ask], ...], settings: Mapping[str, Any]
 ) -> Iterator[tuple[type[Sum] | type[Largest] | None, list[tuple[str, Ask]]]]:
@@ -289,7 +307,7 @@ def grouped(
 
     def kind(item: tuple[str, Ask]) -> tuple[Any, Any, bool]:
         _, ask = item
-        if not needed(ask, settings):
+        if not ask.needed(settings):
             return None, None, False
         return type(ask), (ask.of, ask.nonzero) if isinstance(ask, Largest) else None, ask.spans_model(settings)
 
@@ -307,8 +325,3 @@ def grouped(
 def names_of(function: Any) -> set[str]:
     """The parameters of a function."""
     return set(inspect.signature(function).parameters)
-
-
-def needed(ask: Ask, settings: Mapping[str, Any]) -> bool:
-    """Whether the settings of a tensor make an ask necessary."""
-    return ask.when is None or ask.when(settings)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 
 from mergery.dtypes import F32, DType
+from mergery.engine.evaluator import Evaluator
 from mergery.engine.workspace import TENSORS, Kept, Shared, Workspace
 from mergery.errors import DataError
 from mergery.graph.nodes import Merged, Stored
@@ -28,26 +29,8 @@ def sampled_runs(n: int) -> int:
     return min(SAMPLED_MOST, max(SAMPLED_RUNS, n // (SAMPLED_SHARE * RUN)))
 
 
-class Evaluator(Protocol):
-    """A stage below: made on demand, window by window."""
-
-    levels: int  # of the loom that it takes up
-
-    @property
-    def grain(self) -> int: ...
-
-    @property
-    def reduces(self) -> bool: ...
-
-    def prepare(self) -> None: ...
-
-    def outputs(self) -> Iterator[tuple[int, int]]: ...
-
-    def compute(self, start: int, stop: int, out: np.ndarray, dtype: DType) -> None: ...
-
-
 class Reader:
-    """Reads windows of a weave's rows: its base, where it has one, and its models.
+    """Reads windows of a merged tensor's rows: its base, where it has one, and its models.
 
     `raw` is uint8 (rows, capacity); row j begins with the window's elements of input j in their stored dtype, whose codes are
     `codes`. `deltas` is 1 where the vectors of the merge are the models minus the base. `keeps` says that the first windows
@@ -55,7 +38,7 @@ class Reader:
     """
 
     def __init__(
-        self, node: Merged, inner: list[Evaluator | None], shared: Shared, workspace: Workspace, level: int
+        self, node: Merged, inner: list[Evaluator[Any]], shared: Shared, workspace: Workspace, level: int
     ) -> None:
         self.node, self.inner, self.shared, self.workspace, self.level = node, inner, shared, workspace, level
         self.rows = node.rows
@@ -97,12 +80,12 @@ class Reader:
 
     @property
     def grain(self) -> int:
-        """Elements that must stay together, here and in the stages below; windows are multiples of it."""
+        """Elements that must stay together, here and below; windows are multiples of it."""
         own = self.n if self.whole else self.block
         if self.node.matrices is not None:
             each = self.node.matrices
             own = each.together * each.rows * each.columns
-        grain = math.lcm(max(1, own), *(inner.grain for inner in self.inner if inner is not None))
+        grain = math.lcm(max(1, own), *(inner.grain for inner in self.inner))
         return min(grain, max(1, self.n))
 
     @property
@@ -121,8 +104,8 @@ class Reader:
         """The tensor in windows for one of several passes.
 
         Stored inputs, but for the first windows, are read again for each pass, in windows that stay in the processor's
-        cache: the page cache is the better stage. Stages below would be made again, so their windows are as large as the
-        loom's stage holds.
+        cache: the system's page cache holds them better. Inputs that are merges would be made again, so windows are as large
+        as a worker's share of memory for them.
         """
         staged = any(map(is_computed, self.rows))
         yield from self.spans(
@@ -152,18 +135,10 @@ class Reader:
         room = kept.place(*size) if kept else None
         raw = self.workspace.rows(self.level, "raw", *size) if room is None else room
         for row in range(len(self.rows)):
-            self._fill(row, start, stop, raw[row])
+            self.inner[row].compute(start, stop, raw[row], self.rows[row].dtype)
         if kept and room is not None:
             kept.windows[start, stop] = room
         return raw
-
-    def _fill(self, row: int, start: int, stop: int, into: np.ndarray) -> None:
-        node, inner = self.rows[row], self.inner[row]
-        if inner is not None:
-            inner.compute(start, stop, into, node.dtype)
-        else:
-            assert isinstance(node, Stored)
-            node.checkpoint.read(node.info.name, start, stop, into[: (stop - start) * node.dtype.itemsize])
 
     def sample(self) -> tuple[np.ndarray, int] | None:
         """Runs of elements spread evenly over the tensor, and how many elements they are; None for small tensors."""
@@ -175,11 +150,11 @@ class Reader:
             size = RUN * node.dtype.itemsize
             for run in range(runs):
                 start = run * (self.n - RUN) // (runs - 1) // 2 * 2
-                self._fill(row, start, start + RUN, raw[row, run * size : (run + 1) * size])
+                self.inner[row].compute(start, start + RUN, raw[row, run * size : (run + 1) * size], node.dtype)
         return raw, runs * RUN
 
     def sampled_pieces(self) -> list[tuple[int, int]]:
-        """Small pieces spread evenly over the tensor, at most one of 16; none where there are few, or stages below."""
+        """Small pieces spread evenly over the tensor, at most one of 16; none where there are few, or inputs are merges."""
         if any(map(is_computed, self.rows)):
             return []
         small = list(self.spans(0, self.n, SAMPLED_RUNS * RUN // 8))

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mergery.engine import reductions as reduce
-from mergery.engine.merging import Merging, needed
+from mergery.engine.merging import Merging
 from mergery.engine.ranks import largest
 from mergery.graph.nodes import Merged
 from mergery.graph.ranks import derived_ranks, ranks_of
@@ -53,7 +53,7 @@ def questions(nodes: list[Merged]) -> Iterator[Question]:
         method = own[0].method
         asked: list[tuple[tuple[str, Ask], list[Merged]]] = []
         for item in method.asks:
-            asking = [node for node in own if needed(item[1], node.settings) and item[1].spans_model(node.settings)]
+            asking = [node for node in own if item[1].needed(node.settings) and item[1].spans_model(node.settings)]
             if asking and isinstance(item[1], (Largest, Sum)):
                 asked.append((item, asking))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +15,12 @@ CHUNK = 1 << 19  # elements of a window
 TENSORS = 1 << 18  # elements on which torch works at once, with many temporary tensors
 STAGE = 96 << 20  # bytes of a worker's window of a stage's results, which are read several times
 KEPT = 24 << 20  # bytes of a tensor's inputs that a worker keeps from one pass over them to the next
+
+
+def windows(n: int, size: int) -> Iterator[tuple[int, int]]:
+    """Ranges of `size` elements, the last of what is left."""
+    for start in range(0, n, size):
+        yield start, min(n, start + size)
 
 
 @dataclass

@@ -14,6 +14,7 @@ import numpy as np
 from mergery.checkpoints.base import Checkpoint, TensorInfo
 from mergery.dtypes import F32, DType
 from mergery.method import Method
+from mergery.method.scope import Route
 
 
 @dataclass(slots=True, eq=False)  # frozen ones take three times as long to make, and there may be half a million
@@ -35,6 +36,11 @@ class Stored:
     @property
     def elements(self) -> int:
         return self.info.elements
+
+    @property
+    def rows(self) -> tuple[Node, ...]:
+        """What it is made of: nothing else."""
+        return ()
 
 
 MATRICES_AT_ONCE = 1 << 18  # elements of small matrices of one tensor that are merged in one call
@@ -97,6 +103,15 @@ class Merged:
     def rows(self) -> tuple[Node, ...]:
         """The base, where there is one, and then the models."""
         return self.inputs if self.base is None else (self.base, *self.inputs)
+
+    @property
+    def route(self) -> Route | None:
+        """How a method on matrices makes all of the tensor's; the workspace is that of one call."""
+        method, matrices = self.method, self.matrices
+        if method.routing is None or matrices is None:
+            return None
+        route = method.routing(len(self.inputs), *matrices.sides, self.settings)
+        return Route(route.words, matrices.count * route.operations, matrices.together * route.workspace)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

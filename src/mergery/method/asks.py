@@ -104,6 +104,10 @@ class Ask:
     when: Callable[[Mapping[str, Any]], bool] | None = field(default=None, kw_only=True)
     scope: Scope | None = field(default=None, kw_only=True)
 
+    def needed(self, settings: Mapping[str, Any]) -> bool:
+        """Whether it is asked at a tensor with these settings."""
+        return self.when is None or self.when(settings)
+
     def spans_model(self, settings: Mapping[str, Any]) -> bool:
         """Whether it is asked of the whole model at a tensor with these settings."""
         return (self.scope or settings.get("scope")) == "model"

@@ -23,6 +23,7 @@ from mergery.method.asks import (
     Models,
     Sum,
 )
+from mergery.method.compiled import find_compiled
 from mergery.method.parts import Packing
 from mergery.method.scope import Preset, Rest, Routing
 from mergery.method.setting import PerModel, Setting
@@ -77,9 +78,23 @@ class Method:
         if self.takes == "gram" and settings.get("scope") == "model":
             return True
         return any(
-            isinstance(ask, (Largest, Sum)) and ask.spans_model(settings) and (ask.when is None or ask.when(settings))
+            isinstance(ask, (Largest, Sum)) and ask.spans_model(settings) and ask.needed(settings)
             for _, ask in self.asks
         )
+
+    def ranks(self, settings: Mapping[str, Any]) -> bool:
+        """Whether a tensor with these settings needs order statistics."""
+        return any(isinstance(ask, Largest) and ask.needed(settings) for _, ask in self.asks)
+
+    def uses_torch(self, settings: Mapping[str, Any]) -> bool:
+        """Whether it is made of functions on tensors that have no compiled version, or of rows or columns apart."""
+        if self.takes == "gram" and settings.get("scope") in ("row", "column"):
+            return True
+        functions = [self.function] if self.gives == "tensor" else []
+        for _, ask in self.asks:
+            if isinstance(ask, (Sum, Largest)) and ask.of is not None and ask.needed(settings):
+                functions.append(ask.of)
+        return any(find_compiled(function) is None for function in functions)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -95,7 +110,7 @@ class Method:
         if self.spans_model(usual):
             return "statistics of the whole model, then each tensor once"
         asked = (ask for _, ask in self.asks if isinstance(ask, (Largest, Sum)))
-        if self.takes == "gram" or any(ask.when is None or ask.when(usual) for ask in asked):
+        if self.takes == "gram" or any(ask.needed(usual) for ask in asked):
             return "statistics of each tensor, then the tensor once more"
         if self.routing is not None:
             return f"each matrix once, as a whole: {self.routing(2, 1024, 1024, usual).words}"

@@ -11,7 +11,7 @@ from mergery.errors import ranges
 from mergery.graph.nodes import Computed, Gathered, Node, Stored
 from mergery.graph.walking import is_computed, leaves
 from mergery.planning.plan import Plan, no_collections
-from mergery.run.estimate import MATRIX_RATE, device_memory, merged_of, peak_memory, route_of, seconds
+from mergery.run.estimate import MATRIX_RATE, device_memory, merged_of, peak_memory, seconds
 from mergery.run.workers import Options
 from mergery.views.vocabulary.writing import chat_sample
 
@@ -66,7 +66,7 @@ def parts(plan: Plan, options: Options = Options()) -> list[dict[str, Any]]:
             treatment, {"what": treatment, "tensors": 0, "bytes": 0, "roles": Counter(), "layers": set(), "work": 0.0}
         )
         for node in merged_of(first.node):
-            route = route_of(node)
+            route = node.route
             if route is not None:
                 group["route"] = route.words
                 group["work"] += len(steps) * route.operations

@@ -12,12 +12,13 @@ import numpy as np
 from blake3 import blake3
 
 from mergery.checkpoints import open_checkpoint
+from mergery.engine.workspace import windows
 from mergery.errors import PlanError
 from mergery.kernels.devices import CPU
 from mergery.planning.plan import Step, content_mark, make_plan
 from mergery.recipe.reading import load_recipe
 from mergery.run.lock import NAME, read_lock
-from mergery.run.workers import Event, Options, Run, windows
+from mergery.run.workers import Event, Options, Run
 
 READ = 1 << 22  # elements
 

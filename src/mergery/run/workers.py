@@ -19,17 +19,13 @@ from typing import Any, Protocol
 import numpy as np
 from blake3 import blake3
 
-from mergery.dtypes import F32, DType
+from mergery.dtypes import F32
 from mergery.engine import CHUNK, STAGE, Merging, Shared, Workspace, evaluator
 from mergery.engine import whole_model as model
-from mergery.engine.merging import needed
-from mergery.errors import DataError
-from mergery.graph.nodes import Merged, Stored
+from mergery.graph.nodes import Merged
 from mergery.graph.walking import computed_below, is_computed, merges_below
 from mergery.kernels import compiling, kernels
 from mergery.kernels.devices import CPU, WORKERS, Device, device_errors, find_devices
-from mergery.method import Largest, Sum
-from mergery.method.compiled import find_compiled
 from mergery.planning.layout import Slot
 from mergery.planning.plan import Plan, Step
 
@@ -151,37 +147,17 @@ class Run:
         info = step.slot.info
         size = info.dtype.itemsize
         hasher = blake3()
-        if isinstance(step.node, Stored):
-            for start, stop in windows(info.elements, self.options.chunk):
-                hasher.update(self.copy(step.node, start, stop, step.slot, info.dtype).data)
-            return hasher.hexdigest()
-        merging = evaluator(step.node, self.shared, self.workspace)
-        merging.prepare()
-        for start, stop in merging.outputs():
+        making = evaluator(step.node, self.shared, self.workspace)
+        making.prepare()
+        for start, stop in making.outputs():
             if self.stop.is_set():
                 raise Interrupted
             out = self.workspace.row(-1, "out", (stop - start) * size)
-            merging.compute(start, stop, out, info.dtype)
+            making.compute(start, stop, out, info.dtype)
             hasher.update(out.data)
             self.sink.write(step.slot, start * size, out)
             self.advance(out.size)
         return hasher.hexdigest()
-
-    def copy(self, leaf: Stored, start: int, stop: int, slot: Slot, dtype: DType) -> np.ndarray:
-        """Copy a stored tensor, converting it where the output has another dtype. Returns the written bytes."""
-        raw = self.workspace.row(-2, "copy", (stop - start) * leaf.dtype.itemsize)
-        leaf.checkpoint.read(leaf.info.name, start, stop, raw)
-        if dtype == leaf.dtype:
-            out = raw
-        else:
-            out = self.workspace.row(-1, "out", (stop - start) * dtype.itemsize)
-            status = kernels().convert(raw, leaf.dtype.code, stop - start, out, dtype.code)
-            if status:
-                fault = "holds NaN or infinity" if status & 1 else f"does not fit into {dtype}"
-                raise DataError(f"tensor {leaf.info.name!r} of model {leaf.model!r} {fault}")
-        self.sink.write(slot, start * dtype.itemsize, out)
-        self.advance(out.size)
-        return out
 
     # --- model-wide statistics ------------------------------------------------------------------------------------------
 
@@ -271,11 +247,6 @@ def sum_bytes(plan: Plan) -> int:
     return plan.layout.nbytes - sum(len(shard.header) for shard in plan.layout.shards)
 
 
-def windows(n: int, size: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, n, size):
-        yield start, min(n, start + size)
-
-
 def batches(steps: list[Step], limit: int = BATCH) -> Iterator[list[Step]]:
     """Steps for workers: largest first, small ones in batches of about `limit` bytes."""
     ordered = sorted(steps, key=lambda step: -step.slot.info.nbytes)
@@ -298,20 +269,8 @@ def needs_torch(steps: list[Step]) -> bool:
     for node in nodes:
         key = (node.method.name, id(node.settings))
         if key not in told:
-            told[key] = uses_torch(node)
+            told[key] = node.method.uses_torch(node.settings)
     return any(told.values()) or any(each.torch for step in steps for each in computed_below(step.node))
-
-
-def uses_torch(node: Merged) -> bool:
-    """Whether a weave is made of functions on tensors that have no compiled version, or of rows or columns apart."""
-    method, settings = node.method, node.settings
-    if method.takes == "gram" and settings.get("scope") in ("row", "column"):
-        return True
-    functions = [method.function] if method.gives == "tensor" else []
-    for _, ask in method.asks:
-        if isinstance(ask, (Sum, Largest)) and ask.of is not None and needed(ask, settings):
-            functions.append(ask.of)
-    return any(find_compiled(function) is None for function in functions)
 
 
 @contextmanager

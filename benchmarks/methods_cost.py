@@ -26,7 +26,7 @@ from pathlib import Path
 
 import mergery
 from mergery.method import Method, find, methods
-from mergery.method.scope import Route
+from mergery.method.routing import Route
 from mergery.run.estimate import merged_of
 from models import SIZES, build
 from pages import rows_of

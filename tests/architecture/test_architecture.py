@@ -39,8 +39,8 @@ def parse(*names: str, depth: int = 2):
 )
 def test_llama_like_names(name, layer, roles, after):
     architecture = parse("model.layers.0.self_attn.q_proj.weight", "model.layers.1.self_attn.q_proj.weight", name)
-    part = architecture.parts[name]
-    assert (part.layer, part.roles, part.after) == (layer, roles, after)
+    parsed = architecture.names[name]
+    assert (parsed.layer, parsed.roles, parsed.after) == (layer, roles, after)
     assert architecture.stack == "model.layers"
     assert architecture.depth == 2
 
@@ -51,14 +51,14 @@ def test_gpt2_names():
         names += [f"h.{layer}.{rest}" for rest in ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight",
                                                    "mlp.c_proj.weight", "ln_1.weight")]  # fmt: skip
     architecture = parse(*["transformer." + name for name in names])
-    roles = {name.removeprefix("transformer."): part.roles for name, part in architecture.parts.items()}
+    roles = {name.removeprefix("transformer."): parsed.roles for name, parsed in architecture.names.items()}
     assert roles["wte.weight"] == roles["wpe.weight"] == ("embed",)
     assert roles["h.0.attn.c_attn.weight"] == ("attention.qkv", "linear")
     assert roles["h.0.attn.c_proj.weight"] == ("attention.o", "linear")
     assert roles["h.1.mlp.c_fc.weight"] == ("mlp.up", "linear")
     assert roles["h.1.mlp.c_proj.weight"] == ("mlp.down", "linear")
     assert roles["h.1.ln_1.weight"] == ("norm",)
-    assert architecture.parts["transformer.ln_f.weight"].after
+    assert architecture.names["transformer.ln_f.weight"].after
 
 
 def test_the_language_model_of_a_vision_model_is_the_stack():
@@ -71,12 +71,12 @@ def test_parts_and_their_own_layers():
     names = [f"vision_tower.encoder.layers.{layer}.mlp.fc1.weight" for layer in range(4)]
     names += [f"language_model.model.layers.{layer}.mlp.up_proj.weight" for layer in range(2)]
     names += ["multi_modal_projector.linear_1.weight", "audio_tower.layers.1.fc1.weight"]
-    parts = parse(*names).parts
-    tower = parts["vision_tower.encoder.layers.3.mlp.fc1.weight"]
+    parsed = parse(*names).names
+    tower = parsed["vision_tower.encoder.layers.3.mlp.fc1.weight"]
     assert (tower.part, tower.layer, tower.number, tower.height) == ("vision", None, 3, 1.0)
-    assert parts["multi_modal_projector.linear_1.weight"].part == "projector"
-    assert parts["audio_tower.layers.1.fc1.weight"].part == "audio"
-    assert parts["language_model.model.layers.1.mlp.up_proj.weight"].layer == 1
+    assert parsed["multi_modal_projector.linear_1.weight"].part == "projector"
+    assert parsed["audio_tower.layers.1.fc1.weight"].part == "audio"
+    assert parsed["language_model.model.layers.1.mlp.up_proj.weight"].layer == 1
 
 
 def test_encoder_and_decoder_have_layers_and_the_decoder_is_the_main_stack():
@@ -85,8 +85,8 @@ def test_encoder_and_decoder_have_layers_and_the_decoder_is_the_main_stack():
     ]
     architecture = parse(*names)
     assert architecture.stack == "decoder.block"
-    assert architecture.parts[names[1]].number == 1
-    assert architecture.parts[names[1]].layer is None
+    assert architecture.names[names[1]].number == 1
+    assert architecture.names[names[1]].layer is None
 
 
 def test_a_number_too_large_for_a_layer_is_a_part_of_the_name():
@@ -99,12 +99,12 @@ def test_numbers_that_are_no_layers_tell_names_apart():
     names = ["0.layers.0.w", "0.layers.1.w", "1.layers.0.w", "a.1234567.layers.2.w", "a.1234568.layers.0.w"]
     found = parse(*names)
     assert (found.stack, found.depth) == ("0.layers", 2)
-    assert [found.parts[name].number for name in names] == [0, 1, 0, 2, 0]
-    assert [found.parts[name].layer for name in names] == [0, 1, None, None, None]
+    assert [found.names[name].number for name in names] == [0, 1, 0, 2, 0]
+    assert [found.names[name].layer for name in names] == [0, 1, None, None, None]
 
 
-def test_experts_of_a_layer_share_their_parts():
+def test_experts_of_a_layer_share_what_their_names_say():
     names = [f"model.layers.{layer}.mlp.experts.{e}.up_proj.weight" for layer in range(3) for e in range(4)]
-    parts = parse(*names).parts
-    assert len({id(part) for part in parts.values()}) == 3
-    assert {part.height for part in parts.values()} == {0.0, 0.5, 1.0}
+    parsed = parse(*names).names
+    assert len({id(each) for each in parsed.values()}) == 3
+    assert {each.height for each in parsed.values()} == {0.0, 0.5, 1.0}

@@ -41,13 +41,13 @@ def test_roles_agree_with_the_modules(family):
     infos = [TensorInfo(name, tuple(tensor.shape), F32) for name, tensor in model.state_dict().items()]
     architecture = read_architecture(infos, model.config.to_dict())
     modules = dict(model.named_modules())
-    for name, part in architecture.parts.items():
+    for name, parsed in architecture.names.items():
         module = modules[name.rpartition(".")[0]]
-        assert set(part.roles) & allowed(module, name), f"{name} of {type(module).__name__}: {part.roles}"
-        assert set(part.roles) <= set(ROLES)
-        assert part.part in PARTS
+        assert set(parsed.roles) & allowed(module, name), f"{name} of {type(module).__name__}: {parsed.roles}"
+        assert set(parsed.roles) <= set(ROLES)
+        assert parsed.part in PARTS
         tower = any(word in name for word in ("vision", "visual", "image", "multi_modal"))
-        assert (part.part != "language") == tower, name
+        assert (parsed.part != "language") == tower, name
     assert architecture.depth == 2 + (family.name == "Llama 3.2 Vision")
 
 

@@ -74,7 +74,7 @@ FAMILIES = {
 
 
 def parts_of(name, shape, config):
-    roles = read_architecture([TensorInfo(name, shape, F32)], config).parts[name].roles
+    roles = read_architecture([TensorInfo(name, shape, F32)], config).names[name].roles
     return fused_parts(name, shape, roles, config)
 
 

@@ -16,7 +16,7 @@ from mergery import api
 from mergery.api import pack
 from mergery.checkpoints import open_checkpoint
 from mergery.errors import CheckpointError, PlanError
-from mergery.method import Deltas, Packing, Part, Task, Tensor, method, methods
+from mergery.method import Deltas, PackedPart, Packing, Task, Tensor, method, methods
 from mergery.run.workers import Options
 from tests.conftest import tensors_of
 
@@ -147,7 +147,7 @@ def half(deltas):
 @method(
     unit="tensor",
     packing=Packing(
-        lambda shape, settings: {"left": Part("rows"), "right": Part("matrix", shape=(1, shape[1]))},
+        lambda shape, settings: {"left": PackedPart("rows"), "right": PackedPart("matrix", shape=(1, shape[1]))},
         lambda deltas: half(deltas),
         lambda parts: parts["left"] @ parts["right"],
         by_row=True,

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mergery.architecture import DEPTH_KEYS, MOST_LAYERS, text_config
+from mergery.architecture.names import DEPTH_KEYS, MOST_LAYERS
+from mergery.architecture.sections import text_config
 from mergery.errors import PlanError
 
 _LISTS = {  # one entry for each layer

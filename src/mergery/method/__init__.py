@@ -31,13 +31,13 @@ from mergery.method.asks import (
     Tensor,
 )
 from mergery.method.declaring import Method, method
-from mergery.method.parts import Packing, Part, serve
+from mergery.method.packing import PackedPart, Packing, serve
 from mergery.method.registry import find, methods, register
-from mergery.method.scope import Preset
+from mergery.method.roles import Preset
 from mergery.method.setting import Fraction, PerModel, Setting, Task, each
 
 __all__ = [
-    "Ask", "Base", "Coefficients", "Consensus", "Count", "Deltas", "Fraction", "Gram", "Largest", "MergedDelta", "Method",
-    "Models", "Packing", "Part", "PerModel", "Preset", "Random", "Setting", "Shape", "Sum", "Task", "Tensor", "each", "find",
-    "method", "methods", "register", "serve",
+    "Ask", "Base", "Coefficients", "Consensus", "Count", "Deltas", "Fraction", "Gram", "Largest", "MergedDelta",
+    "Method", "Models", "PackedPart", "Packing", "PerModel", "Preset", "Random", "Setting", "Shape", "Sum", "Task",
+    "Tensor", "each", "find", "method", "methods", "register", "serve",
 ]  # fmt: skip

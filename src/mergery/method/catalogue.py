@@ -9,16 +9,16 @@ import re
 from collections.abc import Sequence
 
 from mergery.method import Method, Setting, methods
-from mergery.method.scope import BASE, Preset, Rest
+from mergery.method.roles import BASE, Preset, Rest
 
 HEAD = """\
 # Methods
 
 Made by `python -m mergery.method.catalogue`; do not edit. In all formulas x_i are the models, b is the base, d_i = x_i - b are
 the task vectors, w_i are the weights. A setting marked *per model* takes one value for all, or a mapping by model name; every
-setting can be a gradient over depth or filtered by layer and role. [scope.md](scope.md) says which tensors a method works on,
-what the others get, and how a recipe says otherwise. `mergery methods` prints the table, and `mergery methods NAME` what is
-said of one.
+setting can be a gradient over depth or filtered by layer and role. [which-tensors.md](which-tensors.md) says which tensors a
+method works on, what the others get, and how a recipe says otherwise. `mergery methods` prints the table, and
+`mergery methods NAME` what is said of one.
 
 """
 
@@ -42,16 +42,16 @@ def section(method: Method) -> str:
             for s in method.settings.values()
         ]
         lines.append("")
-    lines += [*scoping(method), "```yaml", example(method), "```", ""]
+    lines += [*treatments(method), "```yaml", example(method), "```", ""]
     return "\n".join(lines)
 
 
-def scopes() -> str:
+def worked_on() -> str:
     """Where each method works that does not work on every tensor, by itself and by the paper's choice: a Markdown table."""
     rows = ["| method | works on | the rest gets | `preset: paper` |", "|---|---|---|---|"]
     for method in methods().values():
-        if method.scope is not None:
-            own = f"| [{method.name}](methods.md#{method.name}) | {listed(method.scope)} | {treatment(method.rest)} |"
+        if method.roles is not None:
+            own = f"| [{method.name}](methods.md#{method.name}) | {listed(method.roles)} | {treatment(method.rest)} |"
             paper = method.presets.get("paper")
             rows.append(f"{own} {chosen(paper) if paper else 'none'} |")
     return "\n".join(rows) + "\n"
@@ -60,16 +60,16 @@ def scopes() -> str:
 def chosen(preset: Preset) -> str:
     """What a preset sets, in words."""
     facts = [f"{key}: {value}" for key, value in preset.settings.items()]
-    facts += [f"works on {listed(preset.scope)}"] if preset.scope else []
+    facts += [f"works on {listed(preset.roles)}"] if preset.roles else []
     facts += [f"the rest: {treatment(preset.rest)}"] if preset.rest else []
     return "; ".join(facts) or "the defaults"
 
 
-def scoping(method: Method) -> list[str]:
+def treatments(method: Method) -> list[str]:
     """Where a method works, what the rest gets, and its presets, in Markdown."""
     lines = []
-    if method.scope is not None:
-        lines += [f"Works on {listed(method.scope)} tensors; the rest: {treatment(method.rest)}.", ""]
+    if method.roles is not None:
+        lines += [f"Works on {listed(method.roles)} tensors; the rest: {treatment(method.rest)}.", ""]
     for name, preset in method.presets.items():
         lines += [f"`preset: {name}`: {chosen(preset)}.", ""]
     return lines

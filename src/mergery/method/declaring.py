@@ -24,8 +24,9 @@ from mergery.method.asks import (
     Sum,
 )
 from mergery.method.compiled import find_compiled
-from mergery.method.parts import Packing
-from mergery.method.scope import Preset, Rest, Routing
+from mergery.method.packing import Packing
+from mergery.method.roles import Preset, Rest
+from mergery.method.routing import Routing
 from mergery.method.setting import PerModel, Setting
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Method:
     gives: Gives
     check: Callable[[Mapping[str, Any]], None] | None = None
     packing: Packing | None = None
-    scope: tuple[str, ...] | None = None
+    roles: tuple[str, ...] | None = None
     rest: Rest = "linear"
     presets: Mapping[str, Preset] = field(default_factory=dict)
     routing: Routing | None = None
@@ -161,7 +162,7 @@ def method(
     symmetric: bool = True,
     check: Callable[[Mapping[str, Any]], None] | None = None,
     packing: Packing | None = None,
-    scope: tuple[str, ...] | None = None,
+    roles: tuple[str, ...] | None = None,
     rest: Rest = "linear",
     presets: Mapping[str, Preset] | None = None,
     routing: Routing | None = None,
@@ -179,10 +180,10 @@ def method(
     check:     looks at all settings of one tensor together, as the function would receive them (per-model settings are
                float64 arrays), and raises RecipeError where they do not fit each other.
     packing:   how `mergery pack` keeps the models that it serves by task.
-    scope:     the roles of the tensors on which it works; None for all. A `matrix` method leaves out what is no matrix.
+    roles:     those of the tensors on which it works; None for all. A `matrix` method leaves out what is no matrix.
     rest:      what the others get, unless the recipe says otherwise: a method's name, `base`, or a mapping of a method
                and its settings.
-    presets:   settings, scope and rest by the name under which a recipe asks for them, such as `paper`.
+    presets:   settings, roles and rest by the name under which a recipe asks for them, such as `paper`.
     routing:   for a `matrix` method: its route, time and workspace for one matrix.
     """
 
@@ -203,7 +204,7 @@ def method(
             gives=gives,
             check=check,
             packing=packing,
-            scope=scope,
+            roles=roles,
             rest=rest,
             presets=presets or {},
             routing=routing,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mergery.method.scope import Route
+from mergery.method.routing import Route
 
 EIGEN = 8.0  # operations of an eigendecomposition of n x n, in n^3, at the rate of matrix products
 WIDE = 8  # bytes of a float64

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from mergery.errors import RecipeError
 from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Tensor, each, method
-from mergery.method.scope import LINEAR, Route
+from mergery.method.roles import LINEAR
+from mergery.method.routing import Route
 from mergery.methods._routes import WIDE, decomposition
 from mergery.methods.wudi import check_weight
 
@@ -43,7 +44,7 @@ def unequal(l1_norms: Tensor, mode: str) -> Tensor:
     paper="2603.02945",
     unit="matrix",
     check=check_ridge,
-    scope=LINEAR,
+    roles=LINEAR,
     presets={"paper": Preset({"ridge_of": "one"})},
     routing=routing,
 )

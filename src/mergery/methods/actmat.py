@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mergery.method import Deltas, MergedDelta, PerModel, Preset, each, method
-from mergery.method.scope import LINEAR
+from mergery.method.roles import LINEAR
 from mergery.methods.swudi import routing
 from mergery.methods.wudi import check_weight
 
@@ -12,7 +12,7 @@ from mergery.methods.wudi import check_weight
     paper="2604.01329",
     unit="matrix",
     check=check_weight,
-    scope=LINEAR,
+    roles=LINEAR,
     presets={"paper": Preset()},
     routing=routing,
 )

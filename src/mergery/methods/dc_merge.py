@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from mergery.errors import RecipeError
 from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Tensor, each, method
-from mergery.method.scope import LINEAR, MATRICES, Route
+from mergery.method.roles import LINEAR, MATRICES
+from mergery.method.routing import Route
 from mergery.methods._agreement import combine
 from mergery.methods._routes import by_svd
 from mergery.methods._scale import outer
@@ -42,9 +43,9 @@ def smoothed(s: Tensor, smooth: str, ratio: float) -> Tensor:
     paper="2603.06242",
     unit="matrix",
     check=check_ratio,
-    scope=LINEAR,
+    roles=LINEAR,
     presets={
-        "paper": Preset({"scale": 1.0, "density": 0.001}, scope=MATRICES),
+        "paper": Preset({"scale": 1.0, "density": 0.001}, roles=MATRICES),
         "adapters": Preset({"scale": 1.0, "density": 1.0, "smooth": "mean"}),
     },
     routing=routing,

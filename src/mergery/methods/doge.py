@@ -7,7 +7,8 @@ from typing import Any
 
 from mergery.errors import RecipeError
 from mergery.method import Deltas, Fraction, PerModel, Preset, Tensor, each, method
-from mergery.method.scope import LINEAR, Route
+from mergery.method.roles import LINEAR
+from mergery.method.routing import Route
 from mergery.methods._routes import WIDE, by_svd
 from mergery.methods.tsv_merge import share as own_share
 
@@ -78,7 +79,7 @@ def change(deltas: list[Tensor], factors: list[Tensor], basis: Tensor, steps: in
     paper="2501.01230",
     unit="matrix",
     check=check_steps,
-    scope=LINEAR,
+    roles=LINEAR,
     presets={"paper": Preset({"size": 0.07, "rate": 1e-4}, rest="base")},
     routing=routing,
 )

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from mergery.errors import RecipeError
 from mergery.method import Deltas, Fraction, MergedDelta, Preset, Tensor, method
-from mergery.method.scope import LINEAR, Route
+from mergery.method.roles import LINEAR
+from mergery.method.routing import Route
 from mergery.methods._routes import WIDE, decomposing, decomposition
 
 BALANCE = 0.999  # how much of the share of the merge so far stays at a step
@@ -99,7 +100,7 @@ def published(sides: list[Tensor], start: Tensor, share: float, steps: int, rate
     unit="matrix",
     symmetric=False,
     check=check_steps,
-    scope=LINEAR,
+    roles=LINEAR,
     presets={"paper": Preset({"solver": "adam", "stability": 0.8, "energy": 0.99999})},
     routing=routing,
 )

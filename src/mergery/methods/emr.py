@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from mergery.method import Deltas, Packing, Part, Sum, Task, Tensor, method, serve
+from mergery.method import Deltas, PackedPart, Packing, Sum, Task, Tensor, method, serve
 from mergery.methods._multitask import check_task
 
 
@@ -30,8 +30,8 @@ def sizes(deltas: Deltas) -> list[Tensor]:
     return [*(delta.abs() for delta in deltas), *left]
 
 
-def parts(shape: tuple[int, ...], settings: Mapping[str, Any]) -> dict[str, Part]:
-    return {"vector": Part("values", each=False), "mask": Part("bits"), "scale": Part("number")}
+def parts(shape: tuple[int, ...], settings: Mapping[str, Any]) -> dict[str, PackedPart]:
+    return {"vector": PackedPart("values", each=False), "mask": PackedPart("bits"), "scale": PackedPart("number")}
 
 
 def pack(deltas: Deltas, l1_norms: Sequence[float]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mergery.method import Deltas, MergedDelta, PerModel, Preset, each, method
-from mergery.method.scope import LINEAR, MATRICES, Route
+from mergery.method.roles import LINEAR, MATRICES
+from mergery.method.routing import Route
 from mergery.methods._routes import by_svd
 from mergery.methods._scale import outer
 
@@ -18,10 +19,10 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
 @method(
     paper="2502.04959",
     unit="matrix",
-    scope=LINEAR,
+    roles=LINEAR,
     presets={
         "paper": Preset(
-            {"scale": 1.3}, scope=MATRICES, rest={"method": "task_arithmetic", "normalize": True, "scale": 1.3}
+            {"scale": 1.3}, roles=MATRICES, rest={"method": "task_arithmetic", "normalize": True, "scale": 1.3}
         )
     },
     routing=routing,

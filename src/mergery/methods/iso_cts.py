@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, each, method
-from mergery.method.scope import LINEAR, MATRICES, Route
+from mergery.method.roles import LINEAR, MATRICES
+from mergery.method.routing import Route
 from mergery.methods._routes import by_svd
 from mergery.methods._scale import outer
 
@@ -25,10 +26,10 @@ def split(smaller: int, k: int, common: float) -> tuple[int, int]:
 @method(
     paper="2502.04959",
     unit="matrix",
-    scope=LINEAR,
+    roles=LINEAR,
     presets={
         "paper": Preset(
-            {"scale": 1.5}, scope=MATRICES, rest={"method": "task_arithmetic", "normalize": True, "scale": 1.5}
+            {"scale": 1.5}, roles=MATRICES, rest={"method": "task_arithmetic", "normalize": True, "scale": 1.5}
         )
     },
     routing=routing,

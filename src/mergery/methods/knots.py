@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Random, Tensor, each, method
-from mergery.method.scope import LINEAR, Route
+from mergery.method.roles import LINEAR
+from mergery.method.routing import Route
 from mergery.methods._agreement import combine
 from mergery.methods._routes import EIGEN, WIDE, decomposing
 from mergery.methods._weights import check_sum
@@ -35,7 +36,7 @@ def thinned(vector: Tensor, coins: Tensor, density: float) -> Tensor:
     paper="2410.19735",
     unit="matrix",
     check=check_sum,
-    scope=LINEAR,
+    roles=LINEAR,
     presets={"paper": Preset({"host": "ties", "density": 0.2, "scale": 0.6})},
     routing=routing,
 )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from mergery.method import Deltas, Packing, Part, PerModel, Shape, Sum, Task, Tensor, each, method, serve
+from mergery.method import Deltas, PackedPart, Packing, PerModel, Shape, Sum, Task, Tensor, each, method, serve
 from mergery.methods._agreement import combine, magnitudes
 
 
@@ -22,12 +22,12 @@ def binarised(shape: tuple[int, ...], settings: Mapping[str, Any]) -> bool:
     return settings["binary"] and len(shape) > 1
 
 
-def parts(shape: tuple[int, ...], settings: Mapping[str, Any]) -> dict[str, Part]:
+def parts(shape: tuple[int, ...], settings: Mapping[str, Any]) -> dict[str, PackedPart]:
     if not binarised(shape, settings):
-        return {"values": Part("values")}
+        return {"values": PackedPart("values")}
     return {
-        "sign": Part("bits"),
-        **({"size": Part("number")} if settings["scope"] == "tensor" else {"sizes": Part("rows")}),
+        "sign": PackedPart("bits"),
+        **({"size": PackedPart("number")} if settings["scope"] == "tensor" else {"sizes": PackedPart("rows")}),
     }
 
 

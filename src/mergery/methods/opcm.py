@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Tensor, each, method
-from mergery.method.scope import LINEAR, Route
+from mergery.method.roles import LINEAR
+from mergery.method.routing import Route
 from mergery.methods._routes import by_svd
 
 
@@ -33,7 +34,7 @@ def novel(delta: Tensor, merged: Tensor, alpha: float) -> Tensor:
     paper="2501.09522",
     unit="matrix",
     symmetric=False,
-    scope=LINEAR,
+    roles=LINEAR,
     presets={"paper": Preset({"alpha": 0.5})},
     routing=routing,
 )

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from mergery.method import Deltas, MergedDelta, PerModel, Preset, Tensor, each, method
-from mergery.method.scope import LINEAR, Route
+from mergery.method.roles import LINEAR
+from mergery.method.routing import Route
 from mergery.methods._routes import WIDE, decomposing, decomposition
 from mergery.methods.tsv_merge import share
 from mergery.methods.wudi import adam_space, check_steps, descent
@@ -32,7 +33,7 @@ def truncated(matrix: Tensor, count: int) -> Tensor:
     paper="2505.19892",
     unit="matrix",
     check=check_steps,
-    scope=LINEAR,
+    roles=LINEAR,
     presets={"paper": Preset({"scale": 1.0})},
     routing=routing,
 )

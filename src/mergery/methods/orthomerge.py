@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from mergery.method import Base, Deltas, PerModel, Preset, Tensor, each, method
-from mergery.method.scope import LINEAR, MATRICES, Route
+from mergery.method.roles import LINEAR, MATRICES
+from mergery.method.routing import Route
 from mergery.methods._routes import WIDE, decomposition
 from mergery.methods.tsv_merge import combine
 
@@ -68,8 +69,8 @@ def conflicting(deltas: Sequence[Tensor]) -> list[Tensor]:
 @method(
     paper="2602.05943",
     unit="matrix",
-    scope=LINEAR,
-    presets={"paper": Preset({"scale": 0.2}, scope=MATRICES)},
+    roles=LINEAR,
+    presets={"paper": Preset({"scale": 0.2}, roles=MATRICES)},
     routing=routing,
 )
 def orthomerge(

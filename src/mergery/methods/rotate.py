@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mergery.method import Fraction, Models, Preset, Tensor, method
-from mergery.method.scope import LINEAR, Route
+from mergery.method.roles import LINEAR
+from mergery.method.routing import Route
 from mergery.methods._routes import EIGEN, WIDE, decomposition
 from mergery.methods.orthomerge import rotation
 
@@ -44,7 +45,7 @@ def power(turn: Tensor, share: float) -> Tensor:
     unit="matrix",
     models=(2, 2),
     symmetric=False,
-    scope=LINEAR,
+    roles=LINEAR,
     presets={"sd-mecha": Preset({"strength": 1.0, "blend": 0.0})},
     routing=routing,
 )

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Tensor, each, method
-from mergery.method.scope import LINEAR, Route
+from mergery.method.roles import LINEAR
+from mergery.method.routing import Route
 from mergery.methods._routes import by_svd
 from mergery.methods._scale import outer
 
@@ -26,7 +27,7 @@ def boosted(s: Tensor, beta: float) -> Tensor:
 @method(
     paper="2506.16506",
     unit="matrix",
-    scope=LINEAR,
+    roles=LINEAR,
     presets={"paper": Preset({"scale": 1.0})},
     routing=routing,
 )

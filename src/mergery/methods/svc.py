@@ -7,7 +7,8 @@ from typing import Any
 
 from mergery.errors import RecipeError
 from mergery.method import Deltas, MergedDelta, PerModel, Preset, each, method
-from mergery.method.scope import LINEAR, MATRICES, Route
+from mergery.method.roles import LINEAR, MATRICES
+from mergery.method.routing import Route
 from mergery.methods._routes import by_svd
 
 
@@ -24,8 +25,8 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     paper="2602.05536",
     unit="matrix",
     check=check_alpha,
-    scope=LINEAR,
-    presets={"paper": Preset({"weight": 0.3, "alpha": None}, scope=MATRICES)},
+    roles=LINEAR,
+    presets={"paper": Preset({"weight": 0.3, "alpha": None}, roles=MATRICES)},
     routing=routing,
 )
 def svc(

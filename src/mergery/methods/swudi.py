@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from mergery.errors import RecipeError
 from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Tensor, each, method
-from mergery.method.scope import LINEAR, Route
+from mergery.method.roles import LINEAR
+from mergery.method.routing import Route
 from mergery.methods._routes import by_interference
 from mergery.methods.wudi import check_weight
 
@@ -50,7 +51,7 @@ def leading(values: Tensor, count: Tensor | int) -> Tensor:
     paper="2606.07289",
     unit="matrix",
     check=check_time,
-    scope=LINEAR,
+    roles=LINEAR,
     presets={"paper": Preset({"start": "sum"})},
     routing=routing,
 )

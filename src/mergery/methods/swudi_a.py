@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from mergery.method import Deltas, MergedDelta, PerModel, Preset, Tensor, each, method
-from mergery.method.scope import LINEAR
+from mergery.method.roles import LINEAR
 from mergery.methods.swudi import filtered, leading, routing
 from mergery.methods.wudi import check_weight
 
@@ -34,7 +34,7 @@ def above_noise(values: Tensor, rows: int, into: int) -> Tensor:
     paper="2606.07289",
     unit="matrix",
     check=check_weight,
-    scope=LINEAR,
+    roles=LINEAR,
     presets={"paper": Preset({"start": "sum"})},
     routing=routing,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from mergery.method import Deltas, Fraction, Largest, Packing, Part, PerModel, Task, Tensor, each, method, serve
+from mergery.method import Deltas, Fraction, Largest, PackedPart, Packing, PerModel, Task, Tensor, each, method, serve
 from mergery.methods._multitask import by_ties, check_task, check_thresholds, masks, together
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ def check(settings: Mapping[str, Any]) -> None:
     check_task(settings)
 
 
-def parts(shape: tuple[int, ...], settings: Mapping[str, Any]) -> dict[str, Part]:
-    return {"vector": Part("values", each=False), "mask": Part("bits")}
+def parts(shape: tuple[int, ...], settings: Mapping[str, Any]) -> dict[str, PackedPart]:
+    return {"vector": PackedPart("values", each=False), "mask": PackedPart("bits")}
 
 
 def pack(deltas: Deltas, cut: Sequence[float] | None, threshold: np.ndarray) -> dict[str, Any]:

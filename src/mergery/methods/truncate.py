@@ -7,7 +7,8 @@ from typing import Any
 
 from mergery.errors import RecipeError
 from mergery.method import Deltas, Fraction, MergedDelta, method
-from mergery.method.scope import LINEAR, Route
+from mergery.method.roles import LINEAR
+from mergery.method.routing import Route
 from mergery.methods._routes import by_svd
 
 
@@ -25,7 +26,7 @@ def kept(smaller: int, share: float, rank: int | None) -> int:
     return min(smaller, int(share * smaller + 0.5) if rank is None else rank)
 
 
-@method(paper="eckart1936", unit="matrix", models=(1, 1), check=check_rank, scope=LINEAR, routing=routing)
+@method(paper="eckart1936", unit="matrix", models=(1, 1), check=check_rank, roles=LINEAR, routing=routing)
 def truncate(deltas: Deltas, *, share: Fraction = 0.5, rank: int | None = None, scale: float = 1.0) -> MergedDelta:
     """Replace the matrices of a task vector by the nearest ones of a lower rank.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mergery.method import Deltas, MergedDelta, Packing, Part, PerModel, Task, Tensor, each, method
-from mergery.method.scope import LINEAR, Route
+from mergery.method import Deltas, MergedDelta, PackedPart, Packing, PerModel, Task, Tensor, each, method
+from mergery.method.roles import LINEAR
+from mergery.method.routing import Route
 from mergery.methods._multitask import check_task
 from mergery.methods._routes import by_svd
 from mergery.methods.tsv_merge import share
@@ -16,9 +17,9 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     return by_svd(k, out, into, 1, what="1 thin SVD")
 
 
-def parts(shape: tuple[int, ...], settings: Mapping[str, Any]) -> dict[str, Part]:
+def parts(shape: tuple[int, ...], settings: Mapping[str, Any]) -> dict[str, PackedPart]:
     kept = share(min(shape), len(settings["scale"]))
-    return {"left": Part("rows", width=kept), "right": Part("matrix", shape=(kept, shape[1]))}
+    return {"left": PackedPart("rows", width=kept), "right": PackedPart("matrix", shape=(kept, shape[1]))}
 
 
 def pack(deltas: Deltas, *, scale: Sequence[float]) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def unpack(parts: Mapping[str, Any]) -> Tensor:
     symmetric=False,
     check=check_task,
     packing=Packing(parts, pack, unpack, by_row=True),
-    scope=LINEAR,
+    roles=LINEAR,
     rest="base",
     routing=routing,
 )

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mergery.method import Deltas, MergedDelta, PerModel, Preset, each, method
-from mergery.method.scope import LINEAR, MATRICES, Route
+from mergery.method.roles import LINEAR, MATRICES
+from mergery.method.routing import Route
 from mergery.methods._routes import by_svd
 from mergery.methods._scale import outer
 
@@ -38,8 +39,8 @@ def combine(deltas: Deltas, weight: Any) -> MergedDelta:
 @method(
     paper="2412.00081",
     unit="matrix",
-    scope=LINEAR,
-    presets={"paper": Preset({"scale": 1.0}, scope=MATRICES)},
+    roles=LINEAR,
+    presets={"paper": Preset({"scale": 1.0}, roles=MATRICES)},
     routing=routing,
 )
 def tsv_merge(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: float | None = None) -> MergedDelta:

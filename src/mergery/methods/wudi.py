@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from mergery.errors import RecipeError
 from mergery.method import Deltas, MergedDelta, PerModel, Preset, each, method
-from mergery.method.scope import LINEAR, Route
+from mergery.method.roles import LINEAR
+from mergery.method.routing import Route
 from mergery.methods._routes import WIDE, by_interference
 
 
@@ -49,7 +50,7 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     paper="2503.08099",
     unit="matrix",
     check=check_steps,
-    scope=LINEAR,
+    roles=LINEAR,
     presets={"paper": Preset({"start": "sum", "solver": "adam"}, rest="base")},
     routing=routing,
 )

@@ -19,7 +19,7 @@ from mergery.graph.view import Change, View
 from mergery.planning.compatibility import check_families, check_quantised
 from mergery.planning.side_by_side import parallel
 from mergery.planning.stack import stacked
-from mergery.planning.treatment import Treatments, check_parts, numbers
+from mergery.planning.treatment import Treatments, check_overrides, numbers
 from mergery.recipe import Merge, Recipe, Source
 from mergery.views.convert import converted
 from mergery.views.vocabulary.aligning import Alignment
@@ -111,5 +111,5 @@ class Builder:
         build = stacked if merge.stack or merge.growth else parallel
         view = build(self, name, merge, ready, number)
         if view is not None:
-            check_parts(self, merge, number, view)
+            check_overrides(self, merge, number, view)
         return view if len(self.problems) == before else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mergery.architecture import Part
+from mergery.architecture import ParsedName
 from mergery.architecture.fused import transposed
 from mergery.checkpoints.base import TensorInfo
 from mergery.dtypes import BY_TORCH, F32, DType
@@ -15,7 +15,7 @@ from mergery.graph.fused import FusedGroup, from_parts, fused_groups, take_part
 from mergery.graph.nodes import Matrices, Merged, Node, Stored, read_matrices
 from mergery.graph.walking import leaves
 from mergery.method import Method
-from mergery.method.scope import BASE
+from mergery.method.roles import BASE
 from mergery.planning.settings import differing, resolve_settings
 from mergery.planning.special_cases import copies, treat
 from mergery.planning.treatment import Levels, Treatment, Treatments, treatments_of
@@ -86,7 +86,7 @@ class NodeBuilder:
             return copied
         matrix = method is not None and method.unit == "matrix"
         looks = self.asked(treatment).looks if method is not None else set()
-        named = matrix or bool(known.parts) or "role" in looks  # fused tensors are told by their names
+        named = matrix or bool(known.overrides) or "role" in looks  # fused tensors are told by their names
         found = (
             fused_groups(stored_name(copied, target), copied.shape, target.roles, config_of(copied))
             if named and not whole
@@ -199,9 +199,9 @@ class NodeBuilder:
         return self.asking[treatment.number]
 
 
-def target_of(tensor: str, part: Part) -> Target:
-    """The spot of a tensor that keeps its name."""
-    return Target(tensor, part.layer, part.roles, part.height, part.after, (), part.part, part.number)
+def target_of(tensor: str, parsed: ParsedName) -> Target:
+    """The target of a tensor that keeps its name."""
+    return Target(tensor, parsed.layer, parsed.roles, parsed.height, parsed.after, (), parsed.part, parsed.number)
 
 
 def output_dtype(node: Node, donor: TensorInfo | None, wanted: DType | None) -> DType:

@@ -239,8 +239,8 @@ def _original(view: View, stored: Mapping[str, TensorInfo]) -> Mapping[str, Tens
         return stored
     result = dict(stored)
     for name in view.nodes:
-        part = view.architecture.parts.get(name)
-        if name not in result and part is not None and part.layer is not None:
+        parsed = view.architecture.names.get(name)
+        if name not in result and parsed is not None and parsed.layer is not None:
             for layer in range(depth):
                 other = view.architecture.rename(name, layer)
                 if other in stored:
@@ -312,7 +312,7 @@ def content_mark(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
 def restrict(view: View, only: tuple[str, ...]) -> View:
     """The part of a view that any of the words names. Raises RecipeError for a word that names nothing."""
     conditions = {word: only_condition(word) for word in only}
-    targets = {name: target_of(name, part) for name, part in view.architecture.parts.items()}
+    targets = {name: target_of(name, parsed) for name, parsed in view.architecture.names.items()}
     for word, condition in conditions.items():
         if not any(condition.holds(target) for name, target in targets.items() if name in view.nodes):
             depth = view.architecture.depth

@@ -38,7 +38,7 @@ def parallel(builder: Builder, name: str, merge: Merge, views: Mapping[str, View
             nodes[tensor] = own
             continue
         inputs = dict(zip(available, cast("tuple[Node, ...]", row), strict=True))
-        nodes[tensor] = builder_of_nodes.node(target_of(tensor, architecture.parts[tensor]), inputs, own)
+        nodes[tensor] = builder_of_nodes.node(target_of(tensor, architecture.names[tensor]), inputs, own)
     check_model_wide(method, merge, nodes, number, builder.problems)
     dropped = {k: v for view in views.values() for k, v in {**view.dropped, **(aligned[view.name] or {})}.items()}
     return View(name, nodes, architecture, donor.config, donor.donor, dropped)

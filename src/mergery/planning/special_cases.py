@@ -65,11 +65,11 @@ def _offset(node: Node) -> bool:
 def remarks(view: View) -> list[str]:
     """What a reader should know of the kinds of tensors that a merge averages as they are stored."""
     merged = [name for name, node in view.nodes.items() if is_computed(node)]
-    parts = view.architecture.parts
+    names = view.architecture.names
     log = [name for name in merged if name.endswith(("A_log", "dt_bias", "time_decay"))]
-    factors = [name for name in merged if "attention.kv" in parts[name].roles]
+    factors = [name for name in merged if "attention.kv" in names[name].roles]
     found: Mapping[str, list[str]] = {
         "parameters in log space are merged as stored: an average of logarithms is a geometric mean": log,
         "low-rank factors of attention are merged one by one: the product of averages is not the average of products": factors,
     }
-    return [f"{len(names)} {text} (such as {names[0]!r})" for text, names in found.items() if names]
+    return [f"{len(such)} {text} (such as {such[0]!r})" for text, such in found.items() if such]

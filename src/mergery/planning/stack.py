@@ -101,7 +101,7 @@ class Stack:
         part = self.merge.stack[-1 if after else 0]
         used = [each for each, _ in part.models]
         for tensor, own in self.donor.nodes.items():
-            parsed = self.donor.architecture.parts[tensor]
+            parsed = self.donor.architecture.names[tensor]
             if parsed.layer is not None or parsed.after != after:
                 continue
             lacking = [each for each in used if tensor not in self.views[each].nodes]
@@ -129,7 +129,7 @@ class Stack:
             for rest, tensor in templates[lead].items():
                 layer = first + step
                 output = f"{self.donor.architecture.stack}.{layer}.{rest}"
-                parsed = views[lead].architecture.parts[tensor]
+                parsed = views[lead].architecture.names[tensor]
                 depth = step / (part.depth - 1) if part.depth > 1 else 1.0
                 names = {each: names[rest] for each, names in templates.items()}
                 target = Target(output, layer, parsed.roles, depth, False, tuple(names.items()), number=layer)
@@ -167,7 +167,7 @@ def _by_layer(architecture: Architecture) -> dict[int, dict[str, str]]:
     """Names by layer and by what stands behind the layer number."""
     result: dict[int, dict[str, str]] = {}
     skip = len(architecture.stack or "") + 1
-    for name, part in architecture.parts.items():
-        if part.layer is not None:
-            result.setdefault(part.layer, {})[name[skip:].split(".", 1)[1]] = name
+    for name, parsed in architecture.names.items():
+        if parsed.layer is not None:
+            result.setdefault(parsed.layer, {})[name[skip:].split(".", 1)[1]] = name
     return result

@@ -1,4 +1,5 @@
-"""What each tensor of a merge gets: the first part of the recipe that fits, else the method in its scope, else the rest."""
+"""What each tensor of a merge gets: the first override that fits it, else the method if it works on the tensor's role, else the
+rest."""
 
 from __future__ import annotations
 
@@ -8,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mergery.errors import listed
 from mergery.method import Method, find
-from mergery.method.scope import BASE, Preset
+from mergery.method.roles import BASE, Preset
 from mergery.planning.settings import check_model_wide
 from mergery.recipe import Merge, Override
-from mergery.recipe.overrides import as_mapping, scope_of
+from mergery.recipe.overrides import as_mapping, roles_of
 from mergery.recipe.values import Condition, Constant, Target, Value
 
 if TYPE_CHECKING:
@@ -37,16 +38,16 @@ class Treatments:
     """All treatments of one merge."""
 
     own: Treatment
-    scope: tuple[str, ...] | None
+    roles: tuple[str, ...] | None
     preset: Mapping[str, Value]
-    parts: tuple[tuple[Condition, Treatment], ...]
+    overrides: tuple[tuple[Condition, Treatment], ...]
     rest: Treatment
     weights: dict[int, tuple[Mapping[str, Value], Mapping[str, Value]]]
     vectors: dict[int, list[str]] = field(default_factory=dict)  # for methods on matrices, by their number
-    fitted: set[int] = field(default_factory=set)  # numbers of the parts that some tensor has got
+    fitted: set[int] = field(default_factory=set)  # numbers of the overrides that some tensor has got
 
     def at(self, target: Target, shape: tuple[int, ...]) -> Treatment:
-        for condition, treatment in self.parts:
+        for condition, treatment in self.overrides:
             if condition.holds(target):
                 self.fitted.add(treatment.number)
                 return treatment
@@ -54,9 +55,9 @@ class Treatments:
 
     def covers(self, target: Target, shape: tuple[int, ...]) -> bool:
         """Whether the merge's own method works on a tensor."""
-        if self.scope is None:
+        if self.roles is None:
             return True
-        return len(shape) > 1 and not set(target.roles) & set(_NEVER) and Condition(roles=self.scope).holds(target)
+        return len(shape) > 1 and not set(target.roles) & set(_NEVER) and Condition(roles=self.roles).holds(target)
 
     def levels(self, treatment: Treatment, levels: Levels) -> Levels:
         """The settings of a treatment, nearest first: its own and, of the merge's, how much each model weighs."""
@@ -72,37 +73,37 @@ class Treatments:
 
 
 def treatments_of(builder: Builder, merge: Merge, number: int) -> Treatments:
-    """The treatments of the merge with a number; the numbers behind it are those of its parts and rest."""
+    """The treatments of the merge with a number; the numbers behind it are those of its overrides and rest."""
     if number not in builder.treatments:
         method = find(merge.method)
         chosen = method.presets.get(merge.preset or "", Preset())
         rest = merge.rest or _declared(chosen.rest if chosen.rest is not None else method.rest, merge)
         builder.treatments[number] = Treatments(
             Treatment(merge, number, method),
-            scope_of(method, merge.preset),
+            roles_of(method, merge.preset),
             {name: Constant(value) for name, value in chosen.settings.items()},
-            tuple((part.where, _treatment(part, merge, number + 1 + at)) for at, part in enumerate(merge.parts)),
-            _treatment(rest, merge, number + 1 + len(merge.parts)),
+            tuple((each.where, _treatment(each, merge, number + 1 + at)) for at, each in enumerate(merge.overrides)),
+            _treatment(rest, merge, number + 1 + len(merge.overrides)),
             {},
         )
     return builder.treatments[number]
 
 
 def numbers(merge: Merge) -> int:
-    """How many numbers a merge takes: its own, one for each part, and the rest's."""
-    return 2 + len(merge.parts)
+    """How many numbers a merge takes: its own, one for each override, and the rest's."""
+    return 2 + len(merge.overrides)
 
 
-def check_parts(builder: Builder, merge: Merge, number: int, view: View) -> None:
-    """Check what the methods of parts and rest ask of the whole model, and that each part has found a tensor."""
+def check_overrides(builder: Builder, merge: Merge, number: int, view: View) -> None:
+    """Check what the methods of overrides and rest ask of the whole model, and that each override has found a tensor."""
     known = treatments_of(builder, merge, number)
-    for at, (condition, treatment) in enumerate(known.parts, start=1):
+    for at, (condition, treatment) in enumerate(known.overrides, start=1):
         if treatment.number not in known.fitted:
             words = ", ".join(f"{key}: {value}" for key, value in condition.plain().items())
             builder.warnings.append(
                 f"part {at} ({words}) gets no tensor: none fits, or all that do fit an earlier part"
             )
-    for treatment in (*(each for _, each in known.parts), known.rest):
+    for treatment in (*(each for _, each in known.overrides), known.rest):
         if treatment.number in known.vectors and treatment.method is not None:
             vectors = listed(known.vectors[treatment.number])
             why, hint = "it works on matrices, and these are vectors", "method: linear"
@@ -122,15 +123,15 @@ def _declared(rest: Any, merge: Merge) -> Override:
     return Override(method=name, settings={key: Constant(value) for key, value in data.items()}, place=merge.place)
 
 
-def _treatment(part: Override, merge: Merge, number: int) -> Treatment:
+def _treatment(override: Override, merge: Merge, number: int) -> Treatment:
     inner = replace(
         merge,
-        method=part.method or merge.method,
-        settings=part.settings,
-        place=part.place,
-        places=part.places,
+        method=override.method or merge.method,
+        settings=override.settings,
+        place=override.place,
+        places=override.places,
         preset=None,
-        parts=(),
+        overrides=(),
         rest=None,
     )
-    return Treatment(inner, number, find(part.method) if part.method else None, part.take)
+    return Treatment(inner, number, find(override.method) if override.method else None, override.take)

@@ -9,7 +9,7 @@ from mergery.dtypes import OUTPUT_DTYPES
 from mergery.errors import RecipeError, did_you_mean
 from mergery.method import Method
 from mergery.recipe.document import KeyPath
-from mergery.recipe.overrides import WORDS, Members, read_parts, read_scoping
+from mergery.recipe.overrides import WORDS, Members, read_overrides, read_parts
 from mergery.recipe.reader import RecipeReader
 from mergery.recipe.recipe import Merge, Slice
 from mergery.recipe.shapes import read_growth
@@ -56,9 +56,9 @@ def read_merge(
                     f"{method.name} needs {setting.name!r}", path, why=f"{setting.describe()}; it has no default"
                 )
     slices = tuple((part.merged, part.base or base) for part in stack)
-    scoping = read_scoping(reader, data, path, method, Members(merged, base, slices))
+    overrides = read_overrides(reader, data, path, method, Members(merged, base, slices))
     place = reader.document.where(path)
-    return Merge(method.name, merged, base, settings, stack, data.get("dtype"), place, places, growth, **scoping)
+    return Merge(method.name, merged, base, settings, stack, data.get("dtype"), place, places, growth, **overrides)
 
 
 def read_models(

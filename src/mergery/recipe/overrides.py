@@ -8,7 +8,7 @@ from typing import Any
 
 from mergery.errors import RecipeError, did_you_mean
 from mergery.method import Method
-from mergery.method.scope import BASE, Preset
+from mergery.method.roles import BASE, Preset
 from mergery.recipe.document import KeyPath
 from mergery.recipe.reader import RecipeReader
 from mergery.recipe.recipe import Override
@@ -36,7 +36,7 @@ class Members:
         return list(dict.fromkeys([*named, *([self.base] if self.base else [])]))
 
 
-def read_scoping(
+def read_overrides(
     reader: RecipeReader, data: Mapping[str, Any], path: KeyPath, method: Method, members: Members
 ) -> dict[str, Any]:
     """`preset`, `rest` and `parts` of a merge, as arguments of `Merge`."""
@@ -48,19 +48,19 @@ def read_scoping(
         word = None
     rest = None
     if "rest" in data:
-        if scope_of(method, word) is None:
+        if roles_of(method, word) is None:
             why = "so nothing is left for it"
             hint = "name the tensors under 'parts'"
             reader.fail(f"{method.name} works on every tensor", (*path, "rest"), key=True, why=why, hint=hint)
         else:
             rest = _override(reader, as_mapping(data["rest"]), (*path, "rest"), members, where=False)
-    return {"preset": word, "rest": rest, "parts": read_parts(reader, data, path, members)}
+    return {"preset": word, "rest": rest, "overrides": read_parts(reader, data, path, members)}
 
 
-def scope_of(method: Method, preset: str | None) -> tuple[str, ...] | None:
+def roles_of(method: Method, preset: str | None) -> tuple[str, ...] | None:
     """The roles on which a method works, as its preset says or as it says itself; None for all."""
     chosen = method.presets.get(preset or "", Preset())
-    return chosen.scope or method.scope
+    return chosen.roles or method.roles
 
 
 def as_mapping(rest: Any) -> Any:

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from mergery.errors import Where
-from mergery.method.scope import BASE
+from mergery.method.roles import BASE
 from mergery.recipe.values import Condition, Value
 
 DEFAULT_SHARD = 5_000_000_000
@@ -121,7 +121,8 @@ class Override:
 class Merge:
     """One method over named models; `stack` or `growth` makes a model of another depth.
 
-    The first of `parts` that fits a tensor says what it gets; else the method where its scope holds, else the `rest`.
+    The first of `overrides` that fits a tensor says what it gets; else the method, if it works on the tensor's role; else the
+    `rest`.
     """
 
     method: str
@@ -134,7 +135,7 @@ class Merge:
     places: Mapping[str, Where] = field(default_factory=dict, compare=False)  # of its settings
     growth: Growth | None = None
     preset: str | None = None
-    parts: tuple[Override, ...] = ()
+    overrides: tuple[Override, ...] = ()
     rest: Override | None = None
 
     def names(self) -> tuple[str, ...]:
@@ -298,8 +299,8 @@ def _plain_merge(merge: Merge) -> dict[str, Any]:
     result.update((name, value.plain()) for name, value in merge.settings.items())
     if merge.rest:
         result["rest"] = BASE if merge.rest.take == BASE else merge.rest.plain()
-    if merge.parts:
-        result["parts"] = [{"where": part.where.plain(), **part.plain()} for part in merge.parts]
+    if merge.overrides:
+        result["parts"] = [{"where": each.where.plain(), **each.plain()} for each in merge.overrides]
     if merge.dtype:
         result["dtype"] = merge.dtype
     if merge.growth:

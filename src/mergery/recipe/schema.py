@@ -8,7 +8,7 @@ from mergery.architecture.facts import ALLOWABLE
 from mergery.architecture.sections import PARTS
 from mergery.dtypes import OUTPUT_DTYPES
 from mergery.method import Method, Setting, methods
-from mergery.method.scope import BASE
+from mergery.method.roles import BASE
 from mergery.recipe.recipe import CONVERSIONS, GROWTHS
 from mergery.recipe.values import ROLES
 from mergery.recipe.vocabulary import LARGEST_MULTIPLE, MOST_NEIGHBOURS, PADDING, UNKNOWN
@@ -168,7 +168,7 @@ def _method(method: Method) -> dict[str, Any]:
             "stack": {"oneOf": [{"type": "array", "items": slice_, "minItems": 1}, *_growths()]},
             "dtype": {"enum": list(OUTPUT_DTYPES)},
             **({"preset": {"enum": list(method.presets)}} if method.presets else {}),
-            **({"rest": _rest()} if method.scope is not None else {}),
+            **({"rest": _rest()} if method.roles is not None else {}),
             "parts": {"type": "array", "items": {"$ref": "#/$defs/part"}, "minItems": 1},
             **settings,
         },

@@ -80,9 +80,9 @@ def treatments(plan: Plan) -> list[tuple[str, int, str]]:
     roles: dict[str, dict[str, None]] = {}
     for step in plan.steps:
         what = _names(step.node)
-        part = plan.view.architecture.parts.get(step.name)
+        parsed = plan.view.architecture.names.get(step.name)
         counts[what] = counts.get(what, 0) + 1
-        roles.setdefault(what, {}).update({part.roles[0].split(".")[0]: None} if part else {})
+        roles.setdefault(what, {}).update({parsed.roles[0].split(".")[0]: None} if parsed else {})
     return [(what, count, ", ".join(roles[what])) for what, count in counts.items()]
 
 

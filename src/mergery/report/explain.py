@@ -58,7 +58,7 @@ def _stamp(mark: dict[str, Any]) -> dict[str, Any]:
 def parts(plan: Plan, options: Options = Options()) -> list[dict[str, Any]]:
     """Tensors that get the same treatment, together: how many, which roles, which method with which settings."""
     groups: dict[str, dict[str, Any]] = {}
-    known = plan.view.architecture.parts
+    known = plan.view.architecture.names
     for steps in plan.kinds:
         first = steps[0]
         treatment = describe(first.node)
@@ -73,10 +73,10 @@ def parts(plan: Plan, options: Options = Options()) -> list[dict[str, Any]]:
         group["tensors"] += len(steps)
         group["bytes"] += len(steps) * first.slot.info.nbytes
         here = Counter([known.get(step.slot.info.name) for step in steps])
-        for part, count in here.items():
-            if part is not None:
-                group["roles"][part.roles[0].split(".")[0]] += count
-                group["layers"].add(part.layer)
+        for parsed, count in here.items():
+            if parsed is not None:
+                group["roles"][parsed.roles[0].split(".")[0]] += count
+                group["layers"].add(parsed.layer)
     return [
         {
             **{name: value for name, value in group.items() if name != "work"},

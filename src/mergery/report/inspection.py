@@ -91,7 +91,7 @@ def _parts(tensors: Mapping[str, TensorInfo], architecture: Architecture) -> dic
     """Parameters of each part of a multimodal model."""
     found: dict[str, int] = {}
     for name, info in tensors.items():
-        part = architecture.parts[name].part
+        part = architecture.names[name].part
         found[part] = found.get(part, 0) + info.elements
     return found
 
@@ -100,12 +100,12 @@ def _roles(tensors: Mapping[str, TensorInfo], architecture: Architecture) -> lis
     """Tensors of the same roles together: how many, how many parameters, one of their shapes and names."""
     groups: dict[tuple[str, str], dict[str, Any]] = {}
     for name, info in tensors.items():
-        part = architecture.parts[name]
-        roles = " ".join(role for role in part.roles if role != "linear")
+        parsed = architecture.names[name]
+        roles = " ".join(role for role in parsed.roles if role != "linear")
         group = groups.setdefault(
-            (part.part, roles),
+            (parsed.part, roles),
             {
-                "part": part.part, "role": roles or "linear", "tensors": 0, "parameters": 0, "shapes": {}, "such_as": name,
+                "part": parsed.part, "role": roles or "linear", "tensors": 0, "parameters": 0, "shapes": {}, "such_as": name,
             },
         )  # fmt: skip
         group["tensors"] += 1
@@ -132,11 +132,11 @@ def _fused(
     """Kinds of fused tensors: how many there are, and what one is made of."""
     groups: dict[str, dict[str, Any]] = {}
     for name, info in tensors.items():
-        parts = fused_parts(name, info.shape, architecture.parts[name].roles, config)
+        parts = fused_parts(name, info.shape, architecture.names[name].roles, config)
         if not parts:
             continue
         made_of = {part.key: list(part.shape) for part in parts}
-        kind = " ".join(architecture.parts[name].roles)
+        kind = " ".join(architecture.names[name].roles)
         group = groups.setdefault(f"{kind} {made_of}", {"such_as": name, "tensors": 0, "parts": made_of})
         group["tensors"] += 1
     return list(groups.values())

@@ -77,7 +77,7 @@ def packable(recipe: Recipe) -> Method:
         )
     if merge.stack:
         raise RecipeError("a stack cannot be packed", where=merge.place, hint="merge it first")
-    if merge.parts or merge.rest:
+    if merge.overrides or merge.rest:
         why = "packed models keep of each tensor what their method gives, or the base's"
         hint = "leave out 'parts' and 'rest'"
         raise RecipeError("parts of a model cannot be packed otherwise", where=merge.place, why=why, hint=hint)

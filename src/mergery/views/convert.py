@@ -260,7 +260,7 @@ class _Reshaping:
             return node
         anatomy, tied = self.anatomy, not any(each.endswith("lm_head.weight") for each in self.old.nodes)
         if axes == ("N",):
-            last = self.old.architecture.parts[name].layer is None
+            last = self.old.architecture.names[name].layer is None
             if last and tied and anatomy.scales_embeddings:
                 return node
             if anatomy.norm == "offset":
@@ -345,13 +345,13 @@ def _relayered(builder: Builder, view: View, source: Source) -> View:
         loss = "what those did: train it further"
         builder.changes.append(Change(view.name, f"layers {depth} -> {wanted}, without {ranges(left)}", loss))
     nodes: dict[str, Node] = {}
-    parts = view.architecture.parts
-    behind_stack = {name: node for name, node in view.nodes.items() if parts[name].after}
-    nodes.update((n, v) for n, v in view.nodes.items() if parts[n].layer is None and n not in behind_stack)
+    names = view.architecture.names
+    behind_stack = {name: node for name, node in view.nodes.items() if names[name].after}
+    nodes.update((n, v) for n, v in view.nodes.items() if names[n].layer is None and n not in behind_stack)
     for number, (layer, new) in enumerate(picks):
         for name, node in view.nodes.items():
-            if parts[name].layer == layer:
-                zero = new and output_projection(name, parts[name].roles) and node.dtype.floating
+            if names[name].layer == layer:
+                zero = new and output_projection(name, names[name].roles) and node.dtype.floating
                 nodes[view.architecture.rename(name, number)] = _zeros(name, node) if zero else node
     nodes |= behind_stack
     assert view.config is not None

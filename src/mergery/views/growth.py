@@ -54,7 +54,7 @@ def grow(builder: Builder, growth: Growth, view: View, depth: int) -> tuple[Slic
 def check_residual(builder: Builder, view: View, place: Where | None) -> None:
     """Note a problem where silencing the output projections of a copied layer would not make it do nothing."""
     family = text_config(view.config).get("model_type")
-    silent = {part.layer for name, part in view.architecture.parts.items() if output_projection(name, part.roles)}
+    silent = {parsed.layer for name, parsed in view.architecture.names.items() if output_projection(name, parsed.roles)}
     if family not in RESIDUAL or not silent >= set(range(view.architecture.depth)):
         builder.fail(
             f"no layer that adds nothing is known for {view.name!r}",

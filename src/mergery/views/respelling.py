@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from mergery.architecture import Part
+from mergery.architecture import ParsedName
 from mergery.architecture.fused import FusedPart, fused_parts
 from mergery.architecture.spelling import aliases, canonical_name, canonical_names, language_family
 from mergery.graph.fused import from_parts, take_part
@@ -84,9 +84,9 @@ def _expert_parts(view: View, name: str, canonical: str, node: Node) -> list[tup
     """Canonical names of the matrices in a stack of experts. Stacks that are stored transposed cannot be taken apart so."""
     if not _STACK.search(canonical) or len(node.shape) != 3:
         return []
-    part: Part | None = view.architecture.parts.get(name)
+    parsed: ParsedName | None = view.architecture.names.get(name)
     found = []
-    for each in fused_parts(name, node.shape, part.roles if part else ("expert",), view.config):
+    for each in fused_parts(name, node.shape, parsed.roles if parsed else ("expert",), view.config):
         match = _EXPERT.fullmatch(each.key)
         if match is None or each.transposed:
             return []
@@ -128,9 +128,9 @@ def beside_language(
     model; None when more differs.
     """
     mine, theirs = language_family(donor.config), language_family(view.config)
-    alien = [name for name in missing if donor.architecture.parts[name].part == "language"]
-    parts = view.architecture.parts
-    alien += [name for name in extra if name not in parts or parts[name].part == "language"]
+    alien = [name for name in missing if donor.architecture.names[name].part == "language"]
+    names = view.architecture.names
+    alien += [name for name in extra if name not in names or names[name].part == "language"]
     if alien or mine is None or mine != theirs or not (missing or extra):
         return None
     if missing:
@@ -139,7 +139,7 @@ def beside_language(
             f"(such as {missing[0]!r})"
         )
     return {
-        name: f"the {parts[name].part} part of {view.name}; {donor.name} is a language model alone" for name in extra
+        name: f"the {names[name].part} part of {view.name}; {donor.name} is a language model alone" for name in extra
     }
 
 

@@ -18,7 +18,7 @@ from mergery.checkpoints.json_files import parse_object
 from mergery.checkpoints.weights import byte_view
 from mergery.dtypes import DTYPES, F32
 from mergery.errors import CheckpointError, Where, did_you_mean
-from mergery.method.parts import Packing, Part
+from mergery.method.packing import PackedPart, Packing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ def part_name(tensor: str, part: str, task: str | None) -> str:
     return f"{tensor}::{part}" if task is None else f"{tensor}::{part}::{task}"
 
 
-def part_info(name: str, rule: Part, shape: tuple[int, ...]) -> TensorInfo:
+def part_info(name: str, rule: PackedPart, shape: tuple[int, ...]) -> TensorInfo:
     """The header of a part of a tensor with this shape."""
     if rule.kind == "bits":
         return TensorInfo(name, (-(-math.prod(shape) // 8),), DTYPES["U8"])
@@ -66,7 +66,7 @@ class PackedCheckpoint(Checkpoint):
             )
             raise CheckpointError(what, where=Where(self.location), why=known, hint=hint)
         self.task, self.label = task, label or f"{path.name}:{task}"
-        self._kinds: dict[str, Any] = card["parts"]  # as in `Part.kind`
+        self._kinds: dict[str, Any] = card["parts"]  # as in `PackedPart.kind`
         self._packing = self._find_packing(str(card["method"]))
         self._parts = FileCheckpoint(path / WEIGHTS, label)
         self._base = self._same_base(card["base"], open_base)
@@ -123,7 +123,7 @@ class PackedCheckpoint(Checkpoint):
                 if stored is None:
                     continue
                 width, shape = (stored.shape[-1] if stored.shape else 0), stored.shape
-                wanted = part_info(stored.name, Part(kind, width=width, shape=shape), info.shape)
+                wanted = part_info(stored.name, PackedPart(kind, width=width, shape=shape), info.shape)
                 if stored != wanted:
                     why = f"{stored.name!r} is {stored.dtype} {list(stored.shape)}, not {wanted.dtype} {list(wanted.shape)}"
                     raise CheckpointError("the parts do not fit the base", where=Where(self.location), why=why)

@@ -106,9 +106,9 @@ def _not_mean(out: Mapping[str, Any], a: Mapping[str, Any], b: Mapping[str, Any]
     from mergery.checkpoints.base import TensorInfo
     from mergery.dtypes import F32
 
-    parts = read_architecture([TensorInfo(name, tuple(each.shape), F32) for name, each in out.items()], None).parts
+    names = read_architecture([TensorInfo(name, tuple(each.shape), F32) for name, each in out.items()], None).names
     for name, tensor in out.items():
-        if tensor.is_floating_point() and "buffer" not in parts[name].roles:
+        if tensor.is_floating_point() and "buffer" not in names[name].roles:
             mean = (a[name].double() + b[name].double()) / 2
             if not torch.allclose(tensor.double(), mean, rtol=1e-6, atol=1e-7):
                 return name

@@ -31,7 +31,7 @@ def token_tensors(nodes: Mapping[str, Node], architecture: Architecture) -> dict
     The largest matrix of embeddings that are not of positions tells the number of rows; others outside the layers
     that have as many belong to it.
     """
-    outside = {name: architecture.parts[name].roles for name in nodes if architecture.parts[name].layer is None}
+    outside = {name: architecture.names[name].roles for name in nodes if architecture.names[name].layer is None}
     outside = {name: roles for name, roles in outside.items() if not PLACES.search(name)}
     tables = [name for name, roles in outside.items() if "embed" in roles and len(nodes[name].shape) == 2]
     if not tables:
@@ -47,7 +47,7 @@ def token_tensors(nodes: Mapping[str, Node], architecture: Architecture) -> dict
 
 
 def is_head(view: View, tensor: str) -> bool:
-    return "embed" not in view.architecture.parts[tensor].roles
+    return "embed" not in view.architecture.names[tensor].roles
 
 
 class Aligner:

@@ -1,4 +1,4 @@
-"""docs/scope.md says what the methods say, and its recipes run."""
+"""docs/which-tensors.md says what the methods say, and its recipes run."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from mergery.method.catalogue import scopes
-from mergery.method.scope import MATRICES
+from mergery.method.catalogue import worked_on
+from mergery.method.roles import MATRICES
 from tests.cli.test_end_to_end import load
 from tests.conftest import tensors_of
 
-PAGE = (Path(__file__).parents[2] / "docs/scope.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/which-tensors.md").read_text()
 RECIPES = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
 
 
 def test_the_table_is_the_methods_own():
-    assert scopes() in PAGE, "write mergery.method.catalogue.scopes() into docs/scope.md"
+    assert worked_on() in PAGE, "write mergery.method.catalogue.worked_on() into docs/which-tensors.md"
 
 
-def test_the_widest_scope_has_five_roles():
+def test_the_widest_choice_has_five_roles():
     assert len(MATRICES) == 5
     assert "Five roles are every matrix but convolutions." in PAGE
 

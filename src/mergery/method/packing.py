@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Part:
+class PackedPart:
     """What is kept of a tensor: `values` (float32), `bits` (one each), one `number`, `width` numbers for each row (`rows`), or
     a `matrix` of a shape of its own, such as a factor.
 
@@ -35,7 +35,7 @@ class Packing:
             (rows, n), of which a vector is one. A matrix comes whole.
     """
 
-    parts: Callable[[tuple[int, ...], Mapping[str, Any]], Mapping[str, Part]]
+    parts: Callable[[tuple[int, ...], Mapping[str, Any]], Mapping[str, PackedPart]]
     pack: Callable[..., Mapping[str, Any]]
     unpack: Callable[[Mapping[str, Any]], Tensor]
     by_row: bool = False

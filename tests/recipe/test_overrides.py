@@ -212,7 +212,7 @@ def test_rest_belongs_to_methods_that_do_not_work_on_everything(validator):
     for name, method in methods().items():
         merge = {"method": name, "base": "base", "rest": "linear"}
         merge |= {s.name: 0.5 for s in method.settings.values() if s.required and s.kind != "task"}
-        assert validator.is_valid({"models": {"base": "x", "a": "y"}, "merge": merge}) == (method.scope is not None), (
+        assert validator.is_valid({"models": {"base": "x", "a": "y"}, "merge": merge}) == (method.roles is not None), (
             name
         )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mergery.method import find
 from tests.cli.test_end_to_end import load
 from tests.conftest import tensors_of, weights_of
-from tests.planning.test_scope import merge_killed_once
+from tests.planning.test_treatment import merge_killed_once
 
 RECIPE = "models: {{base: ./base, a: ./a, b: ./b}}\nmerge: {{base: base, {}}}\n"
 WIDE, HEADS, SIZE, INNER, EXPERTS = 16, 4, 4, 24, 3

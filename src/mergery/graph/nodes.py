@@ -14,7 +14,7 @@ import numpy as np
 from mergery.checkpoints.base import Checkpoint, TensorInfo
 from mergery.dtypes import F32, DType
 from mergery.method import Method
-from mergery.method.scope import Route
+from mergery.method.routing import Route
 
 
 @dataclass(slots=True, eq=False)  # frozen ones take three times as long to make, and there may be half a million

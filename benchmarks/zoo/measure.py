@@ -16,7 +16,7 @@ from benchmarks.zoo.world import Split, State, World, Zoo, answer_all
 
 import mergery
 from mergery.method import find
-from mergery.planning.plan import ARITHMETIC
+from mergery.planning.digest import ARITHMETIC
 from mergery.run.workers import Options
 
 

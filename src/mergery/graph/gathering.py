@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -52,6 +53,12 @@ def from_ranges(name: str, shape: tuple[int, ...], ranges: Iterable[tuple[Node |
         return nodes[0]
     which, starts, lengths = np.array(joined, dtype=np.int64).reshape(-1, 3).T
     return Gathered(name, shape, dtype_of(nodes), nodes, which, starts, lengths)
+
+
+def zeros(name: str, shape: tuple[int, ...], dtype: DType) -> Node:
+    """A tensor of zeros."""
+    which, starts, lengths = np.array([[-1], [0], [math.prod(shape)]], dtype=np.int64)
+    return Gathered(name, shape, dtype, (), which, starts, lengths)
 
 
 def dtype_of(nodes: Iterable[Node]) -> DType:

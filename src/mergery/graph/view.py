@@ -21,7 +21,6 @@ class View:
     config: dict[str, Any] | None
     donor: Checkpoint
     dropped: Mapping[str, str] = field(default_factory=dict)  # tensor name -> reason
-    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from typing import Any
 
 from mergery.architecture import text_config
 from mergery.architecture.facts import ALLOWABLE, lesser, meanings
 from mergery.architecture.spelling import language_family
 from mergery.checkpoints.base import Checkpoint
+from mergery.errors import Where
+from mergery.graph.findings import Findings
 from mergery.graph.view import View
-from mergery.recipe import Merge, Source
-
-if TYPE_CHECKING:
-    from mergery.planning.builder import Builder
+from mergery.recipe import Merge
 
 
-def check_quantised(builder: Builder, name: str, checkpoint: Checkpoint, source: Source) -> None:
+def check_quantised(name: str, checkpoint: Checkpoint, place: Where | None, findings: Findings) -> None:
     """Refuse files whose numbers are codes, not weights."""
     found = quantisation(checkpoint)
     if found:
-        builder.fail(
+        findings.fail(
             f"the model {name!r} is quantised ({found['method']})",
-            where=source.place,
+            where=place,
             why=found["why"],
             hint="use its bfloat16, float16 or float32 version; quantised files cannot be merged yet",
         )
@@ -41,17 +40,19 @@ def quantisation(checkpoint: Checkpoint) -> dict[str, str] | None:
     return {"method": str(method), "why": why}
 
 
-def check_families(builder: Builder, views: Mapping[str, View], merge: Merge) -> None:
-    """Refuse models whose configs say that their weights mean different things, and warn of lesser differences."""
+def check_families(views: Mapping[str, View], merge: Merge, allowed: Collection[str], findings: Findings) -> None:
+    """Refuse models whose configs say that their weights mean different things, and warn of lesser differences.
+
+    `allowed` are facts in which they may differ.
+    """
     configs = {name: view.config for name, view in views.items() if view.config}
     if not configs:
         return
-    allowed = builder.recipe.allow
     first, *others = configs.items()
     kinds = {name: config["model_type"] for name, config in configs.items() if config.get("model_type")}
     strangers = len({language_family(config) for config in configs.values() if config.get("model_type")}) > 1
     if strangers and "model_type" not in allowed:
-        builder.fail(
+        findings.fail(
             "the models are of different families",
             where=merge.place,
             why=", ".join(f"{name} is {family}" for name, family in kinds.items()),
@@ -68,10 +69,10 @@ def check_families(builder: Builder, views: Mapping[str, View], merge: Merge) ->
                 wrong.setdefault(name, []).append(key)
                 wrong[name].append(text)
             else:
-                builder.warnings.append(f"{text}; the output takes its donor's")
+                findings.warnings.append(f"{text}; the output takes its donor's")
     for name, found in wrong.items():
         keys, texts = found[::2], found[1::2]
-        builder.fail(
+        findings.fail(
             f"{first[0]!r} and {name!r} use their weights differently",
             where=merge.place,
             why="; ".join(texts),

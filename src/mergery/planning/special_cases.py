@@ -10,19 +10,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mergery.architecture.spelling import language_family
-from mergery.graph.nodes import Node
-from mergery.graph.view import View
-from mergery.graph.walking import is_computed, leaves
 from mergery.method import Method, find
 from mergery.recipe.values import Target
-
-if TYPE_CHECKING:
-    from mergery.planning.builder import Builder
 
 _DIRECTED = ("slerp", "nuslerp", "multislerp", "karcher", "passthrough")  # on the sphere, or by one number
 _OFFSET_NORMS = (
@@ -35,41 +29,17 @@ OFFSET = "are norms stored as offsets from one: they are averaged, for offsets h
 SCALED = "are norms stored as offsets from one: scale multiplies the offset, not the norm"
 
 
-def copies(builder: Builder, target: Target) -> bool:
-    """Whether a tensor is copied whatever the method; notes it for the plan."""
-    if "buffer" not in target.roles:
-        return False
-    builder.treated.setdefault(BUFFER, []).append(target.name)
-    return True
-
-
 def treat(
-    method: Method, settings: dict[str, Any], target: Target, own: Node, *, deltas: bool
+    method: Method, settings: dict[str, Any], target: Target, config: Mapping[str, Any] | None, *, deltas: bool
 ) -> tuple[Method, dict[str, Any], str]:
     """The method and settings that one tensor gets in place of the merge's own, and by which rule, if any."""
     if deltas or method.name not in _DIRECTED or target.part != "language":
         return method, settings, ""
-    if "norm" not in (role.rpartition(".")[2] for role in target.roles) or not _offset(own):
+    norm = "norm" in (role.rpartition(".")[2] for role in target.roles)
+    if not norm or language_family(config) not in _OFFSET_NORMS:
         return method, settings, ""
     if method.name == "passthrough":
         return method, settings, SCALED
     t = settings.get("t")
     weight = settings["weight"] if t is None else np.array([1.0 - t, t])
     return find("linear"), {"weight": weight, "normalize": True}, OFFSET
-
-
-def _offset(node: Node) -> bool:
-    return language_family(leaves(node)[0].checkpoint.config) in _OFFSET_NORMS
-
-
-def remarks(view: View) -> list[str]:
-    """What a reader should know of the kinds of tensors that a merge averages as they are stored."""
-    merged = [name for name, node in view.nodes.items() if is_computed(node)]
-    names = view.architecture.names
-    log = [name for name in merged if name.endswith(("A_log", "dt_bias", "time_decay"))]
-    factors = [name for name in merged if "attention.kv" in names[name].roles]
-    found: Mapping[str, list[str]] = {
-        "parameters in log space are merged as stored: an average of logarithms is a geometric mean": log,
-        "low-rank factors of attention are merged one by one: the product of averages is not the average of products": factors,
-    }
-    return [f"{len(such)} {text} (such as {such[0]!r})" for text, such in found.items() if such]

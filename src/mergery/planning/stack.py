@@ -4,36 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from mergery.architecture import Architecture, config_depth, read_architecture, text_config
 from mergery.architecture.depth import Origin, restack_config
 from mergery.checkpoints.base import TensorInfo
 from mergery.errors import PlanError, listed, ranges
+from mergery.graph.findings import Findings
 from mergery.graph.nodes import Node
 from mergery.graph.view import View
-from mergery.method import find
 from mergery.planning.nodes import NodeBuilder, target_of
-from mergery.planning.settings import check_model_wide
+from mergery.planning.treatment import Treatments
 from mergery.recipe import Merge, Slice
 from mergery.recipe.values import Target
 from mergery.views.growth import grow
 
-if TYPE_CHECKING:
-    from mergery.planning.builder import Builder
 
-
-def stacked(builder: Builder, name: str, merge: Merge, views: Mapping[str, View], number: int) -> View | None:
-    donor = views[builder.recipe.donor] if merge is builder.recipe.merge else views[merge.names()[0]]
+def stacked(
+    name: str, donor: View, views: Mapping[str, View], treatments: Treatments, findings: Findings
+) -> View | None:
+    """The view of a stack, with what stands outside the layers under the donor's names; None where there are problems."""
+    merge = treatments.own.merge
     if donor.architecture.stack is None:
-        builder.fail(f"{donor.name!r} has no numbered layers to stack", where=merge.place)
+        findings.fail(f"{donor.name!r} has no numbered layers to stack", where=merge.place)
         return None
     if merge.growth:
         grown = views[merge.growth.model]
-        merge = replace(merge, stack=grow(builder, merge.growth, grown, stated_depth(grown)), growth=None)
+        merge = replace(merge, stack=grow(merge.growth, grown, stated_depth(grown), findings), growth=None)
     for view in views.values():
         if view.config and view.config.get("is_encoder_decoder"):
-            builder.fail(
+            findings.fail(
                 f"the layers of {view.name!r} cannot be stacked",
                 where=merge.place,
                 why="it has an encoder and a decoder, and a stack of one would not fit the other",
@@ -42,14 +41,14 @@ def stacked(builder: Builder, name: str, merge: Merge, views: Mapping[str, View]
         for each, (low, high) in part.models:
             depth = stated_depth(views[each])
             if high >= depth:
-                builder.fail(
+                findings.fail(
                     f"layers {low}-{high} of {each!r} do not exist",
                     where=part.place,
                     why=f"it has {depth} layers, 0-{depth - 1}",
                 )
-    if builder.problems:
+    if findings.problems:
         return None
-    stack = Stack(builder, merge, views, donor, number)
+    stack = Stack(merge, views, donor, treatments, findings)
     stack.outside(after=False)
     origins: list[Origin] = []
     for part in merge.stack:
@@ -57,7 +56,7 @@ def stacked(builder: Builder, name: str, merge: Merge, views: Mapping[str, View]
         kept, (low, _) = next((model for model in part.models if model[0] == donor.name), part.models[0])
         origins += [_origin(views[kept], donor, low + step) for step in range(part.depth)]
     stack.outside(after=True)
-    if builder.problems:
+    if findings.problems:
         return None
     nodes = stack.nodes
     infos = [TensorInfo(tensor, node.shape, node.dtype) for tensor, node in nodes.items()]
@@ -66,12 +65,10 @@ def stacked(builder: Builder, name: str, merge: Merge, views: Mapping[str, View]
         try:
             config, warnings = restack_config(config, origins, stated_depth(donor))
         except PlanError as error:
-            builder.fail(error.what, where=merge.place, why=error.why, hint=error.hint)
+            findings.fail(error.what, where=merge.place, why=error.why, hint=error.hint)
             return None
-        builder.warnings += warnings
-    check_model_wide(find(merge.method), merge, nodes, number, builder.problems)
-    dropped = unused_layers(builder, merge, views)
-    return View(name, nodes, read_architecture(infos, config), config, donor.donor, dropped)
+        findings.warnings += warnings
+    return View(name, nodes, read_architecture(infos, config), config, donor.donor, unused_layers(merge, views))
 
 
 def stated_depth(view: View) -> int:
@@ -89,17 +86,18 @@ def _origin(view: View, donor: View, layer: int) -> Origin:
 class Stack:
     """The tensors of a stack, as they are made: those before the layers, the layers slice by slice, those behind them."""
 
-    builder: Builder
     merge: Merge
     views: Mapping[str, View]
     donor: View
-    number: int
+    treatments: Treatments
+    findings: Findings
     nodes: dict[str, Node] = field(default_factory=dict)
 
     def outside(self, *, after: bool) -> None:
         """Tensors before the stack are made as the first slice says, those behind it as the last says."""
         part = self.merge.stack[-1 if after else 0]
         used = [each for each, _ in part.models]
+        builder = self.builder(part, self.donor)
         for tensor, own in self.donor.nodes.items():
             parsed = self.donor.architecture.names[tensor]
             if parsed.layer is not None or parsed.after != after:
@@ -107,14 +105,15 @@ class Stack:
             lacking = [each for each in used if tensor not in self.views[each].nodes]
             if lacking:
                 why = f"{self.donor.name!r} has it"
-                self.builder.fail(f"{lacking[0]!r} lacks {tensor!r}", where=part.place, why=why)
+                self.findings.fail(f"{lacking[0]!r} lacks {tensor!r}", where=part.place, why=why)
                 continue
-            self.add(part, dict.fromkeys(used, tensor), target_of(tensor, parsed), own)
+            self.add(part, builder, dict.fromkeys(used, tensor), target_of(tensor, parsed), own)
 
     def layers(self, part: Slice, first: int) -> None:
         """The layers of a slice, from the output's layer `first` on."""
         views, (lead, (low, _)) = self.views, part.models[0]
         shapes = {each: _by_layer(views[each].architecture) for each, _ in part.models}
+        builder = self.builder(part, views[lead])
         for step in range(part.depth):
             templates = {each: shapes[each].get(start + step, {}) for each, (start, _) in part.models}
             for each, names in templates.items():
@@ -124,7 +123,7 @@ class Stack:
                     this = f"layer {dict(part.models)[each][0] + step} of {each!r}"
                     that = f"layer {low + step} of {lead!r}"
                     why = "the layers of a slice must have the same tensors"
-                    self.builder.fail(f"{this} and {that} differ in {listed(gap)}", where=part.place, why=why)
+                    self.findings.fail(f"{this} and {that} differ in {listed(gap)}", where=part.place, why=why)
                     return
             for rest, tensor in templates[lead].items():
                 layer = first + step
@@ -133,25 +132,30 @@ class Stack:
                 depth = step / (part.depth - 1) if part.depth > 1 else 1.0
                 names = {each: names[rest] for each, names in templates.items()}
                 target = Target(output, layer, parsed.roles, depth, False, tuple(names.items()), number=layer)
-                self.add(part, names, target, views[lead].nodes[tensor])
+                self.add(part, builder, names, target, views[lead].nodes[tensor])
 
-    def add(self, part: Slice, names: Mapping[str, str], target: Target, own: Node) -> None:
+    def builder(self, part: Slice, view: View) -> NodeBuilder:
+        """What makes the nodes of a slice, whose tensors have the names and shapes of a view."""
+        names = [name for name, _ in part.models]
+        base = part.base or self.merge.base
+        base = base if base in names else None
+        merged = tuple(name for name in names if name != base)
+        config = view.config or self.donor.config
+        return NodeBuilder(self.treatments, base, merged, config, self.findings, (part.settings,))
+
+    def add(self, part: Slice, builder: NodeBuilder, names: Mapping[str, str], target: Target, own: Node) -> None:
         """One tensor of the output, from those of the slice's models under `names`."""
         inputs = {each: self.views[each].nodes[tensor] for each, tensor in names.items()}
         shapes = {each: node.shape for each, node in inputs.items()}
         if len(set(shapes.values())) > 1:
             what = f"{target.name!r} would be made of tensors of different shapes"
             why = ", ".join(f"{each} {list(shape)}" for each, shape in shapes.items())
-            self.builder.fail(what, where=part.place, why=why)
+            self.findings.fail(what, where=part.place, why=why)
             return
-        base = part.base or self.merge.base
-        base = base if base in names else None
-        merged = tuple(each for each in names if each != base)
-        builder_of_nodes = NodeBuilder(self.builder, self.merge, self.number, base, merged, (part.settings,))
-        self.nodes[target.name] = builder_of_nodes.node(target, inputs, own)
+        self.nodes[target.name] = builder.node(target, inputs, own)
 
 
-def unused_layers(builder: Builder, merge: Merge, views: Mapping[str, View]) -> dict[str, str]:
+def unused_layers(merge: Merge, views: Mapping[str, View]) -> dict[str, str]:
     dropped: dict[str, str] = {}
     for each in merge.names():
         used = {

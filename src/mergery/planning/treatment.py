@@ -5,21 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from mergery.errors import listed
+from mergery.graph.findings import Findings
+from mergery.graph.nodes import Node
 from mergery.method import Method, find
 from mergery.method.roles import BASE, Preset
 from mergery.planning.settings import check_model_wide
 from mergery.recipe import Merge, Override
 from mergery.recipe.overrides import as_mapping, roles_of
-from mergery.recipe.values import Condition, Constant, Target, Value
+from mergery.recipe.values import Condition, Constant, Target, Value, looks_at
 
-if TYPE_CHECKING:
-    from mergery.graph.view import View
-    from mergery.planning.builder import Builder
-
-Levels = tuple[Mapping[str, Value], ...]
 _NEVER = ("norm", "attention.norm", "bias", "buffer")  # roles of what is no matrix of weights, however it is stored
 
 
@@ -33,6 +30,14 @@ class Treatment:
     take: str | None = None
 
 
+class Levels(NamedTuple):
+    """Where the settings of a treatment are looked up, nearest first."""
+
+    settings: tuple[Mapping[str, Value], ...]
+    key: tuple[int, ...]  # tells them from others
+    looks: set[str]  # what of a tensor decides their values: see `looks_at`
+
+
 @dataclass
 class Treatments:
     """All treatments of one merge."""
@@ -42,8 +47,9 @@ class Treatments:
     preset: Mapping[str, Value]
     overrides: tuple[tuple[Condition, Treatment], ...]
     rest: Treatment
-    weights: dict[int, tuple[Mapping[str, Value], Mapping[str, Value]]]
-    vectors: dict[int, list[str]] = field(default_factory=dict)  # for methods on matrices, by their number
+    weights: dict[int, tuple[Mapping[str, Value], Mapping[str, Value]]] = field(default_factory=dict)
+    resolved: dict[Any, dict[str, Any]] = field(default_factory=dict)  # settings, by all that values are asked for
+    vectors: dict[int, list[str]] = field(default_factory=dict)  # for methods on matrices, by the treatment's number
     fitted: set[int] = field(default_factory=set)  # numbers of the overrides that some tensor has got
 
     def at(self, target: Target, shape: tuple[int, ...]) -> Treatment:
@@ -59,11 +65,15 @@ class Treatments:
             return True
         return len(shape) > 1 and not set(target.roles) & set(_NEVER) and Condition(roles=self.roles).holds(target)
 
-    def levels(self, treatment: Treatment, levels: Levels) -> Levels:
-        """The settings of a treatment, nearest first: its own and, of the merge's, how much each model weighs."""
+    def levels(self, treatment: Treatment, nearer: tuple[Mapping[str, Value], ...]) -> Levels:
+        """A treatment's own settings and, of the merge's, how much each model weighs. `nearer` are those of a slice."""
+        levels = (*nearer, self.own.merge.settings)
         if treatment is self.own:
-            return (*levels, self.own.merge.settings, self.preset)
-        return (treatment.merge.settings, *map(self._weight, (*levels, self.own.merge.settings)))
+            levels = (*levels, self.preset)
+        else:
+            levels = (treatment.merge.settings, *map(self._weight, levels))
+        looks = set().union(*(looks_at(value) for level in levels for value in level.values()))
+        return Levels(levels, tuple(map(id, levels)), looks)
 
     def _weight(self, level: Mapping[str, Value]) -> Mapping[str, Value]:
         """Only the weight of a level, the same object each time."""
@@ -71,47 +81,41 @@ class Treatments:
             self.weights[id(level)] = (level, {"weight": level["weight"]} if "weight" in level else {})
         return self.weights[id(level)][1]
 
+    def check(self, nodes: Mapping[str, Node], findings: Findings) -> None:
+        """Check what methods ask of the whole model that was made, and that each override has found a tensor."""
+        for at, (condition, override) in enumerate(self.overrides, start=1):
+            if override.number not in self.fitted:
+                words = ", ".join(f"{key}: {value}" for key, value in condition.plain().items())
+                findings.warnings.append(
+                    f"part {at} ({words}) gets no tensor: none fits, or all that do fit an earlier part"
+                )
+        for each in (self.own, *(each for _, each in self.overrides), self.rest):
+            if each.method is None:
+                continue
+            if each.number in self.vectors:
+                what = f"{each.method.name} cannot merge {listed(self.vectors[each.number])}"
+                why, hint = "it works on matrices, and these are vectors", "method: linear"
+                findings.fail(what, where=each.merge.place, why=why, hint=hint)
+            check_model_wide(each.method, each.merge, nodes, each.number, findings.problems)
 
-def treatments_of(builder: Builder, merge: Merge, number: int) -> Treatments:
-    """The treatments of the merge with a number; the numbers behind it are those of its overrides and rest."""
-    if number not in builder.treatments:
-        method = find(merge.method)
-        chosen = method.presets.get(merge.preset or "", Preset())
-        rest = merge.rest or _declared(chosen.rest if chosen.rest is not None else method.rest, merge)
-        builder.treatments[number] = Treatments(
-            Treatment(merge, number, method),
-            roles_of(method, merge.preset),
-            {name: Constant(value) for name, value in chosen.settings.items()},
-            tuple((each.where, _treatment(each, merge, number + 1 + at)) for at, each in enumerate(merge.overrides)),
-            _treatment(rest, merge, number + 1 + len(merge.overrides)),
-            {},
-        )
-    return builder.treatments[number]
+
+def treatments_of(merge: Merge, number: int) -> Treatments:
+    """The treatments of a merge. Its number is `number`; those behind it are its overrides' and the rest's."""
+    method = find(merge.method)
+    chosen = method.presets.get(merge.preset or "", Preset())
+    rest = merge.rest or _declared(chosen.rest if chosen.rest is not None else method.rest, merge)
+    return Treatments(
+        Treatment(merge, number, method),
+        roles_of(method, merge.preset),
+        {name: Constant(value) for name, value in chosen.settings.items()},
+        tuple((each.where, _treatment(each, merge, number + 1 + at)) for at, each in enumerate(merge.overrides)),
+        _treatment(rest, merge, number + 1 + len(merge.overrides)),
+    )
 
 
 def numbers(merge: Merge) -> int:
     """How many numbers a merge takes: its own, one for each override, and the rest's."""
     return 2 + len(merge.overrides)
-
-
-def check_overrides(builder: Builder, merge: Merge, number: int, view: View) -> None:
-    """Check what the methods of overrides and rest ask of the whole model, and that each override has found a tensor."""
-    known = treatments_of(builder, merge, number)
-    for at, (condition, treatment) in enumerate(known.overrides, start=1):
-        if treatment.number not in known.fitted:
-            words = ", ".join(f"{key}: {value}" for key, value in condition.plain().items())
-            builder.warnings.append(
-                f"part {at} ({words}) gets no tensor: none fits, or all that do fit an earlier part"
-            )
-    for treatment in (*(each for _, each in known.overrides), known.rest):
-        if treatment.number in known.vectors and treatment.method is not None:
-            vectors = listed(known.vectors[treatment.number])
-            why, hint = "it works on matrices, and these are vectors", "method: linear"
-            builder.fail(
-                f"{treatment.method.name} cannot merge {vectors}", where=treatment.merge.place, why=why, hint=hint
-            )
-        if treatment.method is not None:
-            check_model_wide(treatment.method, treatment.merge, view.nodes, treatment.number, builder.problems)
 
 
 def _declared(rest: Any, merge: Merge) -> Override:

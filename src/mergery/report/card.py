@@ -10,7 +10,8 @@ from mergery.graph.nodes import Computed, Merged, Node, Stored
 from mergery.graph.walking import is_computed, merges_below
 from mergery.method import find
 from mergery.method.catalogue import source
-from mergery.planning.plan import Plan, content_mark
+from mergery.planning.digest import content_mark
+from mergery.planning.plan import Plan
 from mergery.recipe import Merge, Source
 from mergery.recipe.document import write_yaml
 from mergery.report.words import several, vocabulary_line

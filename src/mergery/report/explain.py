@@ -11,9 +11,9 @@ from mergery.errors import ranges
 from mergery.graph.nodes import Computed, Gathered, Node, Stored
 from mergery.graph.walking import is_computed, leaves
 from mergery.planning.plan import Plan, no_collections
+from mergery.report.tokens import chat_sample
 from mergery.run.estimate import MATRIX_RATE, device_memory, merged_of, peak_memory, seconds
 from mergery.run.workers import Options
-from mergery.views.vocabulary.writing import chat_sample
 
 
 @no_collections()

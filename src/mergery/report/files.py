@@ -6,7 +6,7 @@ import json
 
 from mergery.planning.plan import Plan
 from mergery.report.card import make_card
-from mergery.views.vocabulary.writing import tokenizer_files
+from mergery.report.tokens import tokenizer_files
 
 TOKENIZER_FILES = (
     "tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "spiece", "chat_template",

@@ -28,7 +28,8 @@ import numpy as np
 
 from mergery.errors import MergeryError, PlanError
 from mergery.planning.layout import Slot
-from mergery.planning.plan import Plan, Step, make_plan
+from mergery.planning.plan import Plan, make_plan
+from mergery.planning.steps import Step
 from mergery.recipe import Recipe, Source
 from mergery.run.sinks import FolderSink, write_problem, write_whole
 from mergery.run.workers import Options, Run, batches, needs_torch, quiet_torch

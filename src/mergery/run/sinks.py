@@ -16,7 +16,8 @@ import numpy as np
 from mergery.errors import PlanError
 from mergery.kernels.devices import CPU
 from mergery.planning.layout import INDEX, Layout, Slot
-from mergery.planning.plan import Plan, Step
+from mergery.planning.plan import Plan
+from mergery.planning.steps import Step
 from mergery.run.journal import Journal
 
 if TYPE_CHECKING:

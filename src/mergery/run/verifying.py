@@ -15,7 +15,9 @@ from mergery.checkpoints import open_checkpoint
 from mergery.engine.workspace import windows
 from mergery.errors import PlanError
 from mergery.kernels.devices import CPU
-from mergery.planning.plan import Step, content_mark, make_plan
+from mergery.planning.digest import content_mark
+from mergery.planning.plan import make_plan
+from mergery.planning.steps import Step
 from mergery.recipe.reading import load_recipe
 from mergery.run.lock import NAME, read_lock
 from mergery.run.workers import Event, Options, Run

@@ -27,7 +27,8 @@ from mergery.graph.walking import computed_below, is_computed, merges_below
 from mergery.kernels import compiling, kernels
 from mergery.kernels.devices import CPU, WORKERS, Device, device_errors, find_devices
 from mergery.planning.layout import Slot
-from mergery.planning.plan import Plan, Step
+from mergery.planning.plan import Plan
+from mergery.planning.steps import Step
 
 BATCH = 4 << 20  # bytes of small tensors that a worker takes at once
 BATCH_TENSORS = 256

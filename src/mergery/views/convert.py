@@ -1,349 +1,78 @@
 """A model in another shape: more or fewer key/value heads and layers, a wider MLP, a wider residual stream.
 
-A conversion is a view: each tensor is sewn from ranges of the stored one, and nothing is written in between. What a
+A conversion is a view: each tensor is gathered from ranges of the stored one, and nothing is written in between. What a
 conversion loses, or that it is exact, is a `Change` that the plan and the model card state.
 """
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from dataclasses import replace
 
 from mergery.architecture import read_architecture, text_config
-from mergery.architecture.anatomy import ANATOMIES, Anatomy
+from mergery.architecture.anatomy import ANATOMIES
 from mergery.architecture.depth import Origin, restack_config
 from mergery.checkpoints.base import TensorInfo
-from mergery.dtypes import BY_TORCH, F32
-from mergery.errors import PlanError, listed, ranges
-from mergery.graph.gathering import from_ranges
-from mergery.graph.nodes import Gathered, Merged, Node, Stored
+from mergery.errors import PlanError, ranges
+from mergery.graph.findings import Findings
+from mergery.graph.gathering import zeros
+from mergery.graph.nodes import Node
 from mergery.graph.view import Change, View
-from mergery.method import find
 from mergery.recipe import Source
 from mergery.views.growth import check_residual, output_projection, spread_identity, spread_kept
-
-if TYPE_CHECKING:
-    from mergery.planning.builder import Builder
-
-MOST = 64  # times the size before: more is a slip of the pen, and would take long to plan
-
-Ranges = tuple[tuple[int, int], ...]  # of an old axis, end to end: (first, length); zeros where the first is -1
+from mergery.views.widths import MOST, Reshaping
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """The numbers of a config that conversions change."""
+def converted(view: View, source: Source, dtype: str | None, findings: Findings) -> View | None:
+    """The view in the shape that its source asks for; None where there are problems, which are noted.
 
-    hidden: int
-    heads: int
-    kv_heads: int
-    head: int
-    inner: int
-
-    def of(self, space: str) -> int | None:
-        """The length of an axis; None for one that no conversion touches."""
-        lengths = {"R": self.hidden, "N": self.hidden, "F": self.inner}
-        return lengths.get(space, {"Q": self.heads * self.head, "K": self.kv_heads * self.head}.get(space))
-
-
-def converted(builder: Builder, view: View, source: Source) -> View | None:
-    """The view in the shape that its source asks for. Problems are noted in the builder, which then gets None."""
+    `dtype` is the output's by its name in torch, where the recipe gives one: rounding to it may be a loss.
+    """
     family = text_config(view.config).get("model_type")
     anatomy = ANATOMIES.get(str(family))
-    before = len(builder.problems)
+    before = len(findings.problems)
     widths = [key for key in source.convert if key != "layers"]
     what = f"{view.name!r} cannot be converted"
     if view.config is None:
-        builder.fail(what, where=source.place, why="it has no config.json")
+        findings.fail(what, where=source.place, why="it has no config.json")
         return None
     if view.config.get("is_encoder_decoder") or view.architecture.stack is None:
-        builder.fail(what, where=source.place, why="it is not one stack of layers")
+        findings.fail(what, where=source.place, why="it is not one stack of layers")
         return None
     if widths and anatomy is None:
         why = f"how its widths hang together is not known for the family {family!r}"
         hint = f"known are {', '.join(sorted(ANATOMIES))}"
-        builder.fail(what, where=source.places[widths[0]], why=why, hint=hint)
+        findings.fail(what, where=source.places[widths[0]], why=why, hint=hint)
         return None
     try:
         if widths and anatomy:
-            view = _Reshaping(builder, view, source, anatomy).view()
-        if "layers" in source.convert and len(builder.problems) == before:
-            view = _relayered(builder, view, source)
+            view = Reshaping(view, source, anatomy, dtype, findings).view()
+        if "layers" in source.convert and len(findings.problems) == before:
+            view = _relayered(view, source, findings)
     except PlanError as error:
-        builder.fail(error.what, where=source.place, why=error.why, hint=error.hint)
-    return view if len(builder.problems) == before else None
+        findings.fail(error.what, where=source.place, why=error.why, hint=error.hint)
+    return view if len(findings.problems) == before else None
 
 
-def read_sizes(section: Mapping[str, Any], inner: str) -> Sizes:
-    """The sizes that a config states. Raises PlanError where it lacks one."""
-
-    def number(*keys: str, default: int | None = None) -> int:
-        value = next((section[key] for key in keys if section.get(key) is not None), default)
-        if not isinstance(value, int) or value < 1:
-            raise PlanError(f"config.json has {keys[0]} of {value!r}", why="a conversion must know it")
-        return value
-
-    hidden, heads = number("hidden_size", "n_embd"), number("num_attention_heads", "n_head")
-    kv_heads = number("num_key_value_heads", default=heads)
-    return Sizes(
-        hidden, heads, kv_heads, number("head_dim", default=hidden // heads), number(inner, default=4 * hidden)
-    )
-
-
-class _Reshaping:
-    """Widths of one model, changed."""
-
-    def __init__(self, builder: Builder, view: View, source: Source, anatomy: Anatomy) -> None:
-        self.builder, self.old, self.source, self.anatomy = builder, view, source, anatomy
-        self.sizes = read_sizes(text_config(view.config), anatomy.inner)
-        self.spaces: dict[str, tuple[Ranges, ...]] = {}  # the ranges of each new axis; several are averaged
-        self.factor = 1.0  # of norms, for a wider residual stream
-        self.settings: dict[tuple[float, ...], dict[str, Any]] = {}
-        self.number = builder.merges
-        builder.merges += 1
-
-    def view(self) -> View:
-        new = self.sizes
-        for key, change in (("kv_heads", self.heads), ("intermediate_size", self.inner), ("hidden_size", self.hidden)):
-            if key in self.source.convert:
-                new = change(new, self.source.convert[key])
-        if self.builder.problems:
-            return self.old
-        nodes: dict[str, Node] = {}
-        unknown: list[str] = []
-        for name, node in self.old.nodes.items():
-            axes = self.anatomy.of(name)
-            if axes is None or len(axes) != len(node.shape):
-                unknown.append(name)
-            elif self.agrees(name, node, axes):
-                nodes[name] = self.tensor(name, node, axes)
-        if unknown:
-            why = "no conversion is sound while a tensor's place is not known"
-            self.fail("", f"{self.old.name!r} has {listed(unknown)}, which its family does not", why)
-        if self.builder.problems:
-            return self.old
-        infos = [TensorInfo(name, node.shape, node.dtype) for name, node in nodes.items()]
-        config = self.config(new)
-        return replace(self.old, nodes=nodes, architecture=read_architecture(infos, config), config=config)
-
-    def fail(self, key: str, what: str, why: str = "", hint: str = "") -> None:
-        where = self.source.places.get(key, self.source.place)
-        self.builder.fail(what, where=where, why=why, hint=hint)
-
-    def say(self, what: str, loss: str = "") -> None:
-        self.builder.changes.append(Change(self.old.name, what, loss))
-
-    def heads(self, sizes: Sizes, wanted: int) -> Sizes:
-        """More key/value heads by repetition; fewer by the mean of each group (arXiv 2305.13245)."""
-        have, head = sizes.kv_heads, sizes.head
-        if not self.anatomy.grouped:
-            self.fail("kv_heads", f"kv_heads: every query head of {self.old.name!r} must have its own keys and values")
-        elif sizes.heads % wanted or (have % wanted and wanted % have):
-            why = f"it has {have}, and {sizes.heads} query heads: the groups must come out even"
-            self.fail("kv_heads", f"{self.old.name!r} cannot have {wanted} key/value heads", why)
-        elif wanted > have:
-            times = wanted // have
-            self.spaces["K"] = (tuple((j * head, head) for j in range(have) for _ in range(times)),)
-            self.say(f"key/value heads {have} -> {wanted}, each repeated {times} times")
-        elif wanted < have:
-            group = have // wanted
-            picks = (tuple(((j * group + i) * head, head) for j in range(wanted)) for i in range(group))
-            self.spaces["K"] = tuple(picks)
-            self.say(
-                f"key/value heads {have} -> {wanted}, each the mean of {group}",
-                "the differences between the heads of a group: train it further",
-            )
-        return replace(sizes, kv_heads=wanted)
-
-    def inner(self, sizes: Sizes, wanted: int) -> Sizes:
-        """More neurons, of zeros."""
-        have = sizes.inner
-        if not any("F" in axis for name in self.old.nodes for axis in self.anatomy.of(name) or ()):
-            self.fail("intermediate_size", f"intermediate_size: {self.old.name!r} has no MLP outside its experts")
-        elif wanted < have:
-            why = f"it has {have} neurons; which of them to leave out is a question of data"
-            self.fail("intermediate_size", f"{self.old.name!r} cannot be narrowed to {wanted} neurons", why)
-        elif wanted > MOST * have:
-            self.fail(
-                "intermediate_size", f"{wanted} neurons are more than {MOST} times the {have} of {self.old.name!r}"
-            )
-        elif wanted > have:
-            self.spaces["F"] = (((0, have), (-1, wanted - have)),)
-            self.say(f"inner neurons {have} -> {wanted}, the new ones zero")
-        return replace(sizes, inner=wanted)
-
-    def hidden(self, sizes: Sizes, wanted: int) -> Sizes:
-        """More channels, of zeros; norms over them are made good by their gains and epsilon."""
-        have = sizes.hidden
-        key = "hidden_size"
-        if self.anatomy.norm == "layer":
-            why = "a layer norm takes off the mean of all channels, which zeros change"
-            self.fail(key, f"{self.old.name!r} cannot be widened to {wanted} channels", why)
-        elif wanted < have:
-            why = f"it has {have} channels; which of them to leave out is a question of data"
-            self.fail(key, f"{self.old.name!r} cannot be narrowed to {wanted} channels", why)
-        elif wanted > MOST * have:
-            self.fail(key, f"{wanted} channels are more than {MOST} times the {have} of {self.old.name!r}")
-        elif wanted % sizes.heads:
-            why = f"hidden_size must be a multiple of the {sizes.heads} attention heads"
-            self.fail(key, f"{self.old.name!r} cannot be widened to {wanted} channels", why)
-        elif wanted > have:
-            self.factor = math.sqrt(have / wanted)
-            self.spaces["R"] = self.spaces["N"] = (((0, have), (-1, wanted - have)),)
-            self.say(
-                f"channels {have} -> {wanted}, the new ones zero; gains of norms times {self.factor:.6g}",
-                self.rounding(),
-            )
-        return replace(sizes, hidden=wanted)
-
-    def rounding(self) -> str:
-        """What scaled norms lose where they are stored in few bits: nothing, if the factor is a power of two."""
-        stored = {node.dtype for name, node in self.old.nodes.items() if self.anatomy.of(name) == ("N",)}
-        if self.builder.recipe.output.dtype:
-            stored = {BY_TORCH[self.builder.recipe.output.dtype]}
-        narrow = next((dtype for dtype in stored if dtype.bits < 32), None)
-        plain = self.anatomy.norm == "rms" and math.frexp(self.factor)[0] == 0.5
-        return "" if narrow is None or plain else f"what rounding scaled weights to {narrow.torch} takes"
-
-    def agrees(self, name: str, node: Node, axes: tuple[str, ...]) -> bool:
-        """Whether a tensor has the lengths that the config states."""
-        for length, axis in zip(node.shape, axes, strict=True):
-            parts = [self.sizes.of(space) for space in axis.split("+")]
-            wanted = [part for part in parts if part is not None]
-            if len(wanted) == len(parts) and sum(wanted) != length:
-                why = f"it is {list(node.shape)}, and the config gives {sum(wanted)}"
-                self.fail("", f"{name!r} of {self.old.name!r} does not have the shape that its config states", why)
-                return False
-        return True
-
-    def tensor(self, name: str, node: Node, axes: tuple[str, ...]) -> Node:
-        """One tensor in its new shape: part by part where spaces are fused."""
-        parts: list[Node] = []
-        first = 0
-        for space in axes[0].split("+"):
-            length = self.sizes.of(space) if "+" in axes[0] else node.shape[0]
-            assert length is not None
-            rows = self.spaces.get(space, (((0, length),),))
-            shifted = [tuple((start + first if start >= 0 else -1, size) for start, size in each) for each in rows]
-            picks = [self.gather(name, self.scaled(name, node, axes), each, axes[1:]) for each in shifted]
-            parts.append(picks[0] if len(picks) == 1 else self.mixed(name, picks, [1 / len(picks)] * len(picks)))
-            first += length
-        if len(parts) == 1:
-            return parts[0]
-        shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
-        return from_ranges(name, shape, [(part, 0, part.elements) for part in parts])
-
-    def gather(self, name: str, node: Node, rows: Ranges, rest: tuple[str, ...]) -> Node:
-        if len(node.shape) == 1:
-            return from_ranges(
-                name, (_total(rows),), [(node if start >= 0 else None, start, size) for start, size in rows]
-            )
-        (columns,) = self.spaces.get(rest[0], (((0, node.shape[1]),),))
-        return gathered(name, node, rows, columns)
-
-    def scaled(self, name: str, node: Node, axes: tuple[str, ...]) -> Node:
-        """Weights that a wider residual stream multiplies.
-
-        With r = d_old / d_new, the mean square over the channels is r times what it was. With epsilon r times what it was
-        (which the config gets), the norm gives 1 / sqrt(r) times what it gave, and its gains give that back. Queries and
-        keys that are normed with the same epsilon become sqrt(r) times as large, so that it stays in proportion.
-        Embeddings that are multiplied by sqrt(d) are made smaller beforehand; where the head shares them, the
-        last norm gives it back.
-        """
-        factor = self.factor
-        if factor == 1.0:
-            return node
-        anatomy, tied = self.anatomy, not any(each.endswith("lm_head.weight") for each in self.old.nodes)
-        if axes == ("N",):
-            last = self.old.architecture.names[name].layer is None
-            if last and tied and anatomy.scales_embeddings:
-                return node
-            if anatomy.norm == "offset":
-                return self.mixed(name, [node, _ones(self.old.name, node.shape[0])], [factor, factor - 1.0])
-            return self.mixed(name, [node], [factor])
-        embeds = anatomy.scales_embeddings and name.endswith("embed_tokens.weight")
-        if embeds or (anatomy.normed_heads and axes[0] in "QK" and name.split(".")[-2] in ("q_proj", "k_proj")):
-            return self.mixed(name, [node], [factor])
-        return node
-
-    def mixed(self, name: str, nodes: list[Node], weights: list[float]) -> Node:
-        """A weighted sum."""
-        known = self.settings.setdefault(tuple(weights), {"weight": np.array(weights), "normalize": False})
-        names = (self.old.name,) * len(nodes)
-        return Merged(find("linear"), name, names, tuple(nodes), None, known, F32, self.number)
-
-    def epsilon(self) -> float:
-        value = text_config(self.old.config).get("rms_norm_eps")
-        if not isinstance(value, float):
-            raise PlanError(f"config.json has rms_norm_eps of {value!r}", why="a wider model needs another")
-        return value
-
-    def config(self, sizes: Sizes) -> dict[str, Any]:
-        config = copy.deepcopy(self.old.config)
-        section = text_config(config)
-        assert config is not None and isinstance(section, dict)
-        wanted = self.source.convert
-        if "kv_heads" in wanted:
-            section["num_key_value_heads"] = sizes.kv_heads
-        if "intermediate_size" in wanted:
-            section[self.anatomy.inner] = sizes.inner
-        if "hidden_size" in wanted:
-            section["hidden_size"] = sizes.hidden
-            section["rms_norm_eps"] = self.epsilon() * self.sizes.hidden / sizes.hidden
-            section["head_dim"] = sizes.head
-        return config
-
-
-def gathered(name: str, node: Node, rows: Ranges, columns: Ranges) -> Node:
-    """Rows and columns of a matrix, by ranges."""
-    width, shape = node.shape[1], (_total(rows), _total(columns))
-    if columns == ((0, width),):
-        return from_ranges(name, shape, [(node if first >= 0 else None, first * width, n * width) for first, n in rows])
-    index = np.concatenate([np.arange(first, first + n) if first >= 0 else np.full(n, -1) for first, n in rows])
-    firsts, sizes = np.array(columns, dtype=np.int64).T
-    empty = (index[:, None] < 0) | (firsts[None, :] < 0)
-    starts = np.where(empty, 0, index[:, None] * width + firsts[None, :])
-    lengths = np.broadcast_to(sizes, starts.shape)
-    which = np.where(empty, -1, 0)
-    return Gathered(name, shape, node.dtype, (node,), which.reshape(-1), starts.reshape(-1), lengths.reshape(-1))
-
-
-def _total(ranges: Ranges) -> int:
-    return sum(size for _, size in ranges)
-
-
-def _ones(model: str, length: int) -> Node:
-    from mergery.checkpoints.memory import MemoryCheckpoint
-
-    checkpoint = MemoryCheckpoint({"ones": np.ones(length, np.float32)}, model)
-    return Stored(model, checkpoint, checkpoint.tensors["ones"])
-
-
-def _relayered(builder: Builder, view: View, source: Source) -> View:
+def _relayered(view: View, source: Source, findings: Findings) -> View:
     """Another number of layers: blocks that add nothing, evenly spread; or an even choice of those there are."""
     wanted, depth, place = source.convert["layers"], view.architecture.depth, source.places.get("layers")
     if wanted == depth:
         return view
     if wanted > MOST * depth:
-        builder.fail(f"{wanted} layers are more than {MOST} times the {depth} of {view.name!r}", where=place)
+        findings.fail(f"{wanted} layers are more than {MOST} times the {depth} of {view.name!r}", where=place)
         return view
     if wanted > depth:
-        check_residual(builder, view, place)
+        check_residual(view, place, findings)
         behind = spread_identity(depth, wanted)
         picks = [(layer, new) for layer in range(depth) for new in (False, *[True] * behind.count(layer))]
         what = f"layers {depth} -> {wanted}, copies that add nothing yet behind {ranges(sorted(set(behind)))}"
-        builder.changes.append(Change(view.name, what))
+        findings.changes.append(Change(view.name, what))
         left: list[int] = []
     else:
         picks = [(layer, False) for layer in spread_kept(depth, wanted)]
         left = sorted(set(range(depth)) - {layer for layer, _ in picks})
         loss = "what those did: train it further"
-        builder.changes.append(Change(view.name, f"layers {depth} -> {wanted}, without {ranges(left)}", loss))
+        findings.changes.append(Change(view.name, f"layers {depth} -> {wanted}, without {ranges(left)}", loss))
     nodes: dict[str, Node] = {}
     names = view.architecture.names
     behind_stack = {name: node for name, node in view.nodes.items() if names[name].after}
@@ -352,19 +81,14 @@ def _relayered(builder: Builder, view: View, source: Source) -> View:
         for name, node in view.nodes.items():
             if names[name].layer == layer:
                 zero = new and output_projection(name, names[name].roles) and node.dtype.floating
-                nodes[view.architecture.rename(name, number)] = _zeros(name, node) if zero else node
+                nodes[view.architecture.rename(name, number)] = zeros(name, node.shape, node.dtype) if zero else node
     nodes |= behind_stack
     assert view.config is not None
     section = text_config(view.config)
     config, warnings = restack_config(view.config, [Origin(section, layer, depth) for layer, _ in picks], depth)
-    builder.warnings += warnings
+    findings.warnings += warnings
     infos = [TensorInfo(name, node.shape, node.dtype) for name, node in nodes.items()]
     dropped = dict(view.dropped)
     if left:
         dropped[f"{view.name}: layers {ranges(left)}"] = f"the model is converted to {wanted} layers"
     return replace(view, nodes=nodes, architecture=read_architecture(infos, config), config=config, dropped=dropped)
-
-
-def _zeros(name: str, node: Node) -> Node:
-    which, starts, lengths = np.array([[-1], [0], [node.elements]], dtype=np.int64)
-    return Gathered(name, node.shape, node.dtype, (), which, starts, lengths)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from mergery.architecture import text_config
 from mergery.architecture.anatomy import RESIDUAL
 from mergery.errors import Where
+from mergery.graph.findings import Findings
 from mergery.graph.view import Change, View
 from mergery.recipe import Growth, Slice
 from mergery.recipe.values import Condition, Constant, Filtered, Target
-
-if TYPE_CHECKING:
-    from mergery.planning.builder import Builder
 
 _PROJECTIONS = (
     Condition(roles=("attention.o", "mlp.down")),
@@ -26,19 +22,19 @@ def output_projection(name: str, roles: tuple[str, ...]) -> bool:
     return any(condition.holds(Target(name, roles=roles)) for condition in _PROJECTIONS)
 
 
-def grow(builder: Builder, growth: Growth, view: View, depth: int) -> tuple[Slice, ...]:
-    """The slices of a rule over a model of some depth, and what it changes, noted in the builder."""
+def grow(growth: Growth, view: View, depth: int, findings: Findings) -> tuple[Slice, ...]:
+    """The slices of a rule over a model of some depth; what it changes is noted."""
     name, layers, place = growth.model, growth.layers, growth.place
     if layers >= depth and not (growth.rule == "insert" and layers == depth):
         number = "leave out" if growth.rule == "upscale" else "count"
-        builder.fail(f"{name!r} has {depth} layers, and the stack would {number} {layers}", where=place)
+        findings.fail(f"{name!r} has {depth} layers, and the stack would {number} {layers}", where=place)
         return ()
     if growth.rule == "upscale":
         ranges = ((0, depth - 1 - layers), (layers, depth - 1))
         what = f"layers {depth} -> {2 * (depth - layers)}, {ranges[0][0]}-{ranges[0][1]} and {layers}-{depth - 1}"
-        builder.changes.append(Change(name, what, "what the model could do, in part: train it further"))
+        findings.changes.append(Change(name, what, "what the model could do, in part: train it further"))
         return tuple(Slice(((name, each),), place=place) for each in ranges)
-    check_residual(builder, view, place)
+    check_residual(view, place, findings)
     slices: list[Slice] = []
     for first in range(0, depth, layers):
         last = min(first + layers, depth) - 1
@@ -47,16 +43,16 @@ def grow(builder: Builder, growth: Growth, view: View, depth: int) -> tuple[Slic
             slices.append(Slice(((name, (last, last)),), settings=_SILENT, place=place))
     new = depth // layers
     what = f"layers {depth} -> {depth + new}, a copy that adds nothing yet behind every {layers}"
-    builder.changes.append(Change(name, what))
+    findings.changes.append(Change(name, what))
     return tuple(slices)
 
 
-def check_residual(builder: Builder, view: View, place: Where | None) -> None:
+def check_residual(view: View, place: Where | None, findings: Findings) -> None:
     """Note a problem where silencing the output projections of a copied layer would not make it do nothing."""
     family = text_config(view.config).get("model_type")
     silent = {parsed.layer for name, parsed in view.architecture.names.items() if output_projection(name, parsed.roles)}
     if family not in RESIDUAL or not silent >= set(range(view.architecture.depth)):
-        builder.fail(
+        findings.fail(
             f"no layer that adds nothing is known for {view.name!r}",
             where=place,
             why=f"of the family {family!r} it is not certain what silences a layer",

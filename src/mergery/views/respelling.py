@@ -1,8 +1,8 @@
 """Brings a view to the names of another: two spellings of one model are merged as if they were one.
 
 Where the names are equal nothing is done. Else both are read under their canonical names, and each tensor of the donor
-is found in the other view: whole, as a part of a stack of experts, sewn from experts that are stored one by one, or under the
-alias of a tied tensor.
+is found in the other view: whole, as a part of a stack of experts, gathered from experts that are stored one by one, or under
+the alias of a tied tensor.
 """
 
 from __future__ import annotations
@@ -10,17 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 from mergery.architecture import ParsedName
 from mergery.architecture.fused import FusedPart, fused_parts
 from mergery.architecture.spelling import aliases, canonical_name, canonical_names, language_family
+from mergery.graph.findings import Findings
 from mergery.graph.fused import from_parts, take_part
 from mergery.graph.nodes import Node
 from mergery.graph.view import View
-
-if TYPE_CHECKING:
-    from mergery.planning.builder import Builder
 
 _EXPERT = re.compile(r"expert (\d+)(?: (gate|up))?$")
 _STACK = re.compile(r"(gate_up_proj|down_proj)$")
@@ -34,7 +31,7 @@ class _Index:
     parts: dict[str, tuple[str, FusedPart]] = field(default_factory=dict)
 
 
-def respelled(builder: Builder, donor: View, view: View) -> View:
+def respelled(donor: View, view: View, findings: Findings) -> View:
     """The view under the donor's names; what the donor lacks keeps its own."""
     if view is donor or view.nodes.keys() == donor.nodes.keys():
         return view
@@ -66,7 +63,7 @@ def respelled(builder: Builder, donor: View, view: View) -> View:
         else:
             nodes[name] = node
     if respelt:
-        builder.warnings.append(
+        findings.warnings.append(
             f"{view.name} is respelled with the names of {donor.name}: {len(respelt)} tensors (such as {respelt[0]!r})"
         )
     return replace(view, nodes=nodes, dropped=dropped)
@@ -120,7 +117,7 @@ def _find(
 
 
 def beside_language(
-    builder: Builder, donor: View, view: View, missing: list[str], extra: list[str]
+    donor: View, view: View, missing: list[str], extra: list[str], findings: Findings
 ) -> dict[str, str] | None:
     """What may be left where a multimodal model meets a plain language model of the same architecture.
 
@@ -134,7 +131,7 @@ def beside_language(
     if alien or mine is None or mine != theirs or not (missing or extra):
         return None
     if missing:
-        builder.warnings.append(
+        findings.warnings.append(
             f"{view.name} is a language model alone: {len(missing)} other tensors of {donor.name} are copied "
             f"(such as {missing[0]!r})"
         )

@@ -7,22 +7,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.tokenizer.reading import SETTINGS, Tokenizer
 from mergery.errors import MergeryError, PlanError
+from mergery.graph.findings import Findings
 from mergery.graph.view import View
 from mergery.recipe import Recipe, Source, Vocabulary
 from mergery.views.vocabulary.choosing import Chosen, Member, Rows, assign_rows, choose_tokens, count_rows
-from mergery.views.vocabulary.comparing import compare, digit_warnings, tokens_in_words
+from mergery.views.vocabulary.comparing import Tokenizers, compare, digit_warnings, tokens_in_words
 from mergery.views.vocabulary.filling import make_fill
 from mergery.views.vocabulary.rebuilding import SLOW, Rebuilt, refuse_unlike
 from mergery.views.vocabulary.rows import Aligner, token_tensors
 from mergery.views.vocabulary.special import move_ids, set_rows
-
-if TYPE_CHECKING:
-    from mergery.planning.builder import Builder
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,40 +123,55 @@ def find_lead(recipe: Recipe, wanted: Vocabulary) -> str:
     return stored_source(recipe, wanted.source if named else recipe.merge.base or recipe.donor)
 
 
-def align_vocabulary(builder: Builder) -> Alignment | None:
-    """What the recipe's words about tokens amount to; None where nothing has to be done. Problems are noted."""
-    recipe, wanted = builder.recipe, builder.recipe.wanted_vocabulary
-    merged = merged_sources(recipe)
-    if wanted is None:
-        compare(builder, {name: builder.checkpoints[name] for name in merged}, builder.tokenizers)
-        return None
-    lead = find_lead(recipe, wanted)
-    others = [
-        stored_source(recipe, name)
-        for name in (recipe.donor, *(row.model for row in wanted.tokens.values() if row.model))
-    ]
-    names = dict.fromkeys((*merged, *others, lead))
-    try:
-        tokenizers = _read(builder, wanted, lead, names)
-        if tokenizers:
-            return _align(builder, wanted, lead, merged, tokenizers)
-        compare(builder, {name: builder.checkpoints[name] for name in merged}, builder.tokenizers)
-    except MergeryError as error:
-        builder.problems.append(error.at(wanted.place or recipe.merge.place))
+def vocabulary_sources(recipe: Recipe, wanted: Vocabulary) -> tuple[str, ...]:
+    """The stored models whose tokens or rows the output may take: those that are merged, and others that are named."""
+    named = (recipe.donor, *(row.model for row in wanted.tokens.values() if row.model))
+    others = [stored_source(recipe, name) for name in named]
+    return tuple(dict.fromkeys((*merged_sources(recipe), *others, find_lead(recipe, wanted))))
+
+
+def align_vocabulary(
+    recipe: Recipe,
+    checkpoints: Mapping[str, Checkpoint],
+    views: Mapping[str, View],
+    tokenizers: Tokenizers,
+    findings: Findings,
+) -> Alignment | None:
+    """What the recipe's words about tokens amount to; None where nothing has to be done, or cannot be: problems are noted.
+
+    `views` are models as they are stored; those with problems are missing.
+    """
+    wanted, merged = recipe.wanted_vocabulary, merged_sources(recipe)
+    if wanted is not None:
+        try:
+            found = _read(recipe, wanted, checkpoints, tokenizers, findings)
+            if found:
+                return _align(recipe, wanted, merged, found, views, findings) if found.keys() <= views.keys() else None
+        except MergeryError as error:
+            findings.problems.append(error.at(wanted.place or recipe.merge.place))
+            return None
+    compare({name: checkpoints[name] for name in merged}, tokenizers, recipe.merge.place, findings)
     return None
 
 
-def _read(builder: Builder, wanted: Vocabulary, lead: str, names: Mapping[str, None]) -> dict[str, Tokenizer]:
+def _read(
+    recipe: Recipe,
+    wanted: Vocabulary,
+    checkpoints: Mapping[str, Checkpoint],
+    tokenizers: Tokenizers,
+    findings: Findings,
+) -> dict[str, Tokenizer]:
     """Tokenizers by model; those without files have the lead's. Empty where the short form needs none."""
     found: dict[str, Tokenizer] = {}
-    short = builder.recipe.vocabulary is None and wanted.source != "union"
+    lead, names = find_lead(recipe, wanted), vocabulary_sources(recipe, wanted)
+    short = recipe.vocabulary is None and wanted.source != "union"
     for name in names:
         try:
-            tokenizer = builder.tokenizers.get(builder.checkpoints[name])
+            tokenizer = tokenizers.get(checkpoints[name])
         except MergeryError as error:
             if not short:
                 raise
-            builder.warnings.append(
+            findings.warnings.append(
                 f"{name}: its tokenizer cannot be read ({error.what}); vocabularies are not compared"
             )
             return {}
@@ -166,24 +179,26 @@ def _read(builder: Builder, wanted: Vocabulary, lead: str, names: Mapping[str, N
             found[name] = tokenizer
     if lead not in found:
         if short:
-            builder.warnings.append(f"{lead} has no tokenizer to give; rows stay as they are")
+            findings.warnings.append(f"{lead} has no tokenizer to give; rows stay as they are")
             return {}
         raise PlanError(f"the model {lead!r} has no tokenizer", hint="put its tokenizer files into its folder")
     for name in names:
         if name not in found:
-            builder.warnings.append(f"{name} has no tokenizer; its rows are taken to be in the order of {lead}")
+            findings.warnings.append(f"{name} has no tokenizer; its rows are taken to be in the order of {lead}")
             found[name] = found[lead]
     return found
 
 
 def _align(
-    builder: Builder, wanted: Vocabulary, lead: str, merged: Sequence[str], tokenizers: Mapping[str, Tokenizer]
+    recipe: Recipe,
+    wanted: Vocabulary,
+    merged: Sequence[str],
+    tokenizers: Mapping[str, Tokenizer],
+    views: Mapping[str, View],
+    findings: Findings,
 ) -> Alignment | None:
-    recipe = builder.recipe
-    stored = {name: builder.stored(name) for name in tokenizers}
-    views = {name: view for name, view in stored.items() if view is not None}
-    if len(views) < len(stored):
-        return None  # what is wrong with them has been told
+    lead = find_lead(recipe, wanted)
+    views = {name: views[name] for name in tokenizers}
     counts = {
         name: max(token_tensors(view.nodes, view.architecture).values(), default=0) for name, view in views.items()
     }
@@ -203,14 +218,13 @@ def _align(
         return None
     base = stored_source(recipe, wanted.base or recipe.merge.base or "") if wanted.base or recipe.merge.base else None
     rows = assign_rows(wanted, chosen, members, base, lead if lead in merged else None, size)
-    files = {name: _file(builder.checkpoints[name]) for name in tokenizers}
-    pairs = {name: (tokenizers[name], files[name]) for name in tokenizers}
+    checkpoints = {name: view.donor for name, view in views.items()}
+    pairs = {name: (tokenizers[name], _file(checkpoints[name])) for name in tokenizers}
     donor = lead if lead not in merged and counts[lead] else None
     fill = make_fill(wanted, chosen, rows, pairs, recipe.seed, donor)
-    number, builder.merges = builder.merges, builder.merges + 1
-    checkpoints = {name: builder.checkpoints[name] for name in tokenizers}
-    alignment = Alignment(wanted, lead, chosen, tuple(members), rows, Aligner(views, rows, fill, number), checkpoints)
-    builder.warnings += _warn(alignment, merged)
+    aligner = Aligner(views, rows, fill, findings.numbers())
+    alignment = Alignment(wanted, lead, chosen, tuple(members), rows, aligner, checkpoints)
+    findings.warnings += _warn(alignment, merged)
     return alignment
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.tokenizer.reading import Tokenizer, fingerprint, read_tokenizer
 from mergery.checkpoints.tokenizer.token_bytes import digits
-from mergery.errors import MergeryError
-
-if TYPE_CHECKING:
-    from mergery.planning.builder import Builder
+from mergery.errors import MergeryError, Where
+from mergery.graph.findings import Findings
 
 OPTIONS = (
     "output: {tokenizer: base} keeps the base's tokens, {tokenizer: union} all models' tokens, "
@@ -48,7 +45,9 @@ class Tokenizers:
         return found
 
 
-def compare(builder: Builder, checkpoints: Mapping[str, Checkpoint], store: Tokenizers) -> None:
+def compare(
+    checkpoints: Mapping[str, Checkpoint], tokenizers: Tokenizers, place: Where | None, findings: Findings
+) -> None:
     """Compare the tokenizers of the merged models with the first one's, where the recipe says nothing of tokens.
 
     A token that two models have under different ids is an error: their rows would be mixed. Tokens that the output
@@ -58,18 +57,20 @@ def compare(builder: Builder, checkpoints: Mapping[str, Checkpoint], store: Toke
     marks: dict[str, str] = {}
     for name, checkpoint in checkpoints.items():
         try:
-            marks[name] = store.mark(checkpoint)
+            marks[name] = tokenizers.mark(checkpoint)
         except MergeryError as error:
-            builder.warnings.append(
+            findings.warnings.append(
                 f"{name}: its tokenizer cannot be read ({error.what}); vocabularies are not compared"
             )
     if len({mark for mark in marks.values() if mark}) < 2:
         return
     for name, checkpoint in checkpoints.items():
         try:
-            tokenizer = store.get(checkpoint) if marks.get(name) else None
+            tokenizer = tokenizers.get(checkpoint) if marks.get(name) else None
         except MergeryError as error:
-            builder.warnings.append(f"{name}: its tokenizer cannot be read ({error.what}); its tokens are not compared")
+            findings.warnings.append(
+                f"{name}: its tokenizer cannot be read ({error.what}); its tokens are not compared"
+            )
             continue
         if tokenizer is not None:
             known[name] = tokenizer
@@ -78,18 +79,20 @@ def compare(builder: Builder, checkpoints: Mapping[str, Checkpoint], store: Toke
     first, *others = known
     for name in others:
         if marks[name] != marks[first]:
-            compare_two(builder, (first, known[first]), (name, known[name]))
-    builder.warnings += digit_warnings(known)
+            compare_two((first, known[first]), (name, known[name]), place, findings)
+    findings.warnings += digit_warnings(known)
 
 
-def compare_two(builder: Builder, first: tuple[str, Tokenizer], other: tuple[str, Tokenizer]) -> None:
+def compare_two(
+    first: tuple[str, Tokenizer], other: tuple[str, Tokenizer], place: Where | None, findings: Findings
+) -> None:
     mine, theirs = first[1].tokens, other[1].tokens
     moved = [token for token, index in theirs.items() if mine.get(token, index) != index]
     if moved:
         token = moved[0]
-        builder.fail(
+        findings.fail(
             f"the tokenizers of {first[0]!r} and {other[0]!r} give {len(moved):,} tokens other ids",
-            where=builder.recipe.merge.place,
+            where=place,
             why=f"{token!r} is {mine[token]} in {first[0]!r} and {theirs[token]} in {other[0]!r}: "
             "rows of different tokens would be mixed",
             hint=OPTIONS,
@@ -97,7 +100,7 @@ def compare_two(builder: Builder, first: tuple[str, Tokenizer], other: tuple[str
         return
     lost = [token for token in theirs if token not in mine]
     if lost:
-        builder.warnings.append(
+        findings.warnings.append(
             f"{other[0]} has {tokens_in_words(lost)} that {first[0]} lacks, and the output is not told of tokens; {OPTIONS}"
         )
 
@@ -119,12 +122,12 @@ def digit_warnings(tokenizers: Mapping[str, Tokenizer]) -> list[str]:
 
 
 def explain_shapes(
-    builder: Builder, mine: tuple[str, Checkpoint, int], theirs: tuple[str, Checkpoint, int]
+    tokenizers: Tokenizers, mine: tuple[str, Checkpoint, int], theirs: tuple[str, Checkpoint, int]
 ) -> tuple[str, str]:
     """Why the rows of two models' embeddings differ in number, and what to do: (name, checkpoint, rows) each."""
     names = (mine[0], theirs[0])
     try:
-        a, b = (builder.tokenizers.get(each[1]) for each in (mine, theirs))
+        a, b = (tokenizers.get(each[1]) for each in (mine, theirs))
     except MergeryError as error:
         return "the vocabularies differ in size", f"{OPTIONS}; but a tokenizer cannot be read: {error.what}"
     if a is None or b is None:

@@ -1,0 +1,131 @@
+"""The models of a recipe as views, in three steps: as they are stored; with their rows in the output's order; merged.
+
+All that can be wrong between models is found on this way, from headers and configs: missing and extra tensors, shapes, layer
+counts, families, quantised files. Problems are noted, so that the user sees all of them at once.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from mergery.architecture import Architecture, read_architecture
+from mergery.checkpoints.base import Checkpoint
+from mergery.errors import PlanError
+from mergery.graph.findings import Findings
+from mergery.graph.nodes import Node, Stored
+from mergery.graph.view import View
+from mergery.planning.compatibility import check_families, check_quantised
+from mergery.planning.side_by_side import side_by_side
+from mergery.planning.stack import stacked
+from mergery.planning.treatment import numbers, treatments_of
+from mergery.recipe import Merge, Recipe, Source
+from mergery.views.convert import converted
+from mergery.views.vocabulary.aligning import Alignment, merged_sources, vocabulary_sources
+from mergery.views.vocabulary.comparing import Tokenizers
+
+
+def stored_views(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings: Findings) -> dict[str, View]:
+    """The models whose tensors the output may take, as they are stored, in the shapes that the recipe asks for.
+
+    Those with problems are missing.
+    """
+    known: list[tuple[Checkpoint, Architecture]] = []
+    views: dict[str, View] = {}
+    wanted = recipe.wanted_vocabulary
+    for name in dict.fromkeys((*_merged(recipe), *(vocabulary_sources(recipe, wanted) if wanted else ()))):
+        source, checkpoint, before = recipe.models[name], checkpoints[name], len(findings.problems)
+        assert isinstance(source, Source)
+        check_quantised(name, checkpoint, source.place, findings)
+        view: View | None = _stored(name, checkpoint, _architecture(checkpoint, known), recipe.drop)
+        if not view.nodes:
+            findings.fail(f"the model {name!r} has no tensors", where=source.place)
+        elif source.convert:
+            view = converted(view, source, recipe.output.dtype, findings)
+        if view is not None and len(findings.problems) == before:
+            views[name] = view
+    return views
+
+
+def _merged(recipe: Recipe) -> tuple[str, ...]:
+    """The stored models that are merged, or give the output its names."""
+    return merged_sources(recipe, tuple(dict.fromkeys((*recipe.merge.names(), recipe.donor))))
+
+
+def _stored(name: str, checkpoint: Checkpoint, architecture: Architecture, drop: Iterable[str]) -> View:
+    nodes: dict[str, Node] = {each: Stored(name, checkpoint, info) for each, info in checkpoint.tensors.items()}
+    dropped: dict[str, str] = {}
+    for pattern in drop:
+        for each in [each for each in nodes if fnmatch.fnmatchcase(each, pattern)]:
+            dropped[each] = f"the recipe drops {pattern!r}"
+            del nodes[each]
+    return View(name, nodes, architecture, checkpoint.config, checkpoint, dropped)
+
+
+def _architecture(checkpoint: Checkpoint, known: list[tuple[Checkpoint, Architecture]]) -> Architecture:
+    """What the names say; fine-tunes of one model have the same, which is read once."""
+    for other, architecture in known:
+        if other.config == checkpoint.config and other.tensors == checkpoint.tensors:
+            return architecture
+    architecture = read_architecture(checkpoint.tensors.values(), checkpoint.config)
+    known.append((checkpoint, architecture))
+    return architecture
+
+
+def aligned_views(
+    recipe: Recipe, views: Mapping[str, View], alignment: Alignment | None, findings: Findings
+) -> Mapping[str, View]:
+    """The merged models with their rows in the order of the output's vocabulary; those with problems are missing."""
+    if alignment is None:
+        return views
+    aligned: dict[str, View] = {}
+    for name in _merged(recipe):
+        try:
+            aligned[name] = alignment.view(name)
+        except PlanError as error:
+            findings.problems.append(error.at(recipe.merge.place))
+    return aligned
+
+
+def merged_view(recipe: Recipe, views: Mapping[str, View], tokenizers: Tokenizers, findings: Findings) -> View | None:
+    """The output; None where there are problems. `views` are those of the stored models."""
+    return _Merges(recipe, views, tokenizers, findings).merge("merge", recipe.merge)
+
+
+@dataclass(frozen=True)
+class _Merges:
+    """The views of a recipe's merges: its own, and its stages."""
+
+    recipe: Recipe
+    views: Mapping[str, View]
+    tokenizers: Tokenizers
+    findings: Findings
+    stages: dict[str, View | None] = field(default_factory=dict)
+
+    def view(self, name: str) -> View | None:
+        model = self.recipe.models[name]
+        if isinstance(model, Source):
+            return self.views[name]
+        if name not in self.stages:
+            self.stages[name] = self.merge(name, model)
+        return self.stages[name]
+
+    def merge(self, name: str, merge: Merge) -> View | None:
+        findings, own = self.findings, merge is self.recipe.merge
+        names = dict.fromkeys((*merge.names(), self.recipe.donor)) if own else merge.names()
+        found = {each: self.view(each) for each in names}
+        views = {each: view for each, view in found.items() if view is not None}
+        if len(views) < len(found):
+            return None
+        treatments = treatments_of(merge, findings.numbers(numbers(merge)))
+        check_families(views, merge, self.recipe.allow, findings)
+        before = len(findings.problems)
+        donor = views[self.recipe.donor if own else merge.names()[0]]
+        if merge.stack or merge.growth:
+            view = stacked(name, donor, views, treatments, findings)
+        else:
+            view = side_by_side(name, donor, views, treatments, self.tokenizers, findings)
+        if view is not None:
+            treatments.check(view.nodes, findings)
+        return view if len(findings.problems) == before else None

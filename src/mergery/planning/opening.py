@@ -1,0 +1,51 @@
+"""The checkpoints that a recipe names, opened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mergery.checkpoints import Checkpoint, open_checkpoint
+from mergery.errors import MergeryError, raise_all
+from mergery.recipe import Recipe, Source
+
+FILES = 1 << 16  # open files wanted at most
+
+
+def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
+    """Open every source. Models under one path share a checkpoint."""
+    allow_files()
+    opened: dict[str, Checkpoint] = {}
+    headers: dict[str, Any] = {}
+    problems: list[MergeryError] = []
+    for name, model in recipe.models.items():
+        if not isinstance(model, Source):
+            continue
+        try:
+            opened[name] = open_checkpoint(
+                model.path,
+                revision=model.revision,
+                task=model.task,
+                label=name,
+                relative_to=recipe.folder,
+                headers=headers,
+            )
+        except MergeryError as error:
+            problems.append(error.at(model.place))
+    if problems:
+        for checkpoint in opened.values():
+            checkpoint.close()
+    raise_all(problems)
+    return opened
+
+
+def allow_files() -> None:
+    """Raise this process's limit of open files as far as the system lets it: a hundred sharded models are thousands."""
+    try:
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and (hard == resource.RLIM_INFINITY or soft < hard):
+            most = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+    except (ImportError, ValueError, OSError):
+        pass  # then opening too many says so

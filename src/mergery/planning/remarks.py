@@ -1,0 +1,61 @@
+"""What the user is told of a plan that can run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from mergery.checkpoints.base import Checkpoint
+from mergery.dtypes import F64
+from mergery.graph.nodes import Merged, Stored
+from mergery.graph.view import View
+from mergery.graph.walking import is_computed, leaves
+from mergery.planning.steps import Step
+
+
+def treated_apart(treated: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Rules by which tensors are treated apart, and how many are."""
+    for rule, names in treated.items():
+        yield f"{len(dict.fromkeys(names))} tensors {rule} (such as {names[0]!r})"
+
+
+def merged_as_stored(view: View) -> Iterator[str]:
+    """Kinds of tensors of which the average is not the average of what they mean."""
+    merged = [name for name, node in view.nodes.items() if is_computed(node)]
+    names = view.architecture.names
+    log = [name for name in merged if name.endswith(("A_log", "dt_bias", "time_decay"))]
+    factors = [name for name in merged if "attention.kv" in names[name].roles]
+    found: Mapping[str, list[str]] = {
+        "parameters in log space are merged as stored: an average of logarithms is a geometric mean": log,
+        "low-rank factors of attention are merged one by one: the product of averages is not the average of products": factors,
+    }
+    for text, such in found.items():
+        if such:
+            yield f"{len(such)} {text} (such as {such[0]!r})"
+
+
+def copied_and_cut(kinds: Sequence[Sequence[Step]]) -> Iterator[str]:
+    """Tensors of integers, inputs of float64, and sums of weights that are divided by."""
+    whole = [kind for kind in kinds if isinstance(kind[0].node, Stored) and not kind[0].node.dtype.floating]
+    copied = [step for kind in whole for step in kind]
+    if copied:
+        yield f"{len(copied)} tensors of integers are copied, not merged (such as {copied[0].name!r})"
+    firsts = [first.node for first, *_ in kinds]
+    wide = [leaf for node in firsts for leaf in leaves(node) if leaf.info.dtype is F64 and node is not leaf]
+    if wide:
+        yield f"float64 inputs are merged in float32 (such as {wide[0].info.name!r} of {wide[0].model!r})"
+    nodes = {node.merge: node for node in firsts if isinstance(node, Merged)}
+    for node in nodes.values():
+        weights = node.settings.get("weight")
+        signs = set(np.sign(weights)) if isinstance(weights, np.ndarray) else set()
+        if node.settings.get("normalize") and {-1.0, 1.0} <= signs:
+            yield "normalize divides by the sum of the weights, and some are negative"
+
+
+def left_aside(checkpoints: Mapping[str, Checkpoint]) -> Iterator[str]:
+    """Weight files beside those that are read: nothing is passed over in silence."""
+    for name, checkpoint in checkpoints.items():
+        files = getattr(checkpoint, "unread", ())
+        if files:
+            yield f"{name}: {', '.join(files)} not read"

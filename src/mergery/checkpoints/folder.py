@@ -13,7 +13,7 @@ from mergery.checkpoints.byte_files import LocalFile
 from mergery.checkpoints.file_names import is_side_file, is_weight_file
 from mergery.checkpoints.formats import open_weight_file
 from mergery.checkpoints.json_files import is_text, parse_config
-from mergery.checkpoints.weights import Weights, describe, hash_files, join, open_weights
+from mergery.checkpoints.weights import Weights, file_marks, hash_files, join, open_weights
 from mergery.errors import CheckpointError, Where
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class StoredCheckpoint(Checkpoint):
         self._weights.read(name, start, stop, into)
 
     def fingerprint(self) -> dict[str, Any]:
-        return {"location": self.location, "files": describe(self._weights)}
+        return {"location": self.location, "files": file_marks(self._weights)}
 
     def stamp(self) -> dict[str, list[int]]:
         return {name: file.bytes.stamp() for name, file in self._weights.files.items()}

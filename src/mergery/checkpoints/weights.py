@@ -126,7 +126,7 @@ def _unmapped(index: str, file_name: str, file: WeightFile, weight_map: Mapping[
     )
 
 
-def describe(weights: Weights) -> list[dict[str, Any]]:
+def file_marks(weights: Weights) -> list[dict[str, Any]]:
     """What a lock file keeps of each weight file: its size, and hashes of its header and of a few samples.
 
     Fine-tunes of one model have equal headers, so 16 blocks of 4 KiB, spread evenly, are hashed as well. This

@@ -45,7 +45,7 @@ def methods(name: str | None = None, /, *, json: Json = False) -> None:
         table = Table("setting", "value", "default", "meaning", box=None, header_style="bold", pad_edge=False)
         for setting in method.settings.values():
             each = ", per model" if setting.per_model else ""
-            table.add_row(setting.name, setting.describe() + each, catalogue.default(setting), setting.doc)
+            table.add_row(setting.name, setting.type_in_words() + each, catalogue.default(setting), setting.doc)
         console.print(table)
         console.print()
     console.print(catalogue.example(method))
@@ -65,7 +65,7 @@ def facts(method: Any) -> dict[str, Any]:
         "when": method.when,
         "settings": {
             setting.name: {
-                "value": setting.describe(),
+                "value": setting.type_in_words(),
                 "per_model": setting.per_model,
                 "default": None if setting.required else setting.default,
                 "required": setting.required,

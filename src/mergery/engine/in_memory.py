@@ -129,7 +129,7 @@ def resolve_settings(method: Method, k: int, given: Mapping[str, Any]) -> dict[s
     for setting in method.settings.values():
         value = given.get(setting.name, setting.default)
         if value is setting.default and setting.required:
-            raise RecipeError(f"{method.name} needs {setting.name!r}", why=setting.describe())
+            raise RecipeError(f"{method.name} needs {setting.name!r}", why=setting.type_in_words())
         listed = setting.per_model and isinstance(value, (list, tuple, np.ndarray))
         each = list(value) if listed else [value] * (k if setting.per_model else 1)
         if listed and len(each) != k:

@@ -44,10 +44,10 @@ def load_task(source: str | Path | Task) -> Task:
         raise TaskError(
             "this task file cannot be read", where=Where(str(path)), why=error.strerror or "", hint=hint
         ) from None
-    return _Reader(str(path)).read(data, path.stem)
+    return _TaskReader(str(path)).read(data, path.stem)
 
 
-class _Reader:
+class _TaskReader:
     def __init__(self, file: str) -> None:
         self.file = file
         self.errors: list[MergeryError] = []

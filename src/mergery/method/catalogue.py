@@ -38,7 +38,7 @@ def section(method: Method) -> str:
     if method.settings:
         lines += ["| setting | value | default | meaning |", "|---|---|---|---|"]
         lines += [
-            f"| `{s.name}` | {s.describe()}{', per model' if s.per_model else ''} | {default(s)} | {_cell(s.doc)} |"
+            f"| `{s.name}` | {s.type_in_words()}{', per model' if s.per_model else ''} | {default(s)} | {_cell(s.doc)} |"
             for s in method.settings.values()
         ]
         lines.append("")

@@ -65,7 +65,7 @@ def resolve(method: Method, k: int, given: Mapping[str, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for setting in method.settings.values():
         if setting.required and setting.name not in given:
-            raise RecipeError(f"{method.name} needs {setting.name!r}", why=setting.describe())
+            raise RecipeError(f"{method.name} needs {setting.name!r}", why=setting.type_in_words())
         value = given.get(setting.name, setting.default)
         if not setting.per_model:
             result[setting.name] = setting.check(value)

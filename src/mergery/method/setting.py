@@ -52,7 +52,7 @@ class Setting:
     def required(self) -> bool:
         return self.default is inspect.Parameter.empty
 
-    def describe(self) -> str:
+    def type_in_words(self) -> str:
         """The type in the words of the documentation."""
         words = {
             "bool": "true or false",
@@ -85,7 +85,7 @@ class Setting:
                 raise RecipeError(f"{what} is {value}", why=f"{self.name} must lie in [0, 1]")
             return number
         hint = did_you_mean(str(value), self.choices) if self.kind == "choice" else ""
-        raise RecipeError(f"{what} is {value!r}", why=f"{self.name} must be {self.describe()}", hint=hint)
+        raise RecipeError(f"{what} is {value!r}", why=f"{self.name} must be {self.type_in_words()}", hint=hint)
 
     def received(self, values: Sequence[Any], merged: Sequence[str]) -> Any:
         """Checked values, one for each model where it is per model, as the method receives them.

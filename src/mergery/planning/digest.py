@@ -36,7 +36,7 @@ def digest_of(
             for name, model in recipe.models.items()
             if isinstance(model, Source) and model.convert
         },
-        "stages": {name: model.plain_stage() for name, model in recipe.models.items() if not isinstance(model, Source)},
+        "stages": {name: model.plain() for name, model in recipe.models.items() if not isinstance(model, Source)},
         "inputs": {name: content_mark(checkpoint.fingerprint()) for name, checkpoint in checkpoints.items()},
         "files": [[shard.name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],
     }

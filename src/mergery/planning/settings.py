@@ -56,7 +56,7 @@ def _value_at(
         return setting.default
     what = f"{method.name} has no {setting.name!r} for {target.name!r}" + (f" of {model!r}" if model else "")
     where = merge.places.get(setting.name, merge.place)
-    hint = f"end the list with {{value: ...}}; {setting.name} is {setting.describe()}"
+    hint = f"end the list with {{value: ...}}; {setting.name} is {setting.type_in_words()}"
     problems.append(PlanError(what, where=where, hint=hint))
     return 0
 

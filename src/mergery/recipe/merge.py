@@ -50,11 +50,7 @@ def read_merge(
     stack = read_slices(reader, data["stack"], path, method, models) if "stack" in data and not growth else ()
     if "stack" not in data:
         reader.count(method, merged, path)
-        for setting in method.settings.values():
-            if setting.required and setting.name not in settings:
-                reader.fail(
-                    f"{method.name} needs {setting.name!r}", path, why=f"{setting.describe()}; it has no default"
-                )
+        reader.require(method, settings, path)
     slices = tuple((part.merged, part.base or base) for part in stack)
     overrides = read_overrides(reader, data, path, method, Members(merged, base, slices))
     place = reader.document.where(path)

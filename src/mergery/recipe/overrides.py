@@ -115,9 +115,7 @@ def _override(reader: RecipeReader, item: Any, path: KeyPath, members: Members, 
             reader.fail(f"{method.name} needs a base", path, why="it merges differences from it")
     names: Sequence[str] = members.merged or [name for name in members.names if name != members.base]
     settings, places = reader.settings(item, path, reserved, method, tuple(names))
-    for setting in method.settings.values():
-        if setting.required and setting.name not in settings:
-            reader.fail(f"{method.name} needs {setting.name!r}", path, why=f"{setting.describe()}; it has no default")
+    reader.require(method, settings, path)
     return Override(condition, method.name, None, settings, place, places)
 
 

@@ -72,21 +72,18 @@ class RecipeReader(DocumentReader):
 
     def count(self, method: Method, merged: tuple[str, ...], path: KeyPath) -> None:
         """Check how many models a method is given."""
-        least, most = method.models
-        if not least <= len(merged) <= (most or len(merged)):
-            wanted = (
-                f"exactly {least}"
-                if least == most
-                else f"at least {least}"
-                if len(merged) < least
-                else f"at most {most}"
-            )
+        wanted = wanted_models(method.models, len(merged))
+        if wanted:
             besides = " besides the base" if method.base != "unused" else ""
-            self.fail(
-                f"{method.name} merges {wanted} model{'s' if wanted[-1] != '1' else ''}{besides}",
-                path,
-                why=f"here: {', '.join(merged) or 'none'}",
-            )
+            why = f"here: {', '.join(merged) or 'none'}"
+            self.fail(f"{method.name} merges {wanted}{besides}", path, why=why)
+
+    def require(self, method: Method, settings: Mapping[str, Value], path: KeyPath) -> None:
+        """Check that the settings without a default are there."""
+        for setting in method.settings.values():
+            if setting.required and setting.name not in settings:
+                why = f"{setting.type_in_words()}; it has no default"
+                self.fail(f"{method.name} needs {setting.name!r}", path, why=why)
 
     def settings(
         self,
@@ -118,6 +115,15 @@ class RecipeReader(DocumentReader):
             settings[name] = value
             places[name] = self.document.where(at)
         return settings, places
+
+
+def wanted_models(limits: tuple[int, int | None], count: int) -> str:
+    """How many models a method merges, such as `exactly 2 models`; empty where `count` are as many as it merges."""
+    least, most = limits
+    if least <= count <= (most or count):
+        return ""
+    number = f"exactly {least}" if least == most else f"at least {least}" if count < least else f"at most {most}"
+    return f"{number} model{'' if number.endswith(' 1') else 's'}"
 
 
 def check_value(setting: Setting, value: Value, merged: tuple[str, ...]) -> None:

@@ -34,12 +34,8 @@ from mergery.method.roles import BASE
 from mergery.recipe.values import Condition, Value
 
 DEFAULT_SHARD = 5_000_000_000
-CONVERSIONS = (
-    "kv_heads",
-    "intermediate_size",
-    "hidden_size",
-    "layers",
-)  # of a source, in the order in which they are done
+CONVERSIONS = ("kv_heads", "intermediate_size", "hidden_size", "layers")
+"""What of a source's shape can be changed, in the order in which it is."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +49,12 @@ class Source:
     task: str | None = None
     convert: Mapping[str, int] = field(default_factory=dict)  # by the words of `CONVERSIONS`
     places: Mapping[str, Where] = field(default_factory=dict, compare=False)  # of its conversions
+
+    def plain(self) -> Any:
+        """The source as plain data: its path alone where there is nothing else to say."""
+        path = self.path if isinstance(self.path, str) else f"<{type(self.path).__name__} in memory>"
+        more = {"revision": self.revision, "task": self.task, "convert": dict(self.convert)}
+        return {"path": path, **{key: value for key, value in more.items() if value}} if any(more.values()) else path
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,12 @@ class Slice:
         low, high = self.models[0][1]
         return high - low + 1
 
+    def plain(self) -> dict[str, Any]:
+        """The slice as plain data."""
+        base = {"base": self.base} if self.base else {}
+        settings = {name: value.plain() for name, value in self.settings.items()}
+        return {"models": {name: f"{low}-{high}" for name, (low, high) in self.models}, **base, **settings}
+
 
 @dataclass(frozen=True)
 class Growth:
@@ -94,10 +102,8 @@ class Growth:
         return {self.rule: self.model, GROWTHS[self.rule]: self.layers}
 
 
-GROWTHS = {
-    "upscale": "drop",
-    "insert": "every",
-}  # what their numbers are called
+GROWTHS = {"upscale": "drop", "insert": "every"}
+"""The rules of stacks, and what their numbers of layers are called."""
 
 
 @dataclass(frozen=True)
@@ -148,9 +154,27 @@ class Merge:
             names += [name for name, _ in part.models]
         return tuple(dict.fromkeys(names))
 
-    def plain_stage(self) -> dict[str, Any]:
+    def plain(self) -> dict[str, Any]:
         """The merge as plain data."""
-        return _plain_merge(self)
+        result: dict[str, Any] = {"method": self.method}
+        if self.base:
+            result["base"] = self.base
+        if not self.stack and not self.growth:
+            result["models"] = list(self.models)
+        if self.preset:
+            result["preset"] = self.preset
+        result.update((name, value.plain()) for name, value in self.settings.items())
+        if self.rest:
+            result["rest"] = BASE if self.rest.take == BASE else self.rest.plain()
+        if self.overrides:
+            result["parts"] = [{"where": each.where.plain(), **each.plain()} for each in self.overrides]
+        if self.dtype:
+            result["dtype"] = self.dtype
+        if self.growth:
+            result["stack"] = self.growth.plain()
+        if self.stack:
+            result["stack"] = [piece.plain() for piece in self.stack]
+        return result
 
 
 @dataclass(frozen=True)
@@ -256,62 +280,21 @@ class Recipe:
     def plain(self) -> dict[str, Any]:
         """The recipe as plain data: what `mergery import` prints and the digest is made of."""
         result: dict[str, Any] = {
-            "models": {name: _plain_model(model) for name, model in self.models.items()},
-            "merge": _plain_merge(self.merge),
+            "models": {name: model.plain() for name, model in self.models.items()},
+            "merge": self.merge.plain(),
         }
-        output: dict[str, Any] = {}
-        if self.output.dtype:
-            output["dtype"] = self.output.dtype
-        if self.output.shard_size != DEFAULT_SHARD:
-            output["shard_size"] = self.output.shard_size
-        for name in ("config", "tokenizer", "chat_template"):
-            if getattr(self.output, name):
-                output[name] = getattr(self.output, name)
-        if output:
-            result["output"] = output
-        if self.vocabulary:
-            result["vocabulary"] = self.vocabulary.plain()
-        if self.seed:
-            result["seed"] = self.seed
-        if self.drop:
-            result["drop"] = list(self.drop)
-        if self.allow:
-            result["allow"] = list(self.allow)
-        return result
-
-
-def _plain_model(model: Source | Merge) -> Any:
-    if isinstance(model, Merge):
-        return _plain_merge(model)
-    path = model.path if isinstance(model.path, str) else f"<{type(model.path).__name__} in memory>"
-    more = {"revision": model.revision, "task": model.task, "convert": dict(model.convert)}
-    return {"path": path, **{key: value for key, value in more.items() if value}} if any(more.values()) else path
-
-
-def _plain_merge(merge: Merge) -> dict[str, Any]:
-    result: dict[str, Any] = {"method": merge.method}
-    if merge.base:
-        result["base"] = merge.base
-    if not merge.stack and not merge.growth:
-        result["models"] = list(merge.models)
-    if merge.preset:
-        result["preset"] = merge.preset
-    result.update((name, value.plain()) for name, value in merge.settings.items())
-    if merge.rest:
-        result["rest"] = BASE if merge.rest.take == BASE else merge.rest.plain()
-    if merge.overrides:
-        result["parts"] = [{"where": each.where.plain(), **each.plain()} for each in merge.overrides]
-    if merge.dtype:
-        result["dtype"] = merge.dtype
-    if merge.growth:
-        result["stack"] = merge.growth.plain()
-    if merge.stack:
-        result["stack"] = [
-            {
-                "models": {name: f"{low}-{high}" for name, (low, high) in part.models},
-                **({"base": part.base} if part.base else {}),
-                **{name: value.plain() for name, value in part.settings.items()},
-            }
-            for part in merge.stack
-        ]
-    return result
+        output = {
+            "dtype": self.output.dtype,
+            "shard_size": self.output.shard_size if self.output.shard_size != DEFAULT_SHARD else None,
+            "config": self.output.config,
+            "tokenizer": self.output.tokenizer,
+            "chat_template": self.output.chat_template,
+        }
+        more = {
+            "output": {key: value for key, value in output.items() if value},
+            "vocabulary": self.vocabulary.plain() if self.vocabulary else None,
+            "seed": self.seed,
+            "drop": list(self.drop),
+            "allow": list(self.allow),
+        }
+        return result | {key: value for key, value in more.items() if value}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mergery.architecture.facts import ALLOWABLE
@@ -14,7 +15,9 @@ from mergery.recipe.values import ROLES
 from mergery.recipe.vocabulary import LARGEST_MULTIPLE, MOST_NEIGHBOURS, PADDING, UNKNOWN
 
 _COUNT = {"type": "integer", "minimum": 1}
+_NAME = {"type": "string"}
 _RANGE = {"oneOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\s*\d+\s*(-\s*\d+\s*)?$"}]}
+_WHERE = {"where": {"$ref": "#/$defs/where"}}
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -22,139 +25,120 @@ def recipe_schema() -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Mergery recipe",
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["models", "merge"],
-        "properties": {
-            "models": {
-                "description": "A name for each source: a path, a hub id, or a merge of others.",
-                "type": "object",
-                "minProperties": 1,
-                "additionalProperties": {
-                    "oneOf": [
-                        {"type": "string", "minLength": 1},
-                        {
-                            "type": "object",
-                            "required": ["path"],
-                            "additionalProperties": False,
-                            "properties": {
-                                "path": {"type": "string"},
-                                "revision": {"type": "string"},
-                                "task": {"type": "string", "description": "Of packed models, which one."},
-                                "convert": {
-                                    "description": "The shape in which the model is taken.",
-                                    "type": "object",
-                                    "minProperties": 1,
-                                    "additionalProperties": False,
-                                    "properties": dict.fromkeys(CONVERSIONS, _COUNT),
-                                },
-                            },
-                        },
-                        {"$ref": "#/$defs/merge"},
-                    ]
-                },
-            },
-            "merge": {"$ref": "#/$defs/merge"},
-            "output": {
-                "type": "object",
-                "additionalProperties": False,
-                "properties": {
-                    "dtype": {"enum": list(OUTPUT_DTYPES)},
-                    "shard_size": {"oneOf": [{"type": "integer", "minimum": 1}, {"type": "string"}], "default": "5GB"},
-                    "config": {"type": "string", "description": "The model whose config and names the output takes."},
-                    "tokenizer": {
-                        "type": "string",
-                        "description": "The output's vocabulary: base, union or a model's.",
+        **_mapping(
+            {
+                "models": {
+                    "description": "A name for each source: a path, a hub id, or a merge of others.",
+                    "type": "object",
+                    "minProperties": 1,
+                    "additionalProperties": {
+                        "oneOf": [{"type": "string", "minLength": 1}, _source(), {"$ref": "#/$defs/merge"}]
                     },
-                    "chat_template": {"type": "string", "description": "auto, a model, a named template, or Jinja."},
+                },
+                "merge": {"$ref": "#/$defs/merge"},
+                "output": _output(),
+                "vocabulary": _vocabulary(),
+                "seed": {"type": "integer", "minimum": 0, "default": 0},
+                "drop": _list(_NAME),
+                "allow": {
+                    "description": "Facts of the configs in which the models may differ on purpose.",
+                    **_list({"enum": list(ALLOWABLE)}),
                 },
             },
-            "vocabulary": _vocabulary(),
-            "seed": {"type": "integer", "minimum": 0, "default": 0},
-            "drop": {"type": "array", "items": {"type": "string"}},
-            "allow": {
-                "description": "Facts of the configs in which the models may differ on purpose.",
-                "type": "array",
-                "items": {"enum": list(ALLOWABLE)},
-            },
-        },
+            "models",
+            "merge",
+        ),
         "$defs": {
-            **_parts(),
-            "merge": {
-                "type": "object",
-                "oneOf": [_method(method) for method in methods().values()],
-            },
-            "where": {
-                "type": "object",
-                "additionalProperties": False,
-                "properties": {
-                    "layers": {"oneOf": [_RANGE, {"type": "array", "items": _RANGE}]},
-                    "role": {"oneOf": [{"enum": list(ROLES)}, {"type": "array", "items": {"enum": list(ROLES)}}]},
-                    "part": {"oneOf": [{"enum": list(PARTS)}, {"type": "array", "items": {"enum": list(PARTS)}}]},
-                    "name": {"type": "string", "description": "A pattern over the whole tensor name."},
-                },
-            },
+            "part": {"oneOf": [_take(_WHERE), *(_treatment(method, _WHERE) for method in methods().values())]},
+            "treatment": {"oneOf": [_take({}), *(_treatment(method, {}) for method in methods().values())]},
+            "merge": {"type": "object", "oneOf": [_merge(method) for method in methods().values()]},
+            "where": _mapping(
+                {
+                    "layers": _one_or_more(_RANGE),
+                    "role": _one_or_more({"enum": list(ROLES)}),
+                    "part": _one_or_more({"enum": list(PARTS)}),
+                    "name": {**_NAME, "description": "A pattern over the whole tensor name."},
+                }
+            ),
         },
     }
+
+
+def _mapping(properties: Mapping[str, Any], *required: str, **more: Any) -> dict[str, Any]:
+    """A mapping of these keys and no others."""
+    needed = {"required": list(required)} if required else {}
+    return {**more, "type": "object", "additionalProperties": False, **needed, "properties": dict(properties)}
+
+
+def _list(item: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    return {"type": "array", "items": item, **more}
+
+
+def _one_or_more(item: Mapping[str, Any]) -> dict[str, Any]:
+    return {"oneOf": [item, _list(item)]}
+
+
+def _source() -> dict[str, Any]:
+    """A model with more to say than its path."""
+    convert = _mapping(
+        dict.fromkeys(CONVERSIONS, _COUNT), description="The shape in which the model is taken.", minProperties=1
+    )
+    task = {**_NAME, "description": "Of packed models, which one."}
+    return _mapping({"path": _NAME, "revision": _NAME, "task": task, "convert": convert}, "path")
+
+
+def _output() -> dict[str, Any]:
+    """The section `output`."""
+    return _mapping(
+        {
+            "dtype": {"enum": list(OUTPUT_DTYPES)},
+            "shard_size": {"oneOf": [_COUNT, _NAME], "default": "5GB"},
+            "config": {**_NAME, "description": "The model whose config and names the output takes."},
+            "tokenizer": {**_NAME, "description": "The output's vocabulary: base, union or a model's."},
+            "chat_template": {**_NAME, "description": "auto, a model, a named template, or Jinja."},
+        }
+    )
 
 
 def _vocabulary() -> dict[str, Any]:
     """The section `vocabulary`."""
-    force = {"type": "boolean", "default": False}
 
     def row(**properties: Any) -> dict[str, Any]:
-        return {
-            "type": "object",
-            "required": list(properties),
-            "additionalProperties": False,
-            "properties": {**properties, "force": force},
-        }
+        return _mapping({**properties, "force": {"type": "boolean", "default": False}}, *properties)
 
-    name = {"type": "string"}
     token = {"type": "string", "minLength": 1}
     rows = [
         {"const": "zero"},
         row(zero={"const": True}),
-        row(**{"from": name}),
-        row(like=token, of=name),
-        row(id={"type": "integer", "minimum": 0}, of=name),
+        row(**{"from": _NAME}),
+        row(like=token, of=_NAME),
+        row(id={"type": "integer", "minimum": 0}, of=_NAME),
     ]
-    new = {
-        "type": "object",
-        "required": ["token"],
-        "additionalProperties": False,
-        "properties": {"token": token, "special": {"type": "boolean", "default": True}},
-    }
-    count = {"type": "integer", "minimum": 1, "maximum": MOST_NEIGHBOURS, "default": 64}
-    omp = {"type": "object", "required": ["omp"], "additionalProperties": False, "properties": {"omp": count}}
-    return {
-        "description": "The output's tokens and the rows that they get.",
-        "type": "object",
-        "additionalProperties": False,
-        "properties": {
-            "from": {"type": "string", "default": "base", "description": "base, union, or a model's name."},
-            "base": {"type": "string", "description": "The model whose rows fill what others lack."},
+    new = _mapping({"token": token, "special": {"type": "boolean", "default": True}}, "token")
+    omp = _mapping({"omp": {**_COUNT, "maximum": MOST_NEIGHBOURS, "default": 64}}, "omp")
+    return _mapping(
+        {
+            "from": {**_NAME, "default": "base", "description": "base, union, or a model's name."},
+            "base": {**_NAME, "description": "The model whose rows fill what others lack."},
             "tokens": {"type": "object", "additionalProperties": {"oneOf": rows}},
-            "add": {"type": "array", "items": {"oneOf": [token, new]}},
-            "pad_to_multiple_of": {"type": "integer", "minimum": 1, "maximum": LARGEST_MULTIPLE},
+            "add": _list({"oneOf": [token, new]}),
+            "pad_to_multiple_of": {**_COUNT, "maximum": LARGEST_MULTIPLE},
             "padding": {"enum": list(PADDING), "default": "keep"},
             "unknown": {"oneOf": [{"enum": list(UNKNOWN)}, omp], "default": "mean"},
         },
-    }
+        description="The output's tokens and the rows that they get.",
+    )
 
 
-def _method(method: Method) -> dict[str, Any]:
+def _merge(method: Method) -> dict[str, Any]:
+    """A merge by one method."""
     settings = {setting.name: _setting(setting) for setting in method.settings.values()}
-    names = {"type": "array", "items": {"type": "string"}, "minItems": 1}
-    slice_ = {
-        "type": "object",
-        "required": ["models"],
-        "additionalProperties": False,
-        "properties": {
-            "models": {"type": "object", "additionalProperties": _RANGE, "minProperties": 1},
-            "base": {"type": "string"},
-            **settings,
-        },
+    ranges = {"type": "object", "additionalProperties": _RANGE, "minProperties": 1}
+    slice_ = _mapping({"models": ranges, "base": _NAME, **settings}, "models")
+    growths = [_mapping({rule: _NAME, number: _COUNT}, rule, number) for rule, number in GROWTHS.items()]
+    rest = {
+        "description": "What the tensors get on which the method does not work.",
+        "oneOf": [{"enum": [BASE, *methods()]}, {"$ref": "#/$defs/treatment"}],
     }
     return {
         "title": method.name,
@@ -163,88 +147,37 @@ def _method(method: Method) -> dict[str, Any]:
         "anyOf": [{"required": ["method"]}, *([{"required": ["stack"]}] if method.name == "passthrough" else [])],
         "properties": {
             "method": {"const": method.name},
-            "base": {"type": "string"},
-            "models": names,
-            "stack": {"oneOf": [{"type": "array", "items": slice_, "minItems": 1}, *_growths()]},
+            "base": _NAME,
+            "models": _list(_NAME, minItems=1),
+            "stack": {"oneOf": [_list(slice_, minItems=1), *growths]},
             "dtype": {"enum": list(OUTPUT_DTYPES)},
             **({"preset": {"enum": list(method.presets)}} if method.presets else {}),
-            **({"rest": _rest()} if method.roles is not None else {}),
-            "parts": {"type": "array", "items": {"$ref": "#/$defs/part"}, "minItems": 1},
+            **({"rest": rest} if method.roles is not None else {}),
+            "parts": _list({"$ref": "#/$defs/part"}, minItems=1),
             **settings,
         },
     }
 
 
-def _rest() -> dict[str, Any]:
-    return {
-        "description": "What the tensors get on which the method does not work.",
-        "oneOf": [{"enum": [BASE, *methods()]}, {"$ref": "#/$defs/treatment"}],
-    }
-
-
-def _treatment(method: Method, *, where: bool) -> dict[str, Any]:
+def _treatment(method: Method, where: Mapping[str, Any]) -> dict[str, Any]:
     """A method with its settings, for the rest or for a part."""
     settings = {setting.name: _setting(setting) for setting in method.settings.values()}
-    place = {"where": {"$ref": "#/$defs/where"}} if where else {}
-    return {
-        "title": method.name,
-        "type": "object",
-        "additionalProperties": False,
-        "required": ["method", *place],
-        "properties": {**place, "method": {"const": method.name}, **settings},
-    }
+    return _mapping({**where, "method": {"const": method.name}, **settings}, "method", *where, title=method.name)
 
 
-def _take(*, where: bool) -> dict[str, Any]:
+def _take(where: Mapping[str, Any]) -> dict[str, Any]:
     """One model's own tensors, for the rest or for a part."""
-    place = {"where": {"$ref": "#/$defs/where"}} if where else {}
-    take = {"type": "string", "description": "A model of the merge, or its base, whose tensor is taken."}
-    return {
-        "type": "object",
-        "additionalProperties": False,
-        "required": [*place, "take"],
-        "properties": {**place, "take": take},
-    }
-
-
-def _parts() -> dict[str, Any]:
-    """What the items of `parts` are, and the mappings under `rest`."""
-    known = methods().values()
-    return {
-        "part": {"oneOf": [_take(where=True), *(_treatment(method, where=True) for method in known)]},
-        "treatment": {"oneOf": [_take(where=False), *(_treatment(method, where=False) for method in known)]},
-    }
-
-
-def _growths() -> list[dict[str, Any]]:
-    return [
-        {
-            "type": "object",
-            "required": [rule, number],
-            "additionalProperties": False,
-            "properties": {rule: {"type": "string"}, number: _COUNT},
-        }
-        for rule, number in GROWTHS.items()
-    ]
+    take = {**_NAME, "description": "A model of the merge, or its base, whose tensor is taken."}
+    return _mapping({**where, "take": take}, *where, "take")
 
 
 def _setting(setting: Setting) -> dict[str, Any]:
     scalar = _scalar(setting)
-    gradient = {"type": "array", "items": scalar, "minItems": 1}
-    spread = {
-        "type": "object",
-        "required": ["gradient"],
-        "additionalProperties": False,
-        "properties": {"gradient": gradient, "outside": {"enum": ["ends", "first"]}},
-    }
+    gradient = _list(scalar, minItems=1)
+    spread = _mapping({"gradient": gradient, "outside": {"enum": ["ends", "first"]}}, "gradient")
     plain = [scalar, gradient, spread]
-    case = {
-        "type": "object",
-        "required": ["value"],
-        "additionalProperties": False,
-        "properties": {"where": {"$ref": "#/$defs/where"}, "value": {"anyOf": plain}},
-    }
-    forms: list[dict[str, Any]] = [*plain, case, {"type": "array", "items": case, "minItems": 1}]
+    case = _mapping({**_WHERE, "value": {"anyOf": plain}}, "value")
+    forms: list[dict[str, Any]] = [*plain, case, _list(case, minItems=1)]
     if setting.per_model:
         forms.append({"type": "object", "additionalProperties": {"anyOf": list(forms)}})
     result: dict[str, Any] = {"description": setting.doc, "anyOf": forms}

@@ -63,7 +63,7 @@ def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
         )
     wanted = [form, *(["merges.txt"] if form == "vocab.json" else []), *(name for name in SETTINGS if name in names)]
     texts = {name: checkpoint.file(name) for name in wanted}
-    return _Reader(checkpoint.label, form, texts).read()
+    return _TokenizerReader(checkpoint.label, form, texts).read()
 
 
 def fingerprint(checkpoint: Checkpoint) -> str:
@@ -76,7 +76,7 @@ def fingerprint(checkpoint: Checkpoint) -> str:
     return digest.hexdigest() if found else ""
 
 
-class _Reader:
+class _TokenizerReader:
     """Reads one model's tokenizer files."""
 
     def __init__(self, label: str, form: str, texts: Mapping[str, bytes]) -> None:

@@ -15,6 +15,7 @@ from mergery.recipe.mergekit.references import Reference
 from mergery.recipe.mergekit.settings import Settings
 from mergery.recipe.mergekit.statement import Input, MergeStatement, OutputSlice
 from mergery.recipe.mergekit.tokens import template_word
+from mergery.recipe.reader import wanted_models
 from mergery.recipe.recipe import Merge, Output, Recipe, Slice, Source, Vocabulary
 
 
@@ -225,13 +226,10 @@ class _Translator:
     def count(
         self, statement: MergeStatement, merged: tuple[Input, ...], piece: OutputSlice, settings: Settings
     ) -> None:
-        least, most = statement.rule.models or statement.method.models
-        if least <= len(merged) <= (most or len(merged)):
+        wanted = wanted_models(statement.rule.models or statement.method.models, len(merged))
+        if not wanted:
             return
-        wanted = (
-            f"exactly {least}" if least == most else f"at least {least}" if len(merged) < least else f"at most {most}"
-        )
-        what = f"{statement.word} merges {wanted} model{'' if wanted.endswith(' 1') else 's'}"
+        what = f"{statement.word} merges {wanted}"
         if statement.rule.takes_base:
             what += " besides base_model"
         elif statement.base:

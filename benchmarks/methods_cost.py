@@ -90,7 +90,7 @@ def merge(arguments: list[str]) -> tuple[float, float]:
             raise SystemExit(f"{' '.join(command)} failed")
         out.seek(0)
         events = [json.loads(line) for line in out]
-    return next(event["seconds"] for event in events if event["event"] == "done"), usage.ru_maxrss / 1024
+    return next(event["seconds"] for event in events if event["event"] == "finished"), usage.ru_maxrss / 1024
 
 
 def planned(path: Path, only: list[str]) -> float:

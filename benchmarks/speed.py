@@ -127,9 +127,9 @@ def run(command: list[str], figures: Figures) -> None:
     for line in process.stdout:
         if line.startswith("{"):
             event = json.loads(line)
-            if event["event"] == "start":
+            if event["event"] == "started":
                 figures.startup.append(time.perf_counter() - started)
-            if event["event"] == "done":
+            if event["event"] == "finished":
                 figures.engine.append(event["seconds"])
     errors = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)

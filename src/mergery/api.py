@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,14 +10,14 @@ from mergery.errors import PlanError
 from mergery.planning.plan import Plan, make_plan
 from mergery.recipe import Recipe
 from mergery.report.files import side_files
+from mergery.run.events import Notify, Packed, ignore
 from mergery.run.merging import Result, merge_to_folder, merge_to_memory
-from mergery.run.workers import Event, Options
+from mergery.run.workers import Options
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mergery import evaluation
-    from mergery.run.packing import Packed
 
 
 def plan(recipe: Recipe | str | Path | Mapping[str, Any], *, only: Sequence[str] = ()) -> Plan:
@@ -35,7 +35,7 @@ def merge(
     out: str | Path | None = None,
     *,
     options: Options = Options(),
-    on_event: Callable[[Event], None] | None = None,
+    on_event: Notify = ignore,
     replace: bool = False,
     ray: str | None = None,
 ) -> Result | dict[str, Tensor]:
@@ -49,11 +49,10 @@ def merge(
     if out is None and ray is not None:
         raise PlanError("a cluster cannot write to memory", hint="name an output folder that all machines see")
     planned = recipe if isinstance(recipe, Plan) else make_plan(recipe)
-    notify = on_event or (lambda event: None)
     try:
         if out is None:
-            return merge_to_memory(planned, options, notify)
-        return merge_to_folder(planned, Path(out), side_files, options, notify, replace=replace, ray=ray)
+            return merge_to_memory(planned, options, on_event)
+        return merge_to_folder(planned, Path(out), side_files, options, on_event, replace=replace, ray=ray)
     finally:
         planned.close()
 
@@ -63,7 +62,7 @@ def pack(
     out: str | Path,
     *,
     options: Options = Options(),
-    on_event: Callable[[Event], None] | None = None,
+    on_event: Notify = ignore,
 ) -> Packed:
     """Keep all models that a recipe's serving method serves, by task, in the folder `out`.
 
@@ -72,17 +71,17 @@ def pack(
     """
     from mergery.run.packing import pack
 
-    return pack(recipe, Path(out), options, on_event or (lambda event: None))
+    return pack(recipe, Path(out), options, on_event)
 
 
-def verify(folder: str | Path, *, sample: int = 0, on_event: Callable[[Event], None] | None = None) -> list[str]:
+def verify(folder: str | Path, *, sample: int = 0, on_event: Notify = ignore) -> list[str]:
     """Check a merged folder against its lock; with `sample`, make that many tensors again and compare their bytes.
 
     Returns what is wrong, one line each; an empty list is a sound folder. Raises MergeryError where it cannot be checked.
     """
     from mergery.run.verifying import verify
 
-    return verify(Path(folder), sample, on_event or (lambda event: None))
+    return verify(Path(folder), sample, on_event)
 
 
 def inspect(path: Any, others: Sequence[Any] = ()) -> dict[str, Any]:
@@ -107,7 +106,7 @@ def evaluate(
     results: str | Path | None = None,
     harness: Sequence[str | Path] = (),
     include: str | Path | None = None,
-    on_event: Callable[[Event], None] | None = None,
+    on_event: Notify = ignore,
 ) -> evaluation.Evaluation:
     """Score a model on tasks.
 
@@ -127,7 +126,7 @@ def evaluate(
     options = options or Options()
     listed = running.read_tasks(tasks, options, harness, include)
     subject = open_subject(model, tokenizer=tokenizer, base=base, name=name)
-    return running.answer_all(subject, listed, options, results, on_event or (lambda event: None))
+    return running.answer_all(subject, listed, options, results, on_event)
 
 
 def compare(

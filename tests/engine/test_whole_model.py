@@ -11,6 +11,7 @@ import torch
 from mergery import api
 from mergery.errors import PlanError
 from mergery.method import methods
+from mergery.run.events import Event, Progress, Statistics
 from mergery.run.workers import Options
 from tests.conftest import weights_of
 
@@ -145,7 +146,7 @@ def test_a_resumed_run_remembers_them(recipe, tmp_path, monkeypatch):
     api.merge(path, tmp_path / "calm")
 
     def stop(event):
-        if event["event"] == "progress":
+        if isinstance(event, Progress):
             raise Killed
 
     monkeypatch.setattr("mergery.run.workers.BATCH_TENSORS", 1)
@@ -154,9 +155,9 @@ def test_a_resumed_run_remembers_them(recipe, tmp_path, monkeypatch):
     lines = [json.loads(line) for line in (tmp_path / "out.partial/journal.jsonl").read_text().splitlines()]
     facts = {name for line in lines for name in line.get("facts", {})}
     assert {f"pcb.{ask} of merge 0" for ask in ("most", "least", "top", "cut")} <= facts
-    seen: list[str] = []
-    api.merge(path, tmp_path / "out", on_event=lambda event: seen.append(event["event"]))
-    assert "statistics" not in seen
+    seen: list[Event] = []
+    api.merge(path, tmp_path / "out", on_event=seen.append)
+    assert not any(isinstance(event, Statistics) for event in seen)
     assert weights_of(tmp_path / "out") == weights_of(tmp_path / "calm")
 
 
@@ -165,12 +166,12 @@ def test_one_killed_between_two_statistics_goes_on(recipe, tmp_path):
     api.merge(path, tmp_path / "calm")
 
     def stop(event):
-        if event["event"] == "statistics" and "pcb.top" in event["of"]:
+        if isinstance(event, Statistics) and "pcb.top" in event.names:
             raise Killed
 
     with pytest.raises(Killed):
         api.merge(path, tmp_path / "out", on_event=stop)
-    seen: list[list[str]] = []
-    api.merge(path, tmp_path / "out", on_event=lambda event: seen.append(event.get("of", [])))
-    assert [names for names in seen if names] == [["pcb.top", "pcb.cut"]]
+    seen: list[Event] = []
+    api.merge(path, tmp_path / "out", on_event=seen.append)
+    assert [event.names for event in seen if isinstance(event, Statistics)] == [["pcb.top", "pcb.cut"]]
     assert weights_of(tmp_path / "out") == weights_of(tmp_path / "calm")

@@ -180,7 +180,7 @@ def test_the_command_line_evaluates_compares_and_draws(mergery, zoo, write, tmp_
     assert "all (39)" in outcome.out
     assert "of what all parents solve" in outcome.out
     assert (tmp_path / "p.png").exists()
-    done = json.loads("{" + mergery(*arguments, "--json").out.split("\n{\n", 1)[1])
+    done = json.loads(mergery(*arguments, "--json").out.splitlines()[-1])
     assert done["parents"] == ["a", "b"]
     assert [pair["reference"] for pair in done["pairs"]] == ["a", "b"]
     folders = sorted((tmp_path / "r").iterdir())

@@ -60,7 +60,7 @@ def test_a_killed_run_goes_on_with_the_same_bytes(finished, zoo):
             on_event=seen.append,
         ).tasks[0]  # fmt: skip
         assert not found.cached
-        assert seen[0]["resumed"] == max(0, kept.count(b"\n") - 1)
+        assert seen[0].resumed == max(0, kept.count(b"\n") - 1)
         rest = file.read_bytes().split(b"\n")
         # Rows that a kill cut short are made again with their batch; the last line holds the time that it took.
         unique = list(dict.fromkeys(rest[:-2]))
@@ -100,10 +100,9 @@ def test_the_command_line_shows_scores_and_prints_json(mergery, zoo, write, tmp_
     assert "loading a" in outcome.err
     assert "longer than the model takes at once" not in outcome.err
     outcome = mergery("evaluate", zoo / "a", "--tasks", *tasks, "--results", tmp_path / "r", "--json")
-    lines = outcome.out.split("\n{\n", 1)
-    assert all(json.loads(line)["event"] for line in lines[0].splitlines())
-    done = json.loads("{" + lines[1])
-    assert [task["cached"] for task in done["tasks"]] == [True, True]
+    lines = [json.loads(line) for line in outcome.out.splitlines()]
+    assert [line["event"] for line in lines] == ["asked", "scored", "asked", "scored", "evaluated"]
+    assert [task["cached"] for task in lines[-1]["tasks"]] == [True, True]
     assert mergery("evaluate", zoo / "a", "--tasks", tasks[0], "--results", tmp_path / "r", "--quiet").out == ""
 
 

@@ -92,7 +92,7 @@ def test_one_part_from_the_command_line(mergery, zoo, write, tmp_path):
     sizes = []
     for part in ("search", "validation", "report"):
         arguments = ["evaluate", zoo / "a", "--tasks", path, "--split", part, "--results", tmp_path / "r", "--json"]
-        done = json.loads("{" + mergery(*arguments).out.split("\n{\n", 1)[1])
+        done = json.loads(mergery(*arguments).out.splitlines()[-1])
         sizes.append(done["tasks"][0]["items"])
     assert sizes == list(split(load_task(path)).sizes().values())
     assert sum(sizes) == 40

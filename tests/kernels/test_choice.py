@@ -18,6 +18,7 @@ from mergery.errors import MergeryError
 from mergery.kernels import compiled, kernels, readable
 from mergery.kernels.compiled import objects
 from mergery.kernels.compiled.jit import Kernel
+from mergery.run.events import Compiling, Event
 from mergery.run.workers import announced
 from tests.kernels.kernel_cases import consensus, count_high, count_low, gram, make, mix
 
@@ -141,11 +142,11 @@ def test_other_compilers_make_other_code(folder: Path, monkeypatch: pytest.Monke
 
 
 def test_compiling_is_announced(folder: Path) -> None:
-    events: list[dict[str, str]] = []
+    events: list[Event] = []
     with announced(events.append):
         doubled(Kernel(double))
         doubled(Kernel(double))
-    assert events == [{"event": "compile", "kernel": "double"}]
+    assert events == [Compiling("double")]
     assert not mergery.kernels.compiling
 
 

@@ -11,6 +11,7 @@ import torch
 
 from mergery import api
 from mergery.method import find
+from mergery.run.events import Progress
 from tests.cli.test_end_to_end import load
 from tests.conftest import tensors_of, weights_of
 
@@ -223,7 +224,7 @@ def merge_killed_once(path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Merge, be killed behind the first tensors, and go on."""
 
     def stop_after(event: dict[str, object]) -> None:
-        if event["event"] == "progress":
+        if isinstance(event, Progress):
             raise Killed
 
     monkeypatch.setattr("mergery.run.workers.BATCH_TENSORS", 1)

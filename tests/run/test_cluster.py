@@ -15,6 +15,7 @@ from mergery import api
 from mergery.errors import DataError, PlanError
 from mergery.run import cluster as distribute
 from mergery.run.cluster import Batch, Queue, WorkerHandle
+from mergery.run.events import Event, Finished, Joined, Lost, Progress
 from tests.conftest import weights_of
 
 TEXT = """\
@@ -53,15 +54,14 @@ def many(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_cluster_gives_the_bytes_of_one_machine(recipe, tmp_path, cluster):
     path = recipe(TEXT)
     api.merge(path, tmp_path / "local")
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
     result = api.merge(path, tmp_path / "out", ray="auto", on_event=events.append)
     assert isinstance(result, api.Result)
     assert weights_of(tmp_path / "out") == weights_of(tmp_path / "local")
     assert not api.verify(tmp_path / "out", sample=2)
-    kinds = [event["event"] for event in events]
-    assert "worker" in kinds and kinds[-1] == "done"
-    last = [event for event in events if event["event"] == "progress"][-1]
-    assert last["bytes"] == last["total"]
+    assert any(isinstance(event, Joined) for event in events) and isinstance(events[-1], Finished)
+    last = [event for event in events if isinstance(event, Progress)][-1]
+    assert last.bytes == last.total
 
 
 def test_workers_know_what_was_asked_of_the_whole_model(recipe, tmp_path, cluster):
@@ -74,21 +74,20 @@ def test_workers_know_what_was_asked_of_the_whole_model(recipe, tmp_path, cluste
 def test_a_killed_workers_tensors_are_made_elsewhere(recipe, tmp_path, cluster, many):
     path = recipe(TEXT)
     api.merge(path, tmp_path / "local")
-    events: list[dict[str, Any]] = []
+    events: list[Event] = []
 
-    def kill_one(event: dict[str, Any]) -> None:
-        kinds = [each["event"] for each in events]
-        if event["event"] == "progress" and "progress" not in kinds:
-            os.kill(next(each["process"] for each in events if each["event"] == "worker"), signal.SIGKILL)
+    def kill_one(event: Event) -> None:
+        if isinstance(event, Progress) and not any(isinstance(each, Progress) for each in events):
+            os.kill(next(each.process for each in events if isinstance(each, Joined)), signal.SIGKILL)
         events.append(event)
 
     api.merge(path, tmp_path / "out", ray="auto", on_event=kill_one)
-    assert "lost" in [event["event"] for event in events]
+    assert any(isinstance(event, Lost) for event in events)
     assert weights_of(tmp_path / "out") == weights_of(tmp_path / "local")
 
 
-def stop(event: dict[str, Any]) -> None:
-    if event["event"] == "progress" and event["bytes"] > 20_000:
+def stop(event: Event) -> None:
+    if isinstance(event, Progress) and event.bytes > 20_000:
         raise Killed
 
 
@@ -109,9 +108,9 @@ def test_a_cluster_and_one_machine_go_on_with_each_others_runs(
 
 
 def test_a_worker_that_is_lost_again_and_again_ends_the_run(recipe, tmp_path, cluster, many):
-    def kill_all(event: dict[str, Any]) -> None:
-        if event["event"] == "worker":
-            os.kill(event["process"], signal.SIGKILL)
+    def kill_all(event: Event) -> None:
+        if isinstance(event, Joined):
+            os.kill(event.process, signal.SIGKILL)
 
     with pytest.raises(PlanError, match=r"4 workers were lost while they made '.*'[\s\S]*try: see Ray's logs"):
         api.merge(recipe(TEXT), tmp_path / "out", ray="auto", on_event=kill_all)

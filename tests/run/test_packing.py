@@ -81,7 +81,8 @@ def test_the_command(recipe, tmp_path, mergery):
     outcome = mergery("pack", path, tmp_path / "packed")
     assert (outcome.code, "is already there" in outcome.err) == (2, True)
     outcome = mergery("pack", path, tmp_path / "again", "--json")
-    assert json.loads(outcome.out[outcome.out.index('{\n  "event": "packed"') :])["tasks"] == ["a", "b", "c"]
+    last = json.loads(outcome.out.splitlines()[-1])
+    assert (last["event"], last["tasks"]) == ("packed", ["a", "b", "c"])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 
 from mergery import api
 from mergery.errors import DataError, PlanError
+from mergery.run.events import Progress, Started, Statistics
 from mergery.run.sinks import MemorySink
 from mergery.run.workers import Options, Run
 from tests.conftest import held_merge, journalled, weights_of
@@ -49,10 +50,9 @@ class Killed(BaseException):
 def test_an_interrupted_run_goes_on(recipe, tmp_path, monkeypatch):
     path = recipe(TEXT)
     api.merge(path, tmp_path / "calm")
-    made: list[str] = []
 
     def stop_after(event):
-        if event["event"] == "progress":
+        if isinstance(event, Progress):
             raise Killed
 
     monkeypatch.setattr("mergery.run.workers.BATCH_TENSORS", 1)
@@ -60,7 +60,7 @@ def test_an_interrupted_run_goes_on(recipe, tmp_path, monkeypatch):
         api.merge(path, tmp_path / "out", on_event=stop_after)
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "out.partial").is_dir()
-    result = api.merge(path, tmp_path / "out", on_event=lambda event: made.append(event["event"]))
+    result = api.merge(path, tmp_path / "out")
     assert isinstance(result, api.Result)
     assert weights_of(tmp_path / "out") == weights_of(tmp_path / "calm")
     assert not (tmp_path / "out.partial").exists()
@@ -109,7 +109,7 @@ def test_another_plan_is_refused(recipe, tmp_path, mergery):
 
 def test_another_plans_journal_is_refused(recipe, tmp_path):
     def stop(event):
-        if event["event"] == "progress":
+        if isinstance(event, Progress):
             raise Killed
 
     with pytest.raises(Killed):
@@ -123,7 +123,7 @@ def test_a_torn_journal_line_never_happened(recipe, tmp_path):
     api.merge(path, tmp_path / "calm")
 
     def stop(event):
-        if event["event"] == "progress" and event["bytes"] > 50_000:
+        if isinstance(event, Progress) and event.bytes > 50_000:
             raise Killed
 
     with pytest.raises(Killed):
@@ -137,8 +137,9 @@ def test_a_torn_journal_line_never_happened(recipe, tmp_path):
 def test_events_are_json_lines(recipe, tmp_path, mergery):
     outcome = mergery("merge", recipe(TEXT), tmp_path / "out", "--json")
     events = [json.loads(line) for line in outcome.out.splitlines()]
-    assert events[0]["event"] == "plan"
-    assert events[-1]["event"] == "done"
+    assert events[0]["event"] == "planned"
+    assert events[0]["what"] == "dare_ties of a, b on base"
+    assert events[-1]["event"] == "finished"
     last = [event for event in events if event["event"] == "progress"][-1]
     assert last["bytes"] == last["total"]
 
@@ -176,7 +177,7 @@ def test_an_input_that_changes_during_the_run_is_noticed(recipe, tmp_path, llama
     path = recipe("models: {base: {llamas}/base, a: ./a}\nmerge: {method: ties, base: base}\n")
 
     def write(event):
-        if event["event"] == "start":
+        if isinstance(event, Started):
             os.utime(tmp_path / "a/model.safetensors")
 
     with pytest.raises(DataError, match="the files of a were written to during the merge"):
@@ -190,7 +191,7 @@ def test_an_unfinished_run_does_not_go_on_with_other_files(recipe, tmp_path, lla
     path = recipe("models: {base: {llamas}/base, a: ./a}\nmerge: {method: ties, base: base}\n")
 
     def stop(event):
-        if event["event"] == "progress":
+        if isinstance(event, Progress):
             raise Killed
 
     with pytest.raises(Killed):
@@ -227,7 +228,7 @@ def test_a_stop_during_statistics_stops_the_workers(recipe):
     plan = api.plan(path)
 
     def stop(event):
-        if event["event"] == "statistics":
+        if isinstance(event, Statistics):
             raise Killed
 
     run = Run(plan, MemorySink(plan), Options(), stop)

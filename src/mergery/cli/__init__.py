@@ -14,7 +14,7 @@ from mergery.version import __version__
 
 app = App(
     name="mergery",
-    help="Mergery weaves several trained models into one.",
+    help="Mergery merges several trained models into one.",
     version=__version__,
     version_flags=["--version"],
     help_format="plaintext",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from rich.console import Console
+    from rich.table import Table
 
-    from mergery.planning.plan import Plan
     from mergery.run.workers import Options
 
 Threads = Annotated[int, Parameter(help="Worker threads; 0 takes one for each core.")]
@@ -30,7 +31,9 @@ Only = Annotated[
         help="A part of the model, to try a recipe: layers.0-1, a role such as embed, or a pattern of names.",
     ),
 ]
+Replace = Annotated[bool, Parameter(negative="")]
 Json = Annotated[bool, Parameter(negative="", help="Print JSON, one event a line, for other programs.")]
+Quiet = Annotated[bool, Parameter(negative="", help="Print nothing but errors.")]
 
 
 def run_options(threads: int, chunk: str, device: str = "cpu") -> Options:
@@ -53,39 +56,23 @@ def run_options(threads: int, chunk: str, device: str = "cpu") -> Options:
     return options
 
 
-def show(plan: Plan, options: Options, *, json: bool) -> None:
-    """Print what a plan would do, and close it."""
-    from mergery.cli.progress import show_plan
-    from mergery.report.explain import explain
-
-    facts = explain(plan, options)
-    plan.close()
-    if json:
-        print_json(facts)
-    else:
-        show_plan(facts)
-
-
-def carry_out(
-    plan: Plan, out: Path, options: Options, *, json: bool, quiet: bool, replace: bool, ray: str | None = None
-) -> None:
-    """Run a plan, and report on it as the user wants."""
-    from mergery import api
-    from mergery.cli.progress import reporter
-
-    report = reporter("json" if json else "quiet" if quiet else "auto")
-    report.plan(plan)
-    try:
-        result = api.merge(plan, out, options=options, on_event=report.event, replace=replace, ray=ray)
-    finally:
-        report.close()
-    assert isinstance(result, api.Result)
-    report.result(result)
-
-
 def print_json(data: Any) -> None:
     """Print data for other programs."""
     print(json.dumps(data, indent=2, default=str))
+
+
+def console(width: int = 120) -> Console:
+    """Standard output, as wide as the terminal, or so many characters where there is none."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else width, highlight=False, markup=False)
+
+
+def table(*columns: str, **options: Any) -> Table:
+    """A table without lines."""
+    from rich.table import Table
+
+    return Table(*columns, box=None, header_style="bold", pad_edge=False, **options)
 
 
 def wait_without_spinning() -> None:

@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from mergery.cli.common import Json, print_json, wait_without_spinning
-from mergery.cli.evaluate import Batch, Several, Split, Tasks, TorchThreads
+from mergery.cli.common import Json, console, table, wait_without_spinning
+from mergery.cli.evaluate import Batch, Several, Split, Tasks, TorchThreads, read_tasks
 
 if TYPE_CHECKING:
-    from mergery.evaluation import Evaluation
+    from rich.console import Console
+
+    from mergery.evaluation import Comparison, Evaluation
+    from mergery.evaluation.findings import Interval
+
+SHOWN = 8  # items named in a table
 
 
 def compare(
@@ -58,12 +63,12 @@ def compare(
     """
     wait_without_spinning()
     from mergery import api
-    from mergery.cli.evaluate import read_tasks, run
-    from mergery.cli.scores import ScoreReporter, show_comparison
+    from mergery.cli.progress import reporter
     from mergery.errors import TaskError
     from mergery.evaluation import Options
     from mergery.evaluation.picture import check_plot, draw
     from mergery.evaluation.results import SUFFIX, read_results
+    from mergery.run.events import Compared
 
     if plot is not None:
         check_plot(plot)
@@ -71,25 +76,79 @@ def compare(
     options = Options(batch, chat, threads=threads)
     # Parents that are no models of the list are added to it; a parent may also be told by its name alone.
     added = [parent for parent in parents if parent not in models and parent.exists()]
-    reporter = ScoreReporter(json_events=json)
     found: dict[Path, Evaluation] = {}
-    try:
+    with reporter(json=json) as report:
         for model in dict.fromkeys([*added, *models]):
             if model.name.endswith(SUFFIX) or (model.is_dir() and any(model.glob(f"*{SUFFIX}"))):
                 found[model] = read_results(model)
             elif not listed:
                 raise TaskError(f"{str(model)!r} holds no results", hint="give --tasks, to evaluate it first")
             else:
-                found[model] = run(model, listed, options, results, reporter, base=base)
-    finally:
-        reporter.close()
-    names = [found[parent].model if parent in found else str(parent) for parent in parents]
-    comparison = api.compare(list(found.values()), parents=names, seed=seed, resamples=resamples)
+                found[model] = api.evaluate(
+                    model, listed, options=options, results=results, base=base, on_event=report.event
+                )
+        names = [found[parent].model if parent in found else str(parent) for parent in parents]
+        comparison = api.compare(list(found.values()), parents=names, seed=seed, resamples=resamples)
+        report.event(Compared(**comparison.plain()))
     if plot is not None:
         draw(comparison, plot)
     if json:
-        print_json({"event": "compared", **comparison.plain()})
         return
     show_comparison(comparison)
     if plot is not None:
         print(f"drawn in {plot}")
+
+
+def show_comparison(comparison: Comparison) -> None:
+    """A comparison as tables, and its findings in words."""
+    out = console()
+    for task in dict.fromkeys(score.task for score in comparison.scores):
+        _show_scores(out, comparison, task)
+        _show_overlaps(out, comparison, task)
+        for pair in comparison.pairs:
+            if pair.task == task:
+                out.print(f"- {pair.words}")
+        for optimism in comparison.optimisms:
+            if optimism.task == task:
+                out.print(f"- {optimism.words}")
+        out.print()
+
+
+def _show_scores(out: Console, comparison: Comparison, task: str) -> None:
+    own = [score for score in comparison.scores if score.task == task]
+    parts = list(dict.fromkeys(score.category for score in own))
+    by_place = {(score.model, score.category): score for score in own}
+    scores = table(title=f"{task}: {own[0].metric}, 95% intervals", title_justify="left")
+    scores.add_column("model")
+    for part in parts:
+        scores.add_column(f"{part or 'all'} ({by_place[own[0].model, part].items})", justify="right")
+    for model in comparison.models:
+        parent = " (parent)" if model in comparison.parents else ""
+        scores.add_row(model + parent, *(_cell(by_place[model, part]) for part in parts))
+    out.print(scores)
+
+
+def _cell(score: Interval) -> str:
+    return f"{score.value:.3f} [{score.low:.3f}, {score.high:.3f}]"
+
+
+def _show_overlaps(out: Console, comparison: Comparison, task: str) -> None:
+    found = [overlap for overlap in comparison.overlaps if overlap.task == task]
+    if not found:
+        return
+    whom = "parents" if comparison.parents else "others"
+    solved = (f"of what all {whom} solve", f"of what any of the {whom} solves")
+    overlaps = table("model", *solved, "it alone solves", "it loses")
+    for overlap in found:
+        kept = f"{overlap.shared - len(overlap.lost)} of {overlap.shared}"
+        share = f" ({overlap.retention:.0%})" if overlap.retention is not None else ""
+        reached = f"{overlap.reached} of {overlap.reachable}"
+        overlaps.add_row(overlap.candidate, kept + share, reached, _some(overlap.gained), _some(overlap.lost))
+    out.print(overlaps)
+
+
+def _some(items: tuple[str, ...]) -> str:
+    if not items:
+        return "-"
+    more = ", ..." if len(items) > SHOWN else ""
+    return f"{len(items)}: {', '.join(items[:SHOWN])}{more}"

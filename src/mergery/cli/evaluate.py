@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from mergery.cli.common import Json, print_json, wait_without_spinning
+from mergery.cli.common import Json, Quiet, console, table, wait_without_spinning
 
 if TYPE_CHECKING:
-    from mergery.evaluation import Evaluation, Options, Task
+    from mergery.evaluation import Evaluation, Task
 
 Several = Parameter(consume_multiple=True, negative="")
 Tasks = Annotated[tuple[Path, ...], Several]
@@ -38,7 +38,7 @@ def evaluate(
     threads: TorchThreads = 0,
     results: Path = Path("results"),
     json: Json = False,
-    quiet: Annotated[bool, Parameter(negative="")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Score MODEL on tasks, item by item.
 
@@ -69,25 +69,19 @@ def evaluate(
         Such as cpu or cuda:0; auto is the first GPU where there is one.
     results
         The folder in which results are kept.
-    quiet
-        Print nothing but errors.
     """
     wait_without_spinning()
-    from mergery.cli.scores import ScoreReporter, show_evaluation
+    from mergery import api
+    from mergery.cli.progress import reporter
     from mergery.evaluation import Options
 
     options = Options(batch, chat, dtype, longest, threads, device)
-    reporter = ScoreReporter(json_events=json, quiet=quiet)
-    try:
-        found = run(
-            model, read_tasks(tasks, split, seed), options, results, reporter,
+    with reporter(json=json, quiet=quiet) as report:
+        found = api.evaluate(
+            model, read_tasks(tasks, split, seed), options=options, results=results, on_event=report.event,
             harness=harness, include=include, base=base, tokenizer=tokenizer,
         )  # fmt: skip
-    finally:
-        reporter.close()
-    if json:
-        print_json({"event": "done", **found.plain()})
-    elif not quiet:
+    if not json and not quiet:
         show_evaluation(found)
 
 
@@ -108,10 +102,15 @@ def read_tasks(files: tuple[Path, ...], split: Split | None, seed: int) -> list[
     return tasks
 
 
-def run(
-    model: Path, tasks: list[Task], options: Options, results: Path, reporter: object, **given: object
-) -> Evaluation:
-    """Evaluate one model, with events to the reporter."""
-    from mergery import api
-
-    return api.evaluate(model, tasks, options=options, results=results, on_event=reporter.event, **given)  # type: ignore[attr-defined, arg-type]
+def show_evaluation(evaluation: Evaluation) -> None:
+    """A model's scores as a table."""
+    scores = table("task", "kind", "items", "metric", "score")
+    for task in evaluation.tasks:
+        for index, metric in enumerate(task.metrics):
+            first = (task.task, task.kind, str(len(task.items))) if index == 0 else ("", "", "")
+            arrow = "" if metric.higher else " (lower is better)"
+            scores.add_row(*first, metric.name + arrow, f"{task.scores[metric.name]:.4f}")
+    out = console()
+    out.print(scores)
+    for file in dict.fromkeys(task.file for task in evaluation.tasks if task.file):
+        out.print(f"items in {file}", soft_wrap=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from mergery.cli.common import Json, print_json
+from typing import Any
+
+from mergery.cli.common import Json, console, print_json, table
 
 
 def inspect(checkpoint: str, /, *others: str, json: Json = False) -> None:
@@ -16,10 +18,60 @@ def inspect(checkpoint: str, /, *others: str, json: Json = False) -> None:
         Models that might be merged with it.
     """
     from mergery import api
-    from mergery.cli.progress import show_checkpoint
 
     facts = api.inspect(checkpoint, others)
     if json:
         print_json(facts)
     else:
-        show_checkpoint(facts)
+        show_facts(facts)
+
+
+def show_facts(facts: dict[str, Any]) -> None:
+    """Print what a checkpoint is for a person."""
+    from mergery.report.words import count, size
+
+    out = console()
+
+    def line(name: str, text: str) -> None:
+        out.print(f"{name:15}", style="bold", end="")
+        out.print(text)
+
+    kind = facts["family"] or "unknown: there is no config.json with a model_type"
+    line("model", facts["location"])
+    line("family", kind + (f", language model {facts['language_model']}" if facts["language_model"] else ""))
+    line("layers", f"{facts['layers']} ({facts['stack']})" if facts["stack"] else "none with numbers")
+    line("parameters", f"{count(facts['parameters'])} in {facts['tensors']} tensors, {size(facts['bytes'])}")
+    if len(facts["parts"]) > 1:
+        line("parts", ", ".join(f"{part} {count(number)}" for part, number in facts["parts"].items()))
+    line("dtypes", ", ".join(f"{dtype} ({number})" for dtype, number in facts["dtypes"].items()))
+    if facts["quantised"]:
+        line("quantised", f"{facts['quantised']['method']}: {facts['quantised']['why']}; it cannot be merged")
+    tied = {True: "tied to the embeddings", False: "its own", None: "the config does not say"}[facts["tied"]["head"]]
+    line("head", tied + "".join(f"; {alias} is {name}" for alias, name in facts["tied"]["aliases"].items()))
+    for fused in facts["fused"]:
+        keys = list(fused["parts"])
+        made = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+        line("fused", f"{fused['tensors']} such as {fused['such_as']}: {made}")
+    line("tokenizer", _tokenizer(facts["tokenizer"]))
+    out.print()
+    roles = table("part", "role", "tensors", "parameters", "shapes", "such as")
+    for row in facts["roles"]:
+        numbers = (str(row["tensors"]), count(row["parameters"]))
+        roles.add_row(row["part"], row["role"], *numbers, ", ".join(row["shapes"]), row["such_as"])
+    out.print(roles)
+    for other in facts.get("merging", ()):
+        out.print()
+        verdict = "merges with this model" if other["merges"] else "does not merge with this model"
+        out.print(f"{other['location']} {verdict}", style="bold")
+        for text in (*other["why_not"], *other["remarks"]):
+            out.print(f"  {text}")
+
+
+def _tokenizer(facts: dict[str, Any] | None) -> str:
+    if facts is None:
+        return "none"
+    kind = " ".join(filter(None, (facts["type"], f"({facts['class']})" if facts["class"] else "")))
+    words = f", {facts['vocabulary']} tokens" if facts["vocabulary"] else ""
+    special = ", ".join(f"{key.removesuffix('_token')} {value}" for key, value in facts["special"].items())
+    template = "a chat template" if facts["chat_template"] else "no chat template"
+    return f"{kind or 'of an unknown type'}{words}{'; ' + special if special else ''}; {template}"

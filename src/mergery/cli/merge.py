@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
+from mergery.cli.common import CHUNK, Chunk, DeviceName, Json, Only, Quiet, Replace, Threads, run_options
 
-from mergery.cli.common import CHUNK, Chunk, DeviceName, Json, Only, Threads, carry_out, run_options
+if TYPE_CHECKING:
+    from mergery.planning.plan import Plan
+    from mergery.run.workers import Options
 
 
 def merge(
@@ -19,10 +21,10 @@ def merge(
     chunk: Chunk = CHUNK,
     device: DeviceName = "cpu",
     only: Only = (),
-    replace: Annotated[bool, Parameter(negative="")] = False,
+    replace: Replace = False,
     ray: str | None = None,
     json: Json = False,
-    quiet: Annotated[bool, Parameter(negative="")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Merge models as RECIPE says and write the model folder OUT.
 
@@ -41,10 +43,19 @@ def merge(
     ray
         The address of a Ray cluster that does the work: auto for the one that is running, local for processes of this
         machine. --threads is then of each worker.
-    quiet
-        Print nothing but errors.
     """
     from mergery import api
 
     options = run_options(threads, chunk, device)
     carry_out(api.plan(recipe, only=only), out, options, json=json, quiet=quiet, replace=replace, ray=ray)
+
+
+def carry_out(
+    plan: Plan, out: Path, options: Options, *, json: bool, quiet: bool, replace: bool, ray: str | None = None
+) -> None:
+    """Merge as planned, and tell of it as the user wants."""
+    from mergery import api
+    from mergery.cli.progress import reporter
+
+    with reporter(json=json, quiet=quiet) as report:
+        api.merge(plan, out, options=options, on_event=report.event, replace=replace, ray=ray)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
-from mergery.cli.common import Json, print_json
+from mergery.cli.common import Json, console, print_json, table
 
 
 def methods(name: str | None = None, /, *, json: Json = False) -> None:
@@ -22,33 +21,28 @@ def methods(name: str | None = None, /, *, json: Json = False) -> None:
     if json:
         print_json([facts(method) for method in chosen])
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False)
+    out = console(width=160)
     if name is None:
-        table = Table(
-            "method", "idea", "needs", "reads", "source", "use it", box=None, header_style="bold", pad_edge=False
-        )
+        listed = table("method", "idea", "needs", "reads", "source", "use it")
         for method in chosen:
             number = catalogue.count(method)
             needs = ", ".join((f"{number} model{'s' if number != '1' else ''}", *method.needs))
-            table.add_row(
+            listed.add_row(
                 method.name, method.summary, needs, method.cost, catalogue.source(method), catalogue.occasion(method)
             )
-        console.print(table)
+        out.print(listed)
         return
     (method,) = chosen
-    console.print(method.name, style="bold")
-    console.print(f"{method.summary}\n\n{method.about}\n\nReads {method.cost}.\n")
+    out.print(method.name, style="bold")
+    out.print(f"{method.summary}\n\n{method.about}\n\nReads {method.cost}.\n")
     if method.settings:
-        table = Table("setting", "value", "default", "meaning", box=None, header_style="bold", pad_edge=False)
+        settings = table("setting", "value", "default", "meaning")
         for setting in method.settings.values():
             each = ", per model" if setting.per_model else ""
-            table.add_row(setting.name, setting.type_in_words() + each, catalogue.default(setting), setting.doc)
-        console.print(table)
-        console.print()
-    console.print(catalogue.example(method))
+            settings.add_row(setting.name, setting.type_in_words() + each, catalogue.default(setting), setting.doc)
+        out.print(settings)
+        out.print()
+    out.print(catalogue.example(method))
 
 
 def facts(method: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mergery.cli.common import CHUNK, Chunk, Json, Threads, print_json, run_options
+from mergery.cli.common import CHUNK, Chunk, Json, Threads, run_options
 
 
 def pack(recipe: Path, out: Path, /, *, threads: Threads = 0, chunk: Chunk = CHUNK, json: Json = False) -> None:
@@ -24,15 +24,10 @@ def pack(recipe: Path, out: Path, /, *, threads: Threads = 0, chunk: Chunk = CHU
     from mergery.cli.progress import reporter
     from mergery.report.words import size
 
-    report = reporter("json" if json else "auto")
-    try:
-        result = api.pack(recipe, out, options=run_options(threads, chunk), on_event=report.event)
-    finally:
-        report.close()
-    if json:
-        print_json({"event": "packed", "folder": str(out), "tasks": result.tasks, "bytes": result.bytes_packed})
-    else:
+    with reporter(json=json) as report:
+        packed = api.pack(recipe, out, options=run_options(threads, chunk), on_event=report.event)
+    if not json:
+        sizes = size(packed.bytes_packed), size(packed.bytes_apart)
         print(
-            f"{out} serves {', '.join(result.tasks)} in {size(result.bytes_packed)} beside the base; "
-            f"apart, they would take {size(result.bytes_apart)}"
+            f"{out} serves {', '.join(packed.tasks)} in {sizes[0]} beside the base; apart, they would take {sizes[1]}"
         )

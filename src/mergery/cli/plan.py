@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from mergery.cli.common import CHUNK, DeviceName, Json, Only, Threads, run_options, show
+from mergery.cli.common import CHUNK, DeviceName, Json, Only, Threads, console, print_json, run_options, table
+
+if TYPE_CHECKING:
+    from mergery.planning.plan import Plan
+    from mergery.run.workers import Options
+
+MOST = 40  # treatments shown
 
 
 def plan(
@@ -36,3 +43,64 @@ def plan(
     if out is not None:
         check_output(planned, out)
     show(planned, options, json=json)
+
+
+def show(plan: Plan, options: Options, *, json: bool) -> None:
+    """Print what a plan would do, and close it."""
+    from mergery.report.explain import explain
+
+    facts = explain(plan, options)
+    plan.close()
+    if json:
+        print_json(facts)
+    else:
+        show_facts(facts)
+
+
+def show_facts(facts: dict[str, Any]) -> None:
+    """Print a plan for a person."""
+    from mergery.report.words import several, size, vocabulary_line
+
+    out = console()
+    models = table("model", "source", "revision", "tensors")
+    for name, model in facts["models"].items():
+        models.add_row(name, model["location"], str(model.get("revision", ""))[:12], str(model["tensors"]))
+    out.print(models)
+    out.print()
+    parts = table("tensors", "layers", "roles", "what they get")
+    for part in facts["parts"][:MOST]:
+        time = f", about {part['seconds']:.0f} s" if part["seconds"] >= 1 else ""
+        what = f"{part['what']}: {part['route']}{time}" if "route" in part else part["what"]
+        parts.add_row(str(part["tensors"]), part["layers"] or "-", ", ".join(part["roles"]), what)
+    out.print(parts)
+    if len(facts["parts"]) > MOST:
+        out.print(f"... and {len(facts['parts']) - MOST} more; see --json")
+    out.print()
+    output = facts["output"]
+    files = several(len(output["shards"]), "file")
+    lines = [
+        ("output", f"{output['tensors']} tensors in {output['dtype']}, {output['layers']} layers, {files}"),
+        ("config from", output["config"]),
+        ("tokenizer from", output["tokenizer"]),
+        *([("vocabulary", vocabulary_line(output["vocabulary"]))] if output["vocabulary"] else []),
+        ("reads", size(facts["bytes_in"])),
+        ("writes", size(facts["bytes_out"])),
+        ("peak memory", f"about {size(facts['peak_memory'])}"),
+        *([("on each GPU", f"about {size(facts['device_memory'])}")] if facts["device_memory"] else []),
+        ("time", f"about {facts['seconds']:.0f} s" if facts["seconds"] >= 1 else "about a second"),
+    ]
+    for name, text in lines:
+        out.print(f"{name:15}", style="bold", end="")
+        out.print(text)
+    for change in facts["changes"]:
+        what = f"{change['model']}: {change['what']}"
+        out.print(f"{what} (exact)" if change["exact"] else f"{what}; loses {change['loses']}")
+    if facts["chat"]:
+        out.print("chat template ", style="bold", end="")
+        out.print(facts["chat"].get("error", "a conversation in it:"))
+        for line in facts["chat"].get("text", "").splitlines():
+            out.print(f"  {line}")
+    for name, why in facts["dropped"].items():
+        out.print(f"left out: {name} ({why})")
+    for warning in facts["warnings"]:
+        out.print(f"warning: {warning}", style="yellow")

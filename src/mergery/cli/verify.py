@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mergery.cli.common import Json, print_json
+from mergery.cli.common import Json
 
 
 def verify(folder: Path, /, *, sample: int = 0, json: Json = False) -> None:
@@ -21,16 +21,11 @@ def verify(folder: Path, /, *, sample: int = 0, json: Json = False) -> None:
     from mergery import api
     from mergery.cli.progress import reporter
 
-    report = reporter("json" if json else "auto")
-    try:
+    with reporter(json=json) as report:
         wrong = api.verify(folder, sample=sample, on_event=report.event)
-    finally:
-        report.close()
-    if json:
-        print_json({"event": "verified", "sound": not wrong, "wrong": wrong})
-    elif wrong:
+    if not json and wrong:
         print("\n".join(f"mergery: {line}" for line in wrong), file=sys.stderr)
-    else:
+    elif not json:
         again = f"; {sample} tensors made again came out the same" if sample else ""
         print(f"{folder} is what its lock says{again}")
     if wrong:

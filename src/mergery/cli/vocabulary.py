@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from mergery.cli.common import CHUNK, Json, Threads, carry_out, run_options, show
+from mergery.cli.common import CHUNK, Json, Quiet, Replace, Threads, run_options
+from mergery.cli.merge import carry_out
+from mergery.cli.plan import show
 
 app = App(name="vocabulary", help="Tokens and tokenizers of models.", help_format="plaintext")
 
@@ -23,11 +25,11 @@ def transplant(
     neighbours: Annotated[int, Parameter(name=("--neighbours", "-k"))] = 64,
     dtype: str | None = None,
     seed: int = 0,
-    replace: Annotated[bool, Parameter(negative="")] = False,
+    replace: Replace = False,
     plan: Annotated[bool, Parameter(negative="")] = False,
     threads: Threads = 0,
     json: Json = False,
-    quiet: Annotated[bool, Parameter(negative="")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Give MODEL the tokenizer of another one, and write the model folder OUT.
 
@@ -57,8 +59,6 @@ def transplant(
         Exchange what stands in OUT for the new model, once that is complete.
     plan
         Only show what would be done.
-    quiet
-        Print nothing but errors.
     """
     from mergery import api
     from mergery.recipe.transplanting import transplant_recipe

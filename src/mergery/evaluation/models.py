@@ -151,6 +151,7 @@ def _from_adapter(path: Path, name: str, tokenizer: Any, base: str | Path | None
 def _from_recipe(recipe: Recipe | Path | Mapping[str, Any], name: str, tokenizer: Any) -> Subject:
     from mergery.planning.plan import make_plan
     from mergery.report.files import side_files
+    from mergery.run.events import ignore
     from mergery.run.merging import merge_to_memory
     from mergery.run.workers import Options
 
@@ -168,7 +169,7 @@ def _from_recipe(recipe: Recipe | Path | Mapping[str, Any], name: str, tokenizer
         try:
             if again.digest != plan.digest:
                 raise PlanError(f"the models of {name} have changed since they were looked at", hint="evaluate again")
-            merged = merge_to_memory(again, Options(), lambda event: None)
+            merged = merge_to_memory(again, Options(), ignore)
         finally:
             again.close()
         with tempfile.TemporaryDirectory(prefix="mergery-") as folder:  # of small files: the weights stay in memory

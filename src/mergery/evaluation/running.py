@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,9 +19,9 @@ from mergery.evaluation.options import Options
 from mergery.evaluation.reading import load_task
 from mergery.evaluation.results import FORMAT, Evaluation, Outcome, Store, TaskResult, file_name, folder_name
 from mergery.evaluation.task import PROMPTED, Task, digest
+from mergery.run.events import Answered, Asked, Evaluated, Loading, Notify, Scored, ignore
 
 ARITHMETIC = 1  # raised when the same question would get another answer: older results are then not used
-Notify = Callable[[dict[str, Any]], None]
 
 
 def read_tasks(
@@ -53,7 +53,7 @@ def answer_all(
     tasks: Sequence[Task | HarnessTask],
     options: Options,
     results: str | Path | None = None,
-    notify: Notify = lambda event: None,
+    notify: Notify = ignore,
 ) -> Evaluation:
     """Put all tasks to a model; see `mergery.api.evaluate`. Labels are checked before the model is loaded."""
     for task in tasks:
@@ -61,8 +61,10 @@ def answer_all(
             label_numbers(task, subject.config)
     session = Session(subject, options, Path(results) if results is not None else None, notify)
     with torch_threads(options.threads):
-        done = [session.answer(task) for task in tasks]
-    return Evaluation(subject.name, subject.fingerprint, tuple(done))
+        done = tuple(session.answer(task) for task in tasks)
+        evaluation = Evaluation(subject.name, subject.fingerprint, done)
+        notify(Evaluated(**evaluation.plain()))
+    return evaluation
 
 
 @dataclass
@@ -77,7 +79,7 @@ class Session:
 
     def model(self, head: Head) -> Loaded:
         if head not in self.models:
-            self.notify({"event": "load", "model": self.subject.name})
+            self.notify(Loading(self.subject.name))
             self.models.clear()  # one at a time
             loaded = self.subject.load(head, self.options.dtype)
             if self.options.device != "auto" or _has_gpu():
@@ -102,13 +104,13 @@ class Session:
     def answer(self, task: Task | HarnessTask) -> TaskResult:
         """A task's results, from the file where all of them are there."""
         with self.store(task) as store:
-            self.notify({"event": "task", "task": task.name, "items": len(task), "resumed": len(store.known)})
+            self.notify(Asked(task.name, len(task), len(store.known)))
             cached = store.last is not None and len(store.known) == len(task)
             loaded = None if cached else self.model("labels" if task.kind == "classification" else "language")
             started = time.perf_counter()
             for outcomes in self.batches(task, loaded, set(store.known)) if loaded is not None else ():
                 store.add(outcomes)
-                self.notify({"event": "progress", "task": task.name, "done": len(store.known), "total": len(task)})
+                self.notify(Answered(task.name, len(store.known), len(task)))
             seconds = float(store.last["seconds"]) if cached and store.last else time.perf_counter() - started
             order = [item.id for item in task.items] if isinstance(task, Task) else list(store.known)
             result = TaskResult(
@@ -117,7 +119,7 @@ class Session:
             )  # fmt: skip
             if not cached:
                 store.finish(result)
-        self.notify({"event": "scores", "model": self.subject.name, **result.plain()})
+        self.notify(Scored(self.subject.name, **result.plain()))
         return result
 
     def batches(self, task: Task | HarnessTask, loaded: Loaded, known: set[str]) -> Iterator[list[Outcome]]:

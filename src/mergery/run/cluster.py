@@ -31,6 +31,7 @@ from mergery.planning.layout import Slot
 from mergery.planning.plan import Plan, make_plan
 from mergery.planning.steps import Step
 from mergery.recipe import Recipe, Source
+from mergery.run.events import Joined, Lost, Notify
 from mergery.run.sinks import FolderSink, write_problem, write_whole
 from mergery.run.workers import Options, Run, batches, needs_torch, quiet_torch
 
@@ -179,8 +180,8 @@ class ClusterRun(Run):
 
     sink: FolderSink
 
-    def __init__(self, plan: Plan, sink: FolderSink, options: Options, on_event: Any, address: str) -> None:
-        super().__init__(plan, sink, options, on_event)
+    def __init__(self, plan: Plan, sink: FolderSink, options: Options, notify: Notify, address: str) -> None:
+        super().__init__(plan, sink, options, notify)
         self.address = address
         self.threads = options.threads or 1  # of each worker
         self.workers: list[WorkerHandle] = []
@@ -264,10 +265,10 @@ class ClusterRun(Run):
             machine, process = result
             worker.place = f"process {process} on {machine}"
             self.workers.append(worker)
-            self.on_event({"event": "worker", "machine": machine, "process": process})
+            self.notify(Joined(machine, process))
         else:
             self.sink.finished(batch.steps, result)
-            self.advance(batch.nbytes)
+            self.tally.add(batch.nbytes)
         self.occupy(worker)
 
     def occupy(self, worker: WorkerHandle) -> None:
@@ -294,7 +295,7 @@ class ClusterRun(Run):
                 raise PlanError(what, why=reason, hint=hint)
             self.queue.put_back(batch)
         if batch is None or worker in self.workers:
-            self.on_event({"event": "lost", "worker": worker.place, "reason": reason})
+            self.notify(Lost(worker.place, reason))
             ray.kill(worker.actor)
             self.start_workers(ray, 1)
         if worker in self.workers:

@@ -14,8 +14,9 @@ from mergery.errors import DataError, PlanError
 from mergery.kernels.devices import CPU
 from mergery.planning.plan import Plan
 from mergery.run import lock
+from mergery.run.events import Downloading, Finished, Notify, Planned, ignore
 from mergery.run.sinks import FolderSink, MemorySink, check_space, partial_folder
-from mergery.run.workers import Event, Options, Run
+from mergery.run.workers import Options, Run
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +35,7 @@ class Result:
     already: bool = False  # the folder was there before, made by the same plan
 
 
-def merge_to_memory(plan: Plan, options: Options, notify: Callable[[Event], None]) -> dict[str, Tensor]:
+def merge_to_memory(plan: Plan, options: Options, notify: Notify) -> dict[str, Tensor]:
     """The merged tensors by name. Raises MergeryError."""
     prepare(plan, notify)
     sink = MemorySink(plan)
@@ -47,7 +48,7 @@ def merge_to_folder(
     out: Path,
     side_files: SideFiles,
     options: Options,
-    notify: Callable[[Event], None],
+    notify: Notify,
     *,
     replace: bool = False,
     ray: str | None = None,
@@ -58,6 +59,7 @@ def merge_to_folder(
             f"the workers of a cluster compute on cpu, not on {options.device}", hint="leave out --device or --ray"
         )
     if check_output(plan, out, replace=replace):
+        notify(Finished(out, 0.0, already=True))
         return Result(out, plan, 0.0, 0, already=True)
     prepare(plan, notify)
     sink = FolderSink(plan, out, options.devices[0].kind)
@@ -82,11 +84,11 @@ def merge_to_folder(
         sink.abandon()
         raise
     seconds = time.perf_counter() - run.started
-    notify({"event": "done", "folder": str(out), "seconds": round(seconds, 3)})
+    notify(Finished(out, round(seconds, 3)))
     return Result(out, plan, seconds, resumed)
 
 
-def make_run(plan: Plan, sink: FolderSink, options: Options, notify: Callable[[Event], None], ray: str | None) -> Run:
+def make_run(plan: Plan, sink: FolderSink, options: Options, notify: Notify, ray: str | None) -> Run:
     """A run on this machine, or on the cluster at the address `ray`."""
     if ray is None:
         return Run(plan, sink, options, notify)
@@ -96,14 +98,23 @@ def make_run(plan: Plan, sink: FolderSink, options: Options, notify: Callable[[E
     return ClusterRun(plan, sink, options, notify, ray)
 
 
-def prepare(plan: Plan, notify: Callable[[Event], None]) -> None:
-    """Download what is not here yet."""
+def prepare(plan: Plan, notify: Notify) -> None:
+    """Tell what is going to be merged, and download what is not here yet."""
+    if notify is not ignore:
+        notify(Planned(said(plan), plan.digest, len(plan.steps), plan.bytes_in, plan.bytes_out, plan.warnings))
     for name, checkpoint in plan.checkpoints.items():
 
         def report(done: int, total: int, name: str = name) -> None:
-            notify({"event": "download", "model": name, "bytes": done, "total": total})
+            notify(Downloading(name, done, total))
 
         checkpoint.prepare(report)
+
+
+def said(plan: Plan) -> str:
+    """`ties of math, code on base`."""
+    merge = plan.recipe.merge
+    names = ", ".join(name for name in merge.names() if name != merge.base)
+    return f"{merge.method} of {names}" + (f" on {merge.base}" if merge.base else "")
 
 
 def check_output(plan: Plan, out: Path, *, replace: bool = False) -> bool:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +25,14 @@ from mergery.planning.plan import Plan, make_plan
 from mergery.recipe import Recipe, Source
 from mergery.recipe.reading import load_recipe
 from mergery.recipe.values import Constant
-from mergery.run.sinks import check_space, partial_folder, write_problem
-from mergery.run.workers import Event, Options, Run, quiet_torch
+from mergery.run.events import Notify, Packed, Tally
+from mergery.run.sinks import check_space, partial_folder, write_problem, write_whole
+from mergery.run.workers import Options, Run, quiet_torch
 
 ONE_FILE = 1 << 62  # bytes
 
 
-@dataclass(frozen=True)
-class Packed:
-    """Finished packing."""
-
-    folder: Path
-    tasks: tuple[str, ...]
-    bytes_packed: int
-    bytes_apart: int  # of the models it serves, in float32
-
-
-def pack(
-    recipe: Recipe | str | Path | Mapping[str, Any], folder: Path, options: Options, notify: Callable[[Event], None]
-) -> Packed:
+def pack(recipe: Recipe | str | Path | Mapping[str, Any], folder: Path, options: Options, notify: Notify) -> Packed:
     """Write the folder of a recipe's packed models; see `mergery.api.pack`."""
     loaded = load_recipe(recipe)
     method = packable(loaded)
@@ -92,7 +79,7 @@ def packable(recipe: Recipe) -> Method:
     return method
 
 
-def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: Callable[[Event], None]) -> Packed:
+def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: Notify) -> Packed:
     assert method.packing is not None
     tasks = plan.recipe.merge.models
     nodes = [step.node for step in plan.steps if isinstance(step.node, Merged)]
@@ -136,7 +123,9 @@ def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: C
         shutil.rmtree(partial, ignore_errors=True)
         raise
     apart = len(tasks) * sum(4 * step.node.elements for step in plan.steps)
-    return Packed(folder, tasks, layout.nbytes, apart)
+    packed = Packed(folder, tasks, layout.nbytes, apart)
+    notify(packed)
+    return packed
 
 
 def describe(plan: Plan, method: Method, kinds: Mapping[str, str]) -> dict[str, Any]:
@@ -164,27 +153,15 @@ def describe(plan: Plan, method: Method, kinds: Mapping[str, str]) -> dict[str, 
 class Writer:
     """Writes parts to their places in the one file."""
 
-    def __init__(
-        self, fd: int, slots: Mapping[str, Slot], tasks: tuple[str, ...], notify: Callable[[Event], None]
-    ) -> None:
-        self.fd, self.slots, self.tasks, self.notify = fd, slots, tasks, notify
+    def __init__(self, file: int, slots: Mapping[str, Slot], tasks: tuple[str, ...], notify: Notify) -> None:
+        self.file, self.slots, self.tasks = file, slots, tasks
+        self.tally = Tally("packing", sum(slot.info.nbytes for slot in slots.values()), notify)
         self.done: dict[str, str] = {}
-        self.lock = threading.Lock()
-        self.reported = 0.0
-        self.written, self.total = 0, sum(slot.info.nbytes for slot in slots.values())
 
     def write(self, slot: Slot, start: int, data: np.ndarray) -> None:
-        view, offset = np.ascontiguousarray(data).view(np.uint8).reshape(-1).data, slot.offset + start
-        size = len(view)
-        while view:
-            count = os.pwrite(self.fd, view, offset)
-            view, offset = view[count:], offset + count
-        with self.lock:
-            self.written += size
-            if self.written < self.total and time.monotonic() - self.reported < 0.1:
-                return
-            self.reported = time.monotonic()
-        self.notify({"event": "progress", "bytes": self.written, "total": self.total})
+        data = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
+        write_whole(self.file, data, slot.offset + start)
+        self.tally.add(data.size)
 
     def finished(self, steps: Any, digests: Any) -> None:
         """Nothing is journalled: packing begins anew."""

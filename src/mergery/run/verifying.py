@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,9 @@ from mergery.planning.digest import content_mark
 from mergery.planning.plan import make_plan
 from mergery.planning.steps import Step
 from mergery.recipe.reading import load_recipe
+from mergery.run.events import Notify, Tally, Verified
 from mergery.run.lock import NAME, read_lock
-from mergery.run.workers import Event, Options, Run
+from mergery.run.workers import Options, Run
 
 READ = 1 << 22  # elements
 
@@ -38,7 +38,7 @@ class DigestSink:
         self.done.update(digests)
 
 
-def verify(folder: Path, sample: int, notify: Callable[[Event], None]) -> list[str]:
+def verify(folder: Path, sample: int, notify: Notify) -> list[str]:
     """What is wrong with a merged folder, one line each; see `mergery.api.verify`."""
     record = read_lock(folder)
     wrong: list[str] = []
@@ -56,22 +56,23 @@ def verify(folder: Path, sample: int, notify: Callable[[Event], None]) -> list[s
     expected: dict[str, str] = record["tensors"]
     wrong += [f"tensor {name!r} is missing" for name in expected if name not in checkpoint.tensors]
     wrong += [f"tensor {name!r} is not in the lock" for name in checkpoint.tensors if name not in expected]
-    total, done = sum(info.nbytes for info in checkpoint.tensors.values()), 0
+    tally = Tally("verifying", sum(info.nbytes for info in checkpoint.tensors.values()), notify)
     for info in checkpoint.tensors.values():
         hasher = blake3()
         for start, stop in windows(info.elements, READ):
             data = np.empty((stop - start) * info.dtype.itemsize, dtype=np.uint8)
             checkpoint.read(info.name, start, stop, data)
             hasher.update(data.data)
-            done += data.size
-            notify({"event": "progress", "bytes": done, "total": total})
+            tally.add(data.size)
         if info.name in expected and hasher.hexdigest() != expected[info.name]:
             wrong.append(f"tensor {info.name!r} has changed")
     checkpoint.close()
-    return wrong + (derive_again(record, sample) if sample else [])
+    wrong += make_again(record, sample) if sample else []
+    notify(Verified(folder, wrong))
+    return wrong
 
 
-def derive_again(record: dict[str, Any], sample: int) -> list[str]:
+def make_again(record: dict[str, Any], sample: int) -> list[str]:
     """Make some tensors again from the inputs. Which ones follows from the plan's digest."""
     recipe = load_recipe(record["recipe"], folder=Path(record["folder"]))
     plan = make_plan(recipe, only=record.get("only", ()))

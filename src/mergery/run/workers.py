@@ -29,10 +29,10 @@ from mergery.kernels.devices import CPU, WORKERS, Device, device_errors, find_de
 from mergery.planning.layout import Slot
 from mergery.planning.plan import Plan
 from mergery.planning.steps import Step
+from mergery.run.events import Compiling, Notify, Started, Statistics, Tally, ignore
 
 BATCH = 4 << 20  # bytes of small tensors that a worker takes at once
 BATCH_TENSORS = 256
-Event = dict[str, Any]
 
 
 class Sink(Protocol):
@@ -75,32 +75,25 @@ class Options:
 class Run:
     """One execution of a plan."""
 
-    def __init__(
-        self, plan: Plan, sink: Sink, options: Options = Options(), on_event: Callable[[Event], None] | None = None
-    ) -> None:
-        self.plan, self.sink, self.options = plan, sink, options
-        self.on_event = on_event or (lambda event: None)
+    def __init__(self, plan: Plan, sink: Sink, options: Options = Options(), notify: Notify = ignore) -> None:
+        self.plan, self.sink, self.options, self.notify = plan, sink, options, notify
         self.shared = Shared(plan.recipe.seed, {}, options.chunk, options.stage)
         self.workspaces = threading.local()
         self.dealt = itertools.cycle(options.devices)
         self.stop = threading.Event()
-        self.lock = threading.Lock()
-        self.written = 0
-        self.reported = 0.0
+        self.tally = Tally("merging", sum(step.slot.info.nbytes for step in plan.steps), notify)
         self.started = time.perf_counter()
 
     def execute(self) -> None:
         """Make every tensor that is not done yet. Raises the first error; what is finished stays finished."""
         todo = [step for step in self.plan.steps if step.name not in self.sink.done]
-        self.written = sum(step.slot.info.nbytes for step in self.plan.steps) - sum(s.slot.info.nbytes for s in todo)
+        self.tally.done = self.tally.total - sum(step.slot.info.nbytes for step in todo)
         loads = needs_torch(todo) or any(device != CPU for device in self.options.devices)
-        with quiet_torch(load=loads), announced(self.on_event):
+        with quiet_torch(load=loads), announced(self.notify):
             if any(is_computed(step.node) for step in todo):
                 wake_kernels()
             self.started = time.perf_counter()
-            self.on_event(
-                {"event": "start", "tensors": len(self.plan.steps), "resumed": len(self.plan.steps) - len(todo)}
-            )
+            self.notify(Started(len(self.plan.steps), len(self.plan.steps) - len(todo)))
             with device_errors(), ThreadPoolExecutor(self.options.workers, thread_name_prefix="mergery") as pool:
                 try:
                     self.statistics(pool, todo)
@@ -108,7 +101,6 @@ class Run:
                 except BaseException:
                     self.stop.set()  # the pool waits for its workers, which end at their next window
                     raise
-        self.report(force=True)
 
     def node(self, pool: ThreadPoolExecutor, todo: list[Step]) -> None:
         """Let every worker of the pool take batches until none is left."""
@@ -157,7 +149,7 @@ class Run:
             making.compute(start, stop, out, info.dtype)
             hasher.update(out.data)
             self.sink.write(step.slot, start * size, out)
-            self.advance(out.size)
+            self.tally.add(out.size)
         return hasher.hexdigest()
 
     # --- model-wide statistics ------------------------------------------------------------------------------------------
@@ -176,7 +168,7 @@ class Run:
             for question in model.questions(nodes):
                 names = [f"{name} of merge {merge}" for name in question.names]
                 if not all(name in remembered for name in names):
-                    self.on_event({"event": "statistics", "tensors": len(question.nodes), "of": question.names})
+                    self.notify(Statistics(len(question.nodes), question.names))
                     facts = dict(zip(names, model.answer(question, scan), strict=True))
                     remembered = {**remembered, **facts}
                     if journal is not None:
@@ -210,26 +202,13 @@ class Run:
             raise
         return results
 
-    # --- events ---------------------------------------------------------------------------------------------------------
-
-    def advance(self, nbytes: int) -> None:
-        with self.lock:
-            self.written += nbytes
-        self.report()
-
-    def report(self, *, force: bool = False) -> None:
-        now = time.monotonic()
-        if force or now - self.reported > 0.1:
-            self.reported = now
-            self.on_event({"event": "progress", "bytes": self.written, "total": sum_bytes(self.plan)})
-
 
 @contextmanager
-def announced(on_event: Callable[[Event], None]) -> Iterator[None]:
+def announced(notify: Notify) -> Iterator[None]:
     """Make an event of each kernel that has to be compiled."""
 
     def tell(name: str) -> None:
-        on_event({"event": "compile", "kernel": name})
+        notify(Compiling(name))
 
     compiling.append(tell)
     try:
@@ -242,10 +221,6 @@ def wake_kernels() -> None:
     """Load the kernels before the workers want them: all would wait for the first."""
     word = np.zeros(8, dtype=np.uint8)
     kernels().convert(word, F32.code, 1, word.copy(), F32.code)
-
-
-def sum_bytes(plan: Plan) -> int:
-    return plan.layout.nbytes - sum(len(shard.header) for shard in plan.layout.shards)
 
 
 def batches(steps: list[Step], limit: int = BATCH) -> Iterator[list[Step]]:

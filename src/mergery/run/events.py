@@ -1,0 +1,215 @@
+"""What happens while a command runs, for whoever listens: a progress bar, a file of JSON lines, a web page.
+
+The word of an event is its class's name in small letters. Bytes, tensors and items are counted from the beginning of the
+work, with what an interrupted run had done.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+INTERVAL = 0.1  # seconds between two tellings of progress
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened."""
+
+    def plain(self) -> dict[str, Any]:
+        """The event as a JSON object: its word under `event`, and its facts."""
+        return {"event": type(self).__name__.lower(), **asdict(self)}
+
+
+Notify = Callable[[Event], None]
+Doing = Literal["merging", "packing", "verifying"]
+
+
+def ignore(event: Event) -> None:
+    """Listens to nothing."""
+
+
+# --- merging, packing, verifying ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Planned(Event):
+    """A merge is about to begin."""
+
+    what: str  # the method and its models
+    digest: str  # of the plan
+    tensors: int
+    bytes_in: int
+    bytes_out: int
+    warnings: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Downloading(Event):
+    """A model's files are on their way to this machine."""
+
+    model: str
+    bytes: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """The first tensor is about to be made."""
+
+    tensors: int
+    resumed: int  # tensors that an interrupted run had made
+
+
+@dataclass(frozen=True)
+class Compiling(Event):
+    """A kernel is being compiled for this processor; later runs load it."""
+
+    kernel: str
+
+
+@dataclass(frozen=True)
+class Statistics(Event):
+    """Tensors are about to be read for what a method asks of the whole model."""
+
+    tensors: int
+    names: Sequence[str]  # of what is asked
+
+
+@dataclass(frozen=True)
+class Progress(Event):
+    """Bytes written, or read where a folder is verified."""
+
+    doing: Doing
+    bytes: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Joined(Event):
+    """A worker of a cluster is ready to make tensors."""
+
+    machine: str
+    process: int
+
+
+@dataclass(frozen=True)
+class Lost(Event):
+    """A worker of a cluster is gone; its tensors are made elsewhere."""
+
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    """The folder of a merge is complete."""
+
+    folder: Path
+    seconds: float
+    already: bool = False  # it was there before, made by the same plan
+
+
+@dataclass(frozen=True)
+class Packed(Event):
+    """The folder of packed models is complete."""
+
+    folder: Path
+    tasks: Sequence[str]
+    bytes_packed: int
+    bytes_apart: int  # of the models that it serves, each on its own in float32
+
+
+@dataclass(frozen=True)
+class Verified(Event):
+    """A folder has been compared with its lock."""
+
+    folder: Path
+    wrong: Sequence[str]  # one line each; none for a sound folder
+
+
+class Tally:
+    """Bytes of work done so far. They are told ten times a second at most, and when all are done, one thread at a time."""
+
+    def __init__(self, doing: Doing, total: int, notify: Notify) -> None:
+        self.doing: Doing = doing
+        self.total, self.notify = total, notify
+        self.done = 0
+        self._told = 0.0
+        self._lock = threading.Lock()
+
+    def add(self, nbytes: int) -> None:
+        """So many bytes more."""
+        with self._lock:
+            self.done += nbytes
+            if self.done >= self.total or time.monotonic() - self._told > INTERVAL:
+                self._told = time.monotonic()
+                self.notify(Progress(self.doing, self.done, self.total))
+
+
+# --- evaluating ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loading(Event):
+    """A model is being loaded into memory."""
+
+    model: str
+
+
+@dataclass(frozen=True)
+class Asked(Event):
+    """A task is about to be put to a model."""
+
+    task: str
+    items: int
+    resumed: int  # items that an earlier run had answered
+
+
+@dataclass(frozen=True)
+class Answered(Event):
+    """A model has answered so many items of a task."""
+
+    task: str
+    items: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Scored(Event):
+    """A model's scores on one task."""
+
+    model: str
+    task: str
+    kind: str
+    items: int
+    scores: Mapping[str, float]  # by metric
+    cut: int  # items of which a part was left out because they are longer than the model takes at once
+    seconds: float
+    cached: bool  # whether all of it had been computed before
+    file: str  # in which the items are kept; empty where they are not
+
+
+@dataclass(frozen=True)
+class Evaluated(Event):
+    """A model has been scored on all tasks."""
+
+    model: str
+    fingerprint: str
+    tasks: Sequence[Mapping[str, Any]]  # as in `Scored`
+
+
+@dataclass(frozen=True)
+class Compared(Event):
+    """Models have been compared on the same items."""
+
+    models: Sequence[str]
+    parents: Sequence[str]
+    scores: Sequence[Mapping[str, Any]]
+    pairs: Sequence[Mapping[str, Any]]
+    overlaps: Sequence[Mapping[str, Any]]
+    optimism: Sequence[Mapping[str, Any]]

@@ -6,9 +6,10 @@ ENV := $(or $(VIRTUAL_ENV),.venv)
 RUN := $(ENV)/bin/python
 PIP := -m pip -qq --disable-pip-version-check
 STAMP := $(ENV)/.mergery-installed
+SITE := NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 OLD := Mergery needs Python 3.11 or newer, and %s is %d.%d; name another: make PYTHON=python3.13
 
-.PHONY: demo test check setup dist parity fuzz kill scaling zoo bench families clean
+.PHONY: demo test check docs setup dist parity fuzz kill scaling zoo bench families clean
 .DEFAULT_GOAL := test
 
 setup: $(STAMP)
@@ -31,6 +32,12 @@ check: setup
 	$(RUN) -m ruff check src tests benchmarks demo
 	$(RUN) -m ruff format --check src tests benchmarks demo
 	$(RUN) -m pyright --pythonpath $(RUN)
+	$(SITE) --quiet
+	$(RUN) -m pytest tests/docs/test_links.py
+
+docs: setup
+	$(SITE)
+	@echo "The site is in site/: open site/index.html"
 
 dist: setup
 	rm -rf dist
@@ -69,4 +76,4 @@ bench: setup .parity/.installed
 	$(RUN) benchmarks/speed.py --mergekit-python .parity/bin/python
 
 clean:
-	rm -rf .venv .parity build dist demo/models demo/merged
+	rm -rf .venv .parity build dist site demo/models demo/merged

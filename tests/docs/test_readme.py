@@ -79,11 +79,3 @@ def test_the_recipes_can_be_read_and_the_local_ones_planned(home, mergery):
             load_recipe({"models": names, "merge": merge})
             if "t" in data:
                 load_recipe({"models": {"a": "x", "b": "y"}, "merge": {"method": "slerp", "t": data["t"]}})
-
-
-def test_links_lead_somewhere():
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-    for page in pages:
-        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
-            if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page.name} links to {target}"

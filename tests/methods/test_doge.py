@@ -72,7 +72,7 @@ def test_the_slope_is_that_of_the_loss(k, out, into, seed):
     factors = [0.3 + 0.1 * task for task in range(k)]
     change = normal(out, into, seed=seed + 9).double().requires_grad_()
     stack = torch.stack(deltas)
-    whole = torch.einsum("k,kmn->mn", torch.tensor(factors).double(), stack + change)
+    whole = torch.einsum("k,kmn->mn", torch.tensor(factors, dtype=torch.float64), stack + change)
     loss = ((stack - whole) * stack).sum(-1).square().sum()
     loss.backward()
     assert change.grad is not None

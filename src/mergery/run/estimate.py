@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+from functools import cache
+from pathlib import Path
+
 from mergery.engine import Merging, Shared, Workspace, evaluator
 from mergery.engine.ranks import BUCKETS, NARROW
 from mergery.graph.nodes import Gathered, Merged, Node
@@ -22,7 +26,8 @@ GPU_RATE = 6.0e9  # of inputs, a GPU, whatever the method: the bus is the limit
 INTERPRETER = 45 << 20  # bytes, with numpy and Mergery loaded
 KERNELS = 96 << 20  # bytes, with the compiled kernels loaded as well
 TORCH = 230 << 20  # bytes that torch adds
-GPU = 500 << 20  # bytes that its libraries for GPUs add
+TORCH_GPU = 640 << 20  # bytes that its build for GPUs adds, which loads their libraries whatever it computes on
+GPU = 90 << 20  # bytes that a GPU in use adds
 HEADER = 600  # bytes that a plan holds for each tensor of each model
 
 
@@ -41,12 +46,21 @@ def peak_memory(plan: Plan, options: Options = Options()) -> int:
     torch = device != CPU or needs_torch([step for step, *_ in plan.kinds])
     return (
         (KERNELS if computes else INTERPRETER)
-        + TORCH * torch
+        + (torch_bytes() if torch else 0)
         + GPU * (device != CPU)
         + HEADER * sum(len(checkpoint.tensors) for checkpoint in plan.checkpoints.values())
         + tables
         + _largest(needs, options.workers)
     )
+
+
+@cache
+def torch_bytes() -> int:
+    """Bytes that the torch that is installed adds. It is not loaded for the answer."""
+    found = importlib.util.find_spec("torch")
+    folders = [Path(place, "lib") for place in found.submodule_search_locations or ()] if found else []
+    gpu = any((folder / f"libtorch_{kind}.so").exists() for folder in folders for kind in ("cuda", "hip"))
+    return TORCH_GPU if gpu else TORCH
 
 
 def _largest(needs: list[tuple[int, int]], workers: int) -> int:

@@ -84,7 +84,8 @@ def ace(
     its absolute ridge of 0.01, under which small task vectors are merely averaged and, where they are unequal, drown in
     a level far above their own size. Everything but the matrices of attention and MLPs is averaged.
 
-    Use it for fine-tunes whose task vectors differ much in size, of which a plain average hears the largest only.
+    Use it for fine-tunes whose task vectors differ much in size: in a plain average the
+    largest drowns the others.
     """
     import torch
 

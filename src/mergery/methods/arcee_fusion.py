@@ -73,7 +73,7 @@ def arcee_fusion(
     Source: the method of this name in mergekit 0.1 (Arcee AI 2025). There, quartiles of tensors of more than
     a million entries come from a random sample, so that the output differs from run to run.
 
-    Use it to add a fine-tune's marked changes to another model without its small ones. If the changes in a tensor
+    Use it to add a fine-tune's large changes to another model without its small ones. If the changes in a tensor
     are normally distributed, about one entry in twenty passes.
     """
     (model,) = models

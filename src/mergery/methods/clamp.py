@@ -15,7 +15,7 @@ def clamp(models: Models) -> Tensor:
 
     Source: clamp of sd-mecha 1.1.5.
 
-    Use it behind an extrapolation (a stage of `expo` or of a large `scale`) to keep it between models that are
+    Use it after an extrapolation (a stage of `expo` or of a large `scale`) to keep it between models that are
     known to work.
     """
     first, *others = models

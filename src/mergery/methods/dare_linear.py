@@ -40,7 +40,9 @@ def dare_linear(
     Source: Yu et al. 2024, Language models are super Mario (arXiv 2311.03099), with task arithmetic.
 
     Use it for fine-tunes whose entries moved little (below about 0.002). It adds noise of variance d^2 (1 -
-    p) / p to every entry; checkpoints of continued pretraining do not stand that.
+    p) / p to every entry; checkpoints of continued pretraining do not stand that. As with
+    `task_arithmetic`, several models at full weight overshoot: with k of them, begin with a `scale` of about
+    1.2 / sqrt(k) or less.
     """
     return Consensus(
         weight,

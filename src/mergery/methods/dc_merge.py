@@ -60,7 +60,7 @@ def dc_merge(
     blocks: bool = True,
     scale: float | None = None,
 ) -> MergedDelta:
-    """Move all tasks into orthonormal directions of both sides that cover them, and let entries agree there.
+    """Write all task vectors in shared orthonormal directions, and elect signs there as TIES does.
 
         x_i - base = U_i S_i V_i^T, of which the leading r = floor(min(out, in) / k) triplets are kept
         P = polar([U_1 .. U_k]), Q = polar([V_1 .. V_k]);   M_i = P^T (U_i S_i V_i^T) Q

@@ -23,10 +23,10 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     times = max(1, k - 1)
     if settings["solver"] == "closed":
         work = times * (decomposition(out, 2 * into) + decomposition(2 * out, into) + 6.0 * out * into * (out + into))
-        words = f"{times} pairs of thin SVDs of two matrices side by side, by the smaller Gram matrix"
+        words = "2 thin SVDs of two matrices side by side for each model after the first, by the smaller Gram matrix"
         return Route(words, work, 2 * decomposing(2 * out, into) + decomposing(out, 2 * into))
     step = 8.0 * out * into * (out + into)
-    words = f"{times} times {settings['steps']} steps of Adam in float64"
+    words = f"{settings['steps']} steps of Adam in float64 for each model after the first"
     return Route(words, times * settings["steps"] * step, WIDE * (2 * (out * out + into * into) + 12 * out * into))
 
 
@@ -114,7 +114,7 @@ def dop(
     rate: float = 1e-4,
     scale: float = 1.0,
 ) -> MergedDelta:
-    """Merge models in their order, each where the directions of the merge so far and its own feel it least.
+    """Merge models one after the other, changing the merge so far and each new model as little as possible.
 
         d_i = x_i - base;   L_X(D) = |S U^T (D - X)|^2 + |(D - X) V S|^2,   U S V^T = X
         M_1 = d_1;   M_i = where a L_M(i-1) + (1 - a) L_d(i) is least;   out = base + scale * M_k
@@ -139,7 +139,7 @@ def dop(
     plasticity (NeurIPS 2025, OpenReview zD5cUX67b9), from the abstract and descriptions of the authors' code; the
     closed form is Mergery's. Everything else is averaged, all models alike.
 
-    Use it where models arrive one by one, and none may be favoured; `opcm` gives earlier ones precedence and is
+    Use it where models arrive one by one and all shall count alike; `opcm` gives earlier ones precedence and is
     cheaper.
     """
     from mergery.kernels.spectral import dense, framed

@@ -30,7 +30,7 @@ def nearswap(models: Models, base: Annotated[Tensor, Base()], *, t: float) -> Te
 
     Source: alchemonaut 2024, QuartetAnemoi-70B-t0.0001 (model card).
 
-    Use it to take over from a second model what costs little to take over.
+    Use it to take a little of a second model: no parameter moves by more than t.
     """
     (model,) = models
     gap = model - base

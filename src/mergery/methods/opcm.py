@@ -12,8 +12,7 @@ from mergery.methods._routes import by_svd
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
-    what = f"{max(1, k - 1)} thin SVDs, one for each model after the first,"
-    return by_svd(k, out, into, max(1, k - 1), held=float(k), what=what)
+    return by_svd(k, out, into, max(1, k - 1), held=float(k), what="1 thin SVD for each model after the first")
 
 
 def novel(delta: Tensor, merged: Tensor, alpha: float) -> Tensor:
@@ -41,7 +40,7 @@ def novel(delta: Tensor, merged: Tensor, alpha: float) -> Tensor:
 def opcm(
     deltas: Deltas, *, weight: PerModel[float] = each(1.0), alpha: Fraction = 0.5, scale: float = 1.0
 ) -> MergedDelta:
-    """Merge models in their order, of each only what lies across the directions merged before.
+    """Merge models one after the other, of each only the part that is orthogonal to the merge so far.
 
         d_i = w_i (x_i - base);   M_1 = d_1;   M_i = M_(i-1) + d_i - U C_i V^T,   U S V^T = M_(i-1)
         C_i is U^T d_i V on the diagonal and between any two leading directions, zero elsewhere

@@ -47,7 +47,7 @@ def optmerge(
     rate: float = 1e-5,
     scale: float = 1.0,
 ) -> MergedDelta:
-    """Find the task vector that is least felt by each task's leading inputs, against denoised targets.
+    """Do as WUDI does, on task vectors without their small, noisy part.
 
         d_i = x_i - base;   t_i = m + the leading r singular triplets of d_i - m,   m the mean of all d_i
         L(D) = sum_i w_i |(D - t_i) V_i S_i|^2 / |d_i|^2  with the leading r triplets U_i S_i V_i^T of d_i

@@ -14,7 +14,7 @@ from mergery.methods.tsv_merge import combine
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     work = k * (3 * decomposition(into, into) + 4.0 * out * into * into) + 5.0 * (k + 1) * into**3
-    words = f"{k} rotations of the inputs, by 3 decompositions each"
+    words = "1 rotation of the inputs for each model, by 3 decompositions"
     return Route(words, work, WIDE * ((k + 11) * into * into + (2 * k + 3) * out * into))
 
 

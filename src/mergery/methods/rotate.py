@@ -68,7 +68,7 @@ def rotate(models: Models, *, strength: Fraction = 0.5, blend: Fraction = 0.5, c
     Source: Schoenemann 1966, the orthogonal Procrustes problem; the idea of a merge is that of `rotate` in sd-mecha,
     whose defaults are the preset of that name. Everything else is averaged.
 
-    Use it for two models whose weights differ by more than averages bear, such as fine-tunes with large task vectors;
+    Use it for two models whose weights are too far apart for an average, such as fine-tunes with large task vectors;
     for close ones it is nearly their mean.
     """
     first, second = (model.double() for model in models)

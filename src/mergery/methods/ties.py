@@ -76,7 +76,8 @@ def ties(
         scale: the paper's lambda; 1 without validation data, else tuned between 0.8 and 2.5, about 0.3 for sums of
             eight tasks.
 
-    Source: Yadav et al. 2023, TIES-Merging (arXiv 2306.01708). Their code is `keep: one_more, zero: majority`.
+    Source: Yadav et al. 2023, TIES-Merging (arXiv 2306.01708). Their code
+    differs from the paper in two details; the settings `keep: one_more` and `zero: majority` follow the code.
 
     Use it for several fine-tunes of one base that interfere: most entries of a task vector matter little, and
     opposite signs cancel what matters.

@@ -27,7 +27,7 @@ def trust_region(
     scope: Literal["tensor", "model"] = "model",
     scale: float = 0.3,
 ) -> Tensor:
-    """Add the task vectors, but for the parameters that several models changed most.
+    """Add the task vectors, except for the parameters that several models changed most.
 
         conflict = sum over i != j of |d_i| |d_j|,  d_i = x_i - base
         out = base + scale * sum_i w_i d_i where the conflict is below its largest fraction `drop`, else base

@@ -64,7 +64,7 @@ def wudi(
     rate: float = 1e-5,
     scale: float = 1.0,
 ) -> MergedDelta:
-    """Find the task vector whose distance to each task's own is felt least by that task's inputs.
+    """Find one task vector that acts on each task's inputs as that task's own vector does, as nearly as possible.
 
         d_i = x_i - base;   L(D) = sum_i w_i |(D - d_i) d_i^T|^2 / |d_i|^2
         out = base + scale * D,  D after `steps` steps of Adam on L, or where L is least

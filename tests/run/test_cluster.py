@@ -13,7 +13,7 @@ import pytest
 
 from mergery import api
 from mergery.errors import DataError, PlanError
-from mergery.run import cluster as distribute
+from mergery.run import cluster as driver
 from mergery.run.cluster import Batch, Queue, WorkerHandle
 from mergery.run.events import Event, Finished, Joined, Lost, Progress
 from tests.conftest import weights_of
@@ -48,7 +48,7 @@ def cluster() -> Iterator[Any]:
 @pytest.fixture
 def many(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make every tensor a batch of its own."""
-    monkeypatch.setattr(distribute, "BATCH", 1)
+    monkeypatch.setattr(driver, "BATCH", 1)
 
 
 def test_a_cluster_gives_the_bytes_of_one_machine(recipe, tmp_path, cluster):

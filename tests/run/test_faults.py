@@ -18,7 +18,7 @@ import pytest
 
 from mergery import api
 from mergery.errors import MergeryError
-from mergery.run.cluster import SharedFiles
+from mergery.run.cluster_worker import SharedFiles
 from mergery.run.sinks import FolderSink
 from mergery.run.workers import Options
 from tests.conftest import held_merge, journalled, mergery_process

@@ -120,7 +120,7 @@ merge: {method: emr, task: a, stack: [{models: {base: 0-1, a: 0-1}, base: base}]
     assert "a stack cannot be packed" in outcome.err
 
 
-def test_a_tensor_sewn_from_others_is_refused(recipe, tmp_path, monkeypatch):
+def test_a_tensor_gathered_from_others_is_refused(recipe, tmp_path, monkeypatch):
     from dataclasses import replace
 
     import mergery.run.packing as packing
@@ -128,14 +128,14 @@ def test_a_tensor_sewn_from_others_is_refused(recipe, tmp_path, monkeypatch):
 
     real = packing.make_plan
 
-    def sewn(source):
+    def gathered(source):
         plan = real(source)
         step = plan.steps[0]
         ends = np.array([0, step.node.elements])
         node = Gathered(step.name, step.node.shape, step.node.dtype, (step.node,), ends[:1], ends[:1], ends[1:])
         return replace(plan, steps=(step._replace(node=node), *plan.steps[1:]))
 
-    monkeypatch.setattr(packing, "make_plan", sewn)
+    monkeypatch.setattr(packing, "make_plan", gathered)
     with pytest.raises(PlanError, match="cannot be packed"):
         pack(recipe(f"{MODELS}merge: {{method: emr, base: base}}\n"), tmp_path / "packed")
 

@@ -17,107 +17,25 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mergery.errors import MergeryError, PlanError
-from mergery.planning.layout import Slot
-from mergery.planning.plan import Plan, make_plan
+from mergery.planning.plan import Plan
 from mergery.planning.steps import Step
 from mergery.recipe import Recipe, Source
+from mergery.run.cluster_worker import Job, Worker
 from mergery.run.events import Joined, Lost, Notify
-from mergery.run.sinks import FolderSink, write_problem, write_whole
-from mergery.run.workers import Options, Run, batches, needs_torch, quiet_torch
+from mergery.run.sinks import FolderSink
+from mergery.run.workers import Options, Run, batches
 
 BATCH = 64 << 20  # bytes that a worker is given at once: a call takes a millisecond
 LOSSES = 3  # times that a batch's worker, or a new worker, may be lost before the run gives up
 PATIENCE = 600.0  # seconds to wait for the cluster's first worker
 LOCAL = "local"  # the address that stands for workers on this machine alone
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a worker must know to make any tensor of a plan."""
-
-    recipe: Recipe
-    only: tuple[str, ...]
-    digest: str
-    stamps: Mapping[str, Any]
-    folder: Path
-    options: Options
-    statistics: Mapping[tuple[int, str], Any]
-
-
-class Worker:
-    """One process of the cluster: makes tensors of a plan into files that the driver has laid out."""
-
-    def start(self, task: Task) -> tuple[str, int]:
-        """Make the plan and open its files. Returns the machine's name and the process's number."""
-        plan = make_plan(task.recipe, only=task.only)
-        changed = [name for name, stamp in plan.checkpoints.items() if stamp.stamp() != task.stamps[name]]
-        if plan.digest != task.digest or changed:
-            raise PlanError(
-                f"a worker on {os.uname().nodename} does not see what the driver sees",
-                why=f"the files of {', '.join(changed)} differ" if changed else "the same recipe gives another plan",
-                hint="give all machines one version of Mergery and one file system, and change no model during a run",
-            )
-        for checkpoint in plan.checkpoints.values():
-            checkpoint.prepare()
-        self.plan = plan
-        self.files = SharedFiles(plan, task.folder)
-        self.run = Run(plan, self.files, task.options)
-        self.run.shared.statistics.update(task.statistics)
-        ExitStack().enter_context(quiet_torch(load=needs_torch(list(plan.steps))))
-        return os.uname().nodename, os.getpid()
-
-    def make(self, numbers: list[int]) -> dict[str, str]:
-        """Make some of the plan's steps. Returns the digests of their bytes, which are on the disk."""
-        steps = [self.plan.steps[number] for number in numbers]
-        with quiet_torch(load=False):
-            digests = {step.name: self.run.make(step) for step in steps}
-        self.files.finished(steps, digests)
-        return digests
-
-
-class SharedFiles:
-    """Files of an output that another process has laid out."""
-
-    def __init__(self, plan: Plan, folder: Path) -> None:
-        self.plan, self.folder = plan, folder
-        self.done: Mapping[str, str] = {}
-        self._files: dict[int, int] = {}
-        self._lock = threading.Lock()
-
-    def write(self, slot: Slot, start: int, data: np.ndarray) -> None:
-        """Write bytes of a tensor; `start` counts bytes from its beginning."""
-        try:
-            write_whole(self._file(slot.shard), data, slot.offset + start)
-        except OSError as error:
-            raise write_problem(error, self.folder) from None
-
-    def finished(self, steps: list[Step], digests: Mapping[str, str]) -> None:
-        """Bring these tensors' bytes to the disk."""
-        try:
-            for shard in sorted({step.slot.shard for step in steps}):
-                os.fdatasync(self._file(shard))
-        except OSError as error:
-            raise write_problem(error, self.folder) from None
-
-    def _file(self, shard: int) -> int:
-        with self._lock:
-            if shard not in self._files:
-                path = self.folder / self.plan.layout.shards[shard].name
-                self._files[shard] = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            return self._files[shard]
-
-
-# --- the driver ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -189,7 +107,7 @@ class ClusterRun(Run):
         self.busy: dict[Any, tuple[WorkerHandle, Batch]] = {}
         self.failed_starts = 0
 
-    def node(self, pool: ThreadPoolExecutor, todo: list[Step]) -> None:
+    def make_all(self, pool: ThreadPoolExecutor, todo: list[Step]) -> None:
         """Give every step to a worker, and journal what comes back."""
         if not todo:
             return
@@ -219,24 +137,15 @@ class ClusterRun(Run):
     def start_workers(self, ray: Any, count: int) -> None:
         recipe = replace(self.plan.recipe, folder=self.plan.recipe.folder.resolve())
         options = replace(self.options, threads=1)
-        task = ray.put(
-            Task(
-                recipe,
-                self.plan.only,
-                self.plan.digest,
-                self.plan.stamps,
-                self.sink.partial.resolve(),
-                options,
-                self.shared.statistics,
-            )
-        )
+        plan, folder = self.plan, self.sink.partial.resolve()
+        job = ray.put(Job(recipe, plan.only, plan.digest, plan.stamps, folder, options, self.shared.statistics))
         role = ray.remote(num_cpus=self.threads, max_concurrency=self.threads, max_restarts=0)(Worker)
         for _ in range(count):
             worker = WorkerHandle(role.remote())
-            self.starting[worker.actor.start.remote(task)] = worker
+            self.starting[worker.actor.start.remote(job)] = worker
 
     def drive(self, ray: Any) -> None:
-        """Work until the backlog is empty and the last batch is back."""
+        """Hand out batches until the queue is empty and the last answer is back."""
         began = time.monotonic()
         while self.queue.homes or self.busy:
             ready, _ = ray.wait([*self.starting, *self.busy], num_returns=1, timeout=1.0)

@@ -38,7 +38,7 @@ def ignore(event: Event) -> None:
 
 @dataclass(frozen=True)
 class Planned(Event):
-    """A merge is about to begin."""
+    """What is to be merged, or packed, is known."""
 
     what: str  # the method and its models
     digest: str  # of the plan

@@ -15,8 +15,7 @@ import numpy as np
 
 from mergery.checkpoints.base import TensorInfo
 from mergery.checkpoints.formats.packed import CARD, FORMAT, WEIGHTS, part_info, part_name
-from mergery.engine import Merging
-from mergery.engine import calling as tensors
+from mergery.engine import Merging, calling
 from mergery.errors import PlanError, RecipeError
 from mergery.graph.nodes import Merged, Stored
 from mergery.method import Method, find, methods
@@ -26,7 +25,8 @@ from mergery.recipe import Recipe, Source
 from mergery.recipe.reading import load_recipe
 from mergery.recipe.values import Constant
 from mergery.run.events import Notify, Packed, Tally
-from mergery.run.sinks import check_space, partial_folder, write_problem, write_whole
+from mergery.run.merging import prepare
+from mergery.run.sinks import check_space, lay_file, partial_folder, write_problem, write_whole
 from mergery.run.workers import Options, Run, quiet_torch
 
 ONE_FILE = 1 << 62  # bytes
@@ -43,8 +43,7 @@ def pack(recipe: Recipe | str | Path | Mapping[str, Any], folder: Path, options:
     try:
         if folder.exists():
             raise PlanError(f"the output {str(folder)!r} is already there", hint="choose another folder")
-        for checkpoint in plan.checkpoints.values():
-            checkpoint.prepare()
+        prepare(plan, notify)
         return _write(plan, method, folder, options, notify)
     finally:
         plan.close()
@@ -83,11 +82,11 @@ def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: N
     assert method.packing is not None
     tasks = plan.recipe.merge.models
     nodes = [step.node for step in plan.steps if isinstance(step.node, Merged)]
-    sewn = [step.name for step in plan.steps if not isinstance(step.node, (Stored, Merged))]
-    sewn += [node.name for node in nodes if node.matrices is not None and len(node.shape) != 2]
-    if sewn:
+    reshaped = [step.name for step in plan.steps if not isinstance(step.node, (Stored, Merged))]
+    reshaped += [node.name for node in nodes if node.matrices is not None and len(node.shape) != 2]
+    if reshaped:
         why = "the base stores it in another form than the merge makes it"
-        raise PlanError(f"{sewn[0]!r} cannot be packed", why=why)
+        raise PlanError(f"{reshaped[0]!r} cannot be packed", why=why)
     kinds: dict[str, str] = {}
     infos: list[TensorInfo] = []
     for node in nodes:
@@ -104,16 +103,14 @@ def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: N
         hint = f"it is left of a run that was interrupted: remove {str(partial)!r}"
         raise PlanError(f"{str(partial)!r} stands in the way", hint=hint) from None
     try:
-        with open(partial / WEIGHTS, "wb") as file:
-            os.truncate(file.fileno(), layout.nbytes)
-            os.pwrite(file.fileno(), layout.shards[0].header, 0)
+        with open(lay_file(partial / WEIGHTS, layout.shards[0]), "wb") as file:
             writer = Writer(file.fileno(), {slot.info.name: slot for slot in layout.slots}, tasks, notify)
             run = Run(plan, writer, options, notify)
             with quiet_torch(load=True), ThreadPoolExecutor(options.workers, thread_name_prefix="mergery") as pool:
                 run.statistics(pool, list(plan.steps))
                 run.scan(pool, nodes, lambda merging: writer.pack(merging, method))
             os.fsync(file.fileno())
-        text = json.dumps(describe(plan, method, kinds), indent=1, default=str) + "\n"
+        text = json.dumps(make_card(plan, method, kinds), indent=1, default=str) + "\n"
         (partial / CARD).write_text(text, encoding="utf-8")
         os.rename(partial, folder)
     except OSError as error:
@@ -128,7 +125,7 @@ def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: N
     return packed
 
 
-def describe(plan: Plan, method: Method, kinds: Mapping[str, str]) -> dict[str, Any]:
+def make_card(plan: Plan, method: Method, kinds: Mapping[str, str]) -> dict[str, Any]:
     """What `packed.json` says."""
     from mergery.version import __version__
 
@@ -151,7 +148,7 @@ def describe(plan: Plan, method: Method, kinds: Mapping[str, str]) -> dict[str, 
 
 
 class Writer:
-    """Writes parts to their places in the one file."""
+    """Writes the parts of each tensor to their places in the one file."""
 
     def __init__(self, file: int, slots: Mapping[str, Slot], tasks: tuple[str, ...], notify: Notify) -> None:
         self.file, self.slots, self.tasks = file, slots, tasks
@@ -160,7 +157,7 @@ class Writer:
 
     def write(self, slot: Slot, start: int, data: np.ndarray) -> None:
         data = np.ascontiguousarray(data).view(np.uint8).reshape(-1)
-        write_whole(self.file, data, slot.offset + start)
+        write_whole(self.file, data.data, slot.offset + start)
         self.tally.add(data.size)
 
     def finished(self, steps: Any, digests: Any) -> None:
@@ -175,7 +172,7 @@ class Writer:
         loose: dict[str, np.ndarray] = {}  # bits that do not fill a byte yet
         for start, stop in reader.slices(0, reader.n):
             reader.load(start, stop)
-            parts = tensors.call(reader, method.packing.pack, known, merging.keys, start, start, stop)
+            parts = calling.call(reader, method.packing.pack, known, merging.keys, start, start, stop)
             for part, rule in rules.items():
                 owners = self.tasks if rule.each else (None,)
                 values = parts[part] if rule.each else [parts[part]]

@@ -15,7 +15,7 @@ import numpy as np
 
 from mergery.errors import PlanError
 from mergery.kernels.devices import CPU
-from mergery.planning.layout import INDEX, Layout, Slot
+from mergery.planning.layout import INDEX, Layout, Shard, Slot
 from mergery.planning.plan import Plan
 from mergery.planning.steps import Step
 from mergery.run.journal import Journal
@@ -23,7 +23,6 @@ from mergery.run.journal import Journal
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOCK = "mergery.lock.json"
 ROOM = 64 << 20  # bytes wanted free beyond the output
 
 
@@ -48,7 +47,7 @@ class FolderSink:
         try:
             check_space(self.partial, plan.layout)
             for shard in plan.layout.shards:
-                self.files.append(_lay_file(self.partial / shard.name, shard.header, shard.size))
+                self.files.append(lay_file(self.partial / shard.name, shard))
         except BaseException:
             self.abandon()
             raise
@@ -92,7 +91,7 @@ class FolderSink:
     def write(self, slot: Slot, start: int, data: np.ndarray) -> None:
         """Write bytes of a tensor; `start` counts bytes from its beginning."""
         try:
-            write_whole(self.files[slot.shard], data, slot.offset + start)
+            write_whole(self.files[slot.shard], data.data, slot.offset + start)
         except OSError as error:
             raise write_problem(error, self.partial) from None
 
@@ -234,9 +233,9 @@ def check_space(folder: Path, layout: Layout) -> None:
         )
 
 
-def write_whole(file: int, data: np.ndarray, offset: int) -> None:
+def write_whole(file: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of it, however little the system takes at once. Raises OSError, also where it takes nothing."""
-    view = data.data
+    view = memoryview(data)
     while view:
         count = os.pwrite(file, view, offset)
         if not count:
@@ -256,22 +255,20 @@ def write_problem(error: OSError, folder: Path) -> PlanError:
     )
 
 
-def _lay_file(path: Path, header: bytes, size: int) -> int:
-    """Open a shard with its header and its full size; an earlier run's bytes are kept."""
+def lay_file(path: Path, shard: Shard) -> int:
+    """Open a file of weights that has its header and its full size; an earlier run's bytes are kept. Returns its number."""
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
-            if os.fstat(fd).st_size != size:
-                os.ftruncate(fd, size)
+            if os.fstat(fd).st_size != shard.size:
+                os.ftruncate(fd, shard.size)
                 try:
-                    os.posix_fallocate(fd, 0, size)
+                    os.posix_fallocate(fd, 0, shard.size)
                 except OSError as error:
                     if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                         raise
-            if os.pread(fd, len(header), 0) != header:
-                done = 0
-                while done < len(header):
-                    done += os.pwrite(fd, memoryview(header)[done:], done)
+            if os.pread(fd, len(shard.header), 0) != shard.header:
+                write_whole(fd, shard.header, 0)
         except BaseException:
             os.close(fd)
             raise

@@ -1,4 +1,4 @@
-"""Plan to bytes: workers take tensors, largest first, and make each on their own loom."""
+"""Plan to bytes: workers take tensors, largest first, and make each in buffers of their own."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ import numpy as np
 from blake3 import blake3
 
 from mergery.dtypes import F32
-from mergery.engine import CHUNK, STAGE, Merging, Shared, Workspace, evaluator
-from mergery.engine import whole_model as model
+from mergery.engine import CHUNK, STAGE, Merging, Shared, Workspace, evaluator, whole_model
 from mergery.graph.nodes import Merged
 from mergery.graph.walking import computed_below, is_computed, merges_below
 from mergery.kernels import compiling, kernels
@@ -78,7 +77,7 @@ class Run:
     def __init__(self, plan: Plan, sink: Sink, options: Options = Options(), notify: Notify = ignore) -> None:
         self.plan, self.sink, self.options, self.notify = plan, sink, options, notify
         self.shared = Shared(plan.recipe.seed, {}, options.chunk, options.stage)
-        self.workspaces = threading.local()
+        self.local = threading.local()  # each worker's workspace
         self.dealt = itertools.cycle(options.devices)
         self.stop = threading.Event()
         self.tally = Tally("merging", sum(step.slot.info.nbytes for step in plan.steps), notify)
@@ -97,18 +96,19 @@ class Run:
             with device_errors(), ThreadPoolExecutor(self.options.workers, thread_name_prefix="mergery") as pool:
                 try:
                     self.statistics(pool, todo)
-                    self.node(pool, todo)
+                    self.make_all(pool, todo)
                 except BaseException:
                     self.stop.set()  # the pool waits for its workers, which end at their next window
                     raise
 
-    def node(self, pool: ThreadPoolExecutor, todo: list[Step]) -> None:
+    def make_all(self, pool: ThreadPoolExecutor, todo: list[Step]) -> None:
         """Let every worker of the pool take batches until none is left."""
         queue = deque(batches(todo))
         for future in [pool.submit(self.work, queue) for _ in range(self.options.workers)]:
             future.result()
 
     def work(self, queue: deque[list[Step]]) -> None:
+        """What one worker does: take a batch, make its tensors, and tell the sink which of them are whole."""
         try:
             while not self.stop.is_set():
                 try:
@@ -131,9 +131,10 @@ class Run:
 
     @property
     def workspace(self) -> Workspace:
-        if not hasattr(self.workspaces, "workspace"):
-            self.workspaces.workspace = Workspace(next(self.dealt))
-        return self.workspaces.workspace
+        """This thread's buffers, on the device that it is dealt."""
+        if not hasattr(self.local, "workspace"):
+            self.local.workspace = Workspace(next(self.dealt))
+        return self.local.workspace
 
     def make(self, step: Step) -> str:
         """Make one tensor. Returns the BLAKE3 digest of its bytes."""
@@ -165,11 +166,11 @@ class Run:
             return self.scan(pool, nodes, visit, *counted)
 
         for merge, nodes in merges_below([step.node for step in self.plan.steps]).items():
-            for question in model.questions(nodes):
+            for question in whole_model.questions(nodes):
                 names = [f"{name} of merge {merge}" for name in question.names]
                 if not all(name in remembered for name in names):
                     self.notify(Statistics(len(question.nodes), question.names))
-                    facts = dict(zip(names, model.answer(question, scan), strict=True))
+                    facts = dict(zip(names, whole_model.answer(question, scan), strict=True))
                     remembered = {**remembered, **facts}
                     if journal is not None:
                         journal.remember(**facts)

@@ -136,6 +136,25 @@ def test_what_is_no_model(zoo, write, tmp_path):
         mergery.evaluate(tmp_path / "bare", task)
 
 
+@pytest.mark.parametrize("part", ["config.json", "tokenizer_config.json"])
+def test_code_that_comes_with_a_model_is_never_run(part, zoo, write, tmp_path, monkeypatch):
+    folder, trap = shutil.copytree(zoo / "a", tmp_path / "a"), tmp_path / "run"
+    (folder / "code.py").write_text(f"open({str(trap)!r}, 'w')\n")
+    own = {
+        "config.json": {"model_type": "of_its_own", "auto_map": {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}},
+        "tokenizer_config.json": {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["code.T", "code.T"]}},
+    }  # fmt: skip
+    (folder / part).write_text(json.dumps(json.loads((folder / part).read_text()) | own[part]))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # transformers would ask at a terminal
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("models: {a: ./a}\nmerge: {method: passthrough}\n")
+    for model in (folder, recipe):
+        with pytest.raises(CheckpointError) as caught:
+            mergery.evaluate(model, [write(texts(2))])
+        assert "why: code that comes with a model is never run" in str(caught.value)
+    assert not trap.exists()
+
+
 def test_threads_are_chosen_and_given_back(zoo, write):
     before = torch.get_num_threads()
     seen = []

@@ -186,7 +186,7 @@ def _assembled(state: Mapping[str, Any], folder: Path, head: Head, dtype: str, n
     """A transformers model of a state dict. It is built on the meta device and given the tensors."""
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder)
+    config = _loaded(AutoConfig, str(folder), name)
     known = _family(head)._model_mapping
     if type(config) not in known:
         raise CheckpointError(f"{type(config).__name__} models have no {head} head in transformers")
@@ -219,10 +219,20 @@ def _from_module(module: Any, tokenizer: Any, name: str | None) -> Subject:
 
 
 def _pretrained(path: str, config: Mapping[str, Any], head: Head, dtype: str, *, whole: bool = True) -> Any:
-    module, report = _family(head).from_pretrained(
-        path, dtype=_dtype(dtype), output_loading_info=True, local_files_only=True
-    )
+    module, report = _loaded(_family(head), path, path, dtype=_dtype(dtype), output_loading_info=True)
     return _whole(module, report, path) if whole else module
+
+
+def _loaded(family: Any, folder: str, where: str, **options: Any) -> Any:
+    """What a class of transformers makes of a folder. Code that came with a model is not run, nor the user asked."""
+    try:
+        return family.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        why = "code that comes with a model is never run"
+        hint = "it merges as it is; to evaluate it, load it yourself and give the module"
+        raise CheckpointError("transformers knows no such model", where=Where(where), why=why, hint=hint) from None
 
 
 def _whole(module: Any, report: Mapping[str, Any], where: str) -> Any:
@@ -249,7 +259,7 @@ def _tokenizer(given: Any, folder: Path) -> Any:
     if given is not None and not isinstance(given, (str, Path)):
         return given
     try:
-        return AutoTokenizer.from_pretrained(str(given or folder), local_files_only=True)
+        return _loaded(AutoTokenizer, str(given or folder), str(given or folder))
     except (OSError, ValueError) as error:
         why = str(error).splitlines()[0]
         raise CheckpointError(

@@ -124,11 +124,15 @@ def test_any_head_layout_round_trips(family, keys, shared, size, hidden, bias):
     assert (values(joined) == values(whole)).all()
 
 
-def test_what_is_not_known_is_not_taken_apart():
+def test_what_is_not_known_is_told_from_what_is_not_fused():
     name = "model.layers.0.self_attn.qkv_proj.weight"
-    assert not parts_of(name, (25, 12), {"model_type": "phi3", **HEADS})  # 24 rows would be right
-    assert not parts_of(name, (25, 12), None)
-    assert not parts_of("model.layers.0.self_attn.q_proj.weight", (24, 12), {"model_type": "phi3", **HEADS})
+    assert parts_of(name, (25, 12), {"model_type": "phi3", **HEADS}) is None  # 24 rows would be right
+    assert parts_of(name, (25, 12), None) is None
+    assert parts_of("model.layers.0.mlp.gate_up_proj.weight", (11, 12), {"model_type": "phi3", **HEADS}) is None
+    assert parts_of("transformer.blocks.0.ffn.experts.mlp.w1", (12, 7), {"model_type": "dbrx"}) is None
+    assert parts_of("model.layers.0.self_attn.kv_b_proj.weight", (28, 5), {"model_type": "deepseek_v2"}) is None
+    assert parts_of("model.layers.0.self_attn.kv_a_proj_with_mqa.weight", (28, 5), {"model_type": "deepseek_v2"}) == ()
+    assert parts_of("model.layers.0.self_attn.q_proj.weight", (24, 12), {"model_type": "phi3", **HEADS}) == ()
 
 
 def causal(kind, **changes):

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from mergery import api
+from mergery.checkpoints.memory import MemoryCheckpoint
 from mergery.method import find
 from tests.cli.test_end_to_end import load
 from tests.conftest import tensors_of, weights_of
@@ -240,3 +242,50 @@ def test_settings_filtered_by_role_reach_inside_fused_tensors(families, mergery,
         whole = (a[name] - base[name]) + (b[name] - base[name])
         parts = [part * factor for part, factor in zip(whole.split(list(rows)), factors, strict=True)]
         torch.testing.assert_close(out[name], base[name] + torch.cat(parts), rtol=0, atol=1e-6)
+
+
+CONVERTED = "{{base: {{path: ./base, {0}}}, a: {{path: ./a, {0}}}, b: {{path: ./b, {0}}}}}"
+
+
+@pytest.mark.parametrize("heads", [4, 1])
+@pytest.mark.parametrize(
+    "text", ["method: tsv_merge", "method: iso_c, parts: [{where: {role: attention.q}, take: base}]"]
+)
+def test_a_converted_model_is_taken_apart_by_its_new_config(heads, text, families, mergery, tmp_path):
+    """The stored config tells of 2 key heads: with them, query, key and value would not be found."""
+    home = families("phi3")
+    convert = f"convert: {{kv_heads: {heads}}}"
+    for name in ("base", "a", "b"):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(f"models: {{m: {{path: {home / name}, {convert}}}}}\nmerge: {{method: passthrough}}\n")
+        assert mergery("merge", path, tmp_path / name).code == 0
+    wanted = merge(mergery, tmp_path, tmp_path / "wanted", text)
+
+    path = home / f"converted{heads}.yaml"
+    path.write_text(f"models: {CONVERTED.format(convert)}\nmerge: {{base: base, {text}}}\n")
+    assert mergery("merge", path, tmp_path / "got").code == 0
+    plan = mergery("plan", path).out
+    assert "4 tensors are fused: each of their parts is merged by itself" in " ".join(plan.split())
+    assert "gets no tensor" not in plan
+    got, base = tensors_of(tmp_path / "got"), tensors_of(tmp_path / "base")
+    assert got.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        torch.testing.assert_close(got[name], tensor, rtol=1e-5, atol=1e-6)
+    if "take" in text:
+        name = "model.layers.1.self_attn.qkv_proj.weight"
+        assert torch.equal(got[name][:WIDE], base[name][:WIDE])
+        assert not torch.equal(got[name][WIDE:], base[name][WIDE:])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"method": "iso_c"}, {"parts": [{"where": {"role": "attention.q"}, "take": "base"}]}]
+)
+def test_what_is_fused_in_an_unknown_way_is_told(changes, families):
+    home = families("phi3")
+    config = json.loads((home / "base" / "config.json").read_text()) | {"num_key_value_heads": 3}
+    models = {name: MemoryCheckpoint(tensors_of(home / name), name, config) for name in ("base", "a", "b")}
+    plan = api.plan({"models": models, "merge": {"method": "linear", "base": "base", **changes}})
+    told = "2 tensors are fused, and config and shape do not say how: each is merged as one tensor"
+    assert f"{told} (such as 'model.layers.0.self_attn.qkv_proj.weight')" in plan.warnings
+    plain = api.plan({"models": models, "merge": {"method": "linear", "base": "base"}})
+    assert not any("fused" in line for line in plain.warnings)  # then it does not matter

@@ -81,22 +81,22 @@ def transposed(name: str, shape: tuple[int, ...], config: Mapping[str, Any] | No
 
 def fused_parts(
     name: str, shape: tuple[int, ...], roles: tuple[str, ...], config: Mapping[str, Any] | None
-) -> tuple[FusedPart, ...]:
-    """The parts of a fused tensor, weight or bias; none where it is not fused, or where the config does not tell how.
+) -> tuple[FusedPart, ...] | None:
+    """The parts of a fused tensor, weight or bias: they cover it, and each element belongs to exactly one.
 
-    The parts cover the tensor: each element belongs to exactly one.
+    Empty where it is not fused; None where it is, and the config does not say how, or not of this shape.
     """
     if math.prod(shape) < 2:
         return ()
     if "expert" in roles or "experts" in name or "block_sparse_moe" in name:
         stacks = _experts(name, shape, config)
-        if stacks:
+        if stacks != ():
             return stacks
     if "attention.qkv" in roles:
         return _attention(name, shape, config)
-    if "attention.kv" in roles:
+    if "attention.kv" in roles and name.endswith("kv_b_proj.weight"):
         return _latent(name, shape, config)
-    if "mlp.gate_up" in roles and _SWIGLU.search(name) and shape[0] % 2 == 0:
+    if "mlp.gate_up" in roles and _SWIGLU.search(name):
         if _family(config, name) in ("phi3small", "gpt_oss"):  # gate and up take turns, row by row
             return ()
         half = shape[0] // 2
@@ -112,10 +112,10 @@ def _parts(
     *,
     bias: bool,
     flip: bool = False,
-) -> tuple[FusedPart, ...]:
+) -> tuple[FusedPart, ...] | None:
     """Parts along one axis of a vector or matrix. None where the spans do not fill the axis."""
     if sum(length for _, _, each in spans for _, length in each) != shape[axis]:
-        return ()
+        return None
     parts = []
     for key, role, each in spans:
         own = list(shape)
@@ -125,12 +125,12 @@ def _parts(
     return tuple(parts)
 
 
-def _attention(name: str, shape: tuple[int, ...], config: Mapping[str, Any] | None) -> tuple[FusedPart, ...]:
+def _attention(name: str, shape: tuple[int, ...], config: Mapping[str, Any] | None) -> tuple[FusedPart, ...] | None:
     flip = transposed(name, shape, config)
     axis = 1 if flip else 0
     spans = _qkv_spans(_layout(name, config), _heads(name, config), shape[axis])
     if not spans:
-        return ()
+        return None
     named = [(key, f"attention.{key}", tuple(spans[key])) for key in "qkv"]
     return _parts(shape, axis, named, bias=name.endswith("bias"), flip=flip)
 
@@ -212,12 +212,12 @@ def _heads(name: str, config: Mapping[str, Any] | None) -> tuple[int, int, int] 
     return queries, keys, size
 
 
-def _latent(name: str, shape: tuple[int, ...], config: Mapping[str, Any] | None) -> tuple[FusedPart, ...]:
+def _latent(name: str, shape: tuple[int, ...], config: Mapping[str, Any] | None) -> tuple[FusedPart, ...] | None:
     """DeepSeek's `kv_b_proj`: for each head, the rows of its key and then those of its value."""
     own = section(config, part_of(name))
     numbers = [own.get(key) for key in ("num_attention_heads", "qk_nope_head_dim", "v_head_dim")]
-    if not name.endswith("kv_b_proj.weight") or not all(isinstance(each, int) and each > 0 for each in numbers):
-        return ()
+    if not all(isinstance(each, int) and each > 0 for each in numbers):
+        return None
     heads, key, value = (int(each) for each in numbers if each)
     block = key + value
     spans = [
@@ -227,11 +227,11 @@ def _latent(name: str, shape: tuple[int, ...], config: Mapping[str, Any] | None)
     return _parts(shape, 0, spans, bias=False)
 
 
-def _experts(name: str, shape: tuple[int, ...], config: Mapping[str, Any] | None) -> tuple[FusedPart, ...]:
+def _experts(name: str, shape: tuple[int, ...], config: Mapping[str, Any] | None) -> tuple[FusedPart, ...] | None:
     """A layer's experts in one tensor: [experts, out, in], or [experts, in, out] where they are stored transposed."""
     rows = _EXPERTS_ROWS.search(name)
     if rows and len(shape) == 2:
-        return tuple(_dbrx(rows[1], shape, config))
+        return tuple(_dbrx(rows[1], shape, config)) or None
     gate_up, down = _EXPERTS_GATE_UP.search(name), _EXPERTS_DOWN.search(name)
     bias = name.endswith("bias")
     if not (gate_up or down) or len(shape) != (2 if bias else 3):

@@ -51,10 +51,13 @@ class FusedGroup:
 
 def fused_groups(
     name: str, shape: tuple[int, ...], roles: tuple[str, ...], config: Mapping[str, Any] | None
-) -> tuple[FusedGroup, ...]:
-    """What a tensor is fused of; nothing where it is one matrix, or a plain stack of them."""
+) -> tuple[FusedGroup, ...] | None:
+    """What a tensor is fused of; empty where it is one matrix, or a plain stack of them; None where it is not known."""
+    parts = fused_parts(name, shape, roles, config)
+    if parts is None:
+        return None
     groups: dict[Any, list[FusedPart]] = {}
-    for part in fused_parts(name, shape, roles, config):
+    for part in parts:
         groups.setdefault((part.roles, part.shape, part.transposed), []).append(part)
     whole = len(groups) == 1 and len(shape) == 3
     return () if whole else tuple(FusedGroup(tuple(parts)) for parts in groups.values())

@@ -20,6 +20,7 @@ from mergery.planning.treatment import Levels, Treatment, Treatments
 from mergery.recipe.values import Target, Value
 
 SPLIT = "are fused: each of their parts is merged by itself"
+UNKNOWN = "are fused, and config and shape do not say how: each is merged as one tensor"
 
 
 class Assignment(NamedTuple):
@@ -71,7 +72,9 @@ class NodeBuilder:
         named = matrix or bool(self.treatments.overrides) or "role" in looks  # fused tensors are told by their names
         if named and not whole:
             groups = fused_groups(known_as(target), copied.shape, target.roles, self.config)
-            if groups and (matrix or self.differ(groups, target, treatment, filtered="role" in looks)):
+            if groups is None and (matrix or "role" in looks or self.treatments.by_role):
+                self.findings.treat(UNKNOWN, target.name)
+            elif groups and (matrix or self.differ(groups, target, treatment, filtered="role" in looks)):
                 self.findings.treat(SPLIT, target.name)
                 return self.split(target, inputs, copied, groups)
         found = self.assigned(treatment, target, inputs, copied)

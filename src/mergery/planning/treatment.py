@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from mergery.errors import listed
@@ -51,6 +52,11 @@ class Treatments:
     resolved: dict[Any, dict[str, Any]] = field(default_factory=dict)  # settings, by all that values are asked for
     vectors: dict[int, list[str]] = field(default_factory=dict)  # for methods on matrices, by the treatment's number
     fitted: set[int] = field(default_factory=set)  # numbers of the overrides that some tensor has got
+
+    @cached_property
+    def by_role(self) -> bool:
+        """Whether an override asks for a role."""
+        return any(condition.roles for condition, _ in self.overrides)
 
     def at(self, target: Target, shape: tuple[int, ...]) -> Treatment:
         for condition, treatment in self.overrides:

@@ -83,7 +83,7 @@ def _expert_parts(view: View, name: str, canonical: str, node: Node) -> list[tup
         return []
     parsed: ParsedName | None = view.architecture.names.get(name)
     found = []
-    for each in fused_parts(name, node.shape, parsed.roles if parsed else ("expert",), view.config):
+    for each in fused_parts(name, node.shape, parsed.roles if parsed else ("expert",), view.config) or ():
         match = _EXPERT.fullmatch(each.key)
         if match is None or each.transposed:
             return []

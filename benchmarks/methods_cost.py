@@ -1,6 +1,7 @@
 """What each method costs: time and peak memory on one pair of cores, and how it grows with width.
 
     python benchmarks/methods_cost.py [--size 0.4B] [--repeats 3] [--only METHOD ...] [--write docs/methods-cost.md]
+    python benchmarks/methods_cost.py --page --write docs/methods-cost.md       write the page again, without measuring
 
 Each method merges three fine-tunes on their base, or as many as it takes, with its default settings, in a process of its
 own. Methods that work on entries, rows or whole tensors merge the whole model. Methods on matrices merge one layer, all layers
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -29,7 +29,7 @@ from mergery.method import Method, find, methods
 from mergery.method.routing import Route
 from mergery.run.estimate import merged_of
 from models import SIZES, build
-from pages import rows_of
+from pages import figures, fold, keep, machine, table
 
 COMPARE = "linear"  # what times are told against: they differ from machine to machine
 WIDTHS = (512, 1024)
@@ -51,11 +51,12 @@ class Cost:
     whole: float  # MB that are planned for the whole model
     growth: float | None = None  # how many times as long a matrix twice as wide takes
 
-    @property
-    def route(self) -> Route | None:
-        hidden = 1024
-        usual = {setting.name: setting.default for setting in self.method.settings.values()}
-        return self.method.routing(EXPERTS, hidden, hidden, usual) if self.method.routing else None
+
+def route_of(method: Method) -> Route:
+    """How a method on matrices computes."""
+    usual = {setting.name: setting.default for setting in method.settings.values()}
+    assert method.routing is not None
+    return method.routing(count(method), 1024, 1024, usual)
 
 
 def count(method: Method) -> int:
@@ -158,62 +159,95 @@ def measure(method: Method, folders: list[Path], repeats: int, scratch: Path) ->
     return Cost(method, whole, part, max(peaks), foretold, planned(path, []), growth(method.name) if part else None)
 
 
-def row(cost: Cost, unit: float) -> str:
-    """A line of one of the two tables."""
-    first = f"| {cost.method.name} | {cost.seconds:.{0 if cost.part else 1}f} |"
-    if not cost.part:
-        return f"{first} {cost.seconds / unit:.1f} | {cost.peak:.0f} | {cost.planned:.0f} | {cost.method.cost} |"
-    assert cost.route is not None
-    assert cost.growth is not None
-    what = "one layer" if cost.part == LAYER else "two matrices"
-    return (
-        f"{first} {what} | {cost.seconds / unit:.0f} | {cost.peak:.0f} | {cost.planned:.0f} | {cost.whole:.0f} |"
-        f" {cost.growth:.1f} | {cost.route.words} |"
-    )
+def numbers(cost: Cost, unit: float) -> dict[str, float | str]:
+    """What is kept of one method."""
+    kept: dict[str, float | str] = {
+        "seconds": round(cost.seconds, 1), "linear": round(cost.seconds / unit, 1), "peak": round(cost.peak),
+        "planned": round(cost.planned),
+    }  # fmt: skip
+    if cost.growth is not None:
+        measured = "one layer" if cost.part == LAYER else "two matrices"
+        kept |= {"measured": measured, "whole": round(cost.whole), "growth": round(cost.growth, 1)}
+    return kept
 
 
-def table(rows: dict[str, str], *, matrices: bool) -> list[str]:
-    """The rows of one kind of methods, the cheapest first."""
-    own = [line for name, line in rows.items() if name in methods() and (methods()[name].unit == "matrix") == matrices]
-    return sorted(own, key=lambda line: float(line.split("|")[2]))
-
-
-def page(rows: dict[str, str], size: str) -> str:
+def page(data: dict) -> str:
     """The page, in Markdown."""
+    found = sorted(
+        ((methods()[name], each) for name, each in data["methods"].items() if name in methods()),
+        key=lambda pair: pair[1]["seconds"],
+    )
+    whole = [(method, each) for method, each in found if "whole" not in each]
+    parts = [(method, each) for method, each in found if "whole" in each]
     lines = [
         "# What methods cost",
         "",
         "Written by `python benchmarks/methods_cost.py --write docs/methods-cost.md`; do not edit.",
         "",
-        *(__doc__ or "").split("\n\n", 2)[2].strip().splitlines(),
-        "",
-        f"Models of {size} parameters in bfloat16. `x {COMPARE}` is the time against that of `{COMPARE}` in the same run:"
-        " seconds differ from machine to machine, and from hour to hour. `planned` is what `mergery plan` foretold.",
+        f"How long each method takes, against `{COMPARE}`, and how much memory. Models of {data['size']} parameters in",
+        f"bfloat16, {EXPERTS} fine-tunes on their base, default settings. `mergery plan` says both for your models beforehand.",
         "",
         "## Methods on entries, rows and tensors",
         "",
-        f"| method | seconds | x {COMPARE} | peak memory, MB | planned, MB | reads |",
-        "|---|--:|--:|--:|--:|---|",
-    ]
-    lines += table(rows, matrices=False)
-    lines += [
+        f"Their time grows with the size of the models, their memory does not. `{COMPARE}`"
+        f" took {data['methods'][COMPARE]['seconds']:.1f} seconds.",
+        "",
+        *table(
+            ("method", f"times {COMPARE}", "memory, MB"),
+            [(linked(method), f"{each['linear']:.1f}", f"{each['peak']:.0f}") for method, each in whole],
+        ),
         "",
         "## Methods on matrices",
         "",
-        "All get their singular vectors from the eigenvectors of the smaller Gram matrix, in float64, which is exact to the"
-        " inputs' own precision and takes about half the time of a full decomposition; `mergery plan` shows the route and the time"
-        " of each part of a model. `twice as wide` is how many times as long a matrix of twice the width takes: 4 would be the"
-        " cost of a pass over it, 8 that of a matrix product.",
+        "Their time grows faster than the size: a model of twice the width is four times as large, and takes five to seven",
+        "times as long. Each worker holds whole matrices, so that `--threads 1` takes the least memory.",
         "",
-        f"| method | seconds | measured on | x {COMPARE} | peak memory there, MB | planned | planned for the model, MB |"
-        " twice as wide | route |",
-        "|---|--:|---|--:|--:|--:|--:|--:|---|",
+        *table(
+            ("method", f"times {COMPARE}", "planned memory, MB"),
+            [(linked(method), f"{each['linear']:.0f}", f"{each['whole']:.0f}") for method, each in parts],
+        ),
+        "",
+        *fold("All figures", everything(whole, parts)),
+        "## How it was measured",
+        "",
+        *(__doc__ or "").split("\n\n")[2].strip().splitlines(),
+        "",
+        f"{data['machine']}.",
     ]
-    lines += table(rows, matrices=True)
-    machine = (
-        f"{os.cpu_count()} cores ({platform.processor() or platform.machine()}), Python {platform.python_version()}."
-    )
-    return "\n".join([*lines, "", machine, ""])
+    return "\n".join(lines) + "\n"
+
+
+def linked(method: Method) -> str:
+    return f"[{method.name}](methods.md#{method.name})"
+
+
+def everything(whole: list[tuple[Method, dict]], parts: list[tuple[Method, dict]]) -> list[str]:
+    """All that was measured, in two tables."""
+    first = [
+        (method.name, f"{each['seconds']:.1f}", f"{each['peak']:.0f}", f"{each['planned']:.0f}", method.cost)
+        for method, each in whole
+    ]
+    second = [
+        (method.name, f"{each['seconds']:.0f}", each["measured"], f"{each['peak']:.0f}", f"{each['planned']:.0f}",
+         f"{each['whole']:.0f}", f"{each['growth']:.1f}", route_of(method).words)
+        for method, each in parts
+    ]  # fmt: skip
+    return [
+        "`planned` is what `mergery plan` foretold.",
+        "",
+        *table(("method", "seconds", "peak memory, MB", "planned, MB", "reads"), first, left=("reads",)),
+        "",
+        "All methods on matrices get their singular vectors from the eigenvectors of the smaller Gram matrix, in float64, which"
+        " is exact to the inputs' own precision and takes about half the time of a full decomposition. `twice as wide` is how"
+        " many times as long one matrix of twice the width takes: 4 would be the cost of a pass over it, 8 that of a matrix"
+        " product.",
+        "",
+        *table(
+            ("method", "seconds", "measured on", "peak memory there, MB", "planned there, MB", "planned for the model, MB",
+             "twice as wide", "route"),
+            second, left=("measured on", "route"),
+        ),
+    ]  # fmt: skip
 
 
 def main() -> None:
@@ -222,11 +256,25 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", metavar="METHOD", default=[], help="some methods, to look")
     parser.add_argument("--write", type=Path, metavar="PAGE")
+    parser.add_argument("--page", action="store_true", help="measure nothing: write the page of what was measured")
     parser.add_argument("--grow", metavar="METHOD", help="print how a method grows with width, and nothing else")
     options = parser.parse_args()
     if options.grow:
         print(grow(find(options.grow)))
         return
+    data = figures("methods-cost") or {"methods": {}}
+    if not options.page:
+        measure_all(options, data)
+    if options.write:
+        if not options.page:
+            keep("methods-cost", data)
+        options.write.write_text(page(data))
+    else:
+        print(page(data))
+
+
+def measure_all(options: argparse.Namespace, data: dict) -> None:
+    """Measure what is asked for, and put it among the figures."""
     chosen = [find(name) for name in options.only] or list(methods().values())
     chosen = [find(COMPARE), *(method for method in chosen if method.name != COMPARE)]
     making = f"from models import build; build({options.size!r}, {EXPERTS})"
@@ -234,18 +282,14 @@ def main() -> None:
         [sys.executable, "-c", making], cwd=Path(__file__).parent, check=True
     )  # here it would stay in memory
     folders = build(options.size, EXPERTS)
-    rows, unit = rows_of(options.write), 0.0
+    data |= {"size": options.size, "machine": machine()}
+    unit = 0.0
     with tempfile.TemporaryDirectory(dir=folders[0].parent) as scratch:
         for method in chosen:
             cost = measure(method, folders, options.repeats, Path(scratch))
             unit = unit or cost.seconds
-            rows[method.name] = row(cost, unit)
+            data["methods"][method.name] = numbers(cost, unit)
             print(f"{method.name}: {cost.seconds:.1f} s, {cost.peak:.0f} MB of {cost.planned:.0f}", flush=True)
-    text = page(rows, options.size)
-    if options.write:
-        options.write.write_text(text)
-    else:
-        print(text)
 
 
 if __name__ == "__main__":

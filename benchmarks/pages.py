@@ -1,11 +1,44 @@
-"""Pages of figures that grow: rows that a run does not measure again stay."""
+"""Pages of figures: data that grow from run to run in `benchmarks/figures`, and what the pages are made of."""
 
 from __future__ import annotations
 
+import json
+import os
+import platform
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
 
 
-def rows_of(page: Path | None) -> dict[str, str]:
-    """The rows of the tables on a page, by their first cell; headings are among them. Nothing where there is no page."""
-    lines = page.read_text().splitlines() if page and page.exists() else []
-    return {line.split("|")[1].strip(): line for line in lines if line.startswith("|")}
+def figures(name: str) -> dict[str, Any]:
+    """The figures that a page shows; nothing where none were measured."""
+    path = HERE / "figures" / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def keep(name: str, data: dict[str, Any]) -> None:
+    """Write the figures of a page."""
+    (HERE / "figures" / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], left: Sequence[str] = ()) -> list[str]:
+    """A table in Markdown, numbers to the right; `left` names columns of words besides the first."""
+    rule = "".join("---|" if number == 0 or column in left else "--:|" for number, column in enumerate(columns))
+    lines = ["| " + " | ".join(columns) + " |", f"|{rule}"]
+    return lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+
+
+def fold(title: str, lines: Sequence[str]) -> list[str]:
+    """What a reader opens only when wanted; the site and GitHub both show it."""
+    return ["<details markdown>", f"<summary>{title}</summary>", "", *lines, "", "</details>", ""]
+
+
+def machine() -> str:
+    """Where the figures were measured."""
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    cores = len(os.sched_getaffinity(0))
+    return f"{cores} cores ({names[0] if names else platform.machine()}), Python {platform.python_version()}"

@@ -1,12 +1,13 @@
 """Time and memory against the number of parameters, of models and of tensors.
 
     python benchmarks/scaling.py [--method ties] [--largest 1.6] [--write docs/scaling.md]
+    python benchmarks/scaling.py --page --write docs/scaling.md       write the page again, without measuring
 
-Every point is a process of its own: `mergery merge` to a folder on the disk, or `mergery plan`, which writes nothing. Processor time
-is the process's user and system time, start-up included; peak memory is the largest resident set that the system saw, and
-the planned memory is what `mergery plan` foretells. Models are sparse files of zeros, which take no room, so that a model of
-405 billion parameters can be planned on any machine: reading them costs memory bandwidth but no disk, and the outputs are
-written and synced in full. Only the shape of the curves means anything on a shared machine.
+Every point is a process of its own: `mergery merge` to a folder on the disk, or `mergery plan`, which writes nothing.
+Processor time is the process's user and system time, start-up included; peak memory is the largest resident set that the
+system saw, and the planned memory is what `mergery plan` foretells. Models are sparse files of zeros, which take no room, so
+that a model of 405 billion parameters can be planned on any machine: reading them costs memory bandwidth but no disk, and
+the outputs are written and synced in full. Only the shape of the curves means anything on a shared machine.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from pages import figures, fold, keep, machine, table
 
 SHARD = 5_000_000_000
 Shapes = Mapping[str, tuple[int, ...]]
@@ -234,22 +237,52 @@ TITLES = {
 }
 
 
-def row(point: Point) -> str:
-    """A point as a row of a Markdown table."""
-    planned = "" if point.planned != point.planned else f" {point.planned:.0f} |"
-    return f"| {point.label} | {point.wall:.1f} | {point.processor:.1f} | {point.peak:.0f} |{planned}"
+def row(point: Point) -> list[str]:
+    """A point as a row of a table."""
+    planned = [] if point.planned != point.planned else [f"{point.planned:.0f}"]
+    return [point.label, f"{point.wall:.1f}", f"{point.processor:.1f}", f"{point.peak:.0f}", *planned]
 
 
-def tables(curves: Mapping[str, list[Point]]) -> str:
+def tables(curves: Mapping[str, list[Point]]) -> list[str]:
     """The figures as Markdown."""
     lines: list[str] = []
     for curve, points in curves.items():
         title, runs = TITLES[curve]
-        lines += [f"## {title}", ""]
         columns = [runs, "wall, s", "processor, s", "peak memory, MiB"]
         columns += ["planned memory, MiB"] if points[0].planned == points[0].planned else []
-        lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns), *map(row, points), ""]
-    return "\n".join(lines)
+        lines += [f"### {title}", "", *table(columns, [row(point) for point in points]), ""]
+    return lines[:-1]
+
+
+def page(data: Mapping[str, Any], picture: str) -> str:
+    """The page, in Markdown."""
+    curves = {name: [Point(**point) for point in points] for name, points in data["curves"].items()}
+    sizes, counts, plans = (curves[name] for name in ("parameters", "models", "plans"))
+    lines = [
+        "# Scaling",
+        "",
+        "Written by `python benchmarks/scaling.py --write docs/scaling.md`; do not edit.",
+        "",
+        f"How time and memory of `{data['method']}` grow, on an ordinary machine with two cores.",
+        "",
+        f"- **Larger models** take more time and hardly more memory: {sizes[0].peak:.0f} MiB for {sizes[0].label} parameters,"
+        f" {sizes[-1].peak:.0f} MiB for {sizes[-1].label}.",
+        f"- **More models** at once take more memory: {counts[0].peak:.0f} MiB for {counts[0].label} fine-tunes,"
+        f" {counts[-1].peak:.0f} MiB for {counts[-1].label}.",
+        f"- **Planning** reads headers alone: a merge of models of {plans[-1].label} parameters is planned in"
+        f" {plans[-1].wall:.1f} seconds.",
+        "- `mergery plan` foretells the memory; the broken line below is what it said.",
+        "",
+        f"![Time and peak memory of merges and plans]({picture})",
+        "",
+        *fold("All figures", tables(curves)),
+        "## How it was measured",
+        "",
+        *(__doc__ or "").split("\n\n")[2].strip().splitlines(),
+        "",
+        f"{data['machine']}.",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 MERGE, PLAN, FAINT = "#0b6e99", "#d9730d", "#8a8f98"
@@ -309,21 +342,23 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=100, help="fine-tunes that are merged at once")
     parser.add_argument("--scratch", type=Path, help="a folder for models and outputs")
     parser.add_argument("--write", type=Path, help="the page; its picture stands beside it")
+    parser.add_argument("--page", action="store_true", help="measure nothing: write the page of what was measured")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
-        curves = measure(Path(scratch), options.method, options.largest, options.models)
-    cores = len(os.sched_getaffinity(0))
-    machine = f"{options.method}; {cores} cores, {platform.machine()}, Python {platform.python_version()}.\n"
-    text = tables(curves) + "\n" + machine
-    print(text)
+    data = figures("scaling")
+    if not options.page:
+        with tempfile.TemporaryDirectory(dir=options.scratch) as scratch:
+            curves = measure(Path(scratch), options.method, options.largest, options.models)
+        points = {name: [asdict(point) for point in curve] for name, curve in curves.items()}
+        told = {name: [{k: v for k, v in each.items() if v == v} for each in curve] for name, curve in points.items()}
+        data = {"method": options.method, "machine": machine(), "curves": told}
+        if options.write:
+            keep("scaling", data)
+            draw(curves, options.write.with_suffix(".png"))
+    text = page(data, "scaling.png" if options.write is None else options.write.with_suffix(".png").name)
     if options.write:
-        picture = options.write.with_suffix(".png")
-        draw(curves, picture)
-        about = (__doc__ or "").split("\n\n", 2)[2].strip()
-        options.write.write_text(
-            "# Scaling\n\nWritten by `python benchmarks/scaling.py --write docs/scaling.md`; do not edit.\n\n"
-            f"{about}\n\n![Time and peak memory of merges and plans]({picture.name})\n\n{text}"
-        )
+        options.write.write_text(text)
+    else:
+        print(text)
 
 
 if __name__ == "__main__":

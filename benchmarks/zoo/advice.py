@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from benchmarks.pages import figures
 from benchmarks.zoo.summary import Line
 
 STREAMED = ("average", "arithmetic", "sparse", "span")  # families that need no matrix as a whole
@@ -56,20 +57,21 @@ def in_short(tables: Mapping[str, Sequence[Line]]) -> list[str]:
     rest = [
         f"- **You cannot tune**: {first(untuned, 3)}. The first figure is with default settings.",
         f"- **You have validation items**: {first(tuned, 3)}; task arithmetic, tuned as well, has {baseline.chosen:.3f}.",
-        "- **The model is so large that each matrix should be read only in pieces**: "
+        *waiting(tuned[:3]),
+        "- **You do not want to wait**, or the models are very large: "
         f"{first(sorted(streamed, key=lambda each: -each.chosen), 3)}, and without tuning "
-        f"{first(sorted(streamed, key=lambda each: -each.default), 1)}.",
+        f"{first(sorted(streamed, key=lambda each: -each.default), 1)}. They take seconds to minutes.",
     ]
     if served:
         rest.append(
-            "- **Tasks are known when the model is used**, and one packed file may serve a model for each: "
+            "- **You know the task when you use the model**, and may keep a packed model for each: "
             f"{first(sorted(served, key=lambda each: -each.default), 2)}."
         )
     fragile = sorted((each for each in merged if each.chosen - each.default > TUNING), key=lambda each: each.name)
     if fragile:
         names = ", ".join(f"`{each.name}`" for each in fragile)
         rest.append(
-            f"- **Not as they come**: the defaults of {names} lose more than {TUNING:g} to settings chosen here."
+            f"- **Not with default settings**: those of {names} score at least {TUNING:g} less than settings chosen here."
         )
     return [
         "## In short",
@@ -78,9 +80,21 @@ def in_short(tables: Mapping[str, Sequence[Line]]) -> list[str]:
         "",
         *rest,
         "",
-        "Small models of one kind each cannot say what is best for yours; they say what to try first. `mergery evaluate` and "
-        "`mergery compare` say what is better on your items, and whether the difference is noise.",
+        "These are small models, trained for this comparison; the order on yours may be another. They say what to try first."
+        " `mergery evaluate` and `mergery compare` say what is better on your items, and whether two models can be told apart.",
         "",
+    ]
+
+
+def waiting(best: Sequence[Record]) -> list[str]:
+    """How long the best take, against an average of the same models."""
+    found = [figures("methods-cost").get("methods", {}).get(each.name.split(",")[0]) for each in best]
+    times = sorted(each["linear"] for each in found if each)
+    if not times:
+        return []
+    return [
+        f"- **What that costs**: these take {times[0]:.0f} to {times[-1]:.0f} times as long as `linear`. For models of 8B that"
+        " is most of a day: see [how long you wait](choosing.md#how-long-you-wait)."
     ]
 
 

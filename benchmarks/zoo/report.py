@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.pages import fold
 from benchmarks.zoo.advice import in_short
 from benchmarks.zoo.chart import draw_effects, draw_methods
 from benchmarks.zoo.summary import Line, gain, lines, rank_correlation
@@ -24,21 +25,32 @@ FAMILIES = {
 }
 LADDER = ("average", "arithmetic", "sparse", "spectral", "quadratic")
 
+WELL_KNOWN = ("task_arithmetic", "ties", "dare_ties", "slerp", "linear", "model_stock")
+BEST = 8  # methods that are shown in the open
+
+LEGEND = (
+    "± is half of a 95 % interval of the difference, paired by seed and skill; a smaller difference proves nothing. `tried` is"
+    " the number of settings that were scored on validation items; `dev - test` is by how much the best of them looked better"
+    " there than it is. `s` is the time of planning and merging on one core.",
+)
+
 HEAD = """# Which method
 
 Written by `make zoo` (`python -m benchmarks.zoo --write`); do not edit.
 
-Every method of Mergery on the same experts, which anyone can train again on two cores in minutes. Two worlds, so that a
-result is not one world's accident:
+Every method of Mergery on the same experts, which anyone can train again on two cores in minutes. For advice on models of your
+own, with the time that each method takes, see [Which method, and which weights](choosing.md).
+
+There are two worlds, so that a result is not an accident of one:
 
 - **sequences**: Llamas of half a million parameters that rewrite short words by eight rules, each with an alphabet of its own.
 - **digits**: residual encoders of handwritten digits under eight views and questions, each with a classifier of its own
   that is not merged.
 
-An expert is trained from the base on one skill. A score is the share of held-out items that are answered rightly, **over
-the score of that skill's own expert**; the mean is over the eight skills and {seeds} seeds. *Default* settings are those of
-Mergery. *Chosen* settings are the best of a small grid on validation items; all scores are of test items, which no choice has
-seen.
+An expert is trained from the base on one skill. A score is the share of held-out items that are answered rightly, divided by
+the score of that skill's own expert: 1 is as good as eight separate models. Scores are means over eight skills and {seeds}
+seeds. *Default* is with Mergery's default settings, *chosen* with the best of a few on validation items. All scores are on test
+items, which no choice has seen.
 
 ![Scores of every method in both worlds](which-method.png)
 """
@@ -87,6 +99,7 @@ def by_family(tables: Mapping[str, Sequence[Line]]) -> list[str]:
 def world_section(world: str, table: Sequence[Line], seeds: Mapping[int, Any], base: float) -> list[str]:
     regime = [seed["regime"] for seed in seeds.values()]
     base_score, own, others = (np.mean([r[key] for r in regime]) for key in ("base", "own", "others"))
+    baseline = next(line for line in table if line.name == "task_arithmetic")
     text = [
         f"## {world.capitalize()}",
         "",
@@ -94,11 +107,29 @@ def world_section(world: str, table: Sequence[Line], seeds: Mapping[int, Any], b
         f"{100 * others:.0f} % of the others'. Normalised, the base scores {base:.3f}. The order of the methods agrees "
         f"between seeds with a mean rank correlation of {rank_correlation(table):.2f}.",
         "",
+        *short([(line.name, line.family, float(np.mean(line.default)), line.mean) for line in table]),
+    ]
+    return text + fold("All methods, with intervals and the settings that were chosen", full(table, baseline))
+
+
+def short(rows: Sequence[tuple[str, str, float, float]]) -> list[str]:
+    """The best methods of a world, and those that most people know; rows are in order."""
+    best = [row for row in rows if row[1] != "serving"][:BEST]
+    shown = [row for row in rows if row in best or row[0] in WELL_KNOWN]
+    lines = ["| method | family | default | chosen |", "|---|---|---:|---:|"]
+    lines += [
+        f"| `{name}` | {FAMILIES[family]} | {usual:.3f} | **{best:.3f}** |" for name, family, usual, best in shown
+    ]
+    return [*lines, ""]
+
+
+def full(table: Sequence[Line], baseline: Line) -> list[str]:
+    """All figures of all methods of a world."""
+    text = [
         "| method | family | chosen | over task arithmetic | default | worst skill | chosen settings (seed 0) "
         "| tried | dev - test | s |",
         "|---|---|---:|---:|---:|---:|---|---:|---:|---:|",
     ]
-    baseline = next(line for line in table if line.name == "task_arithmetic")
 
     def compared(line: Line) -> str:
         mean, half = gain(line, baseline)
@@ -111,13 +142,7 @@ def world_section(world: str, table: Sequence[Line], seeds: Mapping[int, Any], b
             f"| {np.mean(line.default):.3f} | {np.mean(line.worst):.3f} | {settings} | {line.tried} "
             f"| {line.optimism:+.3f} | {line.seconds:.2f} |"
         )
-    text += [
-        "",
-        "± is half of a 95 % interval of the difference, paired by seed and skill; a difference smaller than that is noise. "
-        "`tried` settings were scored on validation items, and `dev - test` is what choosing the best of them flattered. `s` "
-        "is planning and merging on one core.",
-        "",
-    ]
+    text += ["", *LEGEND]
     return text
 
 
@@ -144,22 +169,20 @@ def effects_section(
         picture = path.with_name("which-method-effects.png")
         draw_effects(growth, widths, families, picture)
         text += [f"![Scores as experts are added and as models grow]({picture.name})", ""]
-    text += [
-        "### More experts",
-        "",
-        "Sequences; settings chosen anew for each number of experts.",
-        "",
+    text += ["### More experts", ""]
+    rows = [
         "| method | " + " | ".join(f"{count} experts" for count in counts) + " |",
         "|---|" + "---:|" * len(counts),
     ]
     for name, scores in growth["scores"].items():
-        text.append(f"| `{name}` | " + " | ".join(f"{score:.3f}" for score in scores) + " |")
+        rows.append(f"| `{name}` | " + " | ".join(f"{score:.3f}" for score in scores) + " |")
     spread = [max(s[i] for s in growth["scores"].values()) - growth["scores"]["linear"][i] for i in range(len(counts))]
     word = "grows" if spread[-1] > spread[0] + 0.01 else "does not grow"
     text += [
+        f"The gap between the best method and plain averaging {word} with {', '.join(map(str, counts))} experts: "
+        f"{', '.join(f'{s:.3f}' for s in spread)}.",
         "",
-        f"The gap between the best method and plain averaging {word}: {', '.join(f'{s:.3f}' for s in spread)}.",
-        "",
+        *fold("Sequences; settings chosen anew for each number of experts", rows),
     ]
     if len(widths) > 1:
         text += width_text(widths)
@@ -192,20 +215,16 @@ def ladder(tables: Mapping[str, Sequence[Line]]) -> list[str]:
 
 def width_text(widths: Mapping[int, Mapping[str, float]]) -> list[str]:
     order = sorted(widths)
-    text = [
-        "### Larger models",
-        "",
-        "| method | " + " | ".join(f"width {w}" for w in order) + " |",
-        "|---|" + "---:|" * len(order),
-    ]
+    rows = ["| method | " + " | ".join(f"width {w}" for w in order) + " |", "|---|" + "---:|" * len(order)]
     for name in widths[order[0]]:
-        text.append(f"| `{name}` | " + " | ".join(f"{widths[w][name]:.3f}" for w in order) + " |")
+        rows.append(f"| `{name}` | " + " | ".join(f"{widths[w][name]:.3f}" for w in order) + " |")
     means = [float(np.mean(list(widths[w].values()))) for w in order]
     spreads = [float(np.std(list(widths[w].values()))) for w in order]
     better = "merge better" if means[-1] > means[0] + 0.01 else "do not merge better"
     closer = "and methods come closer" if spreads[-1] < 0.9 * spreads[0] else "and methods do not come closer"
     shown = ", ".join(f"{m:.3f} ± {s:.3f}" for m, s in zip(means, spreads, strict=True))
-    return [*text, "", f"Wider models {better} {closer} (mean and spread over these methods: {shown}).", ""]
+    told = f"Wider models {better} {closer} (mean and spread over these methods: {shown})."
+    return ["### Larger models", "", told, "", *fold("Scores by width", rows)]
 
 
 def interference_text(results: Mapping[str, Mapping[int, Any]]) -> list[str]:

@@ -1,0 +1,33 @@
+"""The measured pages are what their scripts make of the figures that are kept."""
+
+from __future__ import annotations
+
+import importlib
+import re
+
+import pytest
+
+from tests.docs.pages import ROOT, read
+
+
+@pytest.mark.parametrize(
+    ("script", "page", "more"),
+    [
+        ("speed", "docs/performance.md", ()),
+        ("methods_cost", "docs/methods-cost.md", ()),
+        ("scaling", "docs/scaling.md", ("scaling.png",)),
+    ],
+)
+def test_the_page_is_the_scripts(script, page, more, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    module, figures = importlib.import_module(script), importlib.import_module("pages").figures
+    data = figures({"speed": "performance", "methods_cost": "methods-cost"}.get(script, script))
+    assert module.page(data, *more) == read(page), f"run: python benchmarks/{script}.py --page --write {page}"
+
+
+def test_no_measured_page_keeps_the_developers_books():
+    for page in ("performance", "methods-cost", "scaling", "which-method"):
+        text = read(f"docs/{page}.md")
+        assert not re.search(r"\|[^|\n]*\b(goal|missed)\b[^|\n]*\|", text)
+        shown = re.sub(r"<details.*?</details>", "", text, flags=re.S)
+        assert max(line.count("|") for line in shown.splitlines()) <= 8, "wide tables are folded"

@@ -37,11 +37,11 @@ def main() -> None:
     import atheris
 
     with atheris.instrument_imports(include=["mergery"]):
-        from tests.fuzz import feed
+        from tests.fuzz import feed, feeds
 
         for name in LOADED:  # what is only loaded where it is wanted would not be followed
             __import__(f"mergery.{name}")
-    kinds = [kind for kind in FILES if kind != "tokenizer" or feed.READERS]
+    kinds = [kind for kind in FILES if kind != "tokenizer" or feeds.READERS]
     around = surroundings()
     with tempfile.TemporaryDirectory() as text:
         room = Path(text)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mergery.checkpoints.formats import open_weight_file
 from mergery.errors import MergeryError
 from mergery.recipe.document import read_documents
-from tests.fuzz.feed import MemoryFile
+from tests.fuzz.feeds import MemoryFile
 from tests.fuzz.inputs import KINDS, Case, make
 from tests.fuzz.weights import safetensors
 

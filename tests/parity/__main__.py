@@ -19,10 +19,12 @@ from pathlib import Path
 import torch
 import transformers
 
-from tests.parity import compare, differences, sampling
+from tests.parity import compare, folders, lost_weights, numbers, sampling
 from tests.parity.cases import DRAWN, SAME, Case
+from tests.parity.differences import check, claims
 from tests.parity.models import MEMBERS, make
 from tests.parity.programs import Mergekit, mergery_merge
+from tests.parity.stacks import STACKS, STAGES
 from tests.parity.tokens import CASES as TOKENS
 from tests.parity.tokens import compare_tokens
 
@@ -194,7 +196,7 @@ def main() -> int:
             shutil.rmtree(left)
         with Mergekit(options.mergekit_python, work / "mergekit.log") as mergekit:
             session = Session(work, mergekit)
-            for case in SAME:
+            for case in [*SAME, *STACKS, *STAGES]:
                 if options.only in f"{case.method}: {case.name} {case.family} {case.dtype}":
                     note(session, compare_case(session, case))
             for tokens in TOKENS:
@@ -203,11 +205,11 @@ def main() -> int:
             for drawn in DRAWN:
                 if options.only in f"drawn {drawn.method}":
                     note(session, Run("drawn", *sampling.check(session, drawn)))
-            for difference in differences.ALL:
+            for difference in claims(lost_weights, numbers, folders):
                 if options.only in f"different {difference.name}":
                     note(
                         session,
-                        Run("different", *differences.check(session, difference, options.mergekit_python)),
+                        Run("different", *check(session, difference, options.mergekit_python)),
                     )
         text = report(session, time.monotonic() - start)
     print(text)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mergery.api import plan as plan
     from mergery.api import verify as verify
     from mergery.checkpoints import open_checkpoint as open  # noqa: F401
+    from mergery.engine.in_memory import merge_tensors as merge_tensors
     from mergery.errors import MergeryError as MergeryError
     from mergery.recipe import Recipe as Recipe
     from mergery.recipe.reading import load_recipe as load_recipe
@@ -38,6 +39,7 @@ _HOMES = {  # of public names: the module, and the name there where it is anothe
     "Options": "run.workers",
     "Recipe": "recipe",
     "load_recipe": "recipe.reading",
+    "merge_tensors": "engine.in_memory",
     "open": "checkpoints:open_checkpoint",
 }
 __all__ = [*_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]

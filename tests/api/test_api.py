@@ -95,9 +95,9 @@ def test_recipes_from_mappings_are_checked_too():
 def test_nan_behind_the_sixty_second_model_is_not_blamed_on_another():
     many = [torch.ones(4) for _ in range(70)]
     many[64] = torch.tensor([1.0, float("nan"), 1.0, 1.0])
-    for call in (mergery.methods.linear, mergery.methods.karcher):
+    for method in (mergery.methods.linear, mergery.methods.karcher):
         with pytest.raises(MergeryError, match="one of the models 60, 61, 62, 63, 64, 65, 66, 67, 68, 69 holds NaN"):
-            call(many)
+            mergery.merge_tensors(method, many)
     many[64], many[7] = many[7], many[64]
     with pytest.raises(MergeryError, match="model '7' holds NaN"):
-        mergery.methods.linear(many)
+        mergery.merge_tensors(mergery.methods.linear, many)

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mergery import merge_tensors
 from mergery.checkpoints import open_checkpoint
 from mergery.dtypes import F32
 from mergery.engine import Shared, Workspace, evaluator
-from mergery.engine.in_memory import resolve_settings
 from mergery.graph.gathering import from_ranges
 from mergery.graph.nodes import Gathered, Merged, Node, Stored
 from mergery.graph.walking import is_computed, leaves, merges_below
@@ -25,7 +25,7 @@ def leaf(values: torch.Tensor, model: str = "a") -> Stored:
 def merged(name: str, *inputs: Node, base: Node | None = None, **given: object) -> Merged:
     method = find(name)
     models = tuple(str(index) for index in range(len(inputs)))
-    chosen = resolve_settings(method, len(inputs), given)
+    chosen = method.resolve(len(inputs), given)
     return Merged(method, "x", models, inputs, base if method.base != "unused" else None, chosen, F32, 0)
 
 
@@ -77,7 +77,7 @@ def test_a_fused_tensor_is_split_merged_and_sewn_again():
         parts.append(merged("slerp", *split, t=0.3))
     node = from_ranges("y", (12, 5), [(parts[1], 20, 20), (parts[0], 0, 20), (parts[1], 0, 20)])
     slerp = find("slerp")
-    upper, lower = slerp([a[:4], b[:4]], t=0.3), slerp([a[4:], b[4:]], t=0.3)
+    upper, lower = (merge_tensors(slerp, [a[rows], b[rows]], t=0.3) for rows in (slice(0, 4), slice(4, 12)))
     assert made(node).reshape(12, 5).tolist() == torch.cat((lower[4:], upper, lower[:4])).tolist()
     assert is_computed(node)
     assert len(merges_below([node])[0]) == 2

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-import mergery.methods
+from mergery import merge_tensors
 from mergery.checkpoints.memory import MemoryCheckpoint
 from mergery.engine import Workspace
 from mergery.engine import workspace as workspace
 from mergery.engine.workspace import CHUNK
+from mergery.methods import linear, ties
 
 N = 3 * CHUNK + 12345  # elements: four windows
 WINDOW = 3 * 2 * CHUNK  # bytes of a window of two models and their base, in bfloat16
@@ -45,17 +46,17 @@ def windows(reads: Counter[tuple[int, int]]) -> list[int]:
 @pytest.mark.parametrize(("room", "times"), [(0, [6, 6, 6, 6]), (2 * WINDOW, [3, 3, 6, 6]), (4 * WINDOW, [3] * 4)])
 def test_the_first_windows_are_read_once(reads, monkeypatch, room, times):
     base, *models = tensors()
-    expected = mergery.methods.ties(models, base=base, density=0.3)
+    expected = merge_tensors(ties, models, base, density=0.3)
     reads.clear()
     monkeypatch.setattr(workspace, "KEPT", room)
-    assert torch.equal(mergery.methods.ties(models, base=base, density=0.3), expected)
+    assert torch.equal(merge_tensors(ties, models, base, density=0.3), expected)
     assert windows(reads) == times
 
 
 def test_nothing_is_kept_of_what_is_read_once(reads, monkeypatch):
     monkeypatch.setattr(Workspace, "kept", None)
     models = tensors()
-    mergery.methods.linear(models)
+    merge_tensors(linear, models)
     assert windows(reads) == [3, 3, 3, 3]
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from mergery import api
+from mergery import api, merge_tensors
 from mergery.errors import PlanError
 from mergery.method import methods
+from mergery.methods import ties
 from mergery.run.events import Event, Progress, Statistics
 from mergery.run.workers import Options
 from tests.conftest import weights_of
@@ -100,7 +101,7 @@ def test_a_model_wide_rank_may_leave_tensors_out():
     out = api.merge(recipe)
     rest = {name: {k: v for k, v in state.items() if k != "c.weight"} for name, state in given.items()}
     without = api.merge({"models": rest, "merge": {"method": "ties", "base": "base"}})
-    alone = methods()["ties"]([given["m0"]["c.weight"], given["m1"]["c.weight"]], given["base"]["c.weight"])
+    alone = merge_tensors(ties, [given["m0"]["c.weight"], given["m1"]["c.weight"]], given["base"]["c.weight"])
     assert all(torch.equal(out[name], without[name]) for name in without)
     assert torch.equal(out["c.weight"], alone)
 

@@ -9,13 +9,14 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
+from mergery import merge_tensors
 from mergery.kernels.spectral import Factored
 from mergery.method import Method
 from mergery.testing.conformance import conformance
 from mergery.testing.reference import REFERENCES
 
-EVALUATE = Method.__call__  # or `mergery.method.evaluating.run_whole`, the reference evaluator
-"""`Method.__call__` runs everything through the engine; `run_whole` tests the methods alone."""
+EVALUATE = merge_tensors
+"""How the tests of this folder merge: by the engine, to which the suite compares `Method.__call__`."""
 
 
 def suite(method: Method, **claims: Any) -> pytest.MarkDecorator:

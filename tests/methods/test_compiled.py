@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from mergery import merge_tensors
 from mergery.errors import DataError
 from mergery.kernels import choice
 from mergery.method import Method, methods
@@ -92,7 +93,7 @@ def test_same_bytes(name: str, make: Callable[..., Any], monkeypatch: pytest.Mon
             found = []
             for kernels in ("compiled", "readable"):
                 monkeypatch.setenv("MERGERY_KERNELS", kernels)
-                found.append(as_bits(method(models, base, seed=3, **settings)))
+                found.append(as_bits(merge_tensors(method, models, base, seed=3, **settings)))
             assert torch.equal(*found), f"{settings} of {shape}"
 
 
@@ -133,4 +134,4 @@ def test_broken_inputs_are_named(name: str) -> None:
     models[-1][2, 3] = torch.nan
     settings = CASES[name][0]
     with pytest.raises(DataError, match=f"of model '{len(models) - 1}' holds NaN or infinity"):
-        method(models, base, **settings)
+        merge_tensors(method, models, base, **settings)

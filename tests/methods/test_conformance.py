@@ -13,6 +13,7 @@ from mergery.method import (
     Deltas,
     Gram,
     Largest,
+    Method,
     Models,
     PerModel,
     Random,
@@ -21,14 +22,14 @@ from mergery.method import (
     each,
     method,
 )
-from mergery.method.evaluating import run_whole
 from mergery.testing.conformance import Check, conformance
+from mergery.testing.pieces import InPieces
 from mergery.testing.reference.arrays import by_matrix
 
 
 def failures(mine, **claims) -> set[str]:
     found = set()
-    for check in conformance(mine, evaluate=run_whole, **claims):
+    for check in conformance(mine, evaluate=Method.__call__, **claims):
         try:
             check()
         except Exception:
@@ -37,7 +38,7 @@ def failures(mine, **claims) -> set[str]:
 
 
 def test_checks_have_names_for_pytest():
-    check = conformance(mean, evaluate=run_whole)[0]
+    check = conformance(mean, evaluate=Method.__call__)[0]
     assert isinstance(check, Check)
     assert check.__name__ == check.name == "documents_its_settings"
 
@@ -200,25 +201,23 @@ def asks(
         rank: of the threshold.
     """
     assert never is None
-    return deltas[0] * 0 + deltas[0].new_tensor([power[0], power[1], cut[0], cut[1], joint, 0.0])
+    return deltas[0] * 0 + deltas[0].new_tensor([power[0], power[1], cut[0], cut[1], joint, 0.0]).clamp(max=99.0)
 
 
 def test_asks_are_answered_in_order():
     a, b = torch.tensor([1.0, -2, 3, 0, 0, 0]), torch.tensor([0.0, 0, 1, -1, 2, 0])
-    out = run_whole(asks, [a, b], torch.zeros(6))
+    out = asks([a, b], torch.zeros(6))
     # sums of squares 14 and 6; second largest magnitudes 2 and 1; 14 |a| + 6 |b| = 14, 28, 48, 6, 12, 0
     assert out.tolist() == [14, 6, 2, 1, 28, 0]
-    assert run_whole(asks, [a, b], torch.zeros(6), rank=0)[2].isinf()
-    assert run_whole(asks, [a, b], torch.zeros(6), rank=7)[2] == 0
+    assert asks([a, b], torch.zeros(6), rank=0)[2] == 99
+    assert asks([a, b], torch.zeros(6), rank=7)[2] == 0
 
 
 @pytest.mark.parametrize("pieces", [1, 2, 3, 7])
 def test_pieces_share_one_stream_of_randomness(pieces):
-    from mergery.method.evaluating import WholeTensors
-
     delta, zero = torch.ones(3, 5), torch.zeros(3, 5)
-    out = WholeTensors(pieces=pieces)(noisy, [delta], zero, seed=3)
-    assert torch.equal(out, run_whole(noisy, [delta], zero, seed=3))
+    out = InPieces(pieces)(noisy, [delta], zero, seed=3)
+    assert torch.equal(out, noisy([delta], zero, seed=3))
 
 
 @method(unit="matrix")
@@ -264,5 +263,5 @@ def test_a_wrong_claim_of_two_like_sides():
 
 
 def test_vectors_are_no_matrices():
-    with pytest.raises(RecipeError, match=r"lopsided merges matrices, not a tensor of shape \[3\]"):
-        run_whole(lopsided, [torch.ones(3)], torch.ones(3))
+    with pytest.raises(RecipeError, match=r"lopsided merges matrices \[out, in\], not a tensor of shape \[3\]"):
+        lopsided([torch.ones(3)], torch.ones(3))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mergery import api
+from mergery import api, merge_tensors
 from mergery.method import find
 from mergery.run.events import Progress
 from tests.cli.test_end_to_end import load
@@ -29,7 +29,7 @@ class Family:
     def made(self, name: str, by: str, **settings: object) -> bool:
         """Whether a tensor is what a method makes of plain tensors."""
         method = find(by)
-        wanted = method([self.a[name], self.b[name]], self.base[name], **settings)
+        wanted = merge_tensors(method, [self.a[name], self.b[name]], self.base[name], **settings)
         return torch.allclose(self.out[name], wanted, rtol=1e-5, atol=1e-7)
 
 

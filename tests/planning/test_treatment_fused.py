@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mergery import api
+from mergery import api, merge_tensors
 from mergery.checkpoints.memory import MemoryCheckpoint
 from mergery.method import find
 from tests.cli.test_end_to_end import load
@@ -113,7 +113,8 @@ def test_each_matrix_is_merged_by_itself(method, kind, families, mergery, tmp_pa
     for (family, name), apart in WHAT.items():
         if family == kind:
             wanted = [
-                find(method)([x, y], z) for x, y, z in zip(*map(apart, (a[name], b[name], base[name])), strict=True)
+                merge_tensors(find(method), [x, y], z)
+                for x, y, z in zip(*map(apart, (a[name], b[name], base[name])), strict=True)
             ]
             torch.testing.assert_close(apart(out[name]), wanted, rtol=1e-5, atol=1e-6)
     for name in base:  # what is no matrix of a linear layer is averaged
@@ -126,7 +127,7 @@ def test_it_is_not_what_the_whole_would_be(families, mergery, tmp_path):
     name = "gpt_neox.layers.1.attention.query_key_value.weight"
     out = merge(mergery, home, tmp_path / "out", "method: iso_c")
     base, a, b = inputs(home)
-    whole = find("iso_c")([a[name], b[name]], base[name])
+    whole = merge_tensors(find("iso_c"), [a[name], b[name]], base[name])
     assert (out[name] - whole).abs().max() > 1e-3
 
 
@@ -158,7 +159,9 @@ def test_a_part_by_name_gives_a_fused_tensor_another_method(families, mergery, t
     name = "model.layers.0.self_attn.qkv_proj.weight"
     pieces = zip(*(t[name].split([16, 8, 8]) for t in (a, b, base)), strict=True)
     scales = (2**-0.5, 2**-0.5, 0.5)
-    wanted = [find("iso_c")([x, y], z, scale=scale) for (x, y, z), scale in zip(pieces, scales, strict=True)]
+    wanted = [
+        merge_tensors(find("iso_c"), [x, y], z, scale=scale) for (x, y, z), scale in zip(pieces, scales, strict=True)
+    ]
     torch.testing.assert_close(out[name], torch.cat(wanted), rtol=1e-5, atol=1e-6)
     other = name.replace("layers.0", "layers.1")
     torch.testing.assert_close(out[other], (a[other] + b[other]) / 2)

@@ -8,7 +8,6 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mergery.engine.in_memory import resolve_settings
 from mergery.method import Base, methods
 from mergery.planning.plan import make_plan
 from mergery.report.explain import explain
@@ -34,7 +33,7 @@ def allocated(name: str, k: int, shape: tuple[int, int]) -> tuple[int, int]:
     given: dict[str, Any] = (
         {"task": 0} if "task" in method.settings else {"steps": 1} if "steps" in method.settings else {}
     )
-    settings = resolve_settings(method, k, given)
+    settings = method.resolve(k, given)
     torch.manual_seed(0)
     fading = torch.logspace(0, -5, shape[1])  # the smallest singular values are made orthonormal once more
     deltas, base = [torch.randn(shape) * fading for _ in range(k)], torch.randn(shape)

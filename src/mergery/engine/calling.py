@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,25 +11,14 @@ import numpy as np
 from mergery.dtypes import F32, DType
 from mergery.engine.reader import Reader
 from mergery.kernels import LAST_ROW
-from mergery.kernels import random as keyed
-from mergery.method import Base, Random, Shape
+from mergery.kernels.random import KeyedUniform
+from mergery.method.asks import Given
+from mergery.method.evaluating import call_by_name
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 OUTPUT_STATUS = 1 << 62
-
-
-class KeyedUniform:
-    """Keyed randomness for one piece of one tensor."""
-
-    def __init__(self, reader: Reader, keys: np.ndarray, start: int, stop: int) -> None:
-        self.reader, self.keys, self.start, self.stop = reader, keys, start, stop
-
-    def uniform(self, model: int) -> Tensor:
-        """float32 in [0, 1), one for each element of the piece."""
-        stream = keyed.uniform(int(self.keys[model]), self.start, self.stop, self.reader.workspace.device.place)
-        return turned(self.reader, stream.reshape(piece_shape(self.reader, self.stop - self.start)))
 
 
 def piece_shape(reader: Reader, size: int) -> tuple[int, ...]:
@@ -86,20 +75,11 @@ def call(
     models = tensors if base is None else tensors[1:]
     if reader.deltas and base is not None and method.takes != "models":
         models = [model - base for model in models]
-    given: dict[str, Any] = {**known, "models": models, "deltas": models, method.first: models}
-    for name, ask in method.asks:
-        if isinstance(ask, Shape):
-            given[name] = reader.node.shape
-        elif isinstance(ask, Base):
-            given[name] = base
-        elif isinstance(ask, Random):
-            given[name] = KeyedUniform(reader, keys, start, stop)
-    wanted = inspect.signature(function).parameters
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    result = function(
-        *(given[name] for name, parameter in wanted.items() if parameter.kind is not keyword),
-        **{name: given[name] for name, parameter in wanted.items() if parameter.kind is keyword},
-    )
+    place, shape = reader.workspace.device.place, piece_shape(reader, stop - start)
+    random = KeyedUniform(keys, shape, start=start, place=place, view=partial(turned, reader))
+    given = Given(reader.node.shape, base, random)
+    taken = {name: ask.take(given) for name, ask in method.asks if not ask.streamed}
+    result = call_by_name(function, {**known, **taken, "models": models, "deltas": models, method.first: models})
     if function is not method.function:
         return result
     if method.takes == "deltas":

@@ -24,6 +24,7 @@ from mergery.kernels.devices import CPU
 from mergery.kernels.ranks import HALF
 from mergery.method import Ask, Consensus, Largest, Sum
 from mergery.method.compiled import Compiled, find_compiled
+from mergery.method.consensus import Rule
 from mergery.method.piece import Piece
 
 TEMPORARIES = 4  # float32 intermediates for each row that methods on tensors hold at once
@@ -52,8 +53,7 @@ class Merging(Evaluator[Merged]):
     @property
     def reduces(self) -> bool:
         """See `Evaluator.reduces`."""
-        streamed = (ask for _, ask in self.method.asks if isinstance(ask, (Largest, Sum)))
-        own = self.method.takes == "gram" or any(ask.needed(self.settings) for ask in streamed)
+        own = self.method.takes == "gram" or bool(self.method.streamed(self.settings))
         rescales = self.settings.get("rescale") == "l1"
         return own or rescales or super().reduces
 
@@ -104,7 +104,7 @@ class Merging(Evaluator[Merged]):
             if self.method.gives == "coefficients":
                 self.result = np.ascontiguousarray(result, dtype=np.float32)[None]
             else:
-                self.result = self._agreement(result)
+                self.result = self._rule(result)
         self.ready = True
 
     def before(self, stop: str = "") -> Merging:
@@ -130,7 +130,7 @@ class Merging(Evaluator[Merged]):
         return self.shared.statistics[self.node.merge, f"{self.method.name}.{name}"]
 
     def _gram(self) -> np.ndarray:
-        if self.settings.get("scope") == "model" and not self.shared.alone:
+        if self.method.gram_spans_model(self.settings) and not self.shared.alone:
             return np.array(self._of_model(self.method.first))
         return reduce.gram(self.reader)
 
@@ -228,35 +228,15 @@ class Merging(Evaluator[Merged]):
         self.reader.check(compiled.run(self._piece(start, stop), out), F32)
         return compiled.each, list(out)
 
-    def _agreement(self, rule: Consensus) -> tuple[Any, ...]:
-        """A consensus rule as the kernels take it."""
-        k = self.reader.k
-
-        def each(values: Any, default: float) -> np.ndarray:
-            return np.full(k, default, np.float32) if values is None else np.array(values, np.float32)
-
-        least, most = each(rule.least, 0.0), each(rule.most, float("inf"))
-        chance, drawn = each(rule.probability, 1.0), int(rule.probability is not None)
-        gain, weight = each(rule.gain, 1.0), each(rule.weight, 1.0)
-        if rule.preserve_l1:
-            before, after = reduce.l1_norms(self.reader, self.keys, (least, most, chance, drawn))
-            for model in range(k):
-                gain[model] *= before[model] / after[model] if after[model] > 0.0 else 1.0
-        exact = np.asarray(rule.weight, dtype=np.float64)
-        total = float(exact.sum())
-        divisor = total if abs(total) > 1e-12 * float(np.abs(exact).sum()) else 1.0
-        return (
-            weight,
-            least,
-            most,
-            chance,
-            gain,
-            drawn,
-            0 if not rule.elect else 1 if rule.zero > 0.0 else -1,
-            2 if rule.largest else int(rule.normalize),
-            divisor,
-            float(rule.scale),
-        )
+    def _rule(self, consensus: Consensus) -> Rule:
+        """A consensus as the kernels take it; what preserves L1 norms is found in one more pass."""
+        rule = consensus.rule()
+        if consensus.preserve_l1:
+            thinning = (rule.least, rule.most, rule.probability, rule.random)
+            before, after = reduce.l1_norms(self.reader, self.keys, thinning)
+            for model in range(self.reader.k):
+                rule.gain[model] *= before[model] / after[model] if after[model] > 0.0 else 1.0
+        return rule
 
     # --- map ----------------------------------------------------------------------------------------------------------
 
@@ -311,7 +291,7 @@ def grouped(
             return None, None, False
         return type(ask), (ask.of, ask.nonzero) if isinstance(ask, Largest) else None, ask.spans_model(settings)
 
-    streamed = [item for item in asks if isinstance(item[1], (Largest, Sum))]
+    streamed = [item for item in asks if item[1].streamed]
     for (which, _, _), found in itertools.groupby(streamed, kind):
         group: list[tuple[str, Ask]] = []
         for name, ask in found:

@@ -46,11 +46,7 @@ class Reader:
         self.codes = np.array([node.dtype.code for node in self.rows], dtype=np.int64)
         self.itemsize = max(node.dtype.itemsize for node in self.rows)
         self.deltas = int(node.base is not None and node.method.span in ("deltas", "either"))
-        self.scope = str(node.settings.get("scope", "tensor")) if node.method.takes == "gram" else "tensor"
-        if self.scope == "column" and len(node.shape) < 2:
-            self.scope = "row"  # a vector is one vector, whichever way matrices are cut
-        if self.scope == "model":
-            self.scope = "tensor"  # the Gram matrix is another one; the tensor is mixed as a whole
+        self.scope = node.method.vectors(node.settings, len(node.shape))
         self.keeps = False
         self.raw = np.empty((0, 0), dtype=np.uint8)
         self._loaded: tuple[int, int] | None = None

@@ -54,7 +54,7 @@ def questions(nodes: list[Merged]) -> Iterator[Question]:
         asked: list[tuple[tuple[str, Ask], list[Merged]]] = []
         for item in method.asks:
             asking = [node for node in own if item[1].needed(node.settings) and item[1].spans_model(node.settings)]
-            if asking and isinstance(item[1], (Largest, Sum)):
+            if asking:
                 asked.append((item, asking))
 
         def subject(entry: tuple[tuple[str, Ask], list[Merged]]) -> Any:
@@ -64,7 +64,7 @@ def questions(nodes: list[Merged]) -> Iterator[Question]:
         for _, group in itertools.groupby(asked, subject):
             members = list(group)
             yield Question(members[0][1], tuple(item for item, _ in members))
-        spanned = [node for node in own if method.takes == "gram" and node.settings.get("scope") == "model"]
+        spanned = [node for node in own if method.gram_spans_model(node.settings)]
         if spanned:
             yield Question(spanned)
 

@@ -22,16 +22,8 @@ def ranks_of(
             name: value[model] if node.method.settings[name].per_model else value
             for name, value in node.settings.items()
         }
-        ranks[model] = [rank_of(ask, int(many[model]), {**settings, **known}) for _, ask in asks]
+        ranks[model] = [ask.rank_among(int(many[model]), {**settings, **known}) for _, ask in asks]
     return ranks
-
-
-def rank_of(ask: Largest, n: int, settings: Mapping[str, Any]) -> int:
-    """The rank among n numbers, counted from the largest; 0 means none, above n means all."""
-    if isinstance(ask.rank, str):
-        fraction = float(settings[ask.rank])
-        return max(1, int(fraction * n)) if fraction > 0.0 else 0
-    return int(ask.rank(n, settings))
 
 
 def derived_ranks(
@@ -41,4 +33,4 @@ def derived_ranks(
     if each:
         return ranks_of(node, asks, n, known)
     (many,) = np.atleast_1d(n)
-    return np.array([[rank_of(ask, int(many), {**node.settings, **known}) for _, ask in asks]], dtype=np.int64)
+    return np.array([[ask.rank_among(int(many), {**node.settings, **known}) for _, ask in asks]], dtype=np.int64)

@@ -6,7 +6,7 @@ any device, where the arithmetic is then done: `mergery.kernels.device`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -117,32 +117,58 @@ def consensus(
     order. The output is base + scale * total.
     """
     (base, *models), status = _decode(raw, codes, n)
-    total, up, down, up_share, down_share, highest, lowest = torch.zeros(7, n, device=base.device)
-    for i, model in enumerate(models):
-        delta = model - base
-        kept = _kept(delta, least[i], most[i], keys[i], probability[i], offset, random)
+    rule = (weight, least, most, probability, gain, random, elect, normalize, divisor, scale)
+    return status | _encode(base + agreed((model - base for model in models), base, offset, keys, *rule), out, out_code)
+
+
+def agreed(
+    deltas: Iterable[Tensor],
+    like: Tensor,
+    offset: int,
+    keys: Sequence[int] | Array,
+    weight: Array,
+    least: Array,
+    most: Array,
+    probability: Array,
+    gain: Array,
+    random: int,
+    elect: int,
+    normalize: int,
+    divisor: float,
+    scale: float,
+) -> Tensor:
+    """What `consensus` adds to the base: float32 (n,), of deltas of that shape, as `like` is."""
+    total, up, down, up_share, down_share, highest, lowest = like.new_zeros(7, *like.shape)
+    for i, delta in enumerate(deltas):
+        kept = kept_of(delta, least[i], most[i], keys[i], probability[i], offset, random)
         value = torch.where(kept, delta * float(gain[i]) * float(weight[i]), 0.0)
-        total += value
+        if not elect:
+            total += value
+            continue
         up += torch.where(value > 0, value, 0.0)
         down += torch.where(value < 0, value, 0.0)
-        up_share += torch.where(value > 0, float(weight[i]), 0.0)
-        down_share += torch.where(value < 0, float(weight[i]), 0.0)
-        highest = torch.where(value > highest, value, highest)
-        lowest = torch.where(value < lowest, value, lowest)
-    share = torch.full((n,), divisor, device=base.device)
-    if elect:
-        vote = up + down
-        positive = vote >= 0 if elect > 0 else vote > 0
-        total = torch.where(positive, highest, lowest) if normalize == 2 else torch.where(positive, up, down)
-        share = torch.where(positive, up_share, down_share)
-        share[share == 0] = 1
+        if normalize == 1:
+            up_share += torch.where(value > 0, float(weight[i]), 0.0)
+            down_share += torch.where(value < 0, float(weight[i]), 0.0)
+        elif normalize == 2:
+            highest = torch.where(value > highest, value, highest)
+            lowest = torch.where(value < lowest, value, lowest)
+    if not elect:
+        total = total / torch.full_like(total, divisor) if normalize == 1 else total
+        return float(np.float32(scale)) * total
+    vote = up + down
+    positive = vote >= 0 if elect > 0 else vote > 0
+    if normalize == 2:
+        return float(np.float32(scale)) * torch.where(positive, highest, lowest)
+    total = torch.where(positive, up, down)
     if normalize == 1:
-        total = total / share
-    return status | _encode(base + float(np.float32(scale)) * total, out, out_code)
+        share = torch.where(positive, up_share, down_share)
+        total = total / torch.where(share == 0, 1.0, share)
+    return float(np.float32(scale)) * total
 
 
-def _kept(delta: Tensor, least: float, most: float, key: int, probability: float, offset: int, random: int) -> Tensor:
-    """Which entries of a delta survive thinning."""
+def kept_of(delta: Tensor, least: float, most: float, key: int, probability: float, offset: int, random: int) -> Tensor:
+    """Which entries of a delta (n,) survive thinning: see `consensus`."""
     size = delta.abs()
     kept = (size >= float(least)) & (size <= float(most))
     if random:
@@ -212,7 +238,7 @@ def l1_norms(
     _, deltas, status = _vectors(raw, codes, n, 1)
     sizes = []
     for i, delta in enumerate(deltas):
-        kept = _kept(delta, least[i], most[i], keys[i], probability[i], offset, random)
+        kept = kept_of(delta, least[i], most[i], keys[i], probability[i], offset, random)
         sizes += [torch.where(delta.isnan(), 0.0, delta.abs()), torch.where(kept, delta.abs(), 0.0)]
     out[:] = _total(_lanes(sizes, n)).reshape(out.shape)
     return status

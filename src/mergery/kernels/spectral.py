@@ -10,7 +10,7 @@ orthonormal once more (to better than 1e-8).
 do not have enters a product: duplicate, zero and low-rank task vectors need no special case.
 
 All functions take matrices (..., m, n) and work on each by itself; many small matrices go through one call. One thread
-makes the same bytes from the same input; see `mergery.engine.calling` for who chooses the threads.
+makes the same bytes from the same input; see `mergery.kernels.threads`.
 """
 
 from __future__ import annotations

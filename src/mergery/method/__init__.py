@@ -18,7 +18,6 @@ from mergery.method.asks import (
     Ask,
     Base,
     Coefficients,
-    Consensus,
     Count,
     Deltas,
     Gram,
@@ -30,6 +29,7 @@ from mergery.method.asks import (
     Sum,
     Tensor,
 )
+from mergery.method.consensus import Consensus
 from mergery.method.declaring import Method, method
 from mergery.method.packing import PackedPart, Packing, serve
 from mergery.method.registry import find, methods, register

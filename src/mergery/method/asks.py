@@ -5,14 +5,16 @@ Loads neither torch nor numpy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from mergery.kernels.random import KeyedUniform
     from mergery.kernels.spectral import Factored
 else:
 
@@ -61,48 +63,38 @@ else:
         """What a method returns that mixes its vectors: float64 `(..., k)`, one coefficient for each."""
 
 
-@dataclass(frozen=True)
-class Consensus:
-    """What a method returns that thins, weighs and sums task vectors, element by element.
-
-    Of each delta d_i an entry is kept where least_i <= |d_i| <= most_i and, with `probability`, a keyed coin that
-    falls on its side with that probability says so. Kept entries are multiplied by gain_i (with `preserve_l1`, by
-    the ratio of the tensor's L1 norms before and after thinning) and by weight_i. With `elect`, the sign of the
-    sum wins (a sum of zero has the sign of `zero`) and entries of the other sign are dropped. With `normalize`, the sum is
-    divided by the weights that took part; with `largest`, which needs `elect`, the largest entry of the winning sign
-    stands for the sum. The result is multiplied by `scale` and added to the base.
-    """
-
-    weight: np.ndarray
-    least: Sequence[float] | np.ndarray | None = None
-    most: Sequence[float] | np.ndarray | None = None
-    probability: Sequence[float] | np.ndarray | None = None
-    gain: Sequence[float] | np.ndarray | None = None
-    preserve_l1: bool = False
-    elect: bool = False
-    normalize: bool = False
-    scale: float = 1.0
-    zero: float = 1.0
-    largest: bool = False
-
-
 # --- asks ---------------------------------------------------------------------------------------------------------
 
 
-Scope = Literal["tensor", "model"]
+@dataclass(frozen=True)
+class Given:
+    """What a method may be given of one piece of a tensor, besides what is merged.
+
+    shape: of the whole tensor. base: the base's values, where there is one. random: numbers keyed by seed, tensor, model and
+    element.
+    """
+
+    shape: tuple[int, ...]
+    base: Tensor | None
+    random: KeyedUniform
 
 
 @dataclass(frozen=True)
 class Ask:
-    """Something that the engine computes before the method is called.
+    """Something that a method needs besides what is merged: of each piece (`take`), or a statistic, for which the inputs are
+    read before the method is called (`streamed`).
 
-    `when(settings)` says whether it is needed at all; where it is not, the method receives None. `scope` says whether a
-    statistic is of the tensor or of the whole model, whatever the method's setting of that name; a tensor of the merge
-    whose own setting is `tensor` takes no part in the statistics of the model.
+    `when(settings)` says whether a statistic is needed at all; where it is not, the method receives None. `scope` says whether
+    it is of the tensor or of the whole model, whatever the method's setting of that name; a tensor of the merge whose own
+    setting is `tensor` takes no part in the statistics of the model.
     """
 
     when: Callable[[Mapping[str, Any]], bool] | None = field(default=None, kw_only=True)
-    scope: Scope | None = field(default=None, kw_only=True)
+    scope: Literal["tensor", "model"] | None = field(default=None, kw_only=True)
+
+    streamed: ClassVar[bool] = False
+    rows: ClassVar[tuple[str, ...]] = ()
+    """Inputs that it adds to those that are merged: `base`."""
 
     def needed(self, settings: Mapping[str, Any]) -> bool:
         """Whether it is asked at a tensor with these settings."""
@@ -110,25 +102,43 @@ class Ask:
 
     def spans_model(self, settings: Mapping[str, Any]) -> bool:
         """Whether it is asked of the whole model at a tensor with these settings."""
-        return (self.scope or settings.get("scope")) == "model"
+        return self.streamed and (self.scope or settings.get("scope")) == "model"
+
+    def take(self, given: Given) -> Any:
+        """What the method receives, for one piece."""
+        raise NotImplementedError(f"{type(self).__name__} is of the whole tensor")
 
 
 @dataclass(frozen=True)
 class Shape(Ask):
     """The tensor's own shape, a tuple: `element` and `row` methods see its pieces flat, or as a matrix."""
 
+    def take(self, given: Given) -> tuple[int, ...]:
+        """See `Ask.take`."""
+        return given.shape
+
 
 @dataclass(frozen=True)
 class Base(Ask):
     """The base's own values, a float32 tensor of the same shape as the models'."""
 
+    rows = ("base",)
+
+    def take(self, given: Given) -> Tensor | None:
+        """See `Ask.take`."""
+        return given.base
+
 
 @dataclass(frozen=True)
 class Random(Ask):
-    """Keyed randomness: `random.uniform(i)` is a float32 tensor in [0, 1) for model i, of the shape of the chunk.
+    """Keyed randomness: `random.uniform(i)` is a float32 tensor in [0, 1) for model i, of the shape of the piece.
 
     Element e of tensor t of model m always receives the same number for one seed, whatever the chunk or the thread.
     """
+
+    def take(self, given: Given) -> KeyedUniform:
+        """See `Ask.take`."""
+        return given.random
 
 
 @dataclass(frozen=True)
@@ -148,6 +158,23 @@ class Largest(Ask):
     of: Callable[..., Any] | None = None
     nonzero: bool = False
 
+    streamed = True
+
+    def rank_among(self, n: int, settings: Mapping[str, Any]) -> int:
+        """The rank among n numbers, counted from the largest; 0 means none, above n means all."""
+        if callable(self.rank):
+            return int(self.rank(n, settings))
+        fraction = float(settings[self.rank])
+        return max(1, int(fraction * n)) if fraction > 0.0 else 0
+
+    def measure(self, values: Tensor, settings: Mapping[str, Any]) -> float:
+        """The statistic of a whole tensor's magnitudes."""
+        sizes = values.reshape(-1).abs()
+        rank = self.rank_among(int(sizes.count_nonzero()) if self.nonzero else sizes.numel(), settings)
+        if rank <= 0:
+            return math.inf
+        return float(sizes.kthvalue(sizes.numel() + 1 - rank).values) if rank <= sizes.numel() else 0.0
+
 
 @dataclass(frozen=True)
 class Sum(Ask):
@@ -157,3 +184,12 @@ class Sum(Ask):
     """
 
     of: Callable[..., Any] | None = None
+
+    streamed = True
+
+    def measure(self, values: Tensor, settings: Mapping[str, Any]) -> float:
+        """The sum over a whole tensor."""
+        return float(values.double().sum())
+
+
+Statistic = Largest | Sum

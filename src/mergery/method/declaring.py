@@ -1,4 +1,4 @@
-"""Declaring a method: its signature is read once, and says all that the planner and the engine need to know."""
+"""Making a function a method: its signature is read once, and says all that planning and the engine need to know."""
 
 from __future__ import annotations
 
@@ -6,24 +6,12 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from mergery.method.asks import (
-    Ask,
-    Base,
-    Coefficients,
-    Consensus,
-    Count,
-    Deltas,
-    Gram,
-    Largest,
-    MergedDelta,
-    Models,
-    Sum,
-)
-from mergery.method.compiled import find_compiled
+from mergery.method.asks import Ask, Coefficients, Count, Deltas, Gram, MergedDelta, Models
+from mergery.method.consensus import Consensus
+from mergery.method.declaration import Declaration, Gives, Settings, Span, Takes, Unit
+from mergery.method.evaluating import Evaluation, evaluate_factored
 from mergery.method.packing import Packing
 from mergery.method.roles import Preset, Rest
 from mergery.method.routing import Routing
@@ -34,68 +22,9 @@ if TYPE_CHECKING:
 else:
     from mergery.method.asks import Tensor
 
-Takes = Literal["count", "gram", "models", "deltas"]
-Gives = Literal["coefficients", "consensus", "tensor"]
-Unit = Literal["element", "row", "tensor", "matrix"]
 
-
-@dataclass(frozen=True)
-class Method:
-    """A merging method: a plain function and all that its signature declares."""
-
-    name: str
-    function: Callable[..., Any]
-    takes: Takes
-    span: Literal["models", "deltas", "either"]
-    unit: Unit
-    asks: tuple[tuple[str, Ask], ...]
-    settings: Mapping[str, Setting]
-    paper: str
-    models: tuple[int, int | None]
-    symmetric: bool
-    gives: Gives
-    check: Callable[[Mapping[str, Any]], None] | None = None
-    packing: Packing | None = None
-    roles: tuple[str, ...] | None = None
-    rest: Rest = "linear"
-    presets: Mapping[str, Preset] = field(default_factory=dict)
-    routing: Routing | None = None
-
-    @cached_property
-    def base(self) -> Literal["required", "optional", "unused"]:
-        """Whether the method wants a base. An unused base may still be named: it donates config and tokenizer."""
-        if self.span == "either":
-            return "optional"
-        wants = self.span == "deltas" or any(isinstance(ask, Base) for _, ask in self.asks)
-        return "required" if wants else "unused"
-
-    @property
-    def first(self) -> str:
-        """The name of the parameter that takes what is merged."""
-        return next(iter(inspect.signature(self.function).parameters))
-
-    def spans_model(self, settings: Mapping[str, Any]) -> bool:
-        """Whether a tensor with these settings needs statistics of the whole model."""
-        if self.takes == "gram" and settings.get("scope") == "model":
-            return True
-        return any(
-            isinstance(ask, (Largest, Sum)) and ask.spans_model(settings) and ask.needed(settings)
-            for _, ask in self.asks
-        )
-
-    def ranks(self, settings: Mapping[str, Any]) -> bool:
-        """Whether a tensor with these settings needs order statistics."""
-        return any(isinstance(ask, Largest) and ask.needed(settings) for _, ask in self.asks)
-
-    def uses_torch(self, settings: Mapping[str, Any]) -> bool:
-        """Whether it is made of functions on tensors that have no compiled version, or of rows or columns apart."""
-        if self.takes == "gram" and settings.get("scope") in ("row", "column"):
-            return True
-        functions = [self.function] if self.gives == "tensor" else []
-        for _, ask in self.asks:
-            if isinstance(ask, (Sum, Largest)) and ask.of is not None and ask.needed(settings):
-                functions.append(ask.of)
-        return any(find_compiled(function) is None for function in functions)
+class Method(Declaration):
+    """A merging method: a plain function, all that it declares, and what is said of it. It can be called."""
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -110,8 +39,7 @@ class Method:
         usual = {setting.name: setting.default for setting in self.settings.values()}
         if self.spans_model(usual):
             return "statistics of the whole model, then each tensor once"
-        asked = (ask for _, ask in self.asks if isinstance(ask, (Largest, Sum)))
-        if self.takes == "gram" or any(ask.needed(usual) for ask in asked):
+        if self.takes == "gram" or self.streamed(usual):
             return "statistics of each tensor, then the tensor once more"
         if self.routing is not None:
             return f"each matrix once, as a whole: {self.routing(2, 1024, 1024, usual).words}"
@@ -139,28 +67,27 @@ class Method:
         return re.sub(r"\n{3,}", "\n\n", _BLOCK.sub("", self.doc.partition("\n")[2])).strip("\n")
 
     def __call__(self, models: Sequence[Any], base: Tensor | None = None, *, seed: int = 0, **settings: Any) -> Any:
-        """Merge plain tensors of one shape, exactly as the engine would merge one tensor of a checkpoint.
+        """Merge plain tensors of one shape: what the method means, up to the rounding of sums.
 
-        `settings` are the method's own; a per-model setting takes one value or a sequence with one for each model.
-        Returns a tensor of the first model's dtype. Methods on matrices also take task vectors as low-rank factors
-        (`mergery.kernels.spectral.Factored`): without a base the result is the merged task vector, factored where the method
-        allows. Raises RecipeError for settings or shapes that do not fit.
+        `mergery.merge_tensors` gives the bytes of a merge. `settings` are the method's own; a per-model setting takes one value
+        or a sequence with one for each model. Returns a tensor of the first model's dtype. Methods on matrices also take task
+        vectors as low-rank factors (`mergery.kernels.spectral.Factored`): without a base the result is the merged task vector,
+        factored where the method allows. Raises RecipeError for settings or shapes that do not fit, DataError for what is not
+        finite.
         """
-        from mergery.engine.in_memory import merge_factored, merge_tensors
-
         if any(hasattr(model, "left") for model in models):
-            return merge_factored(self, models, base, seed=seed, settings=settings)
-        return merge_tensors(self, models, base, seed=seed, settings=settings)
+            return evaluate_factored(self, models, base, seed, settings)
+        return Evaluation(self, models, base, seed, settings).result()
 
 
 def method(
     *,
     paper: str = "",
-    span: Literal["models", "deltas", "either"] | None = None,
+    span: Span | None = None,
     unit: Unit = "element",
     models: tuple[int, int | None] = (1, None),
     symmetric: bool = True,
-    check: Callable[[Mapping[str, Any]], None] | None = None,
+    check: Callable[[Settings], None] | None = None,
     packing: Packing | None = None,
     roles: tuple[str, ...] | None = None,
     rest: Rest = "linear",

@@ -10,6 +10,9 @@ from importlib.metadata import entry_points
 from mergery.errors import RecipeError, did_you_mean
 from mergery.method.declaring import Method
 
+GROUP = "mergery.methods"
+"""The package of Mergery's own methods, one file each, and the group of entry points of others', which are `Method`s."""
+
 _registry: dict[str, Method] = {}
 
 
@@ -20,17 +23,15 @@ def register(new: Method) -> Method:
 
 
 def methods() -> Mapping[str, Method]:
-    """All methods by name: one file each in `mergery.methods`, and third parties' through the entry point group
-    `mergery.methods` (an entry's value is a `Method`)."""
+    """All methods by name. They are looked for once."""
     if not _registry:
-        import mergery.methods as package
-
+        package = importlib.import_module(GROUP)
         for module in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
-            for value in vars(importlib.import_module(f"mergery.methods.{module}")).values():
+            for value in vars(importlib.import_module(f"{GROUP}.{module}")).values():
                 if isinstance(value, Method):
                     register(value)
                     setattr(package, value.name, value)  # rather than the module of that name
-        for entry in entry_points(group="mergery.methods"):
+        for entry in entry_points(group=GROUP):
             register(entry.load())
     return dict(sorted(_registry.items()))
 

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from mergery.errors import PlanError
+from mergery.kernels.threads import quiet_torch
 from mergery.planning.layout import Slot
 from mergery.planning.plan import Plan, make_plan
 from mergery.planning.steps import Step
 from mergery.recipe import Recipe
 from mergery.run.sinks import write_problem, write_whole
-from mergery.run.workers import Options, Run, needs_torch, quiet_torch
+from mergery.run.workers import Options, Run, needs_torch
 
 
 @dataclass(frozen=True)

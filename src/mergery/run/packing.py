@@ -18,6 +18,7 @@ from mergery.checkpoints.formats.packed import CARD, FORMAT, WEIGHTS, part_info,
 from mergery.engine import Merging, calling
 from mergery.errors import PlanError, RecipeError
 from mergery.graph.nodes import Merged, Stored
+from mergery.kernels.threads import quiet_torch
 from mergery.method import Method, find, methods
 from mergery.planning.layout import Slot, lay_out
 from mergery.planning.plan import Plan, make_plan
@@ -27,7 +28,7 @@ from mergery.recipe.values import Constant
 from mergery.run.events import Notify, Packed, Tally
 from mergery.run.merging import prepare
 from mergery.run.sinks import check_space, lay_file, partial_folder, write_problem, write_whole
-from mergery.run.workers import Options, Run, quiet_torch
+from mergery.run.workers import Options, Run
 
 ONE_FILE = 1 << 62  # bytes
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import os
-import sys
 import threading
 import time
 from collections import deque
@@ -25,6 +23,7 @@ from mergery.graph.nodes import Merged
 from mergery.graph.walking import computed_below, is_computed, merges_below
 from mergery.kernels import compiling, kernels
 from mergery.kernels.devices import CPU, WORKERS, Device, device_errors, find_devices
+from mergery.kernels.threads import quiet_torch
 from mergery.planning.layout import Slot
 from mergery.planning.plan import Plan
 from mergery.planning.steps import Step
@@ -248,20 +247,3 @@ def needs_torch(steps: list[Step]) -> bool:
         if key not in told:
             told[key] = node.method.uses_torch(node.settings)
     return any(told.values()) or any(each.torch for step in steps for each in computed_below(step.node))
-
-
-@contextmanager
-def quiet_torch(*, load: bool) -> Iterator[None]:
-    """The workers are our threads: torch, where it is loaded, keeps to one in each."""
-    if load:
-        importlib.import_module("torch")
-    torch = sys.modules.get("torch")
-    if torch is None:
-        yield
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mergery.engine.in_memory import merge_tensors
 from mergery.method import Method, Random
-from mergery.method.evaluating import WholeTensors, resolve, run_whole
 from mergery.testing.examples import (
     DTYPES,
     EMPTY,
@@ -28,6 +28,7 @@ from mergery.testing.examples import (
     refused,
     same,
 )
+from mergery.testing.pieces import InPieces
 
 if TYPE_CHECKING:
     import numpy as np
@@ -226,7 +227,7 @@ class Conformance:
             own: dict[str, Any] = {"weight": [0.5 + 0.75 * model for model in range(k)]} if uneven else {}
             out = self.merge(models, base, seed=5, **own)
             wide = [model.double().numpy() for model in models]
-            settings = resolve(self.method, k, {**self.settings, **own})
+            settings = self.method.resolve(k, {**self.settings, **own})
             coins = coins_of(models, 5)
             expected = self.reference(wide, None if base is None else base.double().numpy(), coins, **settings)
             assert expected.shape == tuple(out.shape), "the reference gives another shape"
@@ -244,8 +245,8 @@ class Conformance:
     def may_be_called_in_pieces(self) -> None:
         for with_base, pieces in itertools.product(self.bases, (2, 5)):
             models, base = example((33, 65), self.k, base=with_base)
-            whole = self.merge(models, base, evaluate=run_whole)
-            cut = self.merge(models, base, evaluate=WholeTensors(pieces=pieces))
+            whole = self.merge(models, base, evaluate=Method.__call__)
+            cut = self.merge(models, base, evaluate=InPieces(pieces))
             assert same(whole, cut), f"unit={self.method.unit!r} is not true: {pieces} pieces give another result"
 
     def takes_each_matrix_by_itself(self) -> None:
@@ -276,7 +277,7 @@ class Conformance:
         vectors[0, 1, 0] = 0.0
         vectors[0, 2, 1:] = vectors[0, 2, :1]
         gram = vectors @ vectors.swapaxes(-1, -2)
-        settings = resolve(self.method, self.k, self.settings)
+        settings = self.method.resolve(self.k, self.settings)
         together = self.method.function(gram, **settings)
         assert together.shape == (4, 3, self.k), f"a Gram of shape {gram.shape} gave {together.shape}"
         assert together.dtype == np.float64
@@ -287,7 +288,7 @@ class Conformance:
     def agrees_with_the_whole_tensor(self) -> None:
         for with_base, shape in itertools.product(self.bases, self.large):
             models, base = example(shape, self.k, base=with_base)
-            plain = self.merge(models, base, seed=7, evaluate=run_whole)
+            plain = self.merge(models, base, seed=7, evaluate=Method.__call__)
             assert_close(self.merge(models, base, seed=7), plain, self.close, f"not what whole tensors give, {shape}")
 
     def gives_the_same_bytes_in_other_ways(self) -> None:
@@ -302,7 +303,7 @@ def conformance(
     method: Method,
     *,
     settings: Mapping[str, Any] | None = None,
-    evaluate: Evaluate = Method.__call__,
+    evaluate: Evaluate = merge_tensors,
     reference: Reference | None = None,
     fixed_point: Mapping[str, Any] | None = None,
     scale_free: bool = True,
@@ -314,7 +315,7 @@ def conformance(
     """The checks that apply to a method.
 
     settings:    what every call is given; per-model settings as one value for all.
-    evaluate:    how it is run. `mergery.method.evaluating.run_whole` runs it without the engine.
+    evaluate:    how it is run: by default, by the engine; `Method.__call__` runs it in plain torch.
     reference:   a naive float64 version; results may differ by `tolerance` times the largest value.
     fixed_point: settings (possibly none: {}) under which identical models come back unchanged; None if none do.
     scale_free:  whether inputs c times as large give a result c times as large, at any scale.
@@ -356,7 +357,7 @@ def conformance(
         checks.append(suite.gives_the_transpose_of_the_transpose)
     if method.takes == "gram":
         checks.append(suite.mixes_each_gram_matrix_by_itself)
-    if evaluate is not run_whole:
+    if evaluate is not Method.__call__:
         checks.append(suite.agrees_with_the_whole_tensor)
     if also:
         checks.append(suite.gives_the_same_bytes_in_other_ways)

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mergery.errors import RecipeError
-from mergery.method.evaluating import KeyedUniform
+from mergery.kernels.random import KeyedUniform
+from mergery.method.evaluating import stream_keys
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,11 +38,8 @@ def example(
 
 
 def coins_of(models: Sequence[Tensor], seed: int) -> Callable[[int], np.ndarray]:
-    """The uniform numbers that `Method.__call__` and `run_whole` draw, as references take them."""
-    from mergery.kernels import random
-
-    keys = [random.key(seed, "tensor", str(index)) for index in range(len(models))]
-    coins = KeyedUniform(keys, models[0])
+    """The uniform numbers that `Method.__call__` and `merge_tensors` draw, as references take them."""
+    coins = KeyedUniform(stream_keys(seed, len(models)), models[0].shape)
     return lambda model: coins.uniform(model).double().numpy()
 
 

@@ -1,0 +1,138 @@
+"""What is known of a method from its signature and its decorator: all that planning and the engine ask of it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from mergery.errors import RecipeError, did_you_mean
+from mergery.method.asks import Ask, Largest
+from mergery.method.compiled import find_compiled
+from mergery.method.packing import Packing
+from mergery.method.roles import Preset, Rest
+from mergery.method.routing import Routing
+from mergery.method.setting import Setting
+
+Takes = Literal["count", "gram", "models", "deltas"]
+Gives = Literal["coefficients", "consensus", "tensor"]
+Span = Literal["models", "deltas", "either"]
+Unit = Literal["element", "row", "tensor", "matrix"]
+Settings = Mapping[str, Any]
+"""A method's settings at one tensor, as it receives them."""
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A merging method as it is declared: see `mergery.method.method` for what the fields mean."""
+
+    name: str
+    function: Callable[..., Any]
+    takes: Takes
+    span: Span
+    unit: Unit
+    asks: tuple[tuple[str, Ask], ...]
+    settings: Mapping[str, Setting]
+    paper: str
+    models: tuple[int, int | None]
+    symmetric: bool
+    gives: Gives
+    check: Callable[[Settings], None] | None = None
+    packing: Packing | None = None
+    roles: tuple[str, ...] | None = None
+    rest: Rest = "linear"
+    presets: Mapping[str, Preset] = field(default_factory=dict)
+    routing: Routing | None = None
+
+    @cached_property
+    def base(self) -> Literal["required", "optional", "unused"]:
+        """Whether the method wants a base. An unused base may still be named: it donates config and tokenizer."""
+        if self.span == "either":
+            return "optional"
+        asked = any("base" in ask.rows for _, ask in self.asks)
+        return "required" if self.span == "deltas" or asked else "unused"
+
+    @property
+    def first(self) -> str:
+        """The name of the parameter that takes what is merged."""
+        return next(iter(inspect.signature(self.function).parameters))
+
+    # --- at a tensor with some settings -------------------------------------------------------------------------------
+
+    def streamed(self, settings: Settings) -> list[tuple[str, Ask]]:
+        """The statistics that are needed, by parameter."""
+        return [(name, ask) for name, ask in self.asks if ask.streamed and ask.needed(settings)]
+
+    def ranks(self, settings: Settings) -> bool:
+        """Whether order statistics are needed."""
+        return any(isinstance(ask, Largest) for _, ask in self.streamed(settings))
+
+    def gram_spans_model(self, settings: Settings) -> bool:
+        """Whether the Gram matrix is that of whole models."""
+        return self.takes == "gram" and settings.get("scope") == "model"
+
+    def spans_model(self, settings: Settings) -> bool:
+        """Whether statistics of the whole model are needed."""
+        asked = any(ask.spans_model(settings) for _, ask in self.streamed(settings))
+        return asked or self.gram_spans_model(settings)
+
+    def vectors(self, settings: Settings, dimensions: int = 2) -> Literal["tensor", "row", "column"]:
+        """What one vector of a tensor of so many dimensions is, where coefficients are found for each."""
+        scope = settings.get("scope", "tensor") if self.takes == "gram" else "tensor"
+        if scope == "column" and dimensions < 2:
+            return "row"  # a vector is one, whichever way matrices are cut
+        return scope if scope in ("row", "column") else "tensor"
+
+    def uses_torch(self, settings: Settings) -> bool:
+        """Whether it is made of functions on tensors that have no compiled version, or of rows or columns apart."""
+        if self.vectors(settings) != "tensor":
+            return True
+        functions = [getattr(ask, "of", None) for _, ask in self.streamed(settings)]
+        functions += [self.function] if self.gives == "tensor" else []
+        return any(find_compiled(function) is None for function in functions if function is not None)
+
+    # --- called from Python -------------------------------------------------------------------------------------------
+
+    def resolve(self, k: int, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All settings as the method receives them, from those given in Python for k models.
+
+        One with a value for each model takes one for all as well; a task is an index. Raises RecipeError for what does not fit.
+        """
+        for name in given:
+            if name not in self.settings:
+                raise RecipeError(f"{self.name} has no setting {name!r}", hint=did_you_mean(name, self.settings))
+        names = tuple(str(index) for index in range(k))
+        resolved: dict[str, Any] = {}
+        for setting in self.settings.values():
+            if setting.required and setting.name not in given:
+                raise RecipeError(f"{self.name} needs {setting.name!r}", why=setting.type_in_words())
+            value = given.get(setting.name, setting.default)
+            value = value.tolist() if hasattr(value, "tolist") else value  # of numpy
+            listed = setting.per_model and isinstance(value, (list, tuple))
+            each: list[Any] = list(value) if listed else [value] * (k if setting.per_model else 1)
+            if listed and len(each) != k:
+                raise RecipeError(f"{setting.name} has {len(each)} values for {k} models")
+            checked = [setting.check(item.item() if hasattr(item, "item") else item) for item in each]
+            resolved[setting.name] = setting.received(checked, names)
+        if self.check is not None:
+            self.check(resolved)
+        return resolved
+
+    def refuse(self, models: Sequence[Any], base: Any = None) -> None:
+        """Raise RecipeError where models and base, tensors or factors of one, are not what the method merges."""
+        least, most = self.models
+        if not least <= len(models) <= (most or len(models)):
+            wanted = least if least == most else f"at least {least}"
+            raise RecipeError(f"{self.name} merges {wanted} models, not {len(models)}")
+        if self.base == "required" and base is None:
+            raise RecipeError(f"{self.name} needs a base")
+        shapes = [tuple(tensor.shape) for tensor in (*models, *([] if base is None else [base]))]
+        if len(set(shapes)) > 1:
+            raise RecipeError("the tensors differ in shape", why=", ".join(map(str, shapes)))
+        if self.unit == "matrix" and len(shapes[0]) < 2:
+            raise RecipeError(
+                f"{self.name} merges matrices [out, in], not a tensor of shape {list(shapes[0])}",
+                hint="merge vectors with linear or task_arithmetic",
+            )

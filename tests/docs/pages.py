@@ -1,8 +1,8 @@
 """Pages that are run: their blocks of code, one after the other, in a folder of tiny models.
 
-A block of YAML, JSON or JSON lines with a `title` is written to the file of that name. A recipe is planned. What a shell block
-says to `mergery` is done; of other programs, it is checked that they are known. Blocks of Python share their names, as in a
-notebook. Blocks of other languages, and those without one, are shown and not run.
+A block of YAML, JSON or JSON lines with a `title` is written to the file of that name. A recipe that no command of the page
+names is planned. What a shell block says to `mergery` is done; of other programs, it is checked that they are known. Blocks of
+Python share their names, as in a notebook. Blocks of other languages, and those without one, are shown and not run.
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ def other_shape(folder: Path, name: str, **changes: object) -> Path:
 def run(found: Sequence[Block], home: Path, mergery: Run, names: dict[str, Any] | None = None) -> list[str]:
     """Run blocks in the folder `home`, which is where the process stands. Answers with the commands that were run."""
     ran: list[str] = []
+    commands = " ".join(block.text for block in found if block.language == "bash")
     names = {} if names is None else names
     for block in found:
         where = f"the block in line {block.line}"
@@ -121,7 +122,7 @@ def run(found: Sequence[Block], home: Path, mergery: Run, names: dict[str, Any] 
             if block.title:
                 (home / block.title).parent.mkdir(parents=True, exist_ok=True)
                 (home / block.title).write_text(block.text)
-            if block.language == "yaml":
+            if block.language == "yaml" and not (block.title and block.title in commands):
                 check_recipe(block, home, mergery, where)
         elif block.language == "bash":
             for line in block.text.splitlines():

@@ -6,7 +6,7 @@ import pytest
 
 from tests.docs.pages import blocks, read, run
 
-PAGES = ("docs/choosing.md",)
+PAGES = ("docs/choosing.md", "docs/install.md")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -16,7 +16,7 @@ import mergery
 from mergery.report.explain import explain
 from mergery.run.workers import Options
 from pages import table
-from scaling import llama_config, llama_shapes, sparse
+from sparse import llama_config, llama_shapes, sparse
 
 START, END = "<!-- table: benchmarks/waiting.py -->", "<!-- end of table -->"
 ALIKE = {  # a method, and those that take about as long

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from benchmarks.scaling import experts_shapes, llama_config, llama_shapes, sparse
+from benchmarks.sparse import experts_shapes, llama_config, llama_shapes, sparse
 
 from mergery import api
 from mergery.report.explain import explain

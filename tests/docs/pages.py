@@ -135,7 +135,7 @@ def run(found: Sequence[Block], home: Path, mergery: Run, names: dict[str, Any] 
 def check_recipe(block: Block, home: Path, mergery: Run, where: str) -> None:
     """A recipe can be planned; a part of one can be read."""
     data = yaml.safe_load(block.text)
-    if "merge" in data or "merge_method" in data:
+    if {"models", "merge"} <= set(data) or "merge_method" in data:
         path = home / (block.title or f"line-{block.line}.yaml")
         path.write_text(block.text)
         outcome = mergery("plan", path)
@@ -151,7 +151,7 @@ def completed(data: dict[str, Any]) -> dict[str, Any]:
     top = {
         key: data[key] for key in ("models", "output", "vocabulary", "seed", "drop", "allow", "rename") if key in data
     }
-    own = {key: value for key, value in data.items() if key not in top}
+    own = {key: value for key, value in data.items() if key not in (*top, "merge")} | data.get("merge", {})
     models = {"models": top.get("models") or {name: f"./{name}" for name in ("base", "math", "code")}}
     based = {"base": "base"} if "base" in models["models"] else {}
     method = own.get("method") or ("slerp" if "t" in own else "ties" if based else "linear")

@@ -6,7 +6,7 @@ import pytest
 
 from tests.docs.pages import blocks, read, run
 
-PAGES = ("docs/choosing.md", "docs/install.md")
+PAGES = ("docs/choosing.md", "docs/install.md", "docs/python.md", "docs/recipe.md")
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -6,12 +6,13 @@ import pytest
 
 from mergery.architecture import read_architecture
 from mergery.checkpoints.base import TensorInfo
+from mergery.checkpoints.config import Config
 from mergery.dtypes import F32
 
 
 def parse(*names: str, depth: int = 2):
     infos = [TensorInfo(name, (4, 4), F32) for name in names]
-    return read_architecture(infos, {"model_type": "x", "num_hidden_layers": depth})
+    return read_architecture(infos, Config({"model_type": "x", "num_hidden_layers": depth}))
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergery.architecture.depth import _KINDS, Origin, attention_kinds, restack_config
+from mergery.checkpoints.config import Config
 from mergery.errors import PlanError
 
 
 def restack(config, layers, depth):
     """The config of layers of one model."""
-    return restack_config(config, [Origin(config, layer, depth) for layer in layers], depth)
+    return restack_config(Config(config), [Origin(config, layer, depth) for layer in layers], depth)
 
 
 def test_per_layer_lists_follow_the_depth():
@@ -127,9 +128,9 @@ def test_what_each_layer_is_goes_with_it(config, layers, expected):
 def test_each_layer_is_what_its_own_model_says():
     mine, theirs = {"layer_types": ["a", "b"]}, {"layer_types": ["c", "d", "e"]}
     origins = [Origin(mine, 1, 2), Origin(theirs, 2, 3)]
-    assert restack_config(mine, origins, 2)[0]["layer_types"] == ["b", "e"]
+    assert restack_config(Config(mine), origins, 2)[0]["layer_types"] == ["b", "e"]
     with pytest.raises(PlanError, match="gives the layer_types of no layers, but there are 3"):
-        restack_config(mine, [Origin({}, 2, 3)], 2)
+        restack_config(Config(mine), [Origin({}, 2, 3)], 2)
 
 
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=12), st.integers(1, 5))

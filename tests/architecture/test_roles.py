@@ -8,6 +8,7 @@ import torch
 from mergery.architecture import PARTS, ROLES, read_architecture
 from mergery.architecture.spelling import language_family
 from mergery.checkpoints.base import TensorInfo
+from mergery.checkpoints.config import Config
 from mergery.dtypes import F32
 from mergery.errors import RecipeError
 from mergery.planning.special_cases import _OFFSET_NORMS
@@ -39,7 +40,7 @@ def allowed(module: torch.nn.Module, name: str) -> set[str]:
 def test_roles_agree_with_the_modules(family):
     model = build(family)
     infos = [TensorInfo(name, tuple(tensor.shape), F32) for name, tensor in model.state_dict().items()]
-    architecture = read_architecture(infos, model.config.to_dict())
+    architecture = read_architecture(infos, Config(model.config.to_dict()))
     modules = dict(model.named_modules())
     for name, parsed in architecture.names.items():
         module = modules[name.rpartition(".")[0]]
@@ -61,7 +62,7 @@ def test_norms_that_begin_at_zero_are_those_stored_as_offsets(family):
         if "RMSNorm" in type(module).__name__ and hasattr(module, "weight") and "vision" not in name
     ]
     zero = bool(norms) and all(not weight.any() for weight in norms)
-    assert zero == (language_family(model.config.to_dict()) in _OFFSET_NORMS)
+    assert zero == (language_family(Config(model.config.to_dict())) in _OFFSET_NORMS)
 
 
 def test_conditions_name_parts():

@@ -51,7 +51,6 @@ def test_a_saved_model_opens_with_config_and_side_files(llama: Any, llama_folder
     assert isinstance(checkpoint, FolderCheckpoint)
     assert checkpoint.label == "base"
     assert checkpoint.location == str(llama_folder)
-    assert checkpoint.config is not None
     assert checkpoint.config["model_type"] == "llama"
     assert checkpoint.files == ("LICENSE", "generation_config.json", "tokenizer.json")
     assert checkpoint.file("tokenizer.json") == b'{"version": "1.0"}'
@@ -95,7 +94,7 @@ def test_side_files_are_listed_and_weights_and_strangers_are_not(folder: Path) -
     checkpoint = open_checkpoint(folder)
     assert set(checkpoint.files) == side
     assert list(checkpoint.files) == sorted(side)
-    assert checkpoint.config is None
+    assert not checkpoint.config
 
 
 def test_copies_in_other_formats_are_left_aside_and_said_so(folder: Path) -> None:

@@ -187,7 +187,7 @@ def test_small_and_empty_files_are_read(hub: HubServer, tmp_path: Path) -> None:
     checkpoint = open_hub()
     checkpoint.prepare()
     assert read_bytes(checkpoint, "w") == tensor_bytes(torch.ones(2))
-    assert checkpoint.config is None
+    assert not checkpoint.config
     path.write_bytes(b"")
     commit = hub.add("org/empty", path.parent)
     assert message("org/empty").startswith(

@@ -66,7 +66,6 @@ def test_views_with_pending_conjugation_or_negation_are_resolved() -> None:
 def test_a_transformers_model_comes_with_its_config(llama: Any) -> None:
     checkpoint = open_checkpoint(llama)
     assert checkpoint.label == "a LlamaForCausalLM"
-    assert checkpoint.config is not None
     assert checkpoint.config["hidden_size"] == 32
     assert list(checkpoint.tensors) == list(llama.state_dict())
     for name, tensor in llama.state_dict().items():
@@ -77,7 +76,7 @@ def test_a_plain_module_has_no_config() -> None:
     layer = torch.nn.Linear(2, 3)
     checkpoint = open_checkpoint(layer, label="head")
     assert checkpoint.label == "head"
-    assert checkpoint.config is None
+    assert not checkpoint.config
     assert checkpoint.files == ()
     assert read_bytes(checkpoint, "weight") == tensor_bytes(layer.weight)
 

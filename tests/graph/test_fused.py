@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from mergery.architecture import read_architecture
 from mergery.architecture.fused import fused_parts, transposed
 from mergery.checkpoints.base import TensorInfo
+from mergery.checkpoints.config import Config
 from mergery.dtypes import F32
 from mergery.graph.fused import from_parts, take_part
 from mergery.graph.nodes import Node, Stored
@@ -74,8 +75,8 @@ FAMILIES = {
 
 
 def parts_of(name, shape, config):
-    roles = read_architecture([TensorInfo(name, shape, F32)], config).names[name].roles
-    return fused_parts(name, shape, roles, config)
+    roles = read_architecture([TensorInfo(name, shape, F32)], Config(config)).names[name].roles
+    return fused_parts(name, shape, roles, Config(config))
 
 
 def values(node: Node) -> np.ndarray:
@@ -118,7 +119,7 @@ def test_any_head_layout_round_trips(family, keys, shared, size, hidden, bias):
     name = f"h.0.attn.{'c_attn' if family == 'gpt2' else 'qkv_proj'}.{'bias' if bias else 'weight'}"
     parts = parts_of(name, shape, config)
     assert [part.roles[0] for part in parts] == ["attention.q", "attention.k", "attention.v"]
-    assert transposed(name, shape, config) == conv
+    assert transposed(name, shape, Config(config)) == conv
     whole = leaf(torch.randn(shape))
     joined = from_parts(name, shape, parts, [take_part(part.key, whole, part) for part in parts])
     assert (values(joined) == values(whole)).all()

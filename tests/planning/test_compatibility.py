@@ -8,6 +8,7 @@ import torch
 
 from mergery import api
 from mergery.architecture.facts import ALLOWABLE, meanings
+from mergery.checkpoints.config import Config
 from mergery.checkpoints.memory import MemoryCheckpoint
 from mergery.errors import MergeryError, RecipeError
 from mergery.planning.compatibility import config_differences
@@ -64,7 +65,7 @@ def test_what_changes_the_meaning_of_weights_is_refused_and_can_be_allowed(key, 
     assert text in str(error.value)
     assert f"allow: [{key}" in str(error.value)
     assert key in ALLOWABLE
-    allow = [fact for fact, _, _ in config_differences(base, other) if fact in ALLOWABLE]
+    allow = [fact for fact, _, _ in config_differences(Config(base), Config(other)) if fact in ALLOWABLE]
     assert any(text in warning for warning in plan_of(base, other, allow=allow).warnings)
 
 
@@ -103,8 +104,8 @@ def test_lesser_differences_are_warnings():
     ],
 )
 def test_two_spellings_of_one_fact_are_equal(old, new):
-    assert not config_differences(old, new)
-    shared = set(meanings(old)) & set(meanings(new))
+    assert not config_differences(Config(old), Config(new))
+    shared = set(meanings(Config(old))) & set(meanings(Config(new)))
     assert shared or "torch_dtype" in old
 
 

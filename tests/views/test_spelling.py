@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from mergery import api
 from mergery.architecture.spelling import aliases, canonical_name
+from mergery.checkpoints.config import Config
 from mergery.checkpoints.memory import MemoryCheckpoint
 from mergery.errors import MergeryError
 from mergery.testing.families import FAMILIES, build, fine_tune, make
@@ -160,14 +161,14 @@ def test_canonical_names(name, canonical):
 
 def test_aliases_of_tied_tensors():
     t5 = ["shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight"]
-    assert aliases({"model_type": "t5"}, t5) == {
+    assert aliases(Config({"model_type": "t5"}), t5) == {
         "encoder.embed_tokens.weight": "shared.weight",
         "decoder.embed_tokens.weight": "shared.weight",
         "lm_head.weight": "shared.weight",
         "lm_head.decoder.weight": "shared.weight",
         "cls.predictions.decoder.weight": "shared.weight",
     }
-    assert "lm_head.weight" not in aliases({"model_type": "t5", "tie_word_embeddings": False}, t5)
+    assert "lm_head.weight" not in aliases(Config({"model_type": "t5", "tie_word_embeddings": False}), t5)
 
 
 def test_names_that_would_collide_keep_their_own(tmp_path):

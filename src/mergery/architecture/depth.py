@@ -7,13 +7,12 @@ words where they still hold, else as a list where the family reads one. What can
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mergery.architecture.names import DEPTH_KEYS, MOST_LAYERS
-from mergery.architecture.sections import text_config
+from mergery.architecture.names import MOST_LAYERS
+from mergery.checkpoints.config import DEPTHS, Config
 from mergery.errors import PlanError
 
 _LISTS = {  # one entry for each layer
@@ -42,18 +41,14 @@ class Origin:
     depth: int
 
 
-def restack_config(
-    config: Mapping[str, Any], origins: Sequence[Origin], depth: int
-) -> tuple[dict[str, Any], list[str]]:
+def restack_config(config: Config, origins: Sequence[Origin], depth: int) -> tuple[Config, list[str]]:
     """The config of a model whose layer i comes from `origins[i]`. All else is the given one's, of `depth` layers.
 
     Returns the new config, and warnings about what other programs may read otherwise. Raises PlanError where the
     config's own words cannot describe the new stack.
     """
-    result = copy.deepcopy(dict(config))
-    section = text_config(result)
-    assert isinstance(section, dict)
-    for key in DEPTH_KEYS:
+    section = config.language.plain()
+    for key in DEPTHS:
         if isinstance(section.get(key), int):
             section[key] = len(origins)
     moved = [(origin.layer, origin.depth) for origin in origins] != [(i, len(origins)) for i in range(len(origins))]
@@ -69,7 +64,7 @@ def restack_config(
         if section.get(key):
             section[key] = 0
             warnings.append(f"{key} is 0 in the output: the layers that predict further tokens are not stacked")
-    return result, warnings
+    return config.with_language(section), warnings
 
 
 def _refuse(section: Mapping[str, Any]) -> None:

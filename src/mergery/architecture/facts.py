@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mergery.architecture.sections import section
+from mergery.checkpoints.config import Config
 
 # Facts under which the same weights compute something else: models that differ in one do not belong together.
 _MEANING: dict[str, tuple[str, ...]] = {
@@ -82,9 +82,9 @@ ALLOWABLE = ("model_type", "norm", "rope_theta", "rope_scaling", "sliding_window
 """Differences that a recipe may allow by name."""
 
 
-def meanings(config: Mapping[str, Any] | None) -> dict[str, Any]:
+def meanings(config: Config) -> dict[str, Any]:
     """All that a config states of what its weights mean, by the names in ALLOWABLE."""
-    language = section(config, "language")
+    language = config.language
     facts = _take(language, _MEANING)
     heads, hidden = facts.get("num_attention_heads"), facts.get("hidden_size")
     if isinstance(heads, int) and heads > 0:
@@ -97,13 +97,13 @@ def meanings(config: Mapping[str, Any] | None) -> dict[str, Any]:
         facts["norm"] = norms.pop()
     if isinstance(facts.get("layer_types"), list) and set(map(str, facts["layer_types"])) == {"full_attention"}:
         facts["layer_types"] = "full_attention"
-    vision = section(config, "vision")
+    vision = config.section("vision")
     return facts | (_take(vision, _VISION) if vision else {})
 
 
-def lesser(config: Mapping[str, Any] | None) -> dict[str, Any]:
+def lesser(config: Config) -> dict[str, Any]:
     """What a config states that may differ between models that are merged."""
-    return _take(section(config, "language"), _LESSER)
+    return _take(config.language, _LESSER)
 
 
 def _take(source: Mapping[str, Any], table: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from mergery.architecture.sections import part_of, section
+from mergery.architecture.sections import part_of
+from mergery.checkpoints.config import Config
 
 Span = tuple[int, int]  # first index and length along one axis
 
@@ -66,9 +66,9 @@ _SWIGLU = re.compile(r"(^|\.)(gate_up_proj|input_linear)\.(weight|bias)$|(^|\.)d
 _LAYER = re.compile(r"\.(\d{1,6})\.")
 
 
-def transposed(name: str, shape: tuple[int, ...], config: Mapping[str, Any] | None) -> bool:
+def transposed(name: str, shape: tuple[int, ...], config: Config) -> bool:
     """Whether a matrix is stored [in, out], as GPT-2 and some stacks of experts do, not [out, in] as most are."""
-    family = _family(config, name)
+    family = config.family_of(part_of(name))
     if len(shape) == 2:
         conv = family in _CONV1D_FAMILIES and bool(_CONV1D.search(name))
         return conv or (family == "dbrx" and name.endswith("experts.mlp.w2"))
@@ -80,7 +80,7 @@ def transposed(name: str, shape: tuple[int, ...], config: Mapping[str, Any] | No
 
 
 def fused_parts(
-    name: str, shape: tuple[int, ...], roles: tuple[str, ...], config: Mapping[str, Any] | None
+    name: str, shape: tuple[int, ...], roles: tuple[str, ...], config: Config
 ) -> tuple[FusedPart, ...] | None:
     """The parts of a fused tensor, weight or bias: they cover it, and each element belongs to exactly one.
 
@@ -97,7 +97,7 @@ def fused_parts(
     if "attention.kv" in roles and name.endswith("kv_b_proj.weight"):
         return _latent(name, shape, config)
     if "mlp.gate_up" in roles and _SWIGLU.search(name):
-        if _family(config, name) in ("phi3small", "gpt_oss"):  # gate and up take turns, row by row
+        if config.family_of(part_of(name)) in ("phi3small", "gpt_oss"):  # gate and up take turns, row by row
             return ()
         half = shape[0] // 2
         spans = [("gate", "mlp.gate", ((0, half),)), ("up", "mlp.up", ((half, half),))]
@@ -125,7 +125,7 @@ def _parts(
     return tuple(parts)
 
 
-def _attention(name: str, shape: tuple[int, ...], config: Mapping[str, Any] | None) -> tuple[FusedPart, ...] | None:
+def _attention(name: str, shape: tuple[int, ...], config: Config) -> tuple[FusedPart, ...] | None:
     flip = transposed(name, shape, config)
     axis = 1 if flip else 0
     spans = _qkv_spans(_layout(name, config), _heads(name, config), shape[axis])
@@ -135,15 +135,16 @@ def _attention(name: str, shape: tuple[int, ...], config: Mapping[str, Any] | No
     return _parts(shape, axis, named, bias=name.endswith("bias"), flip=flip)
 
 
-def _layout(name: str, config: Mapping[str, Any] | None) -> str:
-    family, own = _family(config, name), section(config, part_of(name))
+def _layout(name: str, config: Config) -> str:
+    part = part_of(name)
+    family, own = config.family_of(part), config.section(part)
     if family == "falcon":
         if own.get("new_decoder_architecture"):
             return "groups"
         return "rows" if own.get("multi_query", True) else "heads"
     if family == "gpt_bigcode":
         return "rows" if own.get("multi_query", True) else "heads"
-    return _QKV.get(family, "rows")
+    return _QKV.get(family or "", "rows")
 
 
 def _qkv_spans(layout: str, heads: tuple[int, int, int] | None, rows: int) -> dict[str, list[Span]] | None:
@@ -176,10 +177,10 @@ def _qkv_spans(layout: str, heads: tuple[int, int, int] | None, rows: int) -> di
     }
 
 
-def _heads(name: str, config: Mapping[str, Any] | None) -> tuple[int, int, int] | None:
+def _heads(name: str, config: Config) -> tuple[int, int, int] | None:
     """Query heads, key heads and the size of a head, of the layer that the name stands in; None where not all are known."""
-    part, family = part_of(name), _family(config, name)
-    own = section(config, part)
+    part = part_of(name)
+    family, own = config.family_of(part), config.section(part)
     layer = _LAYER.search(name)
 
     def number(*keys: str) -> int | None:
@@ -204,7 +205,7 @@ def _heads(name: str, config: Mapping[str, Any] | None) -> tuple[int, int, int] 
         keys = 1 if own.get("multi_query", True) else queries
     elif family in ("mpt", "dbrx") and isinstance(own.get("attn_config"), dict):
         keys = own["attn_config"].get("kv_n_heads") or queries
-    elif _QKV.get(family) == "heads" or (family == "chatglm" and not own.get("multi_query_attention")):
+    elif _QKV.get(family or "") == "heads" or (family == "chatglm" and not own.get("multi_query_attention")):
         keys = queries
     keys = keys or queries
     if size is None or not isinstance(keys, int) or queries % keys:
@@ -212,9 +213,9 @@ def _heads(name: str, config: Mapping[str, Any] | None) -> tuple[int, int, int] 
     return queries, keys, size
 
 
-def _latent(name: str, shape: tuple[int, ...], config: Mapping[str, Any] | None) -> tuple[FusedPart, ...] | None:
+def _latent(name: str, shape: tuple[int, ...], config: Config) -> tuple[FusedPart, ...] | None:
     """DeepSeek's `kv_b_proj`: for each head, the rows of its key and then those of its value."""
-    own = section(config, part_of(name))
+    own = config.section(part_of(name))
     numbers = [own.get(key) for key in ("num_attention_heads", "qk_nope_head_dim", "v_head_dim")]
     if not all(isinstance(each, int) and each > 0 for each in numbers):
         return None
@@ -227,7 +228,7 @@ def _latent(name: str, shape: tuple[int, ...], config: Mapping[str, Any] | None)
     return _parts(shape, 0, spans, bias=False)
 
 
-def _experts(name: str, shape: tuple[int, ...], config: Mapping[str, Any] | None) -> tuple[FusedPart, ...] | None:
+def _experts(name: str, shape: tuple[int, ...], config: Config) -> tuple[FusedPart, ...] | None:
     """A layer's experts in one tensor: [experts, out, in], or [experts, in, out] where they are stored transposed."""
     rows = _EXPERTS_ROWS.search(name)
     if rows and len(shape) == 2:
@@ -240,7 +241,7 @@ def _experts(name: str, shape: tuple[int, ...], config: Mapping[str, Any] | None
     own = shape[1:]
     before = own[0] if flip else 1  # rows of all axes before the outputs' that one expert has
     axis = len(shape) - 1 if flip or bias else 1
-    halves = gate_up and _family(config, name) != "gpt_oss" and shape[axis] % 2 == 0
+    halves = gate_up and config.family_of(part_of(name)) != "gpt_oss" and shape[axis] % 2 == 0
     half = shape[axis] // 2
     kinds = [(" gate", "mlp.gate", (0, half)), (" up", "mlp.up", (half, half))] if halves else []
     kinds = kinds or [("", "mlp.gate_up" if gate_up else "mlp.down", (0, shape[axis]))]
@@ -255,8 +256,8 @@ def _experts(name: str, shape: tuple[int, ...], config: Mapping[str, Any] | None
     return tuple(parts)
 
 
-def _dbrx(word: str, shape: tuple[int, ...], config: Mapping[str, Any] | None) -> Iterator[FusedPart]:
-    ffn = section(config, "language").get("ffn_config")
+def _dbrx(word: str, shape: tuple[int, ...], config: Config) -> Iterator[FusedPart]:
+    ffn = config.language.get("ffn_config")
     count = ffn.get("moe_num_experts") if isinstance(ffn, dict) else None
     if not isinstance(count, int) or count < 1 or shape[0] % count:
         return
@@ -266,9 +267,3 @@ def _dbrx(word: str, shape: tuple[int, ...], config: Mapping[str, Any] | None) -
         span = (expert * height, height)
         own = (height, shape[1])
         yield FusedPart(f"expert {expert}", ("expert", role), own, shape, 0, (span,), (0, 1), word == "w2")
-
-
-def _family(config: Mapping[str, Any] | None, name: str) -> str:
-    """The model type of the part that the name stands in, such as `phi3`; empty where it is not known."""
-    own = section(config, part_of(name)).get("model_type") or (config or {}).get("model_type")
-    return own if isinstance(own, str) else ""

@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mergery.architecture.roles import roles_of
-from mergery.architecture.sections import part_of, text_config
+from mergery.architecture.sections import part_of
 from mergery.checkpoints.base import TensorInfo
+from mergery.checkpoints.config import Config
 
 _NUMBER = re.compile(r"\.(\d{1,6})\.")
 _STACK = re.compile(r"(^|\.)(layers?|blocks?|h|resblocks|stages|encoders)$")
 _NUMBERS = re.compile(r"\.\d{1,6}(?=\.)")
 
 MOST_LAYERS = 100_000
-DEPTH_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_blocks")
 
 
 class ParsedName(NamedTuple):
@@ -50,16 +50,7 @@ class Architecture:
         return f"{self.stack}.{layer}.{rest[1]}"
 
 
-def config_depth(config: Mapping[str, Any] | None) -> int | None:
-    """The number of layers that the config states."""
-    section = text_config(config)
-    for key in DEPTH_KEYS:
-        if isinstance(section.get(key), int):
-            return section[key]
-    return None
-
-
-def read_architecture(tensors: Iterable[TensorInfo], config: Mapping[str, Any] | None) -> Architecture:
+def read_architecture(tensors: Iterable[TensorInfo], config: Config) -> Architecture:
     """Parse every name, and only once those that differ in nothing but numbers: layers and experts repeat all else."""
     weight: dict[str, int] = {}
     layers: dict[str, int] = {}
@@ -80,7 +71,7 @@ def read_architecture(tensors: Iterable[TensorInfo], config: Mapping[str, Any] |
             if number >= layers.get(prefix, 0):
                 layers[prefix] = number + 1
         named.append((name, kind, number))
-    stack = _main_stack(weight, layers, config_depth(config))
+    stack = _main_stack(weight, layers, config.depth)
     names: dict[str, ParsedName] = {}
     known: dict[tuple[int, int], ParsedName] = {}
     for name, kind, number in named:
@@ -88,8 +79,7 @@ def read_architecture(tensors: Iterable[TensorInfo], config: Mapping[str, Any] |
         if parsed is None:
             parsed = known[id(kind), number] = _read_name(*kind, number, stack, layers)
         names[name] = parsed
-    family = (config or {}).get("model_type")
-    return Architecture(family, stack, layers[stack] if stack else 0, names)
+    return Architecture(config.family, stack, layers[stack] if stack else 0, names)
 
 
 def _read_name(

@@ -1,10 +1,8 @@
-"""Which part of a model a tensor belongs to, and which section of the config describes that part."""
+"""Which part of a multimodal model a tensor belongs to."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 PARTS = ("language", "vision", "audio", "projector")
 
@@ -21,12 +19,6 @@ _VISION = re.compile(
 )
 _AUDIO = re.compile(r"(^|\.)(audio_tower|audio_model|audio_embed|audio_encoder|embed_audio|audio)(\.|$)")
 
-_SECTIONS = {
-    "language": ("text_config", "llm_config", "language_config"),
-    "vision": ("vision_config", "visual", "vision_tower_config"),
-    "audio": ("audio_config", "audio_processor", "speech_config"),
-}
-
 
 def part_of(name: str) -> str:
     """`vision`, `audio`, `projector` (what leads from either to the language model), or `language`: all else."""
@@ -35,17 +27,3 @@ def part_of(name: str) -> str:
     if _VISION.search(name):
         return "vision"
     return "audio" if _AUDIO.search(name) else "language"
-
-
-def section(config: Mapping[str, Any] | None, part: str) -> Mapping[str, Any]:
-    """The part's own section of a config; for the language model, the whole where it has none."""
-    config = config or {}
-    for key in _SECTIONS.get(part, ()):
-        if isinstance(config.get(key), dict):
-            return config[key]
-    return config if part == "language" else {}
-
-
-def text_config(config: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """The part of a config that describes the language model: a multimodal model's own section, else the whole."""
-    return section(config, "language")

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-from mergery.architecture.sections import section
+from mergery.checkpoints.config import Config
 
 _PREFIX = re.compile(
     r"^(?:(?:model|language_model|text_model|transformer|gpt_neox|backbone|rwkv|bert|roberta|electra|deberta|distilbert"
@@ -88,10 +87,10 @@ _TIED: tuple[tuple[str, tuple[str, ...]], ...] = (
 )
 
 
-def language_family(config: Mapping[str, Any] | None) -> str | None:
+def language_family(config: Config) -> str | None:
     """The model type of the language model, by which a multimodal model and a plain one can belong together."""
-    kind = section(config, "language").get("model_type") or (config or {}).get("model_type")
-    if not isinstance(kind, str):
+    kind = config.family_of("language")
+    if kind is None:
         return None
     plain = _LANGUAGE.get(kind, kind)
     return _RENAMED[plain][0] if plain in _RENAMED else plain
@@ -106,23 +105,22 @@ def canonical_name(name: str, kind: str | None = None) -> str:
     return name
 
 
-def canonical_names(names: Iterable[str], config: Mapping[str, Any] | None) -> dict[str, str]:
+def canonical_names(names: Iterable[str], config: Config) -> dict[str, str]:
     """Canonical names of all tensors of a checkpoint; none where two would have the same."""
     names = list(names)
-    kind = section(config, "language").get("model_type") or (config or {}).get("model_type")
-    result = {name: canonical_name(name, kind if isinstance(kind, str) else None) for name in names}
+    kind = config.family_of("language")
+    result = {name: canonical_name(name, kind) for name in names}
     return result if len(set(result.values())) == len(names) else {}
 
 
-def ties_head(config: Mapping[str, Any] | None) -> bool | None:
+def ties_head(config: Config) -> bool | None:
     """Whether the config, or else the family's default, ties the head to the embeddings; None where neither says."""
-    for part in (config or {}, section(config, "language")):
-        if isinstance(part.get("tie_word_embeddings"), bool):
-            return part["tie_word_embeddings"]
-    return True if str(section(config, "language").get("model_type")) in _TIED_FAMILIES else None
+    if config.tied is not None:
+        return config.tied
+    return True if config.language.family in _TIED_FAMILIES else None
 
 
-def aliases(config: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, str]:
+def aliases(config: Config, names: Iterable[str]) -> dict[str, str]:
     """What stands for what in a model of these canonical names: alias to the tensor that is stored.
 
     A head counts as tied where the config says so, or says nothing and no head is stored.

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
+from mergery.checkpoints.config import Config
 from mergery.dtypes import DType
 
 if TYPE_CHECKING:
@@ -52,9 +53,9 @@ class Checkpoint(ABC):
         """
 
     @property
-    def config(self) -> dict[str, Any] | None:
-        """The parsed `config.json`, or None where the checkpoint has none (a single file, a state dict)."""
-        return None
+    def config(self) -> Config:
+        """What `config.json` states; empty where the checkpoint has none (a single file, a state dict)."""
+        return Config()
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -4,50 +4,17 @@ from __future__ import annotations
 
 import errno
 import hashlib
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mergery.checkpoints.base import Checkpoint, TensorInfo
 from mergery.checkpoints.byte_files import LocalFile
+from mergery.checkpoints.config import Config
 from mergery.checkpoints.file_names import is_side_file, is_weight_file
 from mergery.checkpoints.formats import open_weight_file
 from mergery.checkpoints.json_files import is_text, parse_config
-from mergery.checkpoints.weights import Weights, file_marks, hash_files, join, open_weights
+from mergery.checkpoints.stored import StoredCheckpoint
+from mergery.checkpoints.weights import join, open_weights
 from mergery.errors import CheckpointError, Where
-
-if TYPE_CHECKING:
-    import numpy as np
-
-
-class StoredCheckpoint(Checkpoint):
-    """A checkpoint in weight files on this machine: a folder, or a single file."""
-
-    _weights: Weights
-    unread: tuple[str, ...] = ()
-    """Weight files of the folder, or entries of a file, that are left aside: copies in another format,
-    counters.
-    """
-
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        return self._weights.tensors
-
-    def read(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
-        self._weights.read(name, start, stop, into)
-
-    def fingerprint(self) -> dict[str, Any]:
-        return {"location": self.location, "files": file_marks(self._weights)}
-
-    def stamp(self) -> dict[str, list[int]]:
-        return {name: file.bytes.stamp() for name, file in self._weights.files.items()}
-
-    def hash_contents(self, progress: Callable[[int, int], None] | None = None) -> dict[str, str]:
-        """The SHA-256 of each weight file, by name. Reads every byte; `progress(done_bytes, total_bytes)`."""
-        return hash_files(self._weights, progress)
-
-    def close(self) -> None:
-        self._weights.close()
 
 
 class FileCheckpoint(StoredCheckpoint):
@@ -67,11 +34,10 @@ class FolderCheckpoint(StoredCheckpoint):
         self.label, self.location, self._path = label or path.name, str(path), path
         names = _names(path)
         self._files = tuple(sorted(name for name in names if is_side_file(name)))
-        self._config: dict[str, Any] | None = None
         self._config_sha256 = ""
         if "config.json" in names:
             text = self._fetch("config.json")
-            self._config = parse_config(text, f"{self.location}/config.json")
+            self._config = Config(parse_config(text, f"{self.location}/config.json"))
             self._config_sha256 = hashlib.sha256(text).hexdigest()
         self._weights, self.unread = open_weights(
             names,
@@ -79,19 +45,6 @@ class FolderCheckpoint(StoredCheckpoint):
             self._fetch,
             lambda files: [open_weight_file(LocalFile(path / name), headers) for name in files],
         )
-
-    @property
-    def config(self) -> dict[str, Any] | None:
-        return self._config
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        return self._files
-
-    def file(self, name: str) -> bytes:
-        if name not in self._files:
-            raise KeyError(name)
-        return self._fetch(name)
 
     def fingerprint(self) -> dict[str, Any]:
         config = {"config_sha256": self._config_sha256} if self._config_sha256 else {}

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mergery.checkpoints.base import Checkpoint, TensorInfo
+from mergery.checkpoints.config import Config
 from mergery.checkpoints.weights import byte_view
 from mergery.dtypes import BY_TORCH, DType
 from mergery.errors import CheckpointError, Where, did_you_mean
@@ -23,9 +24,9 @@ class MemoryCheckpoint(Checkpoint):
     """A state dict as a checkpoint. Values are not copied; a read sees them as they are at that moment."""
 
     def __init__(
-        self, state: Mapping[str, Any], label: str | None = None, config: dict[str, Any] | None = None
+        self, state: Mapping[str, Any], label: str | None = None, config: Mapping[str, Any] | None = None
     ) -> None:
-        self.label, self.location, self._config = label or "a state dict", "memory", config
+        self.label, self.location, self._config = label or "a state dict", "memory", Config(config)
         if not state:
             raise CheckpointError("the state dict is empty", where=Where(self.label))
         self._values = {name: _wrap(name, value, self.label) for name, value in state.items()}
@@ -36,7 +37,7 @@ class MemoryCheckpoint(Checkpoint):
         return self._tensors
 
     @property
-    def config(self) -> dict[str, Any] | None:
+    def config(self) -> Config:
         return self._config
 
     def read(self, name: str, start: int, stop: int, into: np.ndarray) -> None:

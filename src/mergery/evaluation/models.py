@@ -157,9 +157,9 @@ def _from_recipe(recipe: Recipe | Path | Mapping[str, Any], name: str, tokenizer
 
     plan = make_plan(recipe)
     try:
-        if plan.config is None:
+        if not plan.config:
             raise PlanError("the merged model has no config", why="none of its models brings a config.json")
-        config, files = dict(plan.config), side_files(plan)
+        config, files = plan.config.plain(), side_files(plan)
         mark = [plan.digest, {label: _content(checkpoint) for label, checkpoint in plan.checkpoints.items()}]
     finally:
         plan.close()
@@ -278,9 +278,9 @@ def _tokenizer_mark(given: Any) -> Any:
 
 
 def _config_of(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
-    if checkpoint.config is None:
+    if not checkpoint.config:
         raise CheckpointError("this model has no config.json", where=Where(str(path)))
-    return dict(checkpoint.config)
+    return checkpoint.config.plain()
 
 
 def _content(checkpoint: Checkpoint) -> Any:
@@ -288,7 +288,7 @@ def _content(checkpoint: Checkpoint) -> Any:
     hashed = getattr(checkpoint, "hash_contents", None)
     if hashed is not None:
         files = [name for name in checkpoint.files if name != "README.md"]
-        return [hashed(), digest(checkpoint.config), [[name, checkpoint.file(name).hex()] for name in files]]
+        return [hashed(), digest(checkpoint.config.plain()), [[name, checkpoint.file(name).hex()] for name in files]]
     fingerprint = checkpoint.fingerprint()
     if "commit" in fingerprint:
         return fingerprint

@@ -5,13 +5,14 @@ A method on matrices, and whatever a recipe says of a role inside, gets each par
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mergery.architecture.fused import FusedPart, fused_parts
+from mergery.checkpoints.config import Config
 from mergery.graph.gathering import dtype_of
 from mergery.graph.nodes import Gathered, Node
 
@@ -50,7 +51,7 @@ class FusedGroup:
 
 
 def fused_groups(
-    name: str, shape: tuple[int, ...], roles: tuple[str, ...], config: Mapping[str, Any] | None
+    name: str, shape: tuple[int, ...], roles: tuple[str, ...], config: Config
 ) -> tuple[FusedGroup, ...] | None:
     """What a tensor is fused of; empty where it is one matrix, or a plain stack of them; None where it is not known."""
     parts = fused_parts(name, shape, roles, config)

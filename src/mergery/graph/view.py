@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from mergery.architecture import Architecture
 from mergery.checkpoints.base import Checkpoint
+from mergery.checkpoints.config import Config
 from mergery.graph.nodes import Node
 
 
@@ -18,7 +18,7 @@ class View:
     name: str
     nodes: Mapping[str, Node]
     architecture: Architecture
-    config: dict[str, Any] | None
+    config: Config
     donor: Checkpoint
     dropped: Mapping[str, str] = field(default_factory=dict)  # tensor name -> reason
 

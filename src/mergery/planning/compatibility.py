@@ -6,10 +6,10 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from mergery.architecture import text_config
 from mergery.architecture.facts import ALLOWABLE, lesser, meanings
 from mergery.architecture.spelling import language_family
 from mergery.checkpoints.base import Checkpoint
+from mergery.checkpoints.config import Config
 from mergery.errors import Where
 from mergery.graph.findings import Findings
 from mergery.graph.view import View
@@ -30,8 +30,7 @@ def check_quantised(name: str, checkpoint: Checkpoint, place: Where | None, find
 
 def quantisation(checkpoint: Checkpoint) -> dict[str, str] | None:
     """How a checkpoint is quantised, and what says so; None where it is not."""
-    config = checkpoint.config or {}
-    scheme = text_config(config).get("quantization_config") or config.get("quantization_config")
+    scheme = checkpoint.config.quantisation
     odd = next((i for i in checkpoint.tensors.values() if i.dtype.floating and not i.dtype.mergeable), None)
     if not scheme and not odd:
         return None
@@ -49,8 +48,8 @@ def check_families(views: Mapping[str, View], merge: Merge, allowed: Collection[
     if not configs:
         return
     first, *others = configs.items()
-    kinds = {name: config["model_type"] for name, config in configs.items() if config.get("model_type")}
-    strangers = len({language_family(config) for config in configs.values() if config.get("model_type")}) > 1
+    kinds = {name: config.family for name, config in configs.items() if config.family}
+    strangers = len({language_family(config) for config in configs.values() if config.family}) > 1
     if strangers and "model_type" not in allowed:
         findings.fail(
             "the models are of different families",
@@ -80,7 +79,7 @@ def check_families(views: Mapping[str, View], merge: Merge, allowed: Collection[
         )
 
 
-def config_differences(mine: Mapping[str, Any] | None, theirs: Mapping[str, Any] | None) -> list[tuple[str, Any, Any]]:
+def config_differences(mine: Config, theirs: Config) -> list[tuple[str, Any, Any]]:
     """Facts that two configs both state, and that differ: those that change what weights mean first."""
     found = []
     for facts in (meanings, lesser):

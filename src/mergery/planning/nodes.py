@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from mergery.architecture import ParsedName
 from mergery.architecture.fused import transposed
+from mergery.checkpoints.config import Config
 from mergery.dtypes import BY_TORCH, F32, DType
 from mergery.graph.findings import Findings
 from mergery.graph.fused import FusedGroup, from_parts, fused_groups, take_part
@@ -46,7 +47,7 @@ class NodeBuilder:
     treatments: Treatments
     base: str | None
     merged: tuple[str, ...]
-    config: Mapping[str, Any] | None
+    config: Config
     findings: Findings
     nearer: tuple[Mapping[str, Value], ...] = ()
     levels: dict[int, Levels] = field(default_factory=dict)  # by the number of the treatment

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mergery.checkpoints import Checkpoint
+from mergery.checkpoints import Checkpoint, Config
 from mergery.dtypes import OUTPUT_DTYPES, DType
 from mergery.errors import raise_all
 from mergery.graph.findings import Findings
@@ -41,7 +41,7 @@ class Plan:
     steps: tuple[Step, ...]
     kinds: tuple[tuple[Step, ...], ...]  # the steps, those together that are made in the same way and cost the same
     layout: Layout
-    config: dict[str, Any] | None
+    config: Config
     dtype: DType  # of most of the output's bytes; the config's
     tokenizer: Checkpoint
     dropped: Mapping[str, str]
@@ -158,11 +158,11 @@ def _plan(recipe: Recipe, checkpoints: dict[str, Checkpoint], only: tuple[str, .
     )
 
 
-def _output_config(config: dict[str, Any] | None, dtype: DType) -> dict[str, Any] | None:
+def _output_config(config: Config, dtype: DType) -> Config:
     """The donor's config with the dtype of the tensors that are written."""
-    if config is None:
-        return None
-    result = json.loads(json.dumps(config))
+    if not config:
+        return config
+    result = json.loads(json.dumps(config.plain()))
     keys = [key for key in ("dtype", "torch_dtype") if key in result] or ["dtype"]
     for key in keys:
         result[key] = dtype.torch
@@ -172,4 +172,4 @@ def _output_config(config: dict[str, Any] | None, dtype: DType) -> dict[str, Any
                 if isinstance(section.get(key), str):
                     section[key] = dtype.torch
     result.pop("_name_or_path", None)
-    return result
+    return Config(result)

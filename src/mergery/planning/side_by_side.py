@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import cast
 
+from mergery.checkpoints.config import Config
 from mergery.errors import SHOWN, Where, did_you_mean, listed
 from mergery.graph.findings import Findings
 from mergery.graph.nodes import Node
@@ -34,7 +35,7 @@ def side_by_side(
     nodes: dict[str, Node] = {}
     architecture = donor.architecture
     available = {each: views[each].nodes for each in merge.names()}
-    config = next((view.config for view in (donor, *views.values()) if view.config), None)
+    config = next((view.config for view in (donor, *views.values()) if view.config), Config())
     builder = NodeBuilder(treatments, merge.base, merge.models, config, findings)
     rows = zip(*(looked_up(donor.nodes, view) for view in available.values()), strict=True)
     for (tensor, own), row in zip(donor.nodes.items(), rows, strict=True):

@@ -45,7 +45,7 @@ def write_generation(
     if alignment is None:
         return None
     name = stored_source(recipe, recipe.donor)
-    if donor.config is not None:
+    if donor.config:
         findings.warnings += alignment.config(donor.config, name)[1]
     if GENERATION not in donor.files:
         return None

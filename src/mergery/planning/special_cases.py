@@ -9,12 +9,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from mergery.architecture.spelling import language_family
+from mergery.checkpoints.config import Config
 from mergery.method import Method, find
 from mergery.recipe.values import Target
 
@@ -30,7 +30,7 @@ SCALED = "are norms stored as offsets from one: scale multiplies the offset, not
 
 
 def treat(
-    method: Method, settings: dict[str, Any], target: Target, config: Mapping[str, Any] | None, *, deltas: bool
+    method: Method, settings: dict[str, Any], target: Target, config: Config, *, deltas: bool
 ) -> tuple[Method, dict[str, Any], str]:
     """The method and settings that one tensor gets in place of the merge's own, and by which rule, if any."""
     if deltas or method.name not in _DIRECTED or target.part != "language":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from mergery.architecture import Architecture, config_depth, read_architecture, text_config
+from mergery.architecture import Architecture, read_architecture
 from mergery.architecture.depth import Origin, restack_config
 from mergery.checkpoints.base import TensorInfo
 from mergery.errors import PlanError, listed, ranges
@@ -31,7 +31,7 @@ def stacked(
         grown = views[merge.growth.model]
         merge = replace(merge, stack=grow(merge.growth, grown, stated_depth(grown), findings), growth=None)
     for view in views.values():
-        if view.config and view.config.get("is_encoder_decoder"):
+        if view.config.get("is_encoder_decoder"):
             findings.fail(
                 f"the layers of {view.name!r} cannot be stacked",
                 where=merge.place,
@@ -61,7 +61,7 @@ def stacked(
     nodes = stack.nodes
     infos = [TensorInfo(tensor, node.shape, node.dtype) for tensor, node in nodes.items()]
     config = donor.config
-    if config is not None:
+    if config:
         try:
             config, warnings = restack_config(config, origins, stated_depth(donor))
         except PlanError as error:
@@ -74,12 +74,12 @@ def stacked(
 def stated_depth(view: View) -> int:
     """How many layers may be stacked: those that the config counts, without any that only predict further tokens."""
     depth = view.architecture.depth
-    return min(depth, config_depth(view.config) or depth)
+    return min(depth, view.config.depth or depth)
 
 
 def _origin(view: View, donor: View, layer: int) -> Origin:
     described = view if view.config else donor
-    return Origin(text_config(described.config), layer, stated_depth(described))
+    return Origin(described.config.language, layer, stated_depth(described))
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ OTHER_FILES = ("generation_config", "preprocessor", "processor", "video_preproce
 def side_files(plan: Plan) -> dict[str, bytes]:
     """Every small file's content by name; config, tokenizer and chat template come from their donors."""
     texts: dict[str, bytes] = {}
-    if plan.config is not None:
-        texts["config.json"] = (json.dumps(plan.config, indent=2, sort_keys=True) + "\n").encode()
+    if plan.config:
+        texts["config.json"] = (json.dumps(plan.config.plain(), indent=2, sort_keys=True) + "\n").encode()
     donor = plan.view.donor
     config_donor = plan.checkpoints.get(plan.recipe.output.config or "", donor)
     for name in config_donor.files:

@@ -9,7 +9,7 @@ from typing import Any
 from mergery.architecture import Architecture, read_architecture
 from mergery.architecture.fused import fused_parts
 from mergery.architecture.spelling import aliases, canonical_names, language_family, ties_head
-from mergery.checkpoints import Checkpoint, TensorInfo, open_checkpoint
+from mergery.checkpoints import Checkpoint, Config, TensorInfo, open_checkpoint
 from mergery.errors import MergeryError, Problems
 from mergery.planning.compatibility import quantisation
 from mergery.planning.plan import make_plan
@@ -28,13 +28,13 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """Facts of one checkpoint."""
     config, tensors = checkpoint.config, checkpoint.tensors
     architecture = read_architecture(tensors.values(), config)
-    family = (config or {}).get("model_type")
+    family = config.family
     language = language_family(config)
     return {
         "location": str(checkpoint.location),
         "family": family,
         "language_model": language if language != family else None,
-        "classes": (config or {}).get("architectures") or [],
+        "classes": config.get("architectures") or [],
         "layers": architecture.depth,
         "stack": architecture.stack,
         "tensors": len(tensors),
@@ -117,7 +117,7 @@ def _roles(tensors: Mapping[str, TensorInfo], architecture: Architecture) -> lis
     return list(groups.values())
 
 
-def _tied(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any] | None) -> dict[str, Any]:
+def _tied(tensors: Mapping[str, TensorInfo], config: Config) -> dict[str, Any]:
     """What the config says of the head, and which tensors stand for others."""
     canonical = canonical_names(tensors, config)
     stored = {each: name for name, each in canonical.items()}
@@ -126,9 +126,7 @@ def _tied(tensors: Mapping[str, TensorInfo], config: Mapping[str, Any] | None) -
     return {"head": ties_head(config), "aliases": found}
 
 
-def _fused(
-    tensors: Mapping[str, TensorInfo], architecture: Architecture, config: Mapping[str, Any] | None
-) -> list[dict[str, Any]]:
+def _fused(tensors: Mapping[str, TensorInfo], architecture: Architecture, config: Config) -> list[dict[str, Any]]:
     """Kinds of fused tensors: how many there are, and what one is made of."""
     groups: dict[str, dict[str, Any]] = {}
     for name, info in tensors.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mergery.architecture import read_architecture, text_config
+from mergery.architecture import read_architecture
 from mergery.architecture.anatomy import ANATOMIES
 from mergery.architecture.depth import Origin, restack_config
 from mergery.checkpoints.base import TensorInfo
@@ -27,12 +27,12 @@ def converted(view: View, source: Source, dtype: str | None, findings: Findings)
 
     `dtype` is the output's by its name in torch, where the recipe gives one: rounding to it may be a loss.
     """
-    family = text_config(view.config).get("model_type")
+    family = view.config.language.family
     anatomy = ANATOMIES.get(str(family))
     before = len(findings.problems)
     widths = [key for key in source.convert if key != "layers"]
     what = f"{view.name!r} cannot be converted"
-    if view.config is None:
+    if not view.config:
         findings.fail(what, where=source.place, why="it has no config.json")
         return None
     if view.config.get("is_encoder_decoder") or view.architecture.stack is None:
@@ -83,9 +83,9 @@ def _relayered(view: View, source: Source, findings: Findings) -> View:
                 zero = new and output_projection(name, names[name].roles) and node.dtype.floating
                 nodes[view.architecture.rename(name, number)] = zeros(name, node.shape, node.dtype) if zero else node
     nodes |= behind_stack
-    assert view.config is not None
-    section = text_config(view.config)
-    config, warnings = restack_config(view.config, [Origin(section, layer, depth) for layer, _ in picks], depth)
+    config, warnings = restack_config(
+        view.config, [Origin(view.config.language, layer, depth) for layer, _ in picks], depth
+    )
     findings.warnings += warnings
     infos = [TensorInfo(name, node.shape, node.dtype) for name, node in nodes.items()]
     dropped = dict(view.dropped)

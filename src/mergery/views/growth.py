@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from mergery.architecture import text_config
 from mergery.architecture.anatomy import RESIDUAL
 from mergery.errors import Where
 from mergery.graph.findings import Findings
@@ -49,7 +48,7 @@ def grow(growth: Growth, view: View, depth: int, findings: Findings) -> tuple[Sl
 
 def check_residual(view: View, place: Where | None, findings: Findings) -> None:
     """Note a problem where silencing the output projections of a copied layer would not make it do nothing."""
-    family = text_config(view.config).get("model_type")
+    family = view.config.language.family
     silent = {parsed.layer for name, parsed in view.architecture.names.items() if output_projection(name, parsed.roles)}
     if family not in RESIDUAL or not silent >= set(range(view.architecture.depth)):
         findings.fail(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from mergery.architecture import read_architecture, text_config
+from mergery.architecture import read_architecture
 from mergery.architecture.anatomy import Anatomy
 from mergery.checkpoints.base import TensorInfo
+from mergery.checkpoints.config import Config
 from mergery.checkpoints.memory import MemoryCheckpoint
 from mergery.dtypes import BY_TORCH, F32
 from mergery.errors import PlanError, listed
@@ -66,7 +66,7 @@ class Reshaping:
     def __init__(self, view: View, source: Source, anatomy: Anatomy, dtype: str | None, findings: Findings) -> None:
         self.old, self.source, self.anatomy = view, source, anatomy
         self.dtype, self.findings, self.before = dtype, findings, len(findings.problems)
-        self.sizes = read_sizes(text_config(view.config), anatomy.inner)
+        self.sizes = read_sizes(view.config.language, anatomy.inner)
         self.spaces: dict[str, tuple[Ranges, ...]] = {}  # the ranges of each new axis; several are averaged
         self.factor = 1.0  # of norms, for a wider residual stream
         self.settings: dict[tuple[float, ...], dict[str, Any]] = {}
@@ -243,15 +243,13 @@ class Reshaping:
         return Merged(find("linear"), name, names, tuple(nodes), None, known, F32, self.number)
 
     def epsilon(self) -> float:
-        value = text_config(self.old.config).get("rms_norm_eps")
+        value = self.old.config.language.get("rms_norm_eps")
         if not isinstance(value, float):
             raise PlanError(f"config.json has rms_norm_eps of {value!r}", why="a wider model needs another")
         return value
 
-    def config(self, sizes: Sizes) -> dict[str, Any]:
-        config = copy.deepcopy(self.old.config)
-        section = text_config(config)
-        assert config is not None and isinstance(section, dict)
+    def config(self, sizes: Sizes) -> Config:
+        section = self.old.config.language.plain()
         wanted = self.source.convert
         if "kv_heads" in wanted:
             section["num_key_value_heads"] = sizes.kv_heads
@@ -261,7 +259,7 @@ class Reshaping:
             section["hidden_size"] = sizes.hidden
             section["rms_norm_eps"] = self.epsilon() * self.sizes.hidden / sizes.hidden
             section["head_dim"] = sizes.head
-        return config
+        return self.old.config.with_language(section)
 
 
 def gathered(name: str, node: Node, rows: Ranges, columns: Ranges) -> Node:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergery.checkpoints.base import Checkpoint, TensorInfo
+from mergery.checkpoints.config import Config
 from mergery.checkpoints.folder import FileCheckpoint
 from mergery.checkpoints.json_files import parse_object
 from mergery.checkpoints.weights import byte_view
@@ -191,7 +192,7 @@ class PackedCheckpoint(Checkpoint):
         return raw if stored.dtype != F32 else raw.view(np.float32)
 
     @property
-    def config(self) -> dict[str, Any] | None:
+    def config(self) -> Config:
         return self._base.config
 
     @property

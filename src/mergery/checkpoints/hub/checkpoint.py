@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergery.checkpoints.base import Checkpoint, TensorInfo
 from mergery.checkpoints.byte_files import ByteFile, LocalFile
+from mergery.checkpoints.config import Config
 from mergery.checkpoints.file_names import is_side_file
 from mergery.checkpoints.formats import open_weight_file
 from mergery.checkpoints.hub.remote import RemoteFile, explain, is_network_failure
 from mergery.checkpoints.json_files import parse_config
-from mergery.checkpoints.weights import WeightFile, hash_files, open_weights
+from mergery.checkpoints.stored import StoredCheckpoint
+from mergery.checkpoints.weights import WeightFile, open_weights
 from mergery.errors import CheckpointError, Where
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ HEADER_WORKERS, DOWNLOAD_WORKERS = 8, 4
 CLOSED_SESSIONS = 5  # times that a download may find its session closed by another
 
 
-class HubCheckpoint(Checkpoint):
+class HubCheckpoint(StoredCheckpoint):
     """A model on the hub, by its id such as `org/name`, pinned to one commit from the moment it is opened.
 
     Opening fetches the file list, `config.json`, the shards' index, and of the weight files only the headers,
@@ -49,36 +50,21 @@ class HubCheckpoint(Checkpoint):
             self.commit, self._sizes = self._list_files()
             self.location = f"{repo}@{self.commit}"
             self._files = tuple(sorted(name for name in self._sizes if is_side_file(name)))
-            self._config: dict[str, Any] | None = None
             if "config.json" in self._sizes:
-                self._config = parse_config(self._fetch("config.json"), f"{self.location}/config.json")
+                self._config = Config(parse_config(self._fetch("config.json"), f"{self.location}/config.json"))
             self._open()
 
     def _open(self) -> None:
         self._weights, self.unread = open_weights(list(self._sizes), self.location, self._fetch, self._open_files)
         self._here = not any(isinstance(file.bytes, RemoteFile) for file in self._weights.files.values())
 
-    @property
-    def tensors(self) -> Mapping[str, TensorInfo]:
-        return self._weights.tensors
-
-    @property
-    def config(self) -> dict[str, Any] | None:
-        return self._config
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        return self._files
-
     def file(self, name: str) -> bytes:
-        if name not in self._files:
-            raise KeyError(name)
         with self._explained():
-            return self._fetch(name)
+            return super().file(name)
 
     def read(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
         self._require_local()
-        self._weights.read(name, start, stop, into)
+        super().read(name, start, stop, into)
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Download the weight files and side files that the cache lacks, at the commit that was opened."""
@@ -95,13 +81,12 @@ class HubCheckpoint(Checkpoint):
     def fingerprint(self) -> dict[str, Any]:
         return {"location": self.repo, "commit": self.commit}
 
-    def hash_contents(self, progress: Callable[[int, int], None] | None = None) -> dict[str, str]:
-        """The SHA-256 of each weight file, by name. Reads every byte; the weights must be prepared."""
-        self._require_local()
-        return hash_files(self._weights, progress)
+    def stamp(self) -> dict[str, list[int]]:
+        return {}  # a commit does not change
 
-    def close(self) -> None:
-        self._weights.close()
+    def hash_contents(self, progress: Callable[[int, int], None] | None = None) -> dict[str, str]:
+        self._require_local()
+        return super().hash_contents(progress)
 
     def _require_local(self) -> None:
         if not self._here:

@@ -103,10 +103,10 @@ def _not_mean(out: Mapping[str, Any], a: Mapping[str, Any], b: Mapping[str, Any]
     import torch
 
     from mergery.architecture import read_architecture
-    from mergery.checkpoints.base import TensorInfo
+    from mergery.checkpoints import Config, TensorInfo
     from mergery.dtypes import F32
 
-    names = read_architecture([TensorInfo(name, tuple(each.shape), F32) for name, each in out.items()], None).names
+    names = read_architecture([TensorInfo(name, tuple(each.shape), F32) for name, each in out.items()], Config()).names
     for name, tensor in out.items():
         if tensor.is_floating_point() and "buffer" not in names[name].roles:
             mean = (a[name].double() + b[name].double()) / 2
@@ -149,9 +149,10 @@ def _as_llama(folder: Path) -> list[str]:
     from safetensors.torch import save_file
 
     from mergery.architecture.spelling import canonical_names
+    from mergery.checkpoints import Config
 
     config = json.loads((folder / "config.json").read_text())
-    names = canonical_names(_tensors(folder), config)
+    names = canonical_names(_tensors(folder), Config(config))
     tensors = {
         (each if each.startswith("lm_head") else f"model.{each}"): _tensors(folder)[name]
         for name, each in names.items()

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from mergery.checkpoints.base import Checkpoint
+from mergery.checkpoints.config import Config
 from mergery.checkpoints.tokenizer.reading import SETTINGS, Tokenizer
 from mergery.errors import MergeryError, PlanError
 from mergery.graph.findings import Findings
@@ -38,7 +39,7 @@ class Alignment:
     def view(self, name: str) -> View:
         """A model's view with its rows in the output's order, and its config's ids with them. Raises PlanError."""
         view = self.aligner.view(name)
-        return replace(view, config=self.config(view.config, name)[0]) if view.config else view
+        return replace(view, config=Config(self.config(view.config, name)[0])) if view.config else view
 
     @cached_property
     def rebuilt(self) -> Rebuilt | None:
@@ -51,7 +52,7 @@ class Alignment:
         self, config: Mapping[str, Any], donor: str, file: str = "config.json"
     ) -> tuple[dict[str, Any], list[str]]:
         """A config or generation config with the output's rows and ids, and warnings. `donor` is whose config it is."""
-        result = set_rows(config, self.aligner.size) if file == "config.json" else dict(config)
+        result = set_rows(Config(config), self.aligner.size) if file == "config.json" else dict(config)
         member = next((each for each in self.members if each.name == donor), None)
         if member is None or donor == self.lead:
             return result, []
@@ -65,7 +66,7 @@ class Alignment:
     def _stated(self, file: str) -> Mapping[str, Any]:
         checkpoint = self.checkpoints[self.lead]
         if file == "config.json":
-            return checkpoint.config or {}
+            return checkpoint.config
         try:
             return json.loads(checkpoint.file(file)) if file in checkpoint.files else {}
         except ValueError:

@@ -6,21 +6,20 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mergery.architecture import text_config
+from mergery.checkpoints.config import LANGUAGE, Config
 
 _ID = re.compile(r"(_token_ids?|_token_index|_token_indices)$")
-_TEXTS = ("text_config", "llm_config", "language_config")
 
 
-def set_rows(config: Mapping[str, Any], rows: int) -> dict[str, Any]:
+def set_rows(config: Config, rows: int) -> dict[str, Any]:
     """A config with another `vocab_size`, wherever it stated that of its language model."""
     result = dict(config)
-    before = text_config(config).get("vocab_size", config.get("vocab_size"))
-    for key in _TEXTS:
+    before = config.language.get("vocab_size", config.get("vocab_size"))
+    for key in LANGUAGE:
         section = config.get(key)
         if isinstance(section, dict) and "vocab_size" in section:
             result[key] = {**section, "vocab_size": rows}
-    if "vocab_size" in config and (config["vocab_size"] == before or text_config(config) is config):
+    if "vocab_size" in config and (config["vocab_size"] == before or config.language is config):
         result["vocab_size"] = rows
     return result
 

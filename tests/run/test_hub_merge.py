@@ -13,7 +13,7 @@ from mergery.testing.hub_server import HubServer
 from tests.conftest import make_llama, mergery_process, tensors_of
 
 SIZE = 3_000_000  # bytes of one model, at least
-MODELS = "models: {base: weavers/base, a: {path: weavers/a, revision: v1}}\n"
+MODELS = "models: {base: makers/base, a: {path: makers/a, revision: v1}}\n"
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubServer]:
     make_llama(root / "base", 0, hidden_size=128, intermediate_size=512)
     make_llama(root / "a", 1, root / "base")
     with HubServer() as server:
-        server.add("weavers/base", root / "base")
-        server.revision_of_a = server.add("weavers/a", root / "a", revision="v1")  # type: ignore[attr-defined]
+        server.add("makers/base", root / "base")
+        server.revision_of_a = server.add("makers/a", root / "a", revision="v1")  # type: ignore[attr-defined]
         yield server
 
 
@@ -68,10 +68,10 @@ def test_nothing_is_downloaded_for_a_plan_that_cannot_run(server, environment, r
 
 
 def test_a_model_that_is_not_on_the_hub(server, environment, recipe, tmp_path):
-    path = recipe("models: {base: weavers/base, a: weavers/nothing}\nmerge: {method: linear}\n")
+    path = recipe("models: {base: makers/base, a: makers/nothing}\nmerge: {method: linear}\n")
     merge = mergery_process("merge", path, tmp_path / "out", env=environment)
     assert merge.returncode == 2
-    assert "weavers/nothing" in merge.stderr
+    assert "makers/nothing" in merge.stderr
     assert "Traceback" not in merge.stderr
 
 

@@ -87,19 +87,10 @@ def evaluate(
 
 def read_tasks(files: tuple[Path, ...], split: Split | None, seed: int) -> list[Task]:
     """The task files, or one part of each. Problems of all files are told at once."""
-    from mergery.errors import MergeryError, raise_all
-    from mergery.evaluation import load_task
+    from mergery.evaluation.reading import load_tasks
     from mergery.evaluation.splits import part_of
 
-    tasks, problems = [], []
-    for file in files:
-        try:
-            task = load_task(file)
-            tasks.append(part_of(task, split, seed=seed) if split else task)
-        except MergeryError as error:
-            problems.append(error)
-    raise_all(problems)
-    return tasks
+    return [part_of(task, split, seed=seed) if split else task for task in load_tasks(files)]
 
 
 def show_evaluation(evaluation: Evaluation) -> None:

@@ -13,7 +13,7 @@ Any item may have an `id` and a `category`. The first line may be `{"task": {...
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,19 @@ def load_task(source: str | Path | Task) -> Task:
             "this task file cannot be read", where=Where(str(path)), why=error.strerror or "", hint=hint
         ) from None
     return _TaskReader(str(path)).read(data, path.stem)
+
+
+def load_tasks(sources: Iterable[str | Path | Task]) -> list[Task]:
+    """Read several task files. Problems of all files are told at once."""
+    tasks: list[Task] = []
+    problems: list[MergeryError] = []
+    for source in sources:
+        try:
+            tasks.append(load_task(source))
+        except MergeryError as error:
+            problems.append(error)
+    raise_all(problems)
+    return tasks
 
 
 class _TaskReader:

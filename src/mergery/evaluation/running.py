@@ -16,7 +16,7 @@ from mergery.evaluation.harness import HarnessTask, find_tasks
 from mergery.evaluation.labels import label_numbers
 from mergery.evaluation.models import Head, Loaded, Subject
 from mergery.evaluation.options import Options
-from mergery.evaluation.reading import load_task
+from mergery.evaluation.reading import load_tasks
 from mergery.evaluation.results import FORMAT, Evaluation, Outcome, Store, TaskResult, file_name, folder_name
 from mergery.evaluation.task import PROMPTED, Task, digest
 from mergery.run.events import Answered, Asked, Evaluated, Loading, Notify, Scored, ignore
@@ -34,7 +34,7 @@ def read_tasks(
     given = [tasks] if isinstance(tasks, (str, Path, Task)) else list(tasks)
     if not given and not harness:
         raise TaskError("there is no task", hint="mergery evaluate MODEL --tasks FILE.jsonl")
-    own = [load_task(task) for task in given]
+    own = load_tasks(given)
     if options.chat and not harness and not any(task.kind in PROMPTED for task in own):
         why = "no task has prompts: texts and labels are scored as they are"
         raise TaskError("--chat changes nothing here", why=why)
@@ -42,9 +42,8 @@ def read_tasks(
     names = [task.name for task in [*own, *outside]]
     for index, name in enumerate(names):
         if name in names[:index]:
-            raise TaskError(
-                f"two tasks are named {name!r}", hint='name one in its first line: {"task": {"name": "..."}}'
-            )
+            hint = 'name one in its first line: {"task": {"name": "..."}}'
+            raise TaskError(f"two tasks are named {name!r}", hint=hint)
     return [*own, *outside]
 
 

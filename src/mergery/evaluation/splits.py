@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mergery.errors import TaskError
-from mergery.evaluation.reading import load_task
+from mergery.evaluation.reading import load_tasks
 from mergery.evaluation.task import Item, Role, Task
 
 ROLES: tuple[Role, ...] = ("search", "validation", "report")
@@ -68,7 +68,7 @@ def split(
         raise TaskError("the shares of a split must add up to 1", why=f"these are {told}")
     listed = [tasks] if isinstance(tasks, (str, Path, Task)) else list(tasks)
     parts: dict[Role, list[Task]] = {role: [] for role in ROLES}
-    for task in map(load_task, listed):
+    for task in load_tasks(listed):
         if task.role:
             raise TaskError(f"the task {task.name!r} is a {task.role} part already", why="a part is not split again")
         for role, items in divide(task, shares, seed).items():

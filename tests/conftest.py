@@ -6,13 +6,32 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _plans_are_sound() -> Iterator[None]:
+    """Look at the nodes of every plan that a test makes in this process."""
+    import mergery.planning.plan as planning
+    from mergery.testing.graph import plan_faults
+
+    made = planning.plan_recipe
+
+    def checked(*arguments: Any) -> planning.Plan:
+        plan = made(*arguments)
+        assert not plan_faults(plan)
+        return plan
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "plan_recipe", checked)
+        yield
 
 
 @dataclass(frozen=True)

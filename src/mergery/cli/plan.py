@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from mergery.cli.common import CHUNK, DeviceName, Json, Only, Threads, console, print_json, run_options, table
 
@@ -22,6 +24,7 @@ def plan(
     threads: Threads = 0,
     device: DeviceName = "cpu",
     only: Only = (),
+    graph: Annotated[str, Parameter(name="graph")] = "",
     json: Json = False,
 ) -> None:
     """Show what merging RECIPE would do, from headers alone, without writing anything.
@@ -34,6 +37,8 @@ def plan(
         A YAML file: a Mergery recipe or a mergekit file.
     out
         The output folder, to check that it can be written.
+    graph
+        Show how this tensor of the output comes to be, node by node, and nothing else; a pattern shows several.
     """
     from mergery import api
     from mergery.run.merging import check_output
@@ -42,7 +47,10 @@ def plan(
     planned = api.plan(recipe, only=only)
     if out is not None:
         check_output(planned, out)
-    show(planned, options, json=json)
+    if graph:
+        show_graph(planned, graph, json=json)
+    else:
+        show(planned, options, json=json)
 
 
 def show(plan: Plan, options: Options, *, json: bool) -> None:
@@ -55,6 +63,18 @@ def show(plan: Plan, options: Options, *, json: bool) -> None:
         print_json(facts)
     else:
         show_facts(facts)
+
+
+def show_graph(plan: Plan, names: str, *, json: bool) -> None:
+    """Print how tensors of the output come to be, and close the plan."""
+    from mergery.report.trees import lines, trees
+
+    found = trees(plan, names)
+    plan.close()
+    if json:
+        print_json(found)
+    else:
+        print("\n".join(line for tree in found for line in lines(tree)))
 
 
 def show_facts(facts: dict[str, Any]) -> None:

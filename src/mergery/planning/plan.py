@@ -89,7 +89,7 @@ def make_plan(source: Recipe | str | Path | Mapping[str, Any], *, only: Sequence
         recipe = load_recipe(source)
         checkpoints = open_all(recipe)
         try:
-            return _plan(recipe, checkpoints, tuple(only))
+            return plan_recipe(recipe, checkpoints, tuple(only))
         except BaseException:
             for checkpoint in checkpoints.values():
                 checkpoint.close()
@@ -111,7 +111,8 @@ def no_collections() -> Iterator[None]:
             gc.enable()
 
 
-def _plan(recipe: Recipe, checkpoints: dict[str, Checkpoint], only: tuple[str, ...]) -> Plan:
+def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tuple[str, ...]) -> Plan:
+    """The plan of a recipe over its checkpoints. Raises MergeryError, or Problems with everything that is wrong."""
     findings, tokenizers = Findings(), Tokenizers()
     stored = stored_views(recipe, checkpoints, findings)
     alignment = align_vocabulary(recipe, checkpoints, stored, tokenizers, findings)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mergery.errors import ranges
-from mergery.graph.nodes import Computed, Gathered, Node, Stored
+from mergery.graph.nodes import Computed, Gathered, Merged, Node, Stored
 from mergery.graph.walking import is_computed, leaves
 from mergery.planning.plan import Plan, no_collections
 from mergery.report.tokens import chat_sample
@@ -102,10 +102,15 @@ def describe(node: Node) -> str:
     base = ""
     if node.base is not None:
         base = " on " + (f"[{describe(node.base)}]" if is_computed(node.base) else leaves(node.base)[0].model)
+    return with_settings(node, f"{node.method.name} of {names}{base}")
+
+
+def with_settings(node: Merged, what: str) -> str:
+    """`what (density 0.2, weight [0.3, 0.7])`; a task by the name of its model."""
     tasks = [name for name, setting in node.method.settings.items() if setting.kind == "task"]
     named = {name: node.models[node.settings[name]] for name in tasks if node.settings[name] is not None}
     settings = ", ".join(f"{name} {_number(value)}" for name, value in {**node.settings, **named}.items())
-    return f"{node.method.name} of {names}{base}" + (f" ({settings})" if settings else "")
+    return f"{what} ({settings})" if settings else what
 
 
 def _number(value: Any) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
 from mergery.checkpoints.base import Checkpoint
 from mergery.dtypes import F64
 from mergery.graph.nodes import Merged, Stored
@@ -47,10 +45,7 @@ def copied_and_cut(kinds: Sequence[Sequence[Step]]) -> Iterator[str]:
         yield f"float64 inputs are merged in float32 (such as {wide[0].info.name!r} of {wide[0].model!r})"
     nodes = {node.merge: node for node in firsts if isinstance(node, Merged)}
     for node in nodes.values():
-        weights = node.settings.get("weight")
-        signs = set(np.sign(weights)) if isinstance(weights, np.ndarray) else set()
-        if node.settings.get("normalize") and {-1.0, 1.0} <= signs:
-            yield "normalize divides by the sum of the weights, and some are negative"
+        yield from node.method.remarks(node.settings)
 
 
 def left_aside(checkpoints: Mapping[str, Checkpoint]) -> Iterator[str]:

@@ -22,8 +22,8 @@ from mergery.planning.stack import stacked
 from mergery.planning.treatment import numbers, treatments_of
 from mergery.recipe import Merge, Recipe, Source
 from mergery.views.convert import converted
-from mergery.views.vocabulary.aligning import Alignment, merged_sources, vocabulary_sources
 from mergery.views.vocabulary.comparing import Tokenizers
+from mergery.views.vocabulary.unifying import OutputVocabulary, merged_sources, vocabulary_sources
 
 
 def stored_views(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings: Findings) -> dict[str, View]:
@@ -73,19 +73,19 @@ def _architecture(checkpoint: Checkpoint, known: list[tuple[Checkpoint, Architec
     return architecture
 
 
-def aligned_views(
-    recipe: Recipe, views: Mapping[str, View], alignment: Alignment | None, findings: Findings
+def unified_views(
+    recipe: Recipe, views: Mapping[str, View], vocabulary: OutputVocabulary | None, findings: Findings
 ) -> Mapping[str, View]:
     """The merged models with their rows in the order of the output's vocabulary; those with problems are missing."""
-    if alignment is None:
+    if vocabulary is None:
         return views
-    aligned: dict[str, View] = {}
+    unified: dict[str, View] = {}
     for name in _merged(recipe):
         try:
-            aligned[name] = alignment.view(name)
+            unified[name] = vocabulary.view(name)
         except PlanError as error:
             findings.problems.append(error.at(recipe.merge.place))
-    return aligned
+    return unified
 
 
 def merged_view(recipe: Recipe, views: Mapping[str, View], tokenizers: Tokenizers, findings: Findings) -> View | None:

@@ -11,7 +11,7 @@ from mergery.checkpoints.tokenizer.chat_templates import choose_template, confli
 from mergery.errors import MergeryError
 from mergery.graph.findings import Findings
 from mergery.recipe import Recipe
-from mergery.views.vocabulary.aligning import Alignment, find_lead, merged_sources, stored_source
+from mergery.views.vocabulary.unifying import OutputVocabulary, find_lead, merged_sources, stored_source
 
 GENERATION = "generation_config.json"
 
@@ -39,17 +39,17 @@ def choose_chat_template(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], 
 
 
 def write_generation(
-    recipe: Recipe, donor: Checkpoint, alignment: Alignment | None, findings: Findings
+    recipe: Recipe, donor: Checkpoint, vocabulary: OutputVocabulary | None, findings: Findings
 ) -> bytes | None:
     """The donor's generation config with the output's ids of special tokens, where they change. Lost ids are noted."""
-    if alignment is None:
+    if vocabulary is None:
         return None
     name = stored_source(recipe, recipe.donor)
     if donor.config:
-        findings.warnings += alignment.config(donor.config, name)[1]
+        findings.warnings += vocabulary.config(donor.config, name)[1]
     if GENERATION not in donor.files:
         return None
     before = parse_object(donor.file(GENERATION), f"{donor.label}/{GENERATION}")
-    after, warnings = alignment.config(before, name, GENERATION)
+    after, warnings = vocabulary.config(before, name, GENERATION)
     findings.warnings += warnings
     return (json.dumps(after, indent=2) + "\n").encode() if after != before else None

@@ -6,10 +6,9 @@ import pytest
 
 from tests.docs.pages import blocks, read, run
 
-FOLLOWED = ("choosing", "coming-from", "faq", "first-merge", "install", "python", "recipe")
+PAGES = ("docs/choosing.md", "docs/install.md", "docs/python.md", "docs/recipe.md")
 
 
-@pytest.mark.parametrize("page", FOLLOWED)
+@pytest.mark.parametrize("page", PAGES)
 def test_the_page_can_be_followed(page, home, mergery):
-    text = read(f"docs/{page}.md").replace("range(200)", "range(4)")  # questions: what matters is that they are asked
-    run(blocks(text), home, mergery)
+    run(blocks(read(page)), home, mergery)

@@ -55,3 +55,14 @@ def write_safetensors(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(params=[True, False], ids=["zip", "old"])
+def save(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """Saves an object as torch does, in either form, and returns the path."""
+
+    def write(value: Any, name: str = "x.pt") -> Path:
+        torch.save(value, tmp_path / name, _use_new_zipfile_serialization=request.param)
+        return tmp_path / name
+
+    return write

@@ -1,11 +1,15 @@
-"""What a reader gives, as bytes that can be compared."""
+"""What opening and reading give: an error, or bytes that can be compared."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 
-from mergery.checkpoints import Checkpoint
+from mergery.checkpoints import Checkpoint, open_checkpoint
+from mergery.errors import CheckpointError
 
 
 def read_bytes(checkpoint: Checkpoint, name: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -20,3 +24,12 @@ def read_bytes(checkpoint: Checkpoint, name: str, start: int = 0, stop: int | No
 def tensor_bytes(tensor: torch.Tensor) -> bytes:
     """What a reader should give for a tensor: its elements in row-major order."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def message(path: Path) -> str:
+    """The error with which a file is refused, which names the file first."""
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path}: ")
+    return text.removeprefix(f"{path}: ")

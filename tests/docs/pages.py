@@ -76,6 +76,8 @@ def furnish(folder: Path, llamas: Path) -> Path:
     for step, source in ((500, "base"), (1000, "a"), (1500, "b")):
         (folder / "run").mkdir(exist_ok=True)
         (folder / f"run/checkpoint-{step}").symlink_to(llamas / source)
+    for name, source in (("base", "llama"), ("sort", "llama-math"), ("swap", "llama-code")):
+        shutil.copytree(folder / source, folder / "demo/models" / name)
     more_words(folder / "llama-math", folder / "llama-chat")
     (folder / "quiz.jsonl").write_text("".join(json.dumps(item) + "\n" for item in QUIZ))
     (folder / "facts.jsonl").write_text("".join(json.dumps({"text": f"w{n} w{n + 1} w3"}) + "\n" for n in range(4)))

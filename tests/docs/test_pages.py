@@ -6,9 +6,10 @@ import pytest
 
 from tests.docs.pages import blocks, read, run
 
-PAGES = ("docs/choosing.md", "docs/install.md", "docs/python.md", "docs/recipe.md")
+FOLLOWED = ("choosing", "coming-from", "faq", "first-merge", "install", "python", "recipe")
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", FOLLOWED)
 def test_the_page_can_be_followed(page, home, mergery):
-    run(blocks(read(page)), home, mergery)
+    text = read(f"docs/{page}.md").replace("range(200)", "range(4)")  # questions: what matters is that they are asked
+    run(blocks(text), home, mergery)

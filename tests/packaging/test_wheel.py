@@ -60,7 +60,7 @@ def run(*command: object, **kwargs: object) -> str:
 def test_it_has_every_file_of_the_package_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
         found = {name for name in archive.namelist() if ".dist-info/" not in name}
-    files = (path for path in SOURCES.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    files = (path for path in SOURCES.rglob("*.*") if path.suffix != ".md" and "__pycache__" not in path.parts)
     assert found == {path.relative_to(SOURCES.parent).as_posix() for path in files}
     assert {"mergery/py.typed", "mergery/checkpoints/tokenizer/templates/chatml.jinja"} <= found
 

@@ -53,9 +53,7 @@ class Merging(Evaluator[Merged]):
     @property
     def reduces(self) -> bool:
         """See `Evaluator.reduces`."""
-        own = self.method.takes == "gram" or bool(self.method.streamed(self.settings))
-        rescales = self.settings.get("rescale") == "l1"
-        return own or rescales or super().reduces
+        return self.method.reads_twice(self.settings) or super().reduces
 
     def outputs(self) -> Iterator[tuple[int, int]]:
         """The windows in which the result is made: small ones, to stay in the cache, where nothing is read twice."""

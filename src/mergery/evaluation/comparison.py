@@ -33,7 +33,7 @@ def compare(
             raise TaskError(f"the parent {parent!r} is none of the models", hint=did_you_mean(parent, names))
     if parents and not set(names) - set(parents):
         raise TaskError("all models are parents", hint="give the merged model as well")
-    tables = [_Table(results, tuple(parents), seed, resamples) for results in _aligned(read)]
+    tables = [_Table(results, tuple(parents), seed, resamples) for results in _paired(read)]
     return Comparison(
         names,
         tuple(parents),
@@ -60,7 +60,7 @@ def _own_names(read: Sequence[Evaluation]) -> list[Evaluation]:
     return own
 
 
-def _aligned(read: Sequence[Evaluation]) -> list[dict[str, TaskResult]]:
+def _paired(read: Sequence[Evaluation]) -> list[dict[str, TaskResult]]:
     """For each task its results by model. Every model must have answered the same items."""
     tables = []
     for first in read[0].tasks:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from mergery.errors import RecipeError, did_you_mean
 from mergery.method.asks import Ask, Largest
@@ -14,7 +14,10 @@ from mergery.method.compiled import find_compiled
 from mergery.method.packing import Packing
 from mergery.method.roles import Preset, Rest
 from mergery.method.routing import Routing
-from mergery.method.setting import Setting
+from mergery.method.setting import WEIGHT, Setting
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Takes = Literal["count", "gram", "models", "deltas"]
 Gives = Literal["coefficients", "consensus", "tensor"]
@@ -45,6 +48,9 @@ class Declaration:
     rest: Rest = "linear"
     presets: Mapping[str, Preset] = field(default_factory=dict)
     routing: Routing | None = None
+    factor: Callable[[Settings], float] | None = None
+    average: Callable[[Settings], np.ndarray] | None = None
+    preserves_l1: Callable[[Settings], bool] | None = None
 
     @cached_property
     def base(self) -> Literal["required", "optional", "unused"]:
@@ -65,9 +71,19 @@ class Declaration:
         """The statistics that are needed, by parameter."""
         return [(name, ask) for name, ask in self.asks if ask.streamed and ask.needed(settings)]
 
+    def reads_twice(self, settings: Settings) -> bool:
+        """Whether the inputs are read before they are merged: for statistics, a Gram matrix, or L1 norms of what is kept."""
+        preserves = self.preserves_l1 is not None and self.preserves_l1(settings)
+        return self.takes == "gram" or preserves or bool(self.streamed(settings))
+
+    @property
+    def orders(self) -> list[tuple[str, Largest]]:
+        """The order statistics that it may ask for, by parameter."""
+        return [(name, ask) for name, ask in self.asks if isinstance(ask, Largest)]
+
     def ranks(self, settings: Settings) -> bool:
         """Whether order statistics are needed."""
-        return any(isinstance(ask, Largest) for _, ask in self.streamed(settings))
+        return any(ask.needed(settings) for _, ask in self.orders)
 
     def gram_spans_model(self, settings: Settings) -> bool:
         """Whether the Gram matrix is that of whole models."""
@@ -92,6 +108,12 @@ class Declaration:
         functions = [getattr(ask, "of", None) for _, ask in self.streamed(settings)]
         functions += [self.function] if self.gives == "tensor" else []
         return any(find_compiled(function) is None for function in functions if function is not None)
+
+    def remarks(self, settings: Settings) -> Iterator[str]:
+        """What a reader should know of the settings."""
+        weight: Any = settings.get(WEIGHT)
+        if settings.get("normalize") and hasattr(weight, "min") and weight.min() < 0.0 < weight.max():
+            yield "normalize divides by the sum of the weights, and some are negative"
 
     # --- called from Python -------------------------------------------------------------------------------------------
 

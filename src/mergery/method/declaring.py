@@ -18,6 +18,7 @@ from mergery.method.routing import Routing
 from mergery.method.setting import PerModel, Setting
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 else:
     from mergery.method.asks import Tensor
@@ -39,7 +40,7 @@ class Method(Declaration):
         usual = {setting.name: setting.default for setting in self.settings.values()}
         if self.spans_model(usual):
             return "statistics of the whole model, then each tensor once"
-        if self.takes == "gram" or self.streamed(usual):
+        if self.reads_twice(usual):
             return "statistics of each tensor, then the tensor once more"
         if self.routing is not None:
             return f"each matrix once, as a whole: {self.routing(2, 1024, 1024, usual).words}"
@@ -93,6 +94,9 @@ def method(
     rest: Rest = "linear",
     presets: Mapping[str, Preset] | None = None,
     routing: Routing | None = None,
+    factor: Callable[[Settings], float] | None = None,
+    average: Callable[[Settings], np.ndarray] | None = None,
+    preserves_l1: Callable[[Settings], bool] | None = None,
 ) -> Callable[[Callable[..., Any]], Method]:
     """Make a function a merging method. Its name is the function's name.
 
@@ -112,6 +116,10 @@ def method(
                and its settings.
     presets:   settings, roles and rest by the name under which a recipe asks for them, such as `paper`.
     routing:   for a `matrix` method: its route, time and workspace for one matrix.
+    factor:    for a method that takes one model's numbers times a factor: that factor. At 1 a tensor is copied.
+    average:   for a method that goes by the directions of models: the weights (k,) of the average that stands for it where
+               the numbers of a tensor have no direction. Task vectors always have one.
+    preserves_l1: for a method that returns a `Consensus`: whether that preserves L1 norms, as the settings say.
     """
 
     def declare(function: Callable[..., Any]) -> Method:
@@ -135,6 +143,9 @@ def method(
             rest=rest,
             presets=presets or {},
             routing=routing,
+            factor=factor,
+            average=average,
+            preserves_l1=preserves_l1,
         )
 
     return declare

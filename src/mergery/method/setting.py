@@ -31,6 +31,10 @@ else:
         """A setting with one value for each merged model; the method receives a float64 array (k,)."""
 
 
+WEIGHT = "weight"
+"""The setting of many methods that says how much each model weighs: parts and rest of a merge take over the merge's own."""
+
+
 def each(value: Any) -> Any:
     """The default of a `PerModel` setting: the same value for each model."""
     return value

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mergery.errors import RecipeError
-from mergery.methods._agreement import combine
+from mergery.methods._thinning import combine
 
 if TYPE_CHECKING:
     import numpy as np

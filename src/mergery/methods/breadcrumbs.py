@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mergery.method import Deltas, Fraction, Largest, PerModel, Sum, Tensor, each, method
 from mergery.method.compiled import compiled
-from mergery.methods._agreement import combine, magnitudes, restore
+from mergery.methods._thinning import by_l1, combine, magnitudes, restore
 from mergery.methods._weights import check_sum
 
 if TYPE_CHECKING:
@@ -38,10 +38,6 @@ def by_tensor(settings: Mapping[str, Any]) -> bool:
     return settings["scope"] == "tensor"
 
 
-def by_l1(settings: Mapping[str, Any]) -> bool:
-    return settings["rescale"] == "l1"
-
-
 def middle(
     deltas: Deltas,
     most: Sequence[float] | None,
@@ -63,7 +59,7 @@ def middle(
     return result
 
 
-def crumbs(
+def trimmed(
     deltas: Deltas,
     most: Sequence[float] | None,
     least: Sequence[float] | None,
@@ -134,5 +130,5 @@ def breadcrumbs(
     Use it to add many task vectors: it needs less tuning of `scale` than plain task arithmetic as models are
     added.
     """
-    thinned = crumbs(deltas, most, least, before, after, density, gamma)
+    thinned = trimmed(deltas, most, least, before, after, density, gamma)
     return combine(thinned, weight, elect=False, normalize=normalize) * scale

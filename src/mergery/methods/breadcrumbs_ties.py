@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from mergery.method import Deltas, Fraction, Largest, PerModel, Sum, Tensor, each, method
 from mergery.method.compiled import compiled
-from mergery.methods._agreement import combine
-from mergery.methods.breadcrumbs import by_l1, by_tensor, crumbs, first_rank, kept_sizes, last_rank, sizes
+from mergery.methods._thinning import by_l1, combine
+from mergery.methods.breadcrumbs import by_tensor, first_rank, kept_sizes, last_rank, sizes, trimmed
 
 
 @method(paper="2312.06795", unit="row")
@@ -52,5 +52,5 @@ def breadcrumbs_ties(
 
     Use it where breadcrumbs is used and the task vectors contradict each other.
     """
-    thinned = crumbs(deltas, most, least, before, after, density, gamma)
+    thinned = trimmed(deltas, most, least, before, after, density, gamma)
     return combine(thinned, weight, elect=True, normalize=normalize) * scale

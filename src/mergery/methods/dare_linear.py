@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from mergery.method import Consensus, Count, Fraction, PerModel, each, method
+from mergery.methods._thinning import by_l1
 from mergery.methods._weights import check_sum
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-@method(paper="2311.03099", check=check_sum)
+@method(paper="2311.03099", check=check_sum, preserves_l1=by_l1)
 def dare_linear(
     count: Count,
     *,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Literal
 
 from mergery.method import Consensus, Count, Fraction, PerModel, each, method
+from mergery.methods._thinning import by_l1
 from mergery.methods.dare_linear import gain
 
 
-@method(paper="2311.03099")
+@method(paper="2311.03099", preserves_l1=by_l1)
 def dare_ties(
     count: Count,
     *,

@@ -9,9 +9,9 @@ from mergery.errors import RecipeError
 from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
-from mergery.methods._agreement import combine
 from mergery.methods._routes import by_svd
 from mergery.methods._scale import outer
+from mergery.methods._thinning import combine
 from mergery.methods.tsv_merge import share
 
 

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from mergery.method import Deltas, Fraction, PerModel, Random, Sum, Tensor, each, method
 from mergery.method.compiled import compiled
-from mergery.methods._agreement import combine
-from mergery.methods.della_linear import by_l1, check_window, kept_sizes, magprune, sizes
+from mergery.methods._thinning import by_l1, combine
+from mergery.methods.della_linear import check_window, kept_sizes, magprune, sizes
 
 
 @method(paper="2406.11617", unit="row", check=check_window)

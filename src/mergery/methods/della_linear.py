@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from mergery.errors import RecipeError
 from mergery.method import Deltas, Fraction, PerModel, Random, Sum, Tensor, each, method
 from mergery.method.compiled import compiled
-from mergery.methods._agreement import combine, magnitudes, restore
+from mergery.methods._thinning import by_l1, combine, magnitudes, restore
 from mergery.methods._weights import check_sum
 
 if TYPE_CHECKING:
@@ -79,10 +79,6 @@ def magprune(
     """Task vectors thinned by magnitude and chance, and rescaled."""
     thinned = kept(deltas, random, density, window, rescale)
     return thinned if before is None or after is None else restore(thinned, before, after)
-
-
-def by_l1(settings: Mapping[str, Any]) -> bool:
-    return settings["rescale"] == "l1"
 
 
 @compiled("mergery.methods.compiled.masks:della_before")

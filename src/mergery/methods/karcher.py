@@ -16,7 +16,7 @@ def check_iteration(settings: Mapping[str, Any]) -> None:
         raise RecipeError("max_iter and tol must not be negative")
 
 
-@method(paper="karcher1977", check=check_iteration)
+@method(paper="karcher1977", check=check_iteration, average=lambda settings: settings["weight"])
 def karcher(
     gram: Gram,
     *,

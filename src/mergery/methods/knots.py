@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Random, Tensor, each, method
 from mergery.method.roles import LINEAR
 from mergery.method.routing import Route
-from mergery.methods._agreement import combine
 from mergery.methods._routes import EIGEN, WIDE, decomposing
+from mergery.methods._thinning import combine
 from mergery.methods._weights import check_sum
 
 

@@ -8,7 +8,7 @@ from mergery.method import Coefficients, Gram, PerModel, each, method
 from mergery.methods._weights import check_positive
 
 
-@method(paper="mergekit", span="either", check=check_positive)
+@method(paper="mergekit", span="either", check=check_positive, average=lambda settings: settings["weight"])
 def multislerp(
     gram: Gram,
     *,

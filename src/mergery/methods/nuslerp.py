@@ -8,7 +8,7 @@ from mergery.method import Coefficients, Gram, PerModel, each, method
 from mergery.methods.slerp import fraction
 
 
-@method(paper="mergekit", span="either", models=(2, 2))
+@method(paper="mergekit", span="either", models=(2, 2), average=lambda settings: settings["weight"])
 def nuslerp(
     gram: Gram,
     *,

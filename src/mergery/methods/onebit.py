@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from mergery.method import Deltas, PackedPart, Packing, PerModel, Shape, Sum, Task, Tensor, each, method, serve
-from mergery.methods._agreement import combine, magnitudes
+from mergery.methods._thinning import combine, magnitudes
 
 
 def sizes(deltas: Deltas) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mergery.method import Coefficients, Count, method
 
 
-@method(models=(1, 1))
+@method(models=(1, 1), factor=lambda settings: settings["scale"])
 def passthrough(count: Count, *, scale: float = 1.0) -> Coefficients:
     """Take one model's parameters as they are, or times a factor.
 

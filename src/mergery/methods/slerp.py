@@ -22,7 +22,15 @@ def check_t(settings: Mapping[str, Any]) -> None:
         )
 
 
-@method(paper="shoemake1985", models=(2, None), symmetric=False, check=check_t)
+def average(settings: Mapping[str, Any]) -> np.ndarray:
+    """The weights of the average that has the same shares."""
+    import numpy as np
+
+    t = settings["t"]
+    return settings["weight"] if t is None else np.array([1.0 - t, t])
+
+
+@method(paper="shoemake1985", models=(2, None), symmetric=False, check=check_t, average=average)
 def slerp(
     gram: Gram,
     *,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mergery.errors import RecipeError
 from mergery.method import Consensus, Count, Fraction, Largest, PerModel, Sum, Tensor, each, method
+from mergery.methods._thinning import by_l1
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +38,7 @@ def signs(deltas: list[Tensor], cut: list[float], weight: np.ndarray) -> Tensor:
     return vote.sign()
 
 
-@method(paper="2306.01708", check=check_vote)
+@method(paper="2306.01708", check=check_vote, preserves_l1=by_l1)
 def ties(
     count: Count,
     cut: Annotated[list[float], Largest(kept)],

@@ -11,7 +11,7 @@ from mergery.checkpoints import Checkpoint
 from mergery.planning.layout import Layout
 from mergery.recipe import Recipe, Source
 from mergery.version import __version__
-from mergery.views.vocabulary.aligning import Alignment
+from mergery.views.vocabulary.unifying import OutputVocabulary
 
 ARITHMETIC = 4  # raised when the same recipe would give other bytes: older journals are then refused
 
@@ -21,7 +21,7 @@ def digest_of(
     checkpoints: Mapping[str, Checkpoint],
     layout: Layout,
     only: tuple[str, ...],
-    alignment: Alignment | None,
+    vocabulary: OutputVocabulary | None,
 ) -> str:
     """A hash of all that determines the output's bytes: the resolved recipe, the inputs and the layout."""
     plain = recipe.plain()
@@ -40,8 +40,8 @@ def digest_of(
         "inputs": {name: content_mark(checkpoint.fingerprint()) for name, checkpoint in checkpoints.items()},
         "files": [[shard.name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],
     }
-    if alignment is not None:
-        state["vocabulary"] = alignment.digest()
+    if vocabulary is not None:
+        state["vocabulary"] = vocabulary.digest()
     text = json.dumps(state, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,7 +1,7 @@
 """The models of a recipe as views, in three steps: as they are stored; with their rows in the output's order; merged.
 
 All that can be wrong between models is found on this way, from headers and configs: missing and extra tensors, shapes, layer
-counts, families, adapters, quantised files. Problems are noted, so that the user sees all of them at once.
+counts, families, quantised files. Problems are noted, so that the user sees all of them at once.
 """
 
 from __future__ import annotations
@@ -16,15 +16,14 @@ from mergery.errors import PlanError
 from mergery.graph.findings import Findings
 from mergery.graph.nodes import Node, Stored
 from mergery.graph.view import View
-from mergery.planning.compatibility import check_families
-from mergery.planning.inputs import check_quantised, refuse_adapters
+from mergery.planning.compatibility import check_families, check_quantised
 from mergery.planning.side_by_side import side_by_side
 from mergery.planning.stack import stacked
 from mergery.planning.treatment import numbers, treatments_of
 from mergery.recipe import Merge, Recipe, Source
 from mergery.views.convert import converted
-from mergery.views.vocabulary.aligning import Alignment, merged_sources, vocabulary_sources
 from mergery.views.vocabulary.comparing import Tokenizers
+from mergery.views.vocabulary.unifying import OutputVocabulary, merged_sources, vocabulary_sources
 
 
 def stored_views(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings: Findings) -> dict[str, View]:
@@ -35,16 +34,10 @@ def stored_views(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings
     known: list[tuple[Checkpoint, Architecture]] = []
     views: dict[str, View] = {}
     wanted = recipe.wanted_vocabulary
-    sources: dict[str, tuple[Source, Checkpoint]] = {}
     for name in dict.fromkeys((*_merged(recipe), *(vocabulary_sources(recipe, wanted) if wanted else ()))):
-        source = recipe.models[name]
+        source, checkpoint, before = recipe.models[name], checkpoints[name], len(findings.problems)
         assert isinstance(source, Source)
-        sources[name] = source, checkpoints[name]
-    adapters = refuse_adapters({name: (stored, source.place) for name, (source, stored) in sources.items()}, findings)
-    for name, (source, checkpoint) in sources.items():
-        if name in adapters or not check_quantised(name, checkpoint, source.place, findings):
-            continue
-        before = len(findings.problems)
+        check_quantised(name, checkpoint, source.place, findings)
         view: View | None = _stored(name, checkpoint, _architecture(checkpoint, known), recipe.drop)
         if not view.nodes:
             findings.fail(f"the model {name!r} has no tensors", where=source.place)
@@ -80,19 +73,19 @@ def _architecture(checkpoint: Checkpoint, known: list[tuple[Checkpoint, Architec
     return architecture
 
 
-def aligned_views(
-    recipe: Recipe, views: Mapping[str, View], alignment: Alignment | None, findings: Findings
+def unified_views(
+    recipe: Recipe, views: Mapping[str, View], vocabulary: OutputVocabulary | None, findings: Findings
 ) -> Mapping[str, View]:
     """The merged models with their rows in the order of the output's vocabulary; those with problems are missing."""
-    if alignment is None:
+    if vocabulary is None:
         return views
-    aligned: dict[str, View] = {}
+    unified: dict[str, View] = {}
     for name in _merged(recipe):
         try:
-            aligned[name] = alignment.view(name)
+            unified[name] = vocabulary.view(name)
         except PlanError as error:
             findings.problems.append(error.at(recipe.merge.place))
-    return aligned
+    return unified
 
 
 def merged_view(recipe: Recipe, views: Mapping[str, View], tokenizers: Tokenizers, findings: Findings) -> View | None:

@@ -118,7 +118,7 @@ class NodeBuilder:
             return self.taken(treatment, name, inputs, copied)
         merge, method = treatment.merge, treatment.method
         settings = self.settings(treatment, target)
-        if method.name == "passthrough" and settings["scale"] == 1.0:
+        if method.factor is not None and method.factor(settings) == 1.0:
             return inputs[self.merged[0]]
         dtype = BY_TORCH[merge.dtype] if merge.dtype else F32
         based = self.base is not None and method.base != "unused"

@@ -18,18 +18,17 @@ from mergery.graph.findings import Findings
 from mergery.graph.view import Change, View
 from mergery.graph.walking import leaf_columns
 from mergery.planning.digest import digest_of
-from mergery.planning.inputs import without_scheme
 from mergery.planning.layout import Layout
-from mergery.planning.models import aligned_views, merged_view, stored_views
+from mergery.planning.models import merged_view, stored_views, unified_views
 from mergery.planning.opening import open_all
 from mergery.planning.remarks import copied_and_cut, left_aside, merged_as_stored, treated_apart
 from mergery.planning.restricting import restrict
-from mergery.planning.side_files import check_tokenizer, choose_chat_template, write_generation
+from mergery.planning.side_files import choose_chat_template, write_generation
 from mergery.planning.steps import Step, kinds_of, main_dtype, steps_of
 from mergery.recipe import Recipe
 from mergery.recipe.reading import load_recipe
-from mergery.views.vocabulary.aligning import Alignment, align_vocabulary, find_lead, stored_source
 from mergery.views.vocabulary.comparing import Tokenizers
+from mergery.views.vocabulary.unifying import OutputVocabulary, find_lead, stored_source, unify_vocabularies
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Plan:
     digest: str
     only: tuple[str, ...]  # the parts to which the output is restricted; empty for all of it
     stamps: Mapping[str, Any]  # of the inputs' files, when they were opened
-    vocabulary: Alignment | None  # None where rows and tokenizer are the donor's own
+    vocabulary: OutputVocabulary | None  # None where rows and tokenizer are the donor's own
     template: str | None  # the chat template that is written; None: the tokenizer's own
     generation: bytes | None  # generation_config.json, where its donor's is not right
     changes: tuple[Change, ...] = ()  # of the shape of models: conversions and stacks
@@ -116,29 +115,26 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
     """The plan of a recipe over its checkpoints. Raises MergeryError, or Problems with everything that is wrong."""
     findings, tokenizers = Findings(), Tokenizers()
     stored = stored_views(recipe, checkpoints, findings)
-    alignment = align_vocabulary(recipe, checkpoints, stored, tokenizers, findings)
-    aligned = aligned_views(recipe, stored, alignment, findings)
-    view = merged_view(recipe, aligned, tokenizers, findings) if not findings.problems else None
+    vocabulary = unify_vocabularies(recipe, checkpoints, stored, tokenizers, findings)
+    unified = unified_views(recipe, stored, vocabulary, findings)
+    view = merged_view(recipe, unified, tokenizers, findings) if not findings.problems else None
     template = choose_chat_template(recipe, checkpoints, findings)
     raise_all(findings.problems)
     assert view is not None
-    config_from, wanted = stored_source(recipe, recipe.donor), recipe.wanted_vocabulary
-    donor, tokenizer = checkpoints[config_from], find_lead(recipe, wanted) if wanted else config_from
-    if alignment is None:
-        check_tokenizer(tokenizer, checkpoints, view, tokenizers, findings)
     if only:
         view = restrict(view, only)
+    donor, wanted = checkpoints[stored_source(recipe, recipe.donor)], recipe.wanted_vocabulary
     dtype = OUTPUT_DTYPES[recipe.output.dtype] if recipe.output.dtype else None
     layout, steps = steps_of(view, donor.tensors, dtype, recipe.output.shard_size)
     kinds = kinds_of(steps)
-    generation = write_generation(recipe, donor, alignment, findings)
+    generation = write_generation(recipe, donor, vocabulary, findings)
     warnings = [
         *recipe.notes,
         *findings.warnings,
         *treated_apart(findings.treated),
         *merged_as_stored(view),
         *copied_and_cut(kinds),
-        *left_aside(checkpoints, config_from),
+        *left_aside(checkpoints),
     ]
     most = main_dtype(kinds)
     return Plan(
@@ -150,13 +146,13 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
         layout,
         _output_config(view.config, most),
         most,
-        checkpoints[tokenizer],
+        checkpoints[find_lead(recipe, wanted)] if wanted else donor,
         view.dropped,
         tuple(dict.fromkeys(warnings)),
-        digest_of(recipe, checkpoints, layout, only, alignment),
+        digest_of(recipe, checkpoints, layout, only, vocabulary),
         only,
         {name: checkpoint.stamp() for name, checkpoint in checkpoints.items()},
-        alignment,
+        vocabulary,
         template,
         generation,
         tuple(findings.changes),
@@ -167,9 +163,8 @@ def _output_config(config: Config, dtype: DType) -> Config:
     """The donor's config with the dtype of the tensors that are written."""
     if not config:
         return config
-    result = without_scheme(json.loads(json.dumps(config.plain())))
-    unsaid = [] if "_diffusers_version" in result else ["dtype"]  # diffusers knows no such key
-    keys = [key for key in ("dtype", "torch_dtype") if key in result] or unsaid
+    result = json.loads(json.dumps(config.plain()))
+    keys = [key for key in ("dtype", "torch_dtype") if key in result] or ["dtype"]
     for key in keys:
         result[key] = dtype.torch
     for section in result.values():

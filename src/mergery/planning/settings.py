@@ -11,7 +11,7 @@ from mergery.errors import MergeryError, PlanError, RecipeError
 from mergery.graph.nodes import Node
 from mergery.graph.ranks import ranks_of
 from mergery.graph.walking import merged_by
-from mergery.method import Largest, Method, Setting
+from mergery.method import Method, Setting
 from mergery.recipe import Merge
 from mergery.recipe.values import UNSET, Target, Value
 
@@ -65,10 +65,9 @@ def check_model_wide(
     method: Method, merge: Merge, nodes: Mapping[str, Node], number: int, problems: list[MergeryError]
 ) -> None:
     """A rank over the whole model needs one rank for the whole model."""
-    largest = [(name, ask) for name, ask in method.asks if isinstance(ask, Largest)]
-    is_computed = merged_by(number, nodes.values()) if largest else []
-    for name, ask in largest:
-        asking = [node for node in is_computed if ask.spans_model(node.settings)]
+    made = merged_by(number, nodes.values()) if method.orders else []
+    for name, ask in method.orders:
+        asking = [node for node in made if ask.spans_model(node.settings)]
         total = sum(node.elements for node in asking)
         distinct = {id(node.settings): node for node in asking}.values()
         try:

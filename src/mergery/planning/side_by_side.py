@@ -29,8 +29,8 @@ def side_by_side(
     """The view of a merge under the donor's names; None where the models do not fit together: problems are noted."""
     merge = treatments.own.merge
     views = {each: respelled(donor, view, findings) for each, view in views.items()}
-    aligned = {each: align(donor, view, merge.place, tokenizers, findings) for each, view in views.items()}
-    if any(names is None for names in aligned.values()):
+    fitted = {each: fit(donor, view, merge.place, tokenizers, findings) for each, view in views.items()}
+    if any(names is None for names in fitted.values()):
         return None
     nodes: dict[str, Node] = {}
     architecture = donor.architecture
@@ -44,11 +44,11 @@ def side_by_side(
             continue
         inputs = dict(zip(available, cast("tuple[Node, ...]", row), strict=True))
         nodes[tensor] = builder.node(target_of(tensor, architecture.names[tensor]), inputs, own)
-    dropped = {k: v for view in views.values() for k, v in {**view.dropped, **(aligned[view.name] or {})}.items()}
+    dropped = {k: v for view in views.values() for k, v in {**view.dropped, **(fitted[view.name] or {})}.items()}
     return View(name, nodes, architecture, donor.config, donor.donor, dropped)
 
 
-def align(
+def fit(
     donor: View, view: View, place: Where | None, tokenizers: Tokenizers, findings: Findings
 ) -> dict[str, str] | None:
     """Check that a view has the donor's names and shapes. Returns what is dropped, or None with problems noted."""

@@ -11,14 +11,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from mergery.architecture.spelling import language_family
 from mergery.checkpoints.config import Config
 from mergery.method import Method, find
 from mergery.recipe.values import Target
 
-_DIRECTED = ("slerp", "nuslerp", "multislerp", "karcher", "passthrough")  # on the sphere, or by one number
 _OFFSET_NORMS = (
     "gemma", "gemma2", "gemma3_text", "recurrent_gemma", "vaultgemma", "t5gemma", "t5gemma2", "nemotron", "qwen3_next",
     "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text",
@@ -33,13 +30,11 @@ def treat(
     method: Method, settings: dict[str, Any], target: Target, config: Config, *, deltas: bool
 ) -> tuple[Method, dict[str, Any], str]:
     """The method and settings that one tensor gets in place of the merge's own, and by which rule, if any."""
-    if deltas or method.name not in _DIRECTED or target.part != "language":
+    if deltas or target.part != "language" or not (method.average or method.factor):
         return method, settings, ""
     norm = "norm" in (role.rpartition(".")[2] for role in target.roles)
     if not norm or language_family(config) not in _OFFSET_NORMS:
         return method, settings, ""
-    if method.name == "passthrough":
+    if method.average is None:
         return method, settings, SCALED
-    t = settings.get("t")
-    weight = settings["weight"] if t is None else np.array([1.0 - t, t])
-    return find("linear"), {"weight": weight, "normalize": True}, OFFSET
+    return find("linear"), {"weight": method.average(settings), "normalize": True}, OFFSET

@@ -13,6 +13,7 @@ from mergery.graph.findings import Findings
 from mergery.graph.nodes import Node
 from mergery.method import Method, find
 from mergery.method.roles import BASE, Preset
+from mergery.method.setting import WEIGHT
 from mergery.planning.settings import check_model_wide
 from mergery.recipe import Merge, Override
 from mergery.recipe.overrides import as_mapping, roles_of
@@ -84,7 +85,7 @@ class Treatments:
     def _weight(self, level: Mapping[str, Value]) -> Mapping[str, Value]:
         """Only the weight of a level, the same object each time."""
         if id(level) not in self.weights:
-            self.weights[id(level)] = (level, {"weight": level["weight"]} if "weight" in level else {})
+            self.weights[id(level)] = (level, {WEIGHT: level[WEIGHT]} if WEIGHT in level else {})
         return self.weights[id(level)][1]
 
     def check(self, nodes: Mapping[str, Node], findings: Findings) -> None:

@@ -28,7 +28,7 @@ def several(number: int, what: str) -> str:
 
 
 def vocabulary_line(facts: dict[str, Any]) -> str:
-    """The output's tokens in one line. `facts` are those of an alignment of vocabularies."""
+    """The output's tokens in one line. `facts` are those of the output's vocabulary."""
     parts = [f"{facts['tokens']:,} tokens ({facts['kind']}), {facts['rows']:,} rows"]
     if facts["from_others"]:
         parts.append(f"{facts['from_others']:,} from other models than {facts['lead']}")

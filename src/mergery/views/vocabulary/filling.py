@@ -18,7 +18,7 @@ from mergery.graph.nodes import Computed, Node, Read
 from mergery.kernels import random as keyed
 from mergery.recipe import Vocabulary
 from mergery.views.vocabulary.choosing import Chosen, Rows
-from mergery.views.vocabulary.rows import WINDOW, Aligner, Fill
+from mergery.views.vocabulary.rows import WINDOW, Fill, TokenTensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,7 +66,7 @@ class _Random:
     def __init__(self, tokens: Sequence[str], rows: Rows, seed: int) -> None:
         self.tokens, self.rows, self.seed = tokens, rows, seed
 
-    def __call__(self, aligner: Aligner, name: str, tensor: str, width: int) -> Node:
+    def __call__(self, tensors: TokenTensors, name: str, tensor: str, width: int) -> Node:
         known = self.rows.own[name][self.rows.own[name] >= 0]
 
         def draw(reads: Sequence[Read]) -> np.ndarray:
@@ -76,7 +76,7 @@ class _Random:
                 out[place] = mean + spread * normal(keyed.key(self.seed, tensor, token), width)
             return out
 
-        source = aligner.views[name].nodes[tensor]
+        source = tensors.views[name].nodes[tensor]
         shape = (len(self.tokens), width)
         return Computed(tensor, shape, (source,), draw, "random rows", WINDOW * width * 8, torch=True)
 
@@ -87,10 +87,10 @@ class _Subword:
     def __init__(self, pieces: Mapping[str, list[list[int]]], rows: Rows) -> None:
         self.pieces, self.rows = pieces, rows
 
-    def __call__(self, aligner: Aligner, name: str, tensor: str, width: int) -> Node:
+    def __call__(self, tensors: TokenTensors, name: str, tensor: str, width: int) -> Node:
         pieces = self.pieces[name]
         known = self.rows.own[name][self.rows.own[name] >= 0]
-        count = aligner.tensors[name][tensor]
+        count = tensors.heights[name][tensor]
 
         def average(reads: Sequence[Read]) -> np.ndarray:
             mean = None
@@ -106,7 +106,7 @@ class _Subword:
                     out[place] = mean
             return out
 
-        source = aligner.views[name].nodes[tensor]
+        source = tensors.views[name].nodes[tensor]
         return Computed(
             tensor, (len(pieces), width), (source,), average, "means of the rows of pieces", WINDOW * width * 8
         )
@@ -118,7 +118,7 @@ class _Pursuit:
     def __init__(self, rows: Rows, donor: str, k: int) -> None:
         self.rows, self.donor, self.k = rows, donor, k
 
-    def __call__(self, aligner: Aligner, name: str, tensor: str, width: int) -> Node:
+    def __call__(self, tensors: TokenTensors, name: str, tensor: str, width: int) -> Node:
         theirs, mine = self.rows.own[self.donor], self.rows.own[name]
         shared = np.flatnonzero((theirs >= 0) & (mine >= 0) & self.rows.tokens)
         wanted = self.rows.unknown
@@ -126,8 +126,8 @@ class _Pursuit:
             raise PlanError(
                 f"{name!r} and {self.donor!r} share no token", hint="use another way to make rows: unknown: mean"
             )
-        node = aligner.views[name].nodes[tensor]
-        other, others_width = aligner.loose_counterpart(self.donor, name, tensor)
+        node = tensors.views[name].nodes[tensor]
+        other, others_width = tensors.loose_counterpart(self.donor, name, tensor)
 
         def make(reads: Sequence[Read]) -> np.ndarray:
             import torch

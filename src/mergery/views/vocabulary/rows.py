@@ -10,7 +10,6 @@ from functools import cached_property
 import numpy as np
 
 from mergery.architecture import Architecture
-from mergery.checkpoints.base import TensorInfo
 from mergery.errors import PlanError
 from mergery.graph.gathering import from_rows
 from mergery.graph.nodes import Computed, Merged, Node, Read
@@ -22,11 +21,11 @@ PLACES = re.compile(r"position|token_type|(^|\.)wpe(\.|$)|(^|\.)embed_positions(
 BIAS = re.compile(r"(^|\.)final_logits_bias$")
 WINDOW = 1 << 12  # rows that an average reads at once
 
-Fill = Callable[["Aligner", str, str, int], Node]
-"""Rows for the tokens that no merged model has: of (aligner, model, tensor, width), a node."""
+Fill = Callable[["TokenTensors", str, str, int], Node]
+"""Rows for the tokens that no merged model has: of (token tensors, model, tensor, width), a node."""
 
 
-def token_tensors(nodes: Mapping[str, Node | TensorInfo], architecture: Architecture) -> dict[str, int]:
+def token_tensors(nodes: Mapping[str, Node], architecture: Architecture) -> dict[str, int]:
     """The tensors that have a row for each token, and how many rows: embeddings, heads, biases of heads.
 
     The largest matrix of embeddings that are not of positions tells the number of rows; others outside the layers
@@ -51,12 +50,12 @@ def is_head(view: View, tensor: str) -> bool:
     return "embed" not in view.architecture.names[tensor].roles
 
 
-class Aligner:
-    """Sews the token tensors of models, in the order that `rows` states. `views` are the models as they are stored."""
+class TokenTensors:
+    """The token tensors of models, with rows in the order that `rows` states. `views` are the models as they are stored."""
 
     def __init__(self, views: Mapping[str, View], rows: Rows, fill: Fill | None, number: int) -> None:
         self.views, self.rows, self.fill, self.number = views, rows, fill, number
-        self.tensors = {name: token_tensors(view.nodes, view.architecture) for name, view in views.items()}
+        self.heights = {name: token_tensors(view.nodes, view.architecture) for name, view in views.items()}
 
     @cached_property
     def size(self) -> int:
@@ -66,13 +65,13 @@ class Aligner:
     def view(self, name: str) -> View:
         """One model with its rows in the output's order. Raises PlanError."""
         view = self.views[name]
-        aligned = {tensor: self.tensor(name, tensor) for tensor in self.tensors[name]}
-        return replace(view, nodes={each: aligned.get(each, node) for each, node in view.nodes.items()})
+        unified = {tensor: self.tensor(name, tensor) for tensor in self.heights[name]}
+        return replace(view, nodes={each: unified.get(each, node) for each, node in view.nodes.items()})
 
     def tensor(self, name: str, tensor: str) -> Node:
         """One tensor of one model, with the rows of the output."""
         node = self.views[name].nodes[tensor]
-        width = node.elements // self.tensors[name][tensor]
+        width = node.elements // self.heights[name][tensor]
         shape = (1, self.size) if BIAS.search(tensor) else (self.size, *node.shape[1:])
         giver, row = self.rows.of(name)
         sources: list[Node] = []
@@ -119,7 +118,7 @@ class Aligner:
 
         Raises PlanError.
         """
-        view, found = self.views[giver], self.tensors[giver]
+        view, found = self.views[giver], self.heights[giver]
         other = tensor if tensor in found else None
         if other is None:
             head = is_head(self.views[name], tensor)

@@ -20,12 +20,12 @@ from mergery.views.vocabulary.choosing import Chosen, Member, Rows, assign_rows,
 from mergery.views.vocabulary.comparing import Tokenizers, compare, digit_warnings, tokens_in_words
 from mergery.views.vocabulary.filling import make_fill
 from mergery.views.vocabulary.rebuilding import SLOW, Rebuilt, refuse_unlike
-from mergery.views.vocabulary.rows import Aligner, token_tensors
+from mergery.views.vocabulary.rows import TokenTensors, token_tensors
 from mergery.views.vocabulary.special import move_ids, set_rows
 
 
 @dataclass(frozen=True, eq=False)
-class Alignment:
+class OutputVocabulary:
     """The output's vocabulary, and what it does to models, configs and files."""
 
     wanted: Vocabulary
@@ -33,12 +33,12 @@ class Alignment:
     chosen: Chosen
     members: tuple[Member, ...]
     rows: Rows
-    aligner: Aligner
+    tensors: TokenTensors
     checkpoints: Mapping[str, Checkpoint]
 
     def view(self, name: str) -> View:
         """A model's view with its rows in the output's order, and its config's ids with them. Raises PlanError."""
-        view = self.aligner.view(name)
+        view = self.tensors.view(name)
         return replace(view, config=Config(self.config(view.config, name)[0])) if view.config else view
 
     @cached_property
@@ -52,7 +52,7 @@ class Alignment:
         self, config: Mapping[str, Any], donor: str, file: str = "config.json"
     ) -> tuple[dict[str, Any], list[str]]:
         """A config or generation config with the output's rows and ids, and warnings. `donor` is whose config it is."""
-        result = set_rows(Config(config), self.aligner.size) if file == "config.json" else dict(config)
+        result = set_rows(Config(config), self.tensors.size) if file == "config.json" else dict(config)
         member = next((each for each in self.members if each.name == donor), None)
         if member is None or donor == self.lead:
             return result, []
@@ -96,7 +96,7 @@ class Alignment:
             "lead": self.lead,
             "kind": self.chosen.lead.kind,
             "tokens": len(self.chosen.tokens),
-            "rows": self.aligner.size,
+            "rows": self.tensors.size,
             "from_others": len(self.chosen.origin),
             "added": list(self.chosen.created),
             "made": len(self.rows.unknown),
@@ -131,13 +131,13 @@ def vocabulary_sources(recipe: Recipe, wanted: Vocabulary) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*merged_sources(recipe), *others, find_lead(recipe, wanted))))
 
 
-def align_vocabulary(
+def unify_vocabularies(
     recipe: Recipe,
     checkpoints: Mapping[str, Checkpoint],
     views: Mapping[str, View],
     tokenizers: Tokenizers,
     findings: Findings,
-) -> Alignment | None:
+) -> OutputVocabulary | None:
     """What the recipe's words about tokens amount to; None where nothing has to be done, or cannot be: problems are noted.
 
     `views` are models as they are stored; those with problems are missing.
@@ -147,7 +147,9 @@ def align_vocabulary(
         try:
             found = _read(recipe, wanted, checkpoints, tokenizers, findings)
             if found:
-                return _align(recipe, wanted, merged, found, views, findings) if found.keys() <= views.keys() else None
+                return (
+                    _unified(recipe, wanted, merged, found, views, findings) if found.keys() <= views.keys() else None
+                )
         except MergeryError as error:
             findings.problems.append(error.at(wanted.place or recipe.merge.place))
             return None
@@ -190,14 +192,14 @@ def _read(
     return found
 
 
-def _align(
+def _unified(
     recipe: Recipe,
     wanted: Vocabulary,
     merged: Sequence[str],
     tokenizers: Mapping[str, Tokenizer],
     views: Mapping[str, View],
     findings: Findings,
-) -> Alignment | None:
+) -> OutputVocabulary | None:
     lead = find_lead(recipe, wanted)
     views = {name: views[name] for name in tokenizers}
     counts = {
@@ -223,21 +225,23 @@ def _align(
     pairs = {name: (tokenizers[name], _file(checkpoints[name])) for name in tokenizers}
     donor = lead if lead not in merged and counts[lead] else None
     fill = make_fill(wanted, chosen, rows, pairs, recipe.seed, donor)
-    aligner = Aligner(views, rows, fill, findings.numbers())
-    alignment = Alignment(wanted, lead, chosen, tuple(members), rows, aligner, checkpoints)
-    findings.warnings += _warn(alignment, merged)
-    return alignment
+    tensors = TokenTensors(views, rows, fill, findings.numbers())
+    vocabulary = OutputVocabulary(wanted, lead, chosen, tuple(members), rows, tensors, checkpoints)
+    findings.warnings += _warn(vocabulary, merged)
+    return vocabulary
 
 
 def _file(checkpoint: Checkpoint) -> bytes | None:
     return checkpoint.file("tokenizer.json") if "tokenizer.json" in checkpoint.files else None
 
 
-def _warn(alignment: Alignment, merged: Sequence[str]) -> list[str]:
-    chosen, lines = alignment.chosen, []
-    tokenizers = {member.name: member.tokenizer for member in alignment.members}
+def _warn(vocabulary: OutputVocabulary, merged: Sequence[str]) -> list[str]:
+    chosen, lines = vocabulary.chosen, []
+    tokenizers = {member.name: member.tokenizer for member in vocabulary.members}
     if chosen.left_out:
-        lines.append(f"{alignment.lead}: {tokens_in_words(chosen.left_out)} left out: its embeddings have no such rows")
+        lines.append(
+            f"{vocabulary.lead}: {tokens_in_words(chosen.left_out)} left out: its embeddings have no such rows"
+        )
     for name in merged:
         if tokenizers[name].kind != chosen.lead.kind:
             lines.append(
@@ -251,24 +255,24 @@ def _warn(alignment: Alignment, merged: Sequence[str]) -> list[str]:
         if lost:
             lines.append(f"the output lacks {tokens_in_words(lost)} of {name}")
     by_id = {index: token for token, index in chosen.tokens.items()}
-    made = [by_id[int(index)] for index in alignment.rows.unknown]
+    made = [by_id[int(index)] for index in vocabulary.rows.unknown]
     if made:
         how = {"mean": "the mean of all rows", "zero": "zeros", "omp": "matching pursuit"}
-        way = how.get(alignment.wanted.unknown, alignment.wanted.unknown)
+        way = how.get(vocabulary.wanted.unknown, vocabulary.wanted.unknown)
         lines.append(f"no merged model has {tokens_in_words(made)}; the rows are made: {way}")
-    rebuilt = alignment.rebuilt
+    rebuilt = vocabulary.rebuilt
     if rebuilt is not None:
         lines += [
             f"{number:,} merges of {name} are left out: their parts are no tokens of the output"
             for name, number in rebuilt.dropped.items()
         ]
         lines += [f"the tokenizer's {role} is no token of the output" for role in rebuilt.missing_roles()]
-        own = [name for name in SLOW if name in alignment.checkpoints[alignment.lead].files]
+        own = [name for name in SLOW if name in vocabulary.checkpoints[vocabulary.lead].files]
         stale = [
             name
             for name in own
             if rebuilt.lead.form == "tokenizer.json" or name not in (rebuilt.lead.form, "merges.txt")
         ]
         if stale:
-            lines.append(f"{', '.join(stale)} of {alignment.lead} left out: it does not hold the output's tokens")
+            lines.append(f"{', '.join(stale)} of {vocabulary.lead} left out: it does not hold the output's tokens")
     return [*lines, *digit_warnings({name: tokenizers[name] for name in merged})]

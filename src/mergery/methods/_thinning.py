@@ -5,8 +5,8 @@ The arithmetic is that of `mergery.method.Consensus`: float32, models in order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +38,11 @@ def combine(deltas: Sequence[Tensor], weight: np.ndarray, *, elect: bool, normal
         return total
     share = up_share.where(positive, down_share)
     return total / share.where(share != 0.0, share.new_ones(()))
+
+
+def by_l1(settings: Mapping[str, Any]) -> bool:
+    """Whether what is kept gets the sum of magnitudes of the whole."""
+    return settings["rescale"] == "l1"
 
 
 def restore(deltas: Sequence[Tensor], before: Sequence[float], after: Sequence[float]) -> list[Tensor]:

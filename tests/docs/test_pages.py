@@ -6,10 +6,15 @@ import pytest
 
 from tests.docs.pages import blocks, read, run
 
-FOLLOWED = ("choosing", "coming-from", "faq", "first-merge", "install", "python", "recipe")
+FOLLOWED = ("choosing", "coming-from", "faq", "first-merge", "index", "install", "ko/first-merge", "python", "recipe")
 
 
 @pytest.mark.parametrize("page", FOLLOWED)
 def test_the_page_can_be_followed(page, home, mergery):
     text = read(f"docs/{page}.md").replace("range(200)", "range(4)")  # questions: what matters is that they are asked
     run(blocks(text), home, mergery)
+
+
+def test_the_first_merge_is_the_same_in_both_languages():
+    english, korean = (read(f"docs/{page}.md") for page in ("first-merge", "ko/first-merge"))
+    assert [(b.language, b.text) for b in blocks(english)] == [(b.language, b.text) for b in blocks(korean)]

@@ -1,81 +1,45 @@
-"""Every command and every snippet of the README is run."""
+"""Every command and every snippet of the README is run, in both languages."""
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
-import subprocess
-from pathlib import Path
 
 import pytest
-import yaml
 
-from mergery.recipe.reading import load_recipe
+from mergery.method import methods
+from mergery.testing.families import FAMILIES
+from tests.docs.pages import blocks, read, run, sections
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+PAGES = ("README.md", "README.ko.md")
 
 
-def commands() -> list[list[str]]:
-    lines = [line for block in blocks("bash") for line in block.splitlines() if line.strip()]
-    return [shlex.split(line, comments=True) for line in lines]
+@pytest.mark.parametrize("page", PAGES)
+def test_the_page_can_be_followed(page, home, mergery):
+    ran = run(blocks(read(page)), home, mergery)
+    assert any(command.startswith("mergery merge recipe.yaml") for command in ran)
+    for folder in ("merged", "merged-too", "merged-again"):
+        assert (home / folder / "model.safetensors").exists()
 
 
-@pytest.fixture
-def home(tmp_path, llamas, monkeypatch) -> Path:
-    """A folder as the README imagines it."""
-    for name, source in (("llama", "base"), ("llama-math", "a"), ("llama-code", "b")):
-        (tmp_path / name).symlink_to(llamas / source)
-    recipes = [block for block in blocks("yaml") if block.startswith("models:") and "merge:" in block]
-    (tmp_path / "recipe.yaml").write_text(recipes[0])
-    (tmp_path / "mergekit.yml").write_text(
-        "merge_method: ties\nbase_model: ./llama\ndtype: float32\nmodels:\n"
-        "  - model: ./llama-math\n    parameters: {weight: 0.5, density: 0.5}\n"
-        "  - model: ./llama-code\n    parameters: {weight: 0.5, density: 0.5}\n"
+@pytest.mark.parametrize("page", PAGES)
+def test_it_opens_with_what_a_stranger_needs(page):
+    text = read(page)
+    place = [text.index(word) for word in ("pip install", "mergery merge", "first-merge.md", "choosing.md")]
+    assert place[:2] == sorted(place[:2])
+    assert text[: place[1]].count("\n") <= 40, "the first merge stands on the first screen"
+
+
+def test_what_it_counts_is_there():
+    text = read("README.md")
+    assert f"[{len(methods())} of them](docs/methods.md)" in text
+    assert f"[{len(FAMILIES)} families](docs/families.md)" in text
+    assert f"[{len(sections(read('docs/cookbook.md')))} complete recipes](docs/cookbook.md)" in text
+    assert set(re.findall(r"`(\w+)`", sections(text)["Which method"].split("\n\n")[2])) <= {*methods()} | {"scale"}
+
+
+def test_both_languages_say_the_same():
+    english, korean = (
+        [(block.language, re.sub(r"#.*", "", block.text)) for block in blocks(read(page))] for page in PAGES
     )
-    items = [{"text": f"{word} and {word}"} for word in ("one", "two", "three")]
-    (tmp_path / "facts.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_the_commands_run(home, mergery):
-    ran = []
-    for command in commands():
-        if command[0] == "make":
-            dry = subprocess.run(["make", "-n", *command[1:]], cwd=ROOT, capture_output=True, text=True)
-            assert dry.returncode == 0, dry.stderr
-        else:
-            assert command[0] == "mergery"
-            outcome = mergery(*command[1:])
-            assert outcome.code == 0, (command, outcome)
-        ran.append(command[:2])
-    assert ["mergery", "merge"] in ran
-    assert ["make", "demo"] in ran
-    assert (home / "merged/model.safetensors").exists()
-    assert (home / "merged-too/model.safetensors").exists()
-
-
-def test_the_python_runs(home):
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), {})
-
-
-def test_the_recipes_can_be_read_and_the_local_ones_planned(home, mergery):
-    for number, block in enumerate(blocks("yaml")):
-        data = yaml.safe_load(block)
-        if "merge" in data:
-            path = home / f"block{number}.yaml"
-            path.write_text(block)
-            assert mergery("plan", path).code == 0
-        else:  # a part of a recipe: complete it
-            merge = {"method": "ties", "base": "base"} | {k: v for k, v in data.items() if k not in ("models", "t")}
-            names = data.get("models", {"base": "x", "math": "y", "code": "z"})
-            load_recipe({"models": names, "merge": merge})
-            if "t" in data:
-                load_recipe({"models": {"a": "x", "b": "y"}, "merge": {"method": "slerp", "t": data["t"]}})
+    kept = [(language, re.sub(r"\s+", " ", text)) for language, text in english]
+    assert [(language, re.sub(r"\s+", " ", text)) for language, text in korean] == kept

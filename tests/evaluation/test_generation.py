@@ -10,7 +10,8 @@ import mergery
 from mergery.errors import TaskError
 from mergery.evaluation import Options
 from mergery.evaluation.generation import Generator, matches
-from mergery.evaluation.models import Loaded, open_subject
+from mergery.evaluation.loading import Loaded
+from mergery.evaluation.models import open_subject
 from mergery.evaluation.task import Item
 from tests.evaluation.conftest import prompts
 

@@ -13,7 +13,8 @@ import mergery
 from mergery.errors import TaskError
 from mergery.evaluation import Options, load_task
 from mergery.evaluation.likelihood import Scorer, split_pair, text_spans
-from mergery.evaluation.models import Loaded, open_subject
+from mergery.evaluation.loading import Loaded
+from mergery.evaluation.models import open_subject
 from mergery.evaluation.prompts import prompt_of
 from tests.evaluation.conftest import choices, texts
 

@@ -12,7 +12,7 @@ import numpy as np
 from mergery.evaluation.generation import Generator, matches, prompt_tokens
 from mergery.evaluation.labels import label_logs, label_numbers, label_tokens
 from mergery.evaluation.likelihood import Scorer, Span, choice_spans, text_spans
-from mergery.evaluation.models import Loaded
+from mergery.evaluation.loading import Loaded
 from mergery.evaluation.options import Options
 from mergery.evaluation.prompts import options as choices_of
 from mergery.evaluation.results import Outcome

@@ -9,7 +9,7 @@ from typing import Any
 
 from mergery.errors import TaskError, Where
 from mergery.evaluation.likelihood import encode, first_token
-from mergery.evaluation.models import Loaded, quiet
+from mergery.evaluation.loading import Loaded, quiet
 from mergery.evaluation.prompts import prompt_of
 from mergery.evaluation.task import Item, Task
 

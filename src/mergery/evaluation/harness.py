@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mergery.errors import RecipeError, TaskError, Where, did_you_mean
-from mergery.evaluation.models import Loaded
+from mergery.evaluation.loading import Loaded
 from mergery.evaluation.options import Options
 from mergery.evaluation.results import Outcome
 from mergery.evaluation.task import Link, Metric, digest

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mergery.errors import TaskError, Where, raise_all
-from mergery.evaluation.models import Loaded
+from mergery.evaluation.loading import Loaded
 from mergery.evaluation.task import Task
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mergery.errors import TaskError, Where
-from mergery.evaluation.models import Loaded
+from mergery.evaluation.loading import Loaded
 from mergery.evaluation.prompts import options, prompt_of
 from mergery.evaluation.task import Item, Task
 

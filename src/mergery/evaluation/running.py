@@ -14,7 +14,8 @@ from mergery.errors import TaskError
 from mergery.evaluation import answering
 from mergery.evaluation.harness import HarnessTask, find_tasks
 from mergery.evaluation.labels import label_numbers
-from mergery.evaluation.models import Head, Loaded, Subject
+from mergery.evaluation.loading import Head, Loaded
+from mergery.evaluation.models import Subject
 from mergery.evaluation.options import Options
 from mergery.evaluation.reading import load_tasks
 from mergery.evaluation.results import FORMAT, Evaluation, Outcome, Store, TaskResult, file_name, folder_name

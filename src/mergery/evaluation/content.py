@@ -1,0 +1,53 @@
+"""What tells a model, or a tokenizer, apart from any other: hashes of its content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mergery.checkpoints.memory import MemoryCheckpoint
+from mergery.evaluation.task import digest
+
+if TYPE_CHECKING:
+    from mergery.checkpoints import Checkpoint
+
+
+def content_of(checkpoint: Checkpoint) -> Any:
+    """What tells a model apart from any other: hashes of weights, config and the files beside them."""
+    hashed = getattr(checkpoint, "hash_contents", None)
+    if hashed is not None:
+        files = [name for name in checkpoint.files if name != "README.md"]
+        return [hashed(), digest(checkpoint.config.plain()), [[name, checkpoint.file(name).hex()] for name in files]]
+    fingerprint = checkpoint.fingerprint()
+    if "commit" in fingerprint:
+        return fingerprint
+    whole = hashlib.sha256()
+    for name, info in checkpoint.tensors.items():
+        whole.update(f"{name!r}{info.shape}{info.dtype.name}".encode())
+        data = np.empty(info.nbytes, np.uint8)
+        checkpoint.read(name, 0, info.elements, data)
+        whole.update(data.data)
+    return whole.hexdigest()
+
+
+def state_hash(state: Mapping[str, Any]) -> str:
+    return content_of(MemoryCheckpoint(state))
+
+
+def file_hash(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tokenizer_mark(given: Any) -> Any:
+    """What tells a tokenizer that was given apart from another."""
+    if given is None:
+        return None
+    if isinstance(given, (str, Path)):
+        return [[entry.name, file_hash(entry)] for entry in sorted(Path(given).glob("*token*")) if entry.is_file()]
+    state = given.backend_tokenizer.to_str() if hasattr(given, "backend_tokenizer") else repr(given)
+    return digest([state, str(getattr(given, "chat_template", None)), str(given.special_tokens_map)])

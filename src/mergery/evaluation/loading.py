@@ -1,0 +1,124 @@
+"""Models in memory, as transformers makes them of files or tensors. What it makes up is refused, code is never run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mergery.errors import CheckpointError, RecipeError, Where
+
+Head = Literal["language", "labels"]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory, ready to be run."""
+
+    module: Any  # a transformers model in eval mode
+    tokenizer: Any
+
+    @property
+    def config(self) -> Any:
+        return self.module.config
+
+    @property
+    def longest(self) -> int:
+        """Tokens that the model takes at once; 2048 where its config does not say."""
+        text = getattr(self.config, "text_config", None) or self.config
+        for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
+            if isinstance(getattr(text, key, None), int):
+                return getattr(text, key)
+        return 2048
+
+
+def pretrained(path: str, head: Head, dtype: str, *, whole: bool = True) -> Any:
+    """A model folder's module; not `whole` where weights may be missing, because an adapter brings them."""
+    module, report = read_with(family_of(head), path, path, dtype=dtype_of(dtype), output_loading_info=True)
+    return complete(module, report, path) if whole else module
+
+
+def read_with(family: Any, folder: str, where: str, **options: Any) -> Any:
+    """What a class of transformers makes of a folder. Code that came with a model is not run, nor the user asked."""
+    try:
+        return family.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        why = "code that comes with a model is never run"
+        hint = "it merges as it is; to evaluate it, load it yourself and give the module"
+        raise CheckpointError("transformers knows no such model", where=Where(where), why=why, hint=hint) from None
+
+
+def complete(module: Any, report: Mapping[str, Any], where: str) -> Any:
+    """The module, where every weight came from the files. Otherwise some were made up, and scores would mean nothing."""
+    wrong = sorted(str(key) for kind in ("missing_keys", "mismatched_keys") for key in report.get(kind, ()))
+    if not wrong:
+        return module
+    why = f"{', '.join(wrong[:3])}{' ...' if len(wrong) > 3 else ''} would be random"
+    hint = "a task of labels needs a model with a classification head, one of text a language model"
+    raise CheckpointError(f"a {type(module).__name__} cannot be made of it", where=Where(where), why=why, hint=hint)
+
+
+def family_of(head: Head) -> Any:
+    """The class of transformers that knows all models with a head."""
+    try:
+        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+    except ImportError:
+        raise RecipeError("evaluation needs transformers", hint="pip install 'mergery[models]'") from None
+    return AutoModelForSequenceClassification if head == "labels" else AutoModelForCausalLM
+
+
+def tokenizer_of(given: Any, folder: Path) -> Any:
+    """The tokenizer that was given, as it is or as a folder; else that of the model's folder."""
+    from transformers import AutoTokenizer
+
+    if given is not None and not isinstance(given, (str, Path)):
+        return given
+    try:
+        return read_with(AutoTokenizer, str(given or folder), str(given or folder))
+    except (OSError, ValueError) as error:
+        why = str(error).splitlines()[0]
+        raise CheckpointError(
+            "there is no tokenizer", where=Where(str(given or folder)), why=why, hint="--tokenizer FOLDER"
+        ) from None
+
+
+def assembled(state: Mapping[str, Any], folder: Path, head: Head, dtype: str, name: str) -> Any:
+    """A transformers model of a state dict. It is built on the meta device and given the tensors."""
+    from transformers import AutoConfig
+
+    config = read_with(AutoConfig, str(folder), name)
+    known = family_of(head)._model_mapping
+    if type(config) not in known:
+        raise CheckpointError(f"{type(config).__name__} models have no {head} head in transformers")
+    found = known[type(config)]
+    found = found[0] if isinstance(found, (list, tuple)) else found
+    module, report = found.from_pretrained(
+        None, config=config, state_dict=dict(state), dtype=dtype_of(dtype), output_loading_info=True
+    )
+    return complete(module, report, name)
+
+
+def dtype_of(name: str) -> Any:
+    import torch
+
+    return name if name == "auto" else getattr(torch, name)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' own bars and reports off the terminal; what they tell is checked here."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

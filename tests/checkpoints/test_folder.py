@@ -56,7 +56,7 @@ def test_a_saved_model_opens_with_config_and_side_files(llama: Any, llama_folder
     assert checkpoint.file("tokenizer.json") == b'{"version": "1.0"}'
     with pytest.raises(KeyError):
         checkpoint.file("config.json")
-    assert checkpoint.unread == ()
+    assert checkpoint.contents.unread == ()
     for name, tensor in llama.state_dict().items():
         assert read_bytes(checkpoint, name) == tensor_bytes(tensor)
 
@@ -105,7 +105,7 @@ def test_copies_in_other_formats_are_left_aside_and_said_so(folder: Path) -> Non
     checkpoint = open_checkpoint(folder)
     assert isinstance(checkpoint, FolderCheckpoint)
     assert read_bytes(checkpoint, "w") == tensor_bytes(torch.ones(2))
-    assert checkpoint.unread == ("consolidated.safetensors", "model.fp16.safetensors", "pytorch_model.bin")
+    assert checkpoint.contents.unread == ("consolidated.safetensors", "model.fp16.safetensors", "pytorch_model.bin")
 
 
 @pytest.mark.parametrize("name", ["consolidated.safetensors", "adapter_model.safetensors", "weights-v2.0.safetensors"])
@@ -130,65 +130,6 @@ def test_sharded_bin_files_are_read(folder: Path) -> None:
     checkpoint = open_checkpoint(folder)
     assert list(checkpoint.tensors) == ["a", "b"]
     assert read_bytes(checkpoint, "b") == tensor_bytes(torch.ones(3))
-
-
-# --- what cannot be decided -----------------------------------------------------------------------
-
-
-def test_a_single_file_beside_an_index_is_refused(sharded: Path) -> None:
-    save(sharded / "model.safetensors")
-    assert message(sharded) == (
-        "FOLDER: both model.safetensors and model.safetensors.index.json are here\n"
-        "  why: one of the two is left from an earlier save, and loaders differ in which they take\n"
-        "  try: delete the stale one, or name a file: FOLDER/model.safetensors"
-    )
-
-
-def test_a_variant_is_not_picked_silently(folder: Path) -> None:
-    save(folder / "model.fp16.safetensors")
-    assert message(folder) == (
-        "FOLDER: which file holds the weights is not clear\n"
-        "  why: a model folder holds model.safetensors or pytorch_model.bin, or the index of their shards; "
-        "here: model.fp16.safetensors\n"
-        "  try: name the file: FOLDER/model.fp16.safetensors"
-    )
-    assert list(open_checkpoint(folder / "model.fp16.safetensors").tensors) == ["w"]
-
-
-def test_several_candidates_are_listed(folder: Path) -> None:
-    save(folder / "a.safetensors")
-    save(folder / "b.safetensors")
-    assert "here: a.safetensors, b.safetensors\n  try: name the file: FOLDER/a.safetensors" in message(folder)
-
-
-def test_shards_without_an_index_are_refused(sharded: Path) -> None:
-    count = len(list(sharded.glob("*.safetensors")))
-    (sharded / "model.safetensors.index.json").unlink()
-    assert message(sharded) == (
-        f"FOLDER: there are {count} shards, but no index\n"
-        f"  why: model-00001-of-{count:05}.safetensors needs a `model.safetensors.index.json` "
-        "that says which tensor stands where\n"
-        "  try: download or save the model again, with its index"
-    )
-
-
-def test_a_folder_without_weights_says_what_is_expected(folder: Path) -> None:
-    (folder / "config.json").write_text("{}")
-    (folder / "training_args.bin").write_text("x")
-    assert message(folder) == (
-        "FOLDER: no weights here\n"
-        "  why: a model folder holds model.safetensors or pytorch_model.bin, or the index of their shards"
-    )
-
-
-def test_a_training_run_points_to_the_checkpoints_within(folder: Path, llama_folder: Path) -> None:
-    for step in (500, 900):
-        shutil.copytree(llama_folder, folder / f"checkpoint-{step}")
-    assert message(folder) == (
-        "FOLDER: no weights here, but in folders within\n"
-        "  why: these hold a config.json: checkpoint-500, checkpoint-900\n"
-        "  try: name one of them: FOLDER/checkpoint-900"
-    )
 
 
 # --- the index ------------------------------------------------------------------------------------
@@ -256,7 +197,7 @@ def test_shards_of_an_older_save_are_left_aside_and_said_so(sharded: Path) -> No
     save(sharded / "model-00001-of-00099.safetensors")
     checkpoint = open_checkpoint(sharded)
     assert isinstance(checkpoint, FolderCheckpoint)
-    assert checkpoint.unread == ("model-00001-of-00099.safetensors",)
+    assert checkpoint.contents.unread == ("model-00001-of-00099.safetensors",)
 
 
 @pytest.mark.parametrize("text", ['{"metadata": {}}', '{"weight_map": {}}', '{"weight_map": []}'])

@@ -23,6 +23,7 @@ from mergery.checkpoints.hub.checkpoint import HubCheckpoint
 from mergery.checkpoints.hub.remote import AHEAD
 from mergery.errors import CheckpointError
 from mergery.testing.hub_server import HubServer
+from mergery.version import __version__
 
 from .reading import read_bytes, tensor_bytes
 
@@ -116,7 +117,7 @@ def test_preparing_downloads_what_is_needed_and_no_more(hub: HubServer, model: P
     assert seen == sorted(seen)
     assert not hub.asked("consolidated.safetensors")
     assert not hub.asked("pytorch_model.bin")
-    assert checkpoint.unread == ("consolidated.safetensors", "pytorch_model.bin")
+    assert checkpoint.contents.unread == ("consolidated.safetensors", "pytorch_model.bin")
     hashes = {name: hashlib.sha256((model / name).read_bytes()).hexdigest() for name in SHARDS}
     assert checkpoint.hash_contents() == hashes
 
@@ -289,8 +290,37 @@ def test_a_model_that_is_not_there(hub: HubServer, tmp_path: Path, monkeypatch: 
     (tmp_path / "models" / "tiny-llama").mkdir(parents=True)
     assert message("models/tiny-lama", relative_to=tmp_path) == (
         "models/tiny-lama: there is no such folder here, and no such model on the hub\n"
-        f"  try: did you mean the folder '{tmp_path}/models/tiny-llama'?"
+        "  why: a private model looks the same to those who may not see it\n"
+        f"  try: did you mean the folder '{tmp_path}/models/tiny-llama'? If not, check the spelling; for a private "
+        "model, log in with `hf auth login`, or set HF_TOKEN"
     )
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "org/model@main",
+        "https://huggingface.co/org/model",
+        "https://hf.co/org/model/tree/main?x=1",
+        "hf://org/model@main",
+    ],
+)
+def test_a_model_is_found_under_the_spellings_that_people_use(source: str, hub: HubServer, model: Path) -> None:
+    commit = hub.add("org/model", model)
+    checkpoint = open_hub(source)
+    assert checkpoint.location == f"org/model@{commit}"
+    assert open_hub(checkpoint.location).commit == commit  # what Mergery prints can be typed
+
+
+def test_a_model_of_the_first_years_has_no_owner(hub: HubServer, model: Path) -> None:
+    commit = hub.add("gpt2", model)
+    assert open_hub("gpt2").location == f"gpt2@{commit}"
+
+
+def test_the_hub_is_told_which_version_asks(hub: HubServer, model: Path) -> None:
+    hub.add("org/model", model)
+    open_hub()
+    assert all(request.agent.startswith(f"mergery/{__version__};") for request in hub.requests)
 
 
 def test_a_revision_that_is_not_there(hub: HubServer, model: Path) -> None:

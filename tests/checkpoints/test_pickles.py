@@ -98,7 +98,7 @@ def test_a_state_dict_one_level_down_is_found(wrapper: str, save: Any) -> None:
     checkpoint = open_checkpoint(save({wrapper: {"w": torch.ones(2)}}, "x.ckpt"))
     assert isinstance(checkpoint, FileCheckpoint)
     assert list(checkpoint.tensors) == ["w"]
-    assert checkpoint.unread == ()
+    assert checkpoint.contents.unread == ()
 
 
 def test_counters_beside_the_state_dict_are_left_aside_and_said_so(save: Any) -> None:
@@ -111,7 +111,7 @@ def test_counters_beside_the_state_dict_are_left_aside_and_said_so(save: Any) ->
     }
     checkpoint = open_checkpoint(save(value))
     assert isinstance(checkpoint, FileCheckpoint)
-    assert checkpoint.unread == ("epoch", "sizes", "on", "tags")
+    assert checkpoint.contents.unread == ("epoch", "sizes", "on", "tags")
 
 
 def test_a_name_like_a_wrapper_may_be_a_tensor(save: Any) -> None:

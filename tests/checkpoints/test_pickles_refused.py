@@ -139,8 +139,8 @@ def test_sparse_tensors_are_refused_by_name(save: Any) -> None:
         ),
         ({1: torch.ones(2)}, "1 of its entries are no named tensors: 1 (StoredTensor)"),
         (
-            {"model": {"w": torch.ones(2)}, "optimizer": [{"moment": torch.ones(2)}]},
-            "tensors stand under 'model' and also under 'optimizer'",
+            {"model": {"w": torch.ones(2)}, "ema": [{"w": torch.ones(2)}]},
+            "tensors stand under 'model' and also under 'ema'",
         ),
         (
             {"model": {"encoder": {"w": torch.ones(2)}}},

@@ -9,9 +9,10 @@ from typing import Any
 
 from mergery.checkpoints.base import Checkpoint, TensorInfo
 from mergery.checkpoints.byte_files import ByteFile
+from mergery.checkpoints.finding import open_weights
 from mergery.checkpoints.formats import open_weight_file
 from mergery.checkpoints.json_files import parse_config
-from mergery.checkpoints.weights import WeightFile, Weights, join, open_weights
+from mergery.checkpoints.weights import WeightFile, Weights, join
 from mergery.errors import CheckpointError
 from tests.fuzz.folders import CONFIG
 from tests.fuzz.inputs import Case

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +66,29 @@ def stranger(folder: Path) -> None:
 def quantised(folder: Path) -> None:
     config = facts("llama", 2, vocab_size=ROWS, quantization_config={"quant_method": "gptq"})
     (folder / "a" / "config.json").write_text(json.dumps(config))
+    tensors = weights("llama", 2, "a", ROWS)
+    matrices = {name: values for name, values in tensors.items() if name.endswith("proj.weight")}
+    for name, values in matrices.items():
+        stem = name.removesuffix("weight")
+        tensors |= {f"{stem}qweight": values[::8], f"{stem}qzeros": values[:1, ::8], f"{stem}scales": values[:1]}
+        del tensors[name]
+    write_tensors(folder / "a" / "model.safetensors", tensors)
+
+
+def adapter(folder: Path) -> None:
+    shutil.rmtree(folder / "a")
+    (folder / "a").mkdir()
+    said = {
+        "peft_type": "LORA",
+        "r": 4,
+        "lora_alpha": 8,
+        "base_model_name_or_path": "org/base",
+        "target_modules": ["q_proj"],
+    }
+    (folder / "a" / "adapter_config.json").write_text(json.dumps(said))
+    stem, whole = "base_model.model.model.layers.0.self_attn.q_proj", weights("llama", 2, "a", ROWS)[NAME]
+    factors = {f"{stem}.lora_A.weight": whole[:4], f"{stem}.lora_B.weight": whole[:, :4]}
+    write_tensors(folder / "a" / "adapter_model.safetensors", factors)
 
 
 def occupied(folder: Path) -> None:
@@ -120,6 +144,7 @@ MISTAKES = {
     "a truncated file": Mistake(damage=truncate),
     "another family": Mistake(damage=stranger),
     "quantised": Mistake(damage=quantised),
+    "an adapter": Mistake(damage=adapter),
     "layers that are not there": Mistake("models: {a: ./a}\nmerge: {stack: [{models: {a: 0-9}}]}\n"),
     "not a number": Mistake(damage=nan, command=MERGE),
     "an output that is not empty": Mistake(damage=occupied, command=MERGE),

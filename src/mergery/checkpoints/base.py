@@ -30,6 +30,22 @@ class TensorInfo(NamedTuple):
         return math.prod(self.shape) * self.dtype.bits // 8
 
 
+class Contents(NamedTuple):
+    """What a model's folder holds beside its config and the weights that are read.
+
+    A folder stands for all in it, with `/` behind its name.
+    """
+
+    side: tuple[str, ...] = ()  # files that go with the model: see `Checkpoint.files`
+    unread: tuple[
+        str, ...
+    ] = ()  # weight files, or entries of a file, that are left aside: copies in another form, counters
+    training: tuple[str, ...] = ()  # state of its training
+    unknown: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()  # folders whose weights are the checkpoint's tensors, under the folder's name
+    stem: str = "model"  # what its weight files are called
+
+
 class Checkpoint(ABC):
     """Named tensors that are read lazily, by slice, plus `config` and side files.
 
@@ -58,9 +74,19 @@ class Checkpoint(ABC):
         return Config()
 
     @property
+    def contents(self) -> Contents:
+        """What stands beside the tensors that are read."""
+        return Contents()
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Tensors that are another one, to the byte in the file: name by name of the one that stands for both."""
+        return {}
+
+    @property
     def files(self) -> tuple[str, ...]:
         """Names of side files (tokenizer, generation config, chat template, licence), sorted; no weights."""
-        return ()
+        return self.contents.side
 
     def file(self, name: str) -> bytes:
         """The content of one side file."""

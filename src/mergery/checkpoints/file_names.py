@@ -1,7 +1,7 @@
-"""Which files of a model folder hold its weights, and which stand beside them. Decided from names alone.
+"""Which files of a model folder hold its weights. Decided from names alone.
 
-The same rules serve a folder on disk and the file list of a model on the hub. They follow what transformers
-loads, and refuse where it would have to guess.
+The same rules serve a folder on disk and the file list of a model on the hub. They follow what transformers and diffusers
+load, and refuse where they would have to guess.
 """
 
 from __future__ import annotations
@@ -9,29 +9,24 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
+from mergery.checkpoints.file_kinds import is_weight_file, other_form
+from mergery.checkpoints.without_weights import explain_no_weights
 from mergery.errors import CheckpointError, Where
 
-SIDE_FILES = (
-    # tokenizers
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "vocab.txt", "vocab.bpe", "encoder.json", "bpe.codes", "tekken.json",
-    "tokenizer.model", "spiece.model", "*.bpe.model", "*.spm", "*.tiktoken",
-    "chat_template.jinja", "chat_template.json", "additional_chat_templates/*",
-    # how the model is run
-    "generation_config.json", "preprocessor_config.json", "processor_config.json",
-    "image_processor_config.json", "video_preprocessor_config.json", "adapter_config.json", "*.py",
-    # papers
-    "LICENSE*", "LICENCE*", "NOTICE*", "COPYING*", "USE_POLICY*", "README.md",
-)  # fmt: skip
-WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf")
-TRAINING_STATE = ("training_args.bin", "optimizer*", "scheduler*", "scaler*", "rng_state*")  # never weights
+STANDARD = (
+    "model.safetensors",
+    "diffusion_pytorch_model.safetensors",
+    "pytorch_model.bin",
+    "diffusion_pytorch_model.bin",
+)
+MODEL, DIFFUSERS = "model", "diffusion_pytorch_model"  # what transformers and diffusers call weights
 
 _PLAIN_NAME = re.compile(r"[^/\\:\0]+")
-_SHARD = re.compile(r"(?P<stem>.+)-\d{5,}-of-(?P<total>\d{5,})\.\w+")
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5,})-of-(?P<total>\d{5,})\.(?P<form>\w+)")
 _VARIANT = re.compile(r"(model|pytorch_model|diffusion_pytorch_model)\.(?!safetensors)[\w-]+\.(safetensors|bin)")
+_SLICE = re.compile(r"consolidated\.\d\d\.pth")
 
 
 @dataclass(frozen=True)
@@ -42,22 +37,19 @@ class FoundWeights:
     index: str | None
     unread: tuple[str, ...]
 
-
-def is_side_file(name: str) -> bool:
-    """Whether the file goes with a model but holds no weights. `config.json` has its own place."""
-    return any(fnmatchcase(name, pattern) for pattern in SIDE_FILES) and name.count("/") <= 1
-
-
-def is_weight_file(name: str) -> bool:
-    """Whether the name is that of a weight file, and not of an optimizer's or trainer's state."""
-    return name.endswith(WEIGHT_SUFFIXES) and not any(fnmatchcase(name, pattern) for pattern in TRAINING_STATE)
+    @property
+    def stem(self) -> str:
+        """What a merged model calls its weights, so that the same library finds them."""
+        return DIFFUSERS if (self.index or next(iter(self.files), "")).startswith(DIFFUSERS) else MODEL
 
 
 def find_weights(names: Iterable[str], where: str) -> FoundWeights:
     """The weight files among the names of one folder; `where` is what messages call the folder."""
+    names = list(names)
     top = sorted(name for name in names if "/" not in name)
     weights = [name for name in top if is_weight_file(name)]
-    for single in ("model.safetensors", "pytorch_model.bin"):
+    known = [name for name in top if name in weights or other_form(name)]
+    for single in STANDARD:
         index = f"{single}.index.json"
         if single in top and index in top:
             raise CheckpointError(
@@ -67,41 +59,79 @@ def find_weights(names: Iterable[str], where: str) -> FoundWeights:
                 hint=f"delete the stale one, or name a file: {where}/{single}",
             )
         if single in top:
-            return _found((single,), None, weights)
+            return _found((single,), None, known)
         if index in top:
-            return _found((), index, weights)
-    return _found((_only_one(weights, where),), None, weights)
+            return _found((), index, known)
+    if "model_index.json" in top or not weights:
+        raise explain_no_weights(names, where)
+    return _found(_unnamed(weights, where), None, known)
 
 
-def _found(files: tuple[str, ...], index: str | None, weights: list[str]) -> FoundWeights:
-    return FoundWeights(files, index, tuple(name for name in weights if name not in files))
+def _found(files: tuple[str, ...], index: str | None, known: list[str]) -> FoundWeights:
+    return FoundWeights(files, index, tuple(name for name in known if name not in files))
 
 
-def _only_one(weights: list[str], where: str) -> str:
-    """The file that is meant where none has a standard name; a variant such as fp16 is never guessed."""
-    if shards := [name for name in weights if _SHARD.fullmatch(name)]:
-        raise CheckpointError(
-            f"there are {len(shards)} shards, but no index",
-            where=Where(where),
-            why=f"{shards[0]} needs a `model.safetensors.index.json` that says which tensor stands where",
-            hint="download or save the model again, with its index",
-        )
+def _unnamed(weights: list[str], where: str) -> tuple[str, ...]:
+    """The files that are meant where none has a standard name and no index is there.
+
+    All shards of one model, or a single file; safetensors before others. A variant such as fp16 is never guessed.
+    """
     safetensors = [name for name in weights if name.endswith(".safetensors")]
-    found = safetensors or [name for name in weights if name == "adapter_model.bin"]
-    if len(found) == 1 and not _VARIANT.fullmatch(found[0]):
-        return found[0]
-    if not weights:
-        raise CheckpointError("no weights here", where=Where(where), why=_expected())
+    others = [name for name in weights if name not in safetensors]
+    for group in (safetensors, others):
+        if shards := _all_shards(group, where):
+            return shards
+        preferred = [name for name in group if name == "adapter_model.bin"] or group
+        if len(preferred) == 1 and not _VARIANT.fullmatch(preferred[0]):
+            return (preferred[0],)
+        if group and group is safetensors and not all(map(_VARIANT.fullmatch, group)):
+            break
+    if sum(bool(_SLICE.fullmatch(name)) for name in weights) > 1:
+        raise CheckpointError(
+            "the weights are cut into slices for several GPUs",
+            where=Where(where),
+            why=f"{', '.join(weights[:3])} each hold a slice of every tensor",
+            hint="use the model's version for transformers, with model.safetensors",
+        )
     raise CheckpointError(
         "which file holds the weights is not clear",
         where=Where(where),
-        why=f"{_expected()}; here: {', '.join(weights)}",
+        why=f"a model folder holds model.safetensors or pytorch_model.bin, or the index of their shards; here: {_few(weights)}",
         hint=f"name the file: {where}/{weights[0]}",
     )
 
 
-def _expected() -> str:
-    return "a model folder holds model.safetensors or pytorch_model.bin, or the index of their shards"
+def _all_shards(weights: list[str], where: str) -> tuple[str, ...]:
+    """The shards 1 to N of N that stand here without an index. Raises CheckpointError where one is missing."""
+    families: dict[tuple[str, ...], dict[int, str]] = {}
+    for name in weights:
+        if match := _SHARD.fullmatch(name):
+            family = (match["stem"], match["total"], match["form"])
+            families.setdefault(family, {})[int(match["number"])] = name
+    missing = {
+        family: sorted(set(range(1, min(int(family[1]), 10_000) + 1)) - set(found))
+        for family, found in families.items()
+    }
+    whole = [found for family, found in families.items() if not missing[family]]
+    if len(whole) == 1:
+        return tuple(whole[0][number] for number in sorted(whole[0]))
+    if len(whole) > 1:
+        raise CheckpointError(
+            f"the shards of {len(whole)} models are here",
+            where=Where(where),
+            why=f"{' and '.join(found[1] for found in whole)} begin one each, and no index says which is meant",
+            hint="move one of them away",
+        )
+    for (stem, total, form), lost in missing.items():
+        names = [f"{stem}-{number:0{len(total)}}-of-{total}.{form}" for number in lost]
+        verb = "is" if len(lost) == 1 else "are"
+        raise CheckpointError(
+            f"{len(lost)} of {int(total)} shards {verb} missing: {_few(names)}",
+            where=Where(where),
+            why="there is no index either, so that every shard is needed",
+            hint="download the model again, or wait until its download is complete",
+        )
+    return ()
 
 
 def shards_of(index: dict[str, Any], names: Collection[str], where: str) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mergery.checkpoints.base import Checkpoint
+from mergery.checkpoints.file_kinds import WEIGHT_SUFFIXES, other_form
+from mergery.checkpoints.hub.addresses import Address, cached_snapshot, read_address
+from mergery.checkpoints.without_weights import unread_form
 from mergery.errors import CheckpointError, Where
 
-WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_WORD = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)  # what might be the name of a model without that of its owner
 
 
 def open_checkpoint(
@@ -27,11 +29,11 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a model for reading. Headers and small text files are read, weights are not.
 
-    `source` is a folder, a weight file, a hub id such as `org/name`, a state dict (name to tensor or array),
-    a torch module, or a checkpoint, which is returned as it is. A path that exists is taken before a hub id
-    of that spelling. `revision` is a branch, tag or commit of a hub model, `task` one of the models of a packed
-    folder. `label` is what messages call the model. Relative paths are looked up from the folder `relative_to`.
-    One dictionary given as `headers` for several local models lets equal headers be read and kept once.
+    `source` is a folder, a weight file, a model of the hub as `org/name`, `org/name@revision` or by its address on the web,
+    a state dict (name to tensor or array), a torch module, or a checkpoint, which is returned as it is. A path that exists
+    is taken before a hub id of that spelling. `revision` is a branch, tag or commit of a hub model, `task` one of the
+    models of a packed folder. `label` is what messages call the model. Relative paths are looked up from the folder
+    `relative_to`. One dictionary given as `headers` for several local models lets equal headers be read and kept once.
     Raises `CheckpointError`.
     """
     if isinstance(source, Checkpoint):
@@ -46,6 +48,9 @@ def open_checkpoint(
         why = getattr(error, "strerror", None) or str(error)
         raise CheckpointError("this path cannot be looked up", where=Where(repr(text)), why=why) from None
     if found:
+        snapshot = cached_snapshot(path, revision)
+        if snapshot is not None:
+            path, revision = snapshot, None
         if revision is not None:
             why = f"the revision {revision!r} belongs to a model on the hub"
             hint = f"leave out the revision, or rename the folder if you mean the hub's {text}"
@@ -53,8 +58,10 @@ def open_checkpoint(
         return _open_path(path, task, label or text, headers)
     if task is not None:
         raise _not_packed(task, text)
-    if isinstance(source, str) and _HUB_ID.fullmatch(text) and not text.endswith(WEIGHT_FILES):
-        return _open_on_hub(text, revision, label, path)
+    if isinstance(source, str) and not text.endswith(WEIGHT_SUFFIXES):
+        address = read_address(text, revision)
+        if address is not None:
+            return _open_on_hub(address, label, path)
     raise _nothing_there(text, path)
 
 
@@ -85,28 +92,36 @@ def _open_path(path: Path, task: str | None, label: str, headers: dict[str, Any]
         raise _not_packed(task, str(path))
     if path.is_dir():
         return FolderCheckpoint(path, label, headers)
-    if path.suffix in WEIGHT_FILES:
+    if not path.exists():
+        why = f"it is a symbolic link to {path.readlink()}, which does not exist"
+        hint = "mend the link, or download the model again where it is of a cache"
+        raise CheckpointError("there is no such file or folder", where=Where(str(path)), why=why, hint=hint)
+    if path.suffix in WEIGHT_SUFFIXES:
         return FileCheckpoint(path, label, headers)
+    if form := other_form(path.name):
+        raise unread_form(form, str(path))
+    beside = (path.parent / "config.json").exists()
     raise CheckpointError(
         "this is not a weight file",
         where=Where(str(path)),
-        why=f"its name ends in {path.suffix or 'nothing'!r}; weight files end in {', '.join(WEIGHT_FILES)}",
-        hint=f"name the model's folder: {path.parent}" if (path.parent / "config.json").exists() else "",
+        why=f"its name ends in {path.suffix or 'nothing'!r}; weight files end in {', '.join(WEIGHT_SUFFIXES)}",
+        hint=f"name the model's folder: {path.parent}" if beside else "name a weight file, or the folder of a model",
     )
 
 
-def _open_on_hub(repo: str, revision: str | None, label: str | None, path: Path) -> Checkpoint:
+def _open_on_hub(address: Address, label: str | None, path: Path) -> Checkpoint:
     from mergery.checkpoints.hub.checkpoint import HubCheckpoint
     from mergery.checkpoints.hub.remote import ModelNotFoundError
 
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     try:
-        return HubCheckpoint(repo, revision=revision, label=label, endpoint=endpoint)
+        return HubCheckpoint(address.repo, revision=address.revision, label=label, endpoint=endpoint)
     except ModelNotFoundError as error:
         near = _near_paths(path)
         if not near:
             raise
-        raise CheckpointError(error.what, where=error.where, hint=f"did you mean the folder {near[0]!r}?") from None
+        hint = f"did you mean the folder {near[0]!r}? If not, {error.hint}"
+        raise CheckpointError(error.what, where=error.where, why=error.why, hint=hint) from None
 
 
 def _open_in_memory(source: Any, label: str | None) -> Checkpoint:
@@ -123,5 +138,9 @@ def _open_in_memory(source: Any, label: str | None) -> Checkpoint:
 
 def _nothing_there(text: str, path: Path) -> CheckpointError:
     near = _near_paths(path)
-    hint = f"did you mean {near[0]!r}?" if near else "check the path; a model on the hub is named org/name"
+    if near:
+        hint = f"did you mean {near[0]!r}?"
+        hint += " A model on the hub is named org/name" if _WORD.fullmatch(text) else ""
+    else:
+        hint = "check the path; a model on the hub is named org/name"
     return CheckpointError("there is no such file or folder", where=Where(text), hint=hint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mergery.checkpoints.base import Checkpoint, TensorInfo
+from mergery.checkpoints.base import Checkpoint, Contents, TensorInfo
 from mergery.checkpoints.config import Config
 from mergery.checkpoints.weights import Weights, file_marks, hash_files
 
@@ -14,15 +14,11 @@ if TYPE_CHECKING:
 
 
 class StoredCheckpoint(Checkpoint):
-    """A checkpoint in weight files, with the config and the side files that stand beside them.
+    """A checkpoint in weight files, with the config and the side files that stand beside them."""
 
-    `unread` are weight files, or entries of them, that are left aside: copies in another format, counters.
-    """
-
-    unread: tuple[str, ...] = ()
     _weights: Weights
     _config: Config = Config()
-    _files: tuple[str, ...] = ()
+    _contents: Contents = Contents()
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -33,11 +29,15 @@ class StoredCheckpoint(Checkpoint):
         return self._config
 
     @property
-    def files(self) -> tuple[str, ...]:
-        return self._files
+    def contents(self) -> Contents:
+        return self._contents
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        return self._weights.aliases
 
     def file(self, name: str) -> bytes:
-        if name not in self._files:
+        if name not in self.files:
             raise KeyError(name)
         return self._fetch(name)
 

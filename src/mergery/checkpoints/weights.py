@@ -6,15 +6,14 @@ import hashlib
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mergery.checkpoints.base import TensorInfo
 from mergery.checkpoints.byte_files import ByteFile
-from mergery.checkpoints.file_names import find_weights, shards_of
-from mergery.checkpoints.json_files import parse_object
 from mergery.errors import CheckpointError, Where, did_you_mean
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ class WeightFile(ABC):
     tensors: dict[str, TensorInfo]
     header_sha256: str
     unread: tuple[str, ...] = ()  # entries of the file that are not weights
+    aliases: Mapping[str, str] = MappingProxyType({})  # see `Checkpoint.aliases`
 
     @abstractmethod
     def read_range(self, info: TensorInfo, start: int, stop: int, into: memoryview) -> None:
@@ -54,31 +54,14 @@ class Weights:
         if len(view):
             self.homes[name].read_range(info, start, stop, view)
 
+    @property
+    def aliases(self) -> dict[str, str]:
+        """See `Checkpoint.aliases`."""
+        return {name: other for file in self.files.values() for name, other in file.aliases.items()}
+
     def close(self) -> None:
         for file in self.files.values():
             file.bytes.close()
-
-
-def open_weights(
-    names: Collection[str],
-    where: str,
-    fetch: Callable[[str], bytes],
-    open_files: Callable[[Sequence[str]], Iterable[WeightFile]],
-) -> tuple[Weights, tuple[str, ...]]:
-    """The weights among the files `names`, and the weight files and entries left unread.
-
-    `fetch` gives a small file's content (the index), `open_files` the headers of weight files; `where` is
-    what messages call the model.
-    """
-    found = find_weights(names, where)
-    files, weight_map, index = found.files, None, ""
-    if found.index:
-        index = f"{where}/{found.index}"
-        weight_map, files = shards_of(parse_object(fetch(found.index), index, unique=True), names, index)
-    opened = dict(zip(files, open_files(files), strict=True))
-    left = [name for name in found.unread if name not in files]
-    left += [entry for file in opened.values() for entry in file.unread]
-    return join(opened, index, weight_map), tuple(left)
 
 
 def byte_view(info: TensorInfo, start: int, stop: int, into: np.ndarray) -> memoryview:
@@ -96,13 +79,17 @@ def byte_view(info: TensorInfo, start: int, stop: int, into: np.ndarray) -> memo
 
 
 def join(files: Mapping[str, WeightFile], index: str = "", weight_map: Mapping[str, str] | None = None) -> Weights:
-    """Files as one set of tensors. Where there is an index, file and index must name the same tensors."""
+    """Files as one set of tensors. Where there is an index, file and index must name the same tensors; else no tensor may
+    stand twice.
+    """
     weights = Weights(files)
     for file_name, file in files.items():
         if weight_map is not None and any(weight_map.get(name) != file_name for name in file.tensors):
             raise _unmapped(index, file_name, file, weight_map)
         weights.tensors.update(file.tensors)
         weights.homes.update(dict.fromkeys(file.tensors, file))
+    if len(weights.tensors) < sum(len(file.tensors) for file in files.values()):
+        raise _twice(files)
     for name, file_name in (weight_map or {}).items():
         if name not in weights.tensors:
             raise CheckpointError(
@@ -124,6 +111,21 @@ def _unmapped(index: str, file_name: str, file: WeightFile, weight_map: Mapping[
         why=f"the index places {lost[0]!r} in {elsewhere}" if elsewhere else "they would be lost silently",
         hint="index and shards are of different models: download or save the model again",
     )
+
+
+def _twice(files: Mapping[str, WeightFile]) -> CheckpointError:
+    seen: dict[str, str] = {}
+    for file_name, file in files.items():
+        if both := seen.keys() & file.tensors.keys():
+            name = min(both)
+            return CheckpointError(
+                f"tensor {name!r} stands twice",
+                where=Where(file.bytes.name),
+                why=f"it stands in {seen[name]} too, and so do {len(both) - 1} others: they are no shards of one model",
+                hint="download or save the model again, with its index",
+            )
+        seen |= dict.fromkeys(file.tensors, file_name)
+    raise AssertionError("no tensor stands twice")
 
 
 def file_marks(weights: Weights) -> list[dict[str, Any]]:

@@ -37,7 +37,11 @@ def show_facts(facts: dict[str, Any]) -> None:
         out.print(text)
 
     kind = facts["family"] or "unknown: there is no config.json with a model_type"
+    if facts["adapter"] and not facts["family"]:
+        kind = "that of the model it was made for" + (f", {facts['made_for']}" if facts["made_for"] else "")
     line("model", facts["location"])
+    if facts["adapter"]:
+        line("adapter", f"{facts['adapter']}; it cannot be merged as it is, only once it is in its model")
     line("family", kind + (f", language model {facts['language_model']}" if facts["language_model"] else ""))
     line("layers", f"{facts['layers']} ({facts['stack']})" if facts["stack"] else "none with numbers")
     line("parameters", f"{count(facts['parameters'])} in {facts['tensors']} tensors, {size(facts['bytes'])}")
@@ -59,6 +63,8 @@ def show_facts(facts: dict[str, Any]) -> None:
         numbers = (str(row["tensors"]), count(row["parameters"]))
         roles.add_row(row["part"], row["role"], *numbers, ", ".join(row["shapes"]), row["such_as"])
     out.print(roles)
+    for text in facts["remarks"]:
+        out.print(f"note: {text}", style="yellow")
     for other in facts.get("merging", ()):
         out.print()
         verdict = "merges with this model" if other["merges"] else "does not merge with this model"

@@ -1,4 +1,4 @@
-"""Whether models belong together: families, configs, quantised files."""
+"""Whether models belong together: families and configs."""
 
 from __future__ import annotations
 
@@ -8,35 +8,10 @@ from typing import Any
 
 from mergery.architecture.facts import ALLOWABLE, lesser, meanings
 from mergery.architecture.spelling import language_family
-from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.config import Config
-from mergery.errors import Where
 from mergery.graph.findings import Findings
 from mergery.graph.view import View
 from mergery.recipe import Merge
-
-
-def check_quantised(name: str, checkpoint: Checkpoint, place: Where | None, findings: Findings) -> None:
-    """Refuse files whose numbers are codes, not weights."""
-    found = quantisation(checkpoint)
-    if found:
-        findings.fail(
-            f"the model {name!r} is quantised ({found['method']})",
-            where=place,
-            why=found["why"],
-            hint="use its bfloat16, float16 or float32 version; quantised files cannot be merged yet",
-        )
-
-
-def quantisation(checkpoint: Checkpoint) -> dict[str, str] | None:
-    """How a checkpoint is quantised, and what says so; None where it is not."""
-    scheme = checkpoint.config.quantisation
-    odd = next((i for i in checkpoint.tensors.values() if i.dtype.floating and not i.dtype.mergeable), None)
-    if not scheme and not odd:
-        return None
-    method = scheme.get("quant_method", "quantised") if isinstance(scheme, dict) else str(odd and odd.dtype)
-    why = f"tensor {odd.name!r} is {odd.dtype}" if odd else "config.json has a quantization_config"
-    return {"method": str(method), "why": why}
 
 
 def check_families(views: Mapping[str, View], merge: Merge, allowed: Collection[str], findings: Findings) -> None:

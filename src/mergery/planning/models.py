@@ -1,7 +1,7 @@
 """The models of a recipe as views, in three steps: as they are stored; with their rows in the output's order; merged.
 
 All that can be wrong between models is found on this way, from headers and configs: missing and extra tensors, shapes, layer
-counts, families, quantised files. Problems are noted, so that the user sees all of them at once.
+counts, families, adapters, quantised files. Problems are noted, so that the user sees all of them at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from mergery.errors import PlanError
 from mergery.graph.findings import Findings
 from mergery.graph.nodes import Node, Stored
 from mergery.graph.view import View
-from mergery.planning.compatibility import check_families, check_quantised
+from mergery.planning.compatibility import check_families
+from mergery.planning.inputs import check_quantised, refuse_adapters
 from mergery.planning.side_by_side import side_by_side
 from mergery.planning.stack import stacked
 from mergery.planning.treatment import numbers, treatments_of
@@ -34,10 +35,16 @@ def stored_views(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings
     known: list[tuple[Checkpoint, Architecture]] = []
     views: dict[str, View] = {}
     wanted = recipe.wanted_vocabulary
+    sources: dict[str, tuple[Source, Checkpoint]] = {}
     for name in dict.fromkeys((*_merged(recipe), *(vocabulary_sources(recipe, wanted) if wanted else ()))):
-        source, checkpoint, before = recipe.models[name], checkpoints[name], len(findings.problems)
+        source = recipe.models[name]
         assert isinstance(source, Source)
-        check_quantised(name, checkpoint, source.place, findings)
+        sources[name] = source, checkpoints[name]
+    adapters = refuse_adapters({name: (stored, source.place) for name, (source, stored) in sources.items()}, findings)
+    for name, (source, checkpoint) in sources.items():
+        if name in adapters or not check_quantised(name, checkpoint, source.place, findings):
+            continue
+        before = len(findings.problems)
         view: View | None = _stored(name, checkpoint, _architecture(checkpoint, known), recipe.drop)
         if not view.nodes:
             findings.fail(f"the model {name!r} has no tensors", where=source.place)

@@ -18,12 +18,13 @@ from mergery.graph.findings import Findings
 from mergery.graph.view import Change, View
 from mergery.graph.walking import leaf_columns
 from mergery.planning.digest import digest_of
+from mergery.planning.inputs import without_scheme
 from mergery.planning.layout import Layout
 from mergery.planning.models import merged_view, stored_views, unified_views
 from mergery.planning.opening import open_all
 from mergery.planning.remarks import copied_and_cut, left_aside, merged_as_stored, treated_apart
 from mergery.planning.restricting import restrict
-from mergery.planning.side_files import choose_chat_template, write_generation
+from mergery.planning.side_files import check_tokenizer, choose_chat_template, write_generation
 from mergery.planning.steps import Step, kinds_of, main_dtype, steps_of
 from mergery.recipe import Recipe
 from mergery.recipe.reading import load_recipe
@@ -121,9 +122,12 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
     template = choose_chat_template(recipe, checkpoints, findings)
     raise_all(findings.problems)
     assert view is not None
+    config_from, wanted = stored_source(recipe, recipe.donor), recipe.wanted_vocabulary
+    donor, tokenizer = checkpoints[config_from], find_lead(recipe, wanted) if wanted else config_from
+    if vocabulary is None:
+        check_tokenizer(tokenizer, checkpoints, view, tokenizers, findings)
     if only:
         view = restrict(view, only)
-    donor, wanted = checkpoints[stored_source(recipe, recipe.donor)], recipe.wanted_vocabulary
     dtype = OUTPUT_DTYPES[recipe.output.dtype] if recipe.output.dtype else None
     layout, steps = steps_of(view, donor.tensors, dtype, recipe.output.shard_size)
     kinds = kinds_of(steps)
@@ -134,7 +138,7 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
         *treated_apart(findings.treated),
         *merged_as_stored(view),
         *copied_and_cut(kinds),
-        *left_aside(checkpoints),
+        *left_aside(checkpoints, config_from),
     ]
     most = main_dtype(kinds)
     return Plan(
@@ -146,7 +150,7 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
         layout,
         _output_config(view.config, most),
         most,
-        checkpoints[find_lead(recipe, wanted)] if wanted else donor,
+        checkpoints[tokenizer],
         view.dropped,
         tuple(dict.fromkeys(warnings)),
         digest_of(recipe, checkpoints, layout, only, vocabulary),
@@ -163,8 +167,9 @@ def _output_config(config: Config, dtype: DType) -> Config:
     """The donor's config with the dtype of the tensors that are written."""
     if not config:
         return config
-    result = json.loads(json.dumps(config.plain()))
-    keys = [key for key in ("dtype", "torch_dtype") if key in result] or ["dtype"]
+    result = without_scheme(json.loads(json.dumps(config.plain())))
+    unsaid = [] if "_diffusers_version" in result else ["dtype"]  # diffusers knows no such key
+    keys = [key for key in ("dtype", "torch_dtype") if key in result] or unsaid
     for key in keys:
         result[key] = dtype.torch
     for section in result.values():

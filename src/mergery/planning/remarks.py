@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from mergery.checkpoints.base import Checkpoint
+from mergery.checkpoints.file_kinds import ADAPTER, CARD, NOT_COPIED, is_tokenizer_file
 from mergery.dtypes import F64
+from mergery.errors import SHOWN
 from mergery.graph.nodes import Merged, Stored
 from mergery.graph.view import View
 from mergery.graph.walking import is_computed, leaves
@@ -48,9 +50,32 @@ def copied_and_cut(kinds: Sequence[Sequence[Step]]) -> Iterator[str]:
         yield from node.method.remarks(node.settings)
 
 
-def left_aside(checkpoints: Mapping[str, Checkpoint]) -> Iterator[str]:
-    """Weight files beside those that are read: nothing is passed over in silence."""
+def left_aside(checkpoints: Mapping[str, Checkpoint], donor: str) -> Iterator[str]:
+    """Files and folders that the output does not get: nothing is passed over in silence.
+
+    Models of which the same is to be said are told of together. `donor` gives the files beside the weights; those of a
+    tokenizer, and model cards, are none of these.
+    """
+    said: dict[str, list[str]] = {}
+    given = {name for name in checkpoints[donor].files if name not in NOT_COPIED}
     for name, checkpoint in checkpoints.items():
-        files = getattr(checkpoint, "unread", ())
-        if files:
-            yield f"{name}: {', '.join(files)} not read"
+        found = checkpoint.contents
+        own = [each for each in found.side if not is_tokenizer_file(each)]
+        lacking = [each for each in own if each not in (*given, CARD, ADAPTER)]
+        adapter = [each for each in own if each == ADAPTER and checkpoint.config]
+        for files, text in (
+            (found.unread, "{} not read"),
+            (found.training, "state of training left behind: {}"),
+            (found.unknown, "left behind: {}"),
+            (lacking, f"left behind: {{}}; files beside the weights come from {donor}, which has none of that name"),
+            (adapter, "{} left behind: it would load an adapter upon the merged model"),
+        ):
+            if files:
+                said.setdefault(text.format(_few(files)), []).append(name)
+    for text, names in said.items():
+        yield f"{', '.join(names)}: {text}"
+
+
+def _few(files: Sequence[str]) -> str:
+    more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
+    return ", ".join(files[:SHOWN]) + more

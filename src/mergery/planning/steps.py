@@ -37,7 +37,8 @@ def steps_of(
         TensorInfo(name, node.shape, output_dtype(node, donor, wanted))
         for (name, node), donor in zip(view.nodes.items(), looked_up(view.nodes, original), strict=True)
     ]
-    layout = lay_out(infos, shard_size, {"format": "pt"})
+    contents = view.donor.contents
+    layout = lay_out(infos, shard_size, {"format": "pt"}, stem=contents.stem, modules=contents.modules)
     return layout, tuple([Step(slot, view.nodes[slot.info.name]) for slot in layout.slots])
 
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mergery.checkpoints.file_names import is_weight_file
+from mergery.checkpoints.file_kinds import is_weight_file
 from mergery.errors import RecipeError
 
 MOST = 1000  # checkpoints of one run

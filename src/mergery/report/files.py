@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import json
 
+from mergery.checkpoints.file_kinds import NOT_COPIED, is_tokenizer_file
 from mergery.planning.plan import Plan
 from mergery.report.card import make_card
 from mergery.report.tokens import tokenizer_files
-
-TOKENIZER_FILES = (
-    "tokenizer", "special_tokens_map", "added_tokens", "vocab", "merges", "spiece", "chat_template",
-    "additional_chat_templates", "sentencepiece",
-)  # fmt: skip
-OTHER_FILES = ("generation_config", "preprocessor", "processor", "video_preprocessor", "LICENSE", "NOTICE")
 
 
 def side_files(plan: Plan) -> dict[str, bytes]:
@@ -23,11 +18,11 @@ def side_files(plan: Plan) -> dict[str, bytes]:
     donor = plan.view.donor
     config_donor = plan.checkpoints.get(plan.recipe.output.config or "", donor)
     for name in config_donor.files:
-        if name.startswith(OTHER_FILES) or name.endswith(".py"):
+        if not is_tokenizer_file(name) and name not in NOT_COPIED:
             texts[name] = config_donor.file(name)
     if plan.generation is not None:
         texts["generation_config.json"] = plan.generation
-    own = [name for name in plan.tokenizer.files if name.startswith(TOKENIZER_FILES) or name.endswith(".tiktoken")]
+    own = [name for name in plan.tokenizer.files if is_tokenizer_file(name)]
     texts |= tokenizer_files(plan, own)
     texts["README.md"] = make_card(plan).encode()
     return texts

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from mergery.architecture import Architecture, read_architecture
 from mergery.architecture.fused import fused_parts
 from mergery.architecture.spelling import aliases, canonical_names, language_family, ties_head
 from mergery.checkpoints import Checkpoint, Config, TensorInfo, open_checkpoint
+from mergery.checkpoints.adapters import read_adapter
+from mergery.checkpoints.tokenizer.reading import read_tokenizer
 from mergery.errors import MergeryError, Problems
-from mergery.planning.compatibility import quantisation
+from mergery.planning.inputs import leftover_scheme, quantisation
 from mergery.planning.plan import make_plan
+from mergery.planning.remarks import left_aside
+from mergery.views.vocabulary.comparing import tokens_in_words, tokens_without_rows
+from mergery.views.vocabulary.rows import token_tensors
 
 
 def inspect(path: Any, others: Sequence[Any] = ()) -> dict[str, Any]:
@@ -30,6 +35,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     architecture = read_architecture(tensors.values(), config)
     family = config.family
     language = language_family(config)
+    adapter, codes = read_adapter(checkpoint), quantisation(checkpoint)
     return {
         "location": str(checkpoint.location),
         "family": family,
@@ -41,13 +47,31 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "parameters": sum(info.elements for info in tensors.values() if info.dtype.floating),
         "bytes": sum(info.nbytes for info in tensors.values()),
         "dtypes": _count(info.dtype.torch for info in tensors.values()),
-        "quantised": quantisation(checkpoint),
+        "adapter": adapter.words if adapter else None,
+        "made_for": adapter.base if adapter else None,
+        "quantised": {"method": codes.scheme, "why": codes.why} if codes else None,
         "parts": _parts(tensors, architecture),
         "roles": _roles(tensors, architecture),
         "tied": _tied(tensors, config),
         "fused": _fused(tensors, architecture, config),
         "tokenizer": tokenizer_facts(checkpoint),
+        "remarks": list(_remarks(checkpoint, architecture)),
     }
+
+
+def _remarks(checkpoint: Checkpoint, architecture: Architecture) -> Iterator[str]:
+    """What a plan would warn of, of this model alone."""
+    if scheme := leftover_scheme(checkpoint):
+        yield f"config.json has a quantization_config ({scheme}), but the weights are plain numbers"
+    rows = max(token_tensors(checkpoint.tensors, architecture).values(), default=0)
+    try:
+        lost = tokens_without_rows(read_tokenizer(checkpoint) if rows else None, rows)
+    except MergeryError as error:
+        yield f"the tokenizer cannot be read: {error.what}"
+        lost = []
+    if lost:
+        yield f"the tokenizer has {tokens_in_words(lost)} without rows: the embeddings have {rows:,}"
+    yield from (text.partition(": ")[2] for text in left_aside({"this": checkpoint}, "this"))
 
 
 def meeting(checkpoint: Checkpoint, other: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from mergery.errors import PlanError
 from mergery.kernels.devices import CPU
-from mergery.planning.layout import INDEX, Layout, Shard, Slot
+from mergery.planning.layout import Layout, Shard, Slot
 from mergery.planning.plan import Plan
 from mergery.planning.steps import Step
 from mergery.run.journal import Journal
@@ -138,9 +138,7 @@ class FolderSink:
             raise write_problem(error, self.partial) from None
 
     def _complete(self, texts: dict[str, bytes], *, replace: bool) -> None:
-        index = self.plan.layout.index()
-        if index is not None:
-            texts = {**texts, INDEX: index}
+        texts = {**texts, **self.plan.layout.index()}
         for name, content in texts.items():
             path = self.partial / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +146,8 @@ class FolderSink:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        for folder in {(self.partial / name).parent for name in texts} - {self.partial}:
+        written = (*texts, *(shard.name for shard in self.plan.layout.shards))
+        for folder in {(self.partial / name).parent for name in written} - {self.partial}:
             _sync_folder(folder)
         for fd in self.files:
             os.fsync(fd)
@@ -258,6 +257,7 @@ def write_problem(error: OSError, folder: Path) -> PlanError:
 def lay_file(path: Path, shard: Shard) -> int:
     """Open a file of weights that has its header and its full size; an earlier run's bytes are kept. Returns its number."""
     try:
+        path.parent.mkdir(exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             if os.fstat(fd).st_size != shard.size:

@@ -20,8 +20,8 @@ from typing import Any, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 LARGE_SUFFIXES = (".safetensors", ".bin", ".pt")
-_API = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)(?:/revision/(?P<revision>.+))?")
-_RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
+_API = re.compile(r"/api/models/(?P<repo>[^/]+(?:/[^/]+)?)(?:/revision/(?P<revision>.+))?")
+_RESOLVE = re.compile(r"/(?P<repo>[^/]+(?:/[^/]+)?)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 _STORE = re.compile(r"/store/(?P<digest>[0-9a-f]{64})")
 
 
@@ -35,6 +35,7 @@ class Request:
     status: int
     sent: int
     authorised: bool
+    agent: str
 
 
 @dataclass
@@ -205,7 +206,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         sent = 0 if self.command == "HEAD" else len(body)
         authorised = "Authorization" in self.headers
-        self.hub.requests.append(Request(self.command, unquote(self.path), self._range(), status, sent, authorised))
+        agent = self.headers.get("User-Agent", "")
+        self.hub.requests.append(
+            Request(self.command, unquote(self.path), self._range(), status, sent, authorised, agent)
+        )
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)

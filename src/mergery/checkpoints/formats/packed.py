@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergery.checkpoints.base import Checkpoint, TensorInfo
+from mergery.checkpoints.base import Checkpoint, Contents, TensorInfo
 from mergery.checkpoints.config import Config
 from mergery.checkpoints.folder import FileCheckpoint
 from mergery.checkpoints.json_files import parse_object
@@ -196,8 +196,8 @@ class PackedCheckpoint(Checkpoint):
         return self._base.config
 
     @property
-    def files(self) -> tuple[str, ...]:
-        return self._base.files
+    def contents(self) -> Contents:
+        return self._base.contents
 
     def file(self, name: str) -> bytes:
         return self._base.file(name)

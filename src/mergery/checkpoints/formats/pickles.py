@@ -15,13 +15,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import IO, Any, ClassVar, NamedTuple
 
-from mergery.checkpoints.json_files import is_text
 from mergery.dtypes import BY_TORCH, DType
 from mergery.errors import CheckpointError, Where
 
 SAVE_SAFELY = "save its state dict alone, best with safetensors: safetensors.torch.save_file(model.state_dict(), path)"
 ELEMENTS_LIMIT = 1 << 48  # an expanded view can claim any size; this is 256 Ti
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "params")
 
 
 @dataclass(frozen=True)
@@ -93,10 +91,28 @@ class _Dict(dict[Any, Any]):
         pass
 
 
-def load(stream: IO[bytes], file: str) -> Any:
-    """One pickle from the stream, which is left just behind it. What is no data is a `CheckpointError`."""
+class _Note(dict[Any, Any]):
+    """What stands for an object that is no tensor and holds none that counts: settings, paths, times. It keeps nothing."""
+
+    __slots__ = ()
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+
+def load(stream: IO[bytes], file: str, storages: set[Storage] | None = None) -> Any:
+    """One pickle from the stream, which is left just behind it. What is no data is a `CheckpointError`.
+
+    All storages to which it refers are put into `storages`.
+    """
     try:
-        return _Unpickler(stream, encoding="utf-8").load()
+        return _Unpickler(stream, storages).load()
     except _RefusedError as error:
         raise CheckpointError(error.args[0], where=Where(file), why=error.args[1], hint=SAVE_SAFELY) from None
     except CheckpointError:
@@ -113,6 +129,10 @@ _PythonUnpickler: Any = pickle._Unpickler  # type: ignore[attr-defined]
 
 class _Unpickler(_PythonUnpickler):
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(_PythonUnpickler.dispatch)
+
+    def __init__(self, stream: IO[bytes], storages: set[Storage] | None) -> None:
+        super().__init__(stream, encoding="utf-8")
+        self.storages: set[Storage] = set() if storages is None else storages
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         known = GLOBALS.get(f"{module_name}.{global_name}")
@@ -144,7 +164,12 @@ class _Unpickler(_PythonUnpickler):
         _check_keys(self.stack)
         super().load_frozenset()
 
-    for _name in ("SETITEM", "SETITEMS", "DICT", "ADDITEMS", "FROZENSET"):
+    def load_newobj(self) -> None:
+        """An object of a class is made by calling what is answered for the class, as by any other way."""
+        arguments = self.stack.pop()
+        self.stack.append(self.stack.pop()(*arguments))
+
+    for _name in ("SETITEM", "SETITEMS", "DICT", "ADDITEMS", "FROZENSET", "NEWOBJ"):
         dispatch[getattr(pickle, _name)[0]] = locals()[f"load_{_name.lower()}"]
     for _name in ("BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER", "EXT1", "EXT2", "EXT4"):
         dispatch.pop(getattr(pickle, _name)[0])
@@ -160,7 +185,9 @@ class _Unpickler(_PythonUnpickler):
                 "it holds views of storages in a form that torch left in 2017", "their offsets are unknown"
             )
         itemsize = kind.dtype.itemsize if kind.dtype else 1
-        return Storage(key, elements * itemsize, kind.dtype)
+        storage = Storage(key, elements * itemsize, kind.dtype)
+        self.storages.add(storage)
+        return storage
 
 
 def _check_keys(keys: Iterable[Any]) -> None:
@@ -241,44 +268,25 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "builtins.set": _make_set,
     "__builtin__.set": _make_set,
 }
+_NOTES = (
+    "argparse.Namespace", "datetime.timedelta", "pathlib.Path", "pathlib.PosixPath", "pathlib.PurePosixPath",
+    "pathlib.WindowsPath", "pathlib._local.PosixPath", "numpy.dtype", "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar", "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning_fabric.utilities.data.AttributeDict", "lightning.fabric.utilities.data.AttributeDict",
+    "lightning.pytorch.utilities.parsing.AttributeDict",
+)  # fmt: skip
+"""What trainers store beside the weights. None of it is made: a note that holds nothing stands for it."""
+
 GLOBALS: dict[str, _Answer] = {
     **{name: _Answer(function) for name, function in _FUNCTIONS.items()},
     **{f"torch.{name}": _Answer(dtype) for name, dtype in BY_TORCH.items()},
     **{f"torch.{name}": _Answer(StorageKind(BY_TORCH[dtype])) for name, dtype in _STORAGES.items()},
+    **{name: _Answer(_Note) for name in _NOTES},
     "torch.storage.UntypedStorage": _Answer(StorageKind(None)),
     "torch.Tensor": _PLAIN,
     "torch.nn.parameter.Parameter": _PLAIN,
     "torch.nn.parameter.Buffer": _PLAIN,
 }
-
-
-def state_dict_of(top: Any, file: str) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
-    """The tensors of a pickle by name, and the entries left aside because they hold none.
-
-    Where the tensors stand one level down, under `state_dict`, `model` or the like, that level is taken; then
-    no other entry may hold tensors, for they would be lost.
-    """
-    if not isinstance(top, dict):
-        raise _not_a_state_dict(file, f"it holds a {type(top).__name__}")
-    wrapped = [key for key in WRAPPERS if isinstance(top.get(key), dict)]
-    left: tuple[str, ...] = ()
-    if wrapped and not any(isinstance(value, StoredTensor) for value in top.values()):
-        beside = [_show(key) for key, value in top.items() if key != wrapped[0] and _holds_tensors(value)]
-        if beside:
-            why = f"tensors stand under {wrapped[0]!r} and also under {', '.join(beside)}"
-            raise _not_a_state_dict(file, why)
-        left = tuple(key if type(key) is str else _show(key) for key in top if key != wrapped[0])
-        top = top[wrapped[0]]
-    odd = [f"{_show(name)} ({type(value).__name__})" for name, value in top.items() if not _is_entry(name, value)]
-    if odd:
-        raise _not_a_state_dict(file, f"{len(odd)} of its entries are no named tensors: {', '.join(odd[:3])}")
-    if not top:
-        raise _not_a_state_dict(file, "it is empty")
-    return top, left
-
-
-def _show(key: Any) -> str:
-    return repr(key) if type(key) is str else show(key)
 
 
 def show(value: Any) -> str:
@@ -287,26 +295,6 @@ def show(value: Any) -> str:
         return reprlib.repr(value)
     except ValueError:
         return f"a huge {type(value).__name__}"
-
-
-def _is_entry(name: Any, value: Any) -> bool:
-    return type(name) is str and is_text(name) and isinstance(value, StoredTensor)
-
-
-def _holds_tensors(value: Any) -> bool:
-    pending, seen = [value], set[int]()
-    while pending:
-        value = pending.pop()
-        if isinstance(value, StoredTensor):
-            return True
-        if isinstance(value, (dict, list, tuple, set)) and id(value) not in seen:
-            seen.add(id(value))
-            pending.extend(value.values() if isinstance(value, dict) else value)
-    return False
-
-
-def _not_a_state_dict(file: str, why: str) -> CheckpointError:
-    return CheckpointError("this is not a state dict of named tensors", where=Where(file), why=why, hint=SAVE_SAFELY)
 
 
 def loads(data: bytes, file: str) -> Any:

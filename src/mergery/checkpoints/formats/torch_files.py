@@ -8,11 +8,13 @@ import struct
 import threading
 import zipfile
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mergery.checkpoints.base import TensorInfo
 from mergery.checkpoints.byte_files import ByteFile, FileStream, recognise
-from mergery.checkpoints.formats.pickles import StoredTensor, load, loads, show, state_dict_of
+from mergery.checkpoints.formats.pickles import Storage, StoredTensor, load, loads, show
+from mergery.checkpoints.formats.state_dicts import state_dict_of
 from mergery.checkpoints.weights import WeightFile
 from mergery.errors import CheckpointError, Where
 
@@ -43,6 +45,7 @@ class TorchFile(WeightFile):
         self.header_sha256 = hashlib.sha256(pickled).hexdigest()
         self._stored, self.unread = state_dict_of(top, file.name)
         self.tensors = {name: TensorInfo(name, tensor.shape, tensor.dtype) for name, tensor in self._stored.items()}
+        self.aliases = _aliases(self._stored)
         self._lock = threading.Lock()
         self._gathered: tuple[str, np.ndarray] | None = None
 
@@ -80,6 +83,17 @@ class TorchFile(WeightFile):
         first = start // row
         rows = whole[first : -(-stop // row)].reshape(-1)
         np.frombuffer(into, span.dtype)[:] = rows[start - first * row : stop - first * row]
+
+
+def _aliases(stored: Mapping[str, StoredTensor]) -> dict[str, str]:
+    """Names that are the same view of the same storage as a name before them, which stands for them."""
+    first: dict[StoredTensor, str] = {}
+    found: dict[str, str] = {}
+    for name, tensor in stored.items():
+        other = first.setdefault(tensor, name)
+        if other != name and tensor.reach:
+            found[name] = other
+    return found
 
 
 class ZipFile(TorchFile):
@@ -182,17 +196,18 @@ class OldFile(TorchFile):
                     "its numbers are big-endian, or its version is unknown",
                     f"it says {show((version, system))}",
                 )
-            top = load(stream, file.name)
+            storages: set[Storage] = set()
+            top = load(stream, file.name, storages)
             keys = load(stream, file.name)
             at = stream.tell()
         super().__init__(file, top, file.read_at(0, min(at, PICKLE_LIMIT)))
-        self._begins = self._place(keys, at)
+        self._begins = self._place(keys, at, storages)
 
     def begin(self, key: str) -> int:
         return self._begins[key]
 
-    def _place(self, keys: Any, at: int) -> dict[str, int]:
-        storages = {tensor.storage[:2] for tensor in self._stored.values()}
+    def _place(self, keys: Any, at: int, stored: set[Storage]) -> dict[str, int]:
+        storages = {storage[:2] for storage in stored}
         sizes = dict(storages)
         if (
             not isinstance(keys, list)

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from mergery.checkpoints.byte_files import ByteFile, LocalFile
 from mergery.checkpoints.config import Config
-from mergery.checkpoints.file_names import is_side_file
+from mergery.checkpoints.finding import open_weights
 from mergery.checkpoints.formats import open_weight_file
 from mergery.checkpoints.hub.remote import RemoteFile, explain, is_network_failure
 from mergery.checkpoints.json_files import parse_config
 from mergery.checkpoints.stored import StoredCheckpoint
-from mergery.checkpoints.weights import WeightFile, open_weights
+from mergery.checkpoints.weights import WeightFile
 from mergery.errors import CheckpointError, Where
+from mergery.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,13 +50,12 @@ class HubCheckpoint(StoredCheckpoint):
         with self._explained():
             self.commit, self._sizes = self._list_files()
             self.location = f"{repo}@{self.commit}"
-            self._files = tuple(sorted(name for name in self._sizes if is_side_file(name)))
             if "config.json" in self._sizes:
                 self._config = Config(parse_config(self._fetch("config.json"), f"{self.location}/config.json"))
             self._open()
 
     def _open(self) -> None:
-        self._weights, self.unread = open_weights(list(self._sizes), self.location, self._fetch, self._open_files)
+        self._weights, self._contents = open_weights(list(self._sizes), self.location, self._fetch, self._open_files)
         self._here = not any(isinstance(file.bytes, RemoteFile) for file in self._weights.files.values())
 
     def file(self, name: str) -> bytes:
@@ -68,7 +68,7 @@ class HubCheckpoint(StoredCheckpoint):
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Download the weight files and side files that the cache lacks, at the commit that was opened."""
-        missing = [name for name in (*self._weights.files, *self._files) if self._cached(name) is None]
+        missing = [name for name in (*self._weights.files, *self.files) if self._cached(name) is None]
         counter = _Counter({name: self._sizes[name] for name in missing}, progress)
         with self._explained(), ThreadPoolExecutor(DOWNLOAD_WORKERS) as pool:
             for _ in pool.map(lambda name: self._download(name, counter), missing):
@@ -98,7 +98,7 @@ class HubCheckpoint(StoredCheckpoint):
         from huggingface_hub import HfApi
 
         try:
-            api = HfApi(endpoint=self._endpoint, library_name="mergery")
+            api = HfApi(endpoint=self._endpoint, library_name="mergery", library_version=__version__)
             info = api.model_info(self.repo, revision=self.revision, files_metadata=True, timeout=30)
         except Exception as error:
             folder = self._cached_snapshot() if is_network_failure(error) else None
@@ -144,7 +144,9 @@ class HubCheckpoint(StoredCheckpoint):
         if cached is not None:
             return LocalFile(cached)
         url = hf_hub_url(self.repo, name, revision=self.commit, endpoint=self._endpoint)
-        return RemoteFile(url, f"{self.location}/{name}", build_hf_headers(library_name="mergery"))
+        return RemoteFile(
+            url, f"{self.location}/{name}", build_hf_headers(library_name="mergery", library_version=__version__)
+        )
 
     def _fetch(self, name: str) -> bytes:
         return self._download(name, _Counter({name: 0}, None)).read_bytes()
@@ -161,6 +163,7 @@ class HubCheckpoint(StoredCheckpoint):
                     cache_dir=self._cache,
                     endpoint=self._endpoint,
                     library_name="mergery",
+                    library_version=__version__,
                     tqdm_class=counter.bar(name),
                 )
             except RuntimeError as error:
@@ -174,10 +177,11 @@ class HubCheckpoint(StoredCheckpoint):
 
     def _remember_revision(self) -> None:
         """Note in the cache, as the hub's client does, which commit the branch or tag stands for."""
-        revision, snapshot = self.revision or "main", self._cached(next(iter(self._weights.files)))
-        if revision == self.commit or snapshot is None:
+        name = next(iter(self._weights.files))
+        revision, cached = self.revision or "main", self._cached(name)
+        if revision == self.commit or cached is None:
             return
-        ref = snapshot.parent.parent.parent / "refs" / revision
+        ref = cached.parents[len(Path(name).parts) + 1] / "refs" / revision
         draft = ref.with_name(f"{ref.name}.{os.getpid()}.tmp")
         with contextlib.suppress(OSError):  # a cache that is mounted read-only does without
             ref.parent.mkdir(parents=True, exist_ok=True)

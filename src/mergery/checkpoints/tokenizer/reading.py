@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from mergery.checkpoints.base import Checkpoint
+from mergery.checkpoints.file_kinds import is_tokenizer_file
 from mergery.checkpoints.json_files import parse_object
 from mergery.errors import CheckpointError, Where
 
@@ -45,6 +46,12 @@ class Tokenizer:
     def end(self) -> int:
         """One more than the largest id."""
         return max(self.tokens.values(), default=-1) + 1
+
+
+def has_tokenizer(checkpoint: Checkpoint) -> bool:
+    """Whether a model has files of a tokenizer, whether or not they can be read here."""
+    beside = ("chat_template", "additional_chat_templates", "special_tokens_map", "added_tokens")
+    return any(is_tokenizer_file(name) and not name.startswith(beside) for name in checkpoint.files)
 
 
 def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:

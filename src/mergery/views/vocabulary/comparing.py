@@ -110,6 +110,12 @@ def tokens_in_words(tokens: Sequence[str]) -> str:
     return f"the token {shown}" if len(tokens) == 1 else f"{len(tokens):,} tokens (such as {shown})"
 
 
+def tokens_without_rows(tokenizer: Tokenizer | None, rows: int) -> list[str]:
+    """Tokens whose ids are beyond the rows of the embeddings, in the order of ids; none where there are no embeddings."""
+    beyond = {index: token for token, index in tokenizer.tokens.items() if index >= rows} if tokenizer and rows else {}
+    return [beyond[index] for index in sorted(beyond)]
+
+
 def digit_warnings(tokenizers: Mapping[str, Tokenizer]) -> list[str]:
     """Models that cut numbers in different ways lose arithmetic with each other's vocabulary."""
     ways: dict[str, list[str]] = {}

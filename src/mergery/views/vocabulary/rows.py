@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from mergery.architecture import Architecture
+from mergery.checkpoints.base import TensorInfo
 from mergery.errors import PlanError
 from mergery.graph.gathering import from_rows
 from mergery.graph.nodes import Computed, Merged, Node, Read
@@ -25,7 +26,7 @@ Fill = Callable[["TokenTensors", str, str, int], Node]
 """Rows for the tokens that no merged model has: of (token tensors, model, tensor, width), a node."""
 
 
-def token_tensors(nodes: Mapping[str, Node], architecture: Architecture) -> dict[str, int]:
+def token_tensors(nodes: Mapping[str, Node | TensorInfo], architecture: Architecture) -> dict[str, int]:
     """The tensors that have a row for each token, and how many rows: embeddings, heads, biases of heads.
 
     The largest matrix of embeddings that are not of positions tells the number of rows; others outside the layers

@@ -1,0 +1,95 @@
+"""Inputs that are no plain models: adapters and quantised files. Told by their tensors, never by what a config says alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mergery.checkpoints.adapters import Adapter, read_adapter
+from mergery.checkpoints.base import Checkpoint
+from mergery.checkpoints.quantised import Codes, find_codes
+from mergery.errors import Where, listed
+from mergery.graph.findings import Findings
+
+SCHEME = "quantization_config"
+
+
+def refuse_adapters(checkpoints: Mapping[str, tuple[Checkpoint, Where | None]], findings: Findings) -> set[str]:
+    """Name the adapters among the models, in one problem for each thing to do. Returns their names."""
+    found = {name: read_adapter(checkpoint) for name, (checkpoint, _) in checkpoints.items()}
+    adapters = {name: adapter for name, adapter in found.items() if adapter is not None}
+    alike: dict[str, dict[str, Adapter]] = {}
+    for name, adapter in adapters.items():
+        alike.setdefault(_way_out(adapter), {})[name] = adapter
+    for way_out, group in alike.items():
+        names = listed(list(group))
+        one = len(group) == 1
+        beside = next(iter(group.values())).beside
+        what = f"{names} {'is an adapter, not a model' if one else 'are adapters, not models'}"
+        if beside:
+            what = f"{names} {'has an adapter' if one else 'have adapters'} beside {'its' if one else 'their'} weights"
+        facts = [
+            ("" if one else f"{name} is ") + each.words + (f", for {each.base}" if each.base else "")
+            for name, each in group.items()
+        ]
+        why = "; ".join(facts) + "; factors that are averaged one by one give another product"
+        findings.fail(what, where=checkpoints[next(iter(group))][1], why=why, hint=way_out)
+    return set(adapters)
+
+
+def _way_out(adapter: Adapter) -> str:
+    """What to do about an adapter until adapters can be merged."""
+    if "lora_A" not in adapter.evidence and adapter.kind in ("LoRA", "DoRA", "LoHa", "LoKr", "IP-Adapter"):
+        return (
+            "merge it into its model first: in diffusers, load_lora_weights, fuse_lora and save_pretrained; or with the "
+            "tool that trained it"
+        )
+    if adapter.beside:
+        return "merge it in first: peft's merge_and_unload(), then save_pretrained(), and name that folder"
+    return (
+        "merge it into its model first: PeftModel.from_pretrained(model, adapter).merge_and_unload(), then "
+        "save_pretrained(), and name that folder"
+    )
+
+
+def check_quantised(name: str, checkpoint: Checkpoint, place: Where | None, findings: Findings) -> bool:
+    """Refuse files whose numbers are codes, not weights. True for plain ones; what a config says wrongly is a warning."""
+    found = quantisation(checkpoint)
+    if found is not None:
+        findings.fail(
+            f"the model {name!r} is quantised ({found.scheme})",
+            where=place,
+            why=found.why,
+            hint="use its bfloat16, float16 or float32 version; quantised files cannot be merged yet",
+        )
+        return False
+    if scheme := leftover_scheme(checkpoint):
+        findings.warnings.append(
+            f"{name}: config.json has a {SCHEME} ({scheme}), but its weights are plain numbers; it is left out of the output"
+        )
+    return True
+
+
+def quantisation(checkpoint: Checkpoint) -> Codes | None:
+    """How a checkpoint is quantised, and what says so; None where it is not."""
+    return find_codes(checkpoint.tensors, declared=_declared(checkpoint))
+
+
+def leftover_scheme(checkpoint: Checkpoint) -> str:
+    """What a config says of quantisation, where the weights are plain: left from the base of an adapter. Else empty."""
+    return _declared(checkpoint) if quantisation(checkpoint) is None else ""
+
+
+def _declared(checkpoint: Checkpoint) -> str:
+    """The config's word for how its weights are quantised; empty where it says nothing."""
+    said = checkpoint.config.quantisation
+    return str(said.get("quant_method", "quantised")) if isinstance(said, dict) else "quantised" if said else ""
+
+
+def without_scheme(config: dict[str, Any]) -> dict[str, Any]:
+    """A config that says nothing of quantisation, in any of its sections."""
+    return {
+        key: without_scheme(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key != SCHEME
+    }

@@ -91,6 +91,14 @@ def test_different_families(mergery, recipe, tmp_path, copy):
 
 
 def test_quantised_files(mergery, recipe, tmp_path, copy):
+    def edit(tensors):
+        name = "model.layers.0.mlp.up_proj"
+        out, inner = tensors.pop(f"{name}.weight").shape
+        tensors[f"{name}.qweight"] = torch.zeros(inner // 8, out, dtype=torch.int32)
+        tensors[f"{name}.qzeros"] = torch.zeros(1, out // 8, dtype=torch.int32)
+        tensors[f"{name}.scales"] = torch.ones(1, out)
+
+    change(copy, edit)
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
     refused(mergery, recipe(LOCAL + MERGE), tmp_path / "out", "'a' is quantised (gptq)")

@@ -9,6 +9,7 @@ from typing import Any
 
 from mergery.checkpoints.base import Checkpoint, TensorInfo
 from mergery.checkpoints.byte_files import ByteFile
+from mergery.checkpoints.config import Config
 from mergery.checkpoints.finding import open_weights
 from mergery.checkpoints.formats import open_weight_file
 from mergery.checkpoints.json_files import parse_config
@@ -38,14 +39,14 @@ class MemoryFolder(Checkpoint):
 
     def __init__(self, label: str, config: dict[str, Any], weights: Weights) -> None:
         self.label = self.location = label
-        self._config, self._weights = config, weights
+        self._config, self._weights = Config(config), weights
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         return self._weights.tensors
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Config:
         return self._config
 
     def read(self, name: str, start: int, stop: int, into: Any) -> None:

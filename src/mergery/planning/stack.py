@@ -65,7 +65,7 @@ def stacked(
         try:
             config, warnings = restack_config(config, origins, stated_depth(donor))
         except PlanError as error:
-            findings.fail(error.what, where=merge.place, why=error.why, hint=error.hint)
+            findings.problems.append(error.at(merge.place))
             return None
         findings.warnings += warnings
     return View(name, nodes, read_architecture(infos, config), config, donor.donor, unused_layers(merge, views))

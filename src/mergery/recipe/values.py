@@ -1,6 +1,6 @@
 """Settings as the user writes them: a scalar, a gradient over depth, filtered values, or one for each model.
 
-A value is asked at a `Spot`: a tensor of the output, with its parsed layer and role. It answers with a scalar, or with
+A value is asked at a `Target`: a tensor of the output, with its parsed layer and role. It answers with a scalar, or with
 `UNSET` where none of its filters match; then the next level is asked (a slice, the merge, the method's default).
 """
 

@@ -49,7 +49,7 @@ def converted(view: View, source: Source, dtype: str | None, findings: Findings)
         if "layers" in source.convert and len(findings.problems) == before:
             view = _relayered(view, source, findings)
     except PlanError as error:
-        findings.fail(error.what, where=source.place, why=error.why, hint=error.hint)
+        findings.problems.append(error.at(source.place))
     return view if len(findings.problems) == before else None
 
 

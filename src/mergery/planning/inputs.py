@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mergery.checkpoints.adapters import Adapter, read_adapter
@@ -16,8 +16,16 @@ SCHEME = "quantization_config"
 
 def refuse_adapters(checkpoints: Mapping[str, tuple[Checkpoint, Where | None]], findings: Findings) -> set[str]:
     """Name the adapters among the models, in one problem for each thing to do. Returns their names."""
-    found = {name: read_adapter(checkpoint) for name, (checkpoint, _) in checkpoints.items()}
-    adapters = {name: adapter for name, adapter in found.items() if adapter is not None}
+    adapters: dict[str, Adapter] = {}
+    models: list[Checkpoint] = []
+    for name, (checkpoint, _) in checkpoints.items():
+        if like_one_of(checkpoint, models):
+            continue
+        adapter = read_adapter(checkpoint)
+        if adapter is None:
+            models.append(checkpoint)
+        else:
+            adapters[name] = adapter
     alike: dict[str, dict[str, Adapter]] = {}
     for name, adapter in adapters.items():
         alike.setdefault(_way_out(adapter), {})[name] = adapter
@@ -52,9 +60,19 @@ def _way_out(adapter: Adapter) -> str:
     )
 
 
-def check_quantised(name: str, checkpoint: Checkpoint, place: Where | None, findings: Findings) -> bool:
-    """Refuse files whose numbers are codes, not weights. True for plain ones; what a config says wrongly is a warning."""
-    found = quantisation(checkpoint)
+def like_one_of(checkpoint: Checkpoint, others: Sequence[Checkpoint]) -> bool:
+    """Whether one of the others has the same config and headers, as fine-tunes of one base have: there may be 100,000."""
+    return any(other.config == checkpoint.config and other.tensors == checkpoint.tensors for other in others)
+
+
+def check_quantised(
+    name: str, checkpoint: Checkpoint, place: Where | None, plain: list[Checkpoint], findings: Findings
+) -> bool:
+    """Refuse files whose numbers are codes, not weights. True for plain ones; what a config says wrongly is a warning.
+
+    `plain` are checkpoints that were found to be, and gets those that are.
+    """
+    found = None if like_one_of(checkpoint, plain) else quantisation(checkpoint)
     if found is not None:
         findings.fail(
             f"the model {name!r} is quantised ({found.scheme})",
@@ -63,7 +81,8 @@ def check_quantised(name: str, checkpoint: Checkpoint, place: Where | None, find
             hint="use its bfloat16, float16 or float32 version; quantised files cannot be merged yet",
         )
         return False
-    if scheme := leftover_scheme(checkpoint):
+    plain.append(checkpoint)
+    if scheme := _declared(checkpoint):
         findings.warnings.append(
             f"{name}: config.json has a {SCHEME} ({scheme}), but its weights are plain numbers; it is left out of the output"
         )

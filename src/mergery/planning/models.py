@@ -33,6 +33,7 @@ def stored_views(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings
     Those with problems are missing.
     """
     known: list[tuple[Checkpoint, Architecture]] = []
+    plain: list[Checkpoint] = []
     views: dict[str, View] = {}
     wanted = recipe.wanted_vocabulary
     sources: dict[str, tuple[Source, Checkpoint]] = {}
@@ -42,7 +43,7 @@ def stored_views(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings
         sources[name] = source, checkpoints[name]
     adapters = refuse_adapters({name: (stored, source.place) for name, (source, stored) in sources.items()}, findings)
     for name, (source, checkpoint) in sources.items():
-        if name in adapters or not check_quantised(name, checkpoint, source.place, findings):
+        if name in adapters or not check_quantised(name, checkpoint, source.place, plain, findings):
             continue
         before = len(findings.problems)
         view: View | None = _stored(name, checkpoint, _architecture(checkpoint, known), recipe.drop)

@@ -80,7 +80,7 @@ def furnish(folder: Path, llamas: Path) -> Path:
         shutil.copytree(folder / source, folder / "demo/models" / name)
     more_words(folder / "llama-math", folder / "llama-chat")
     (folder / "quiz.jsonl").write_text("".join(json.dumps(item) + "\n" for item in QUIZ))
-    (folder / "facts.jsonl").write_text("".join(json.dumps({"text": f"w{n} w{n + 1} w3"}) + "\n" for n in range(4)))
+    (folder / "facts.jsonl").write_text("".join(json.dumps({"text": f"w{n} w{n + 1} w3"}) + "\n" for n in range(16)))
     (folder / "mergekit.yml").write_text(
         "merge_method: ties\nbase_model: ./llama\ndtype: float32\nmodels:\n"
         "  - model: ./llama-math\n    parameters: {weight: 0.5, density: 0.5}\n"

@@ -6,7 +6,10 @@ import pytest
 
 from tests.docs.pages import blocks, read, run
 
-FOLLOWED = ("choosing", "coming-from", "faq", "first-merge", "index", "install", "ko/first-merge", "python", "recipe")
+FOLLOWED = (
+    "choosing", "coming-from", "devices", "evaluation", "faq", "first-merge", "index", "install", "ko/first-merge",
+    "mergekit", "python", "recipe", "serving", "stacks", "vocabulary", "which-tensors",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("page", FOLLOWED)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -254,20 +252,3 @@ def test_an_interrupted_packing_leaves_nothing(recipe, tmp_path):
         pack(path, tmp_path / "packed", on_event=stop)
     assert not list(tmp_path.glob("packed*"))
     pack(path, tmp_path / "packed")
-
-
-def test_the_page_about_serving(tmp_path, llamas, monkeypatch, mergery):
-    """Its recipes are run as they stand."""
-    page = (Path(__file__).parents[2] / "docs/serving.md").read_text()
-    first, second, third = re.findall(r"```yaml\n(.*?)```", page, re.S)
-    for name, source in (("llama", "base"), ("llama-math", "a"), ("llama-code", "b")):
-        (tmp_path / name).symlink_to(llamas / source)
-    for step, source in ((500, "base"), (1000, "a")):
-        (tmp_path / "run").mkdir(exist_ok=True)
-        (tmp_path / f"run/checkpoint-{step}").symlink_to(llamas / source)
-    for name, text in (("recipe", first), ("serve", second), ("run", third)):
-        (tmp_path / f"{name}.yaml").write_text(text)
-    monkeypatch.chdir(tmp_path)
-    assert mergery("pack", "recipe.yaml", "packed").code == 0
-    assert mergery("merge", "serve.yaml", "served").code == 0
-    assert mergery("merge", "run.yaml", "averaged").code == 0

@@ -1,4 +1,4 @@
-"""A tensor sewn from ranges of others is read, and merged, as if it were stored whole."""
+"""A tensor gathered from ranges of others is read, and merged, as if it were stored whole."""
 
 from __future__ import annotations
 
@@ -48,27 +48,27 @@ def test_any_ranges_of_any_dtypes(data):
     dtypes = [data.draw(st.sampled_from([torch.float32, torch.bfloat16])) for _ in sizes]
     tensors = [torch.arange(n).to(dtype) + 100 * i for i, (n, dtype) in enumerate(zip(sizes, dtypes, strict=True))]
     stored = [leaf(tensor) for tensor in tensors]
-    patches, expected = [], []
+    ranges, expected = [], []
     for _ in range(data.draw(st.integers(1, 6))):
         source = data.draw(st.integers(-1, len(sizes) - 1))
         start = data.draw(st.integers(0, (sizes[source] if source >= 0 else 5) - 1))
         length = data.draw(st.integers(1, (sizes[source] if source >= 0 else 10) - start))
-        patches.append((stored[source] if source >= 0 else None, start, length))
+        ranges.append((stored[source] if source >= 0 else None, start, length))
         expected += tensors[source][start : start + length].tolist() if source >= 0 else [0.0] * length
-    node = from_ranges("y", (len(expected),), patches)
+    node = from_ranges("y", (len(expected),), ranges)
     if isinstance(node, Gathered):
         assert made(node, data.draw(st.integers(1, 9))).tolist() == expected
     else:
         assert node in stored
 
 
-def test_a_whole_source_needs_no_patchwork():
+def test_a_whole_source_is_not_gathered():
     stored = leaf(torch.ones(4, 3))
     assert from_ranges("y", (4, 3), [(stored, 0, 6), (stored, 6, 6)]) is stored
     assert isinstance(from_ranges("y", (12,), [(stored, 0, 12)]), Gathered)
 
 
-def test_a_fused_tensor_is_split_merged_and_sewn_again():
+def test_a_fused_tensor_is_split_merged_and_put_together_again():
     torch.manual_seed(0)
     a, b = (torch.randn(12, 5) for _ in range(2))
     parts = []
@@ -84,11 +84,11 @@ def test_a_fused_tensor_is_split_merged_and_sewn_again():
     assert len(leaves(node)) == 4
 
 
-def test_a_patchwork_is_merged_like_a_stored_tensor():
+def test_a_gathered_tensor_is_merged_like_a_stored_tensor():
     torch.manual_seed(1)
     base, a, b = (torch.randn(300, 40) for _ in range(3))
-    sewn = [from_ranges("x", (300, 40), [(leaf(t[:100]), 0, 4000), (leaf(t[100:]), 0, 8000)]) for t in (base, a, b)]
+    gathered = [from_ranges("x", (300, 40), [(leaf(t[:100]), 0, 4000), (leaf(t[100:]), 0, 8000)]) for t in (base, a, b)]
     for method in ("ties", "dare_ties", "linear", "breadcrumbs", "karcher"):
         chosen = {"scope": "tensor"} if method == "ties" else {}
         plain = made(merged(method, leaf(a), leaf(b), base=leaf(base), **chosen))
-        assert made(merged(method, *sewn[1:], base=sewn[0], **chosen)).tolist() == plain.tolist()
+        assert made(merged(method, *gathered[1:], base=gathered[0], **chosen)).tolist() == plain.tolist()

@@ -57,10 +57,10 @@ def test_every_half_is_read_as_torch_reads_it(module: ModuleType, code: int) -> 
 @both
 @pytest.mark.parametrize("out_code", [0, 1])
 def test_rounding_is_to_nearest_even(module: ModuleType, out_code: int) -> None:
-    """At each half, at each midpoint between neighbours, and one float32 to either side of both."""
-    halves = load(np.arange(65536, dtype=np.uint16).view(np.uint8), out_code, 65536).to(torch.float64)
-    halves = halves[halves.isfinite()].sort().values
-    points = torch.cat((halves, (halves[1:] + halves[:-1]) / 2)).to(torch.float32).numpy()
+    """At each number, at each midpoint between neighbours, and one float32 to either side of both."""
+    numbers = load(np.arange(65536, dtype=np.uint16).view(np.uint8), out_code, 65536).to(torch.float64)
+    numbers = numbers[numbers.isfinite()].sort().values
+    points = torch.cat((numbers, (numbers[1:] + numbers[:-1]) / 2)).to(torch.float32).numpy()
     edges = np.nextafter(np.float32(65520 if out_code else 3.3961775e38), singles(0, np.inf))
     values = np.concatenate((points, np.nextafter(points, np.inf), np.nextafter(points, -np.inf), edges))
     status, rounded = _converted(module, values.view(np.uint8), 2, len(values), out_code)
@@ -198,7 +198,7 @@ def test_gram(module: ModuleType, has_base: int) -> None:
 
 
 @both
-def test_masses(module: ModuleType) -> None:
+def test_l1_norms(module: ModuleType) -> None:
     case = make(2, "weights", [0, 0, 0], 100_001, 1)
     size = np.abs(np.stack(case.vectors()).astype(float))
     ones = singles(1, 1)
@@ -224,7 +224,7 @@ def _two_passes(module: ModuleType, case: Case, rank: int) -> list[float | None]
 @pytest.mark.parametrize("has_base", [0, 1])
 def test_the_order_statistic_is_exact(module: ModuleType, kind: str, has_base: int) -> None:
     n = 4001
-    codes = [0, 1, 2] if kind == "weights" else [2, 2, 2]  # the others overflow the half types
+    codes = [0, 1, 2] if kind == "weights" else [2, 2, 2]  # the others overflow the types of 16 bits
     case = make(9, kind, codes, n, has_base) if kind != "zeros" else Case(*pack([np.zeros(n)] * 2, [0, 2]), n, 1)
     for rank in (1, 2, n // 5, n // 2, n - 1, n):
         for vector, found in zip(case.vectors(), _two_passes(module, case, rank), strict=True):

@@ -72,7 +72,7 @@ def test_gram(case: Case) -> None:
 
 @quick
 @given(cases(FINITE, has_base=1), st.integers(0, 999), st.integers(0, 1), st.integers(0, 9))
-def test_masses(case: Case, seed: int, random: int, offset: int) -> None:
+def test_l1_norms(case: Case, seed: int, random: int, offset: int) -> None:
     settings = consensus(seed, case.k, random=random)
     assert_same([settings.l1_norms(module, case, offset) for module in BOTH])
 

@@ -1,4 +1,4 @@
-"""Operations on vectors, against numpy: each place and bound counts exactly, at any size of room."""
+"""Operations on vectors, against numpy: each place and bound counts exactly, at any length of array."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ def list_equal(places, value, listed):
 
 
 @kernel
-def list_having(room, mask, listed):
+def list_having(array, mask, listed):
     found = np.int64(0)
-    for e in range(0, room.size, EIGHT):
-        found = append(listed, found, having(room, e, np.int32(mask)), e)
+    for e in range(0, array.size, EIGHT):
+        found = append(listed, found, having(array, e, np.int32(mask)), e)
     return found
 
 
 @kernel
-def below(room, place, before, behind):
-    return count_below(room, room.size, place, np.int32(before), np.int32(behind))
+def below(array, place, before, behind):
+    return count_below(array, array.size, place, np.int32(before), np.int32(behind))
 
 
 @kernel
-def short_below(room, place, before, behind):
-    return count_short_below(room, room.size, place, np.int16(before), np.int16(behind))
+def short_below(array, place, before, behind):
+    return count_short_below(array, array.size, place, np.int16(before), np.int16(behind))
 
 
 @kernel
@@ -99,10 +99,10 @@ def test_equal(seed: int, size: int, value: int) -> None:
 @quick
 @given(seeds, scratch, st.sampled_from([0x1, 0xFFF, 0x7FFFFFFF]))
 def test_having(seed: int, size: int, mask: int) -> None:
-    room = floats(np.random.default_rng(seed), size).view(np.int32)
+    array = floats(np.random.default_rng(seed), size).view(np.int32)
     listed = np.zeros(size + EIGHT, np.uint32)
-    found = list_having(room, mask, listed)
-    np.testing.assert_array_equal(listed[:found], np.flatnonzero(room & mask))
+    found = list_having(array, mask, listed)
+    np.testing.assert_array_equal(listed[:found], np.flatnonzero(array & mask))
 
 
 @quick
@@ -112,11 +112,11 @@ def test_counts_before_and_behind_a_place(seed: int, size: int, data: st.DataObj
     place = data.draw(st.integers(0, size - 1))
     patterns = np.abs(floats(rng, size)).view(np.int32)
     keys = rng.integers(-40, 40, size).astype(np.int16)
-    for count, room in ((below, patterns), (short_below, keys)):
-        one, two = int(room[place]), int(room[rng.integers(size)])
+    for count, array in ((below, patterns), (short_below, keys)):
+        one, two = int(array[place]), int(array[rng.integers(size)])
         for before, behind in ((one + 1, one), (one, one + 1), (one, two)):
-            expected = np.sum(room[:place] < before) + np.sum(room[place:] < behind)
-            assert count(room, place, before, behind) == expected
+            expected = np.sum(array[:place] < before) + np.sum(array[place:] < behind)
+            assert count(array, place, before, behind) == expected
 
 
 @pytest.mark.parametrize("size", [32, 1024, 255 * BYTES, 256 * BYTES, 20000 // BYTES * BYTES])

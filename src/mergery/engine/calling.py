@@ -1,4 +1,4 @@
-"""Calling methods, and what their asks derive, on float32 torch tensors of one piece, on the worker's device."""
+"""Calling methods, and the functions of their asks, on float32 torch tensors of one piece, on the worker's device."""
 
 from __future__ import annotations
 

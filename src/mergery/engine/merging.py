@@ -21,7 +21,7 @@ from mergery.graph.nodes import Merged
 from mergery.graph.ranks import derived_ranks
 from mergery.kernels import random as keyed
 from mergery.kernels.devices import CPU
-from mergery.kernels.ranks import HALF
+from mergery.kernels.ranks import WIDTH
 from mergery.method import Ask, Consensus, Largest, Sum
 from mergery.method.compiled import Compiled, find_compiled
 from mergery.method.consensus import Rule
@@ -71,7 +71,7 @@ class Merging(Evaluator[Merged]):
         if reader.keeps:
             total += min(KEPT, reader.n * row)
         if self.method.ranks(self.settings):
-            total += reader.k * NARROW * HALF * 8 + min(reader.n, sampled_runs(reader.n) * RUN) * row
+            total += reader.k * NARROW * WIDTH * 8 + min(reader.n, sampled_runs(reader.n) * RUN) * row
         if reader.workspace.device == CPU:
             total += self.temporaries
         return total + sum(inner.held(size, row.dtype) for inner, row in zip(self.inner, reader.rows, strict=True))

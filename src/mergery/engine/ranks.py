@@ -1,7 +1,7 @@
 """Exact order statistics of streams: the k-th largest magnitude without sorting, and without holding the stream.
 
 A sample tells a narrow window of float32 bit patterns; one pass counts what lies in it and above it. Where the sample
-misled, two passes over the upper and the lower half of the patterns always do. The answer is exact either way.
+misled, two passes always do: over the upper 16 bits of the patterns, and the lower ones. The answer is exact either way.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from mergery.kernels.ranks import HALF, locate, settle, windows
+from mergery.kernels.ranks import WIDTH, locate, settle, windows
 
-BUCKETS = 1 << 15  # upper halves of the patterns of non-negative float32
+BUCKETS = 1 << 15  # by the upper 16 bits of the patterns of non-negative float32
 NARROW = 4  # buckets of a window that a sample chooses
 SURE = 4.0  # standard deviations by which a sample's rank may be off
 
@@ -37,9 +37,9 @@ def largest(
             guess = ranks(n - counts[:, 0] * n // seen) if callable(ranks) else ranks
             scaled = np.clip(np.rint(guess * (seen / n)).astype(np.int64), 1, seen)
             first = _starts(_open(guess, n), lambda i, w: _likely(counts[i], int(scaled[i, w]), seen))
-            counted = _Counted(first, NARROW * HALF, low, zeros=callable(ranks))
+            counted = _Counted(first, NARROW * WIDTH, low, zeros=callable(ranks))
     if callable(ranks):
-        counted = counted or _Counted(np.zeros((k, 0), dtype=np.int64), HALF, low, zeros=True)
+        counted = counted or _Counted(np.zeros((k, 0), dtype=np.int64), WIDTH, low, zeros=True)
         ranks = ranks(n - counted.zeros)
     values = np.where(ranks <= 0, np.float32(np.inf), np.float32(0))
     left = _open(ranks, n)
@@ -49,7 +49,7 @@ def largest(
         counts = np.zeros((k, BUCKETS), dtype=np.int64)
         high(counts)
         first = _starts(left, lambda i, w: [locate(counts[i], int(ranks[i, w]))])
-        left = _Counted(first, HALF, low).settle(values, left, ranks)
+        left = _Counted(first, WIDTH, low).settle(values, left, ranks)
         assert not left.any()
     return values
 

@@ -37,7 +37,7 @@ class Question:
 
 
 class Scan(Protocol):
-    """Visits every tensor of a question: `visit(shuttle, *own)`, in any order and by several workers.
+    """Visits every tensor of a question: `visit(merging, *own)`, in any order and by several workers.
 
     Each worker counts into arrays of its own, which are added to `counted`. Returns what the visits gave, in the order of
     the tensors.

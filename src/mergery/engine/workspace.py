@@ -13,7 +13,7 @@ from mergery.kernels.devices import CPU, Device
 
 CHUNK = 1 << 19  # elements of a window
 TENSORS = 1 << 18  # elements on which torch works at once, with many temporary tensors
-STAGE = 96 << 20  # bytes of a worker's window of a stage's results, which are read several times
+STAGE = 96 << 20  # bytes of a window of what other merges made, which is read several times
 KEPT = 24 << 20  # bytes of a tensor's inputs that a worker keeps from one pass over them to the next
 
 

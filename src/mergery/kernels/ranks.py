@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-HALF = 65536
-"""Patterns that share an upper half: the width of one bucket of `count_high`."""
+WIDTH = 65536
+"""Patterns in one bucket of `count_high`: those that share their upper 16 bits."""
 
 RUN = 256
 """Bins that are added up first, to find a rank among many bins."""
@@ -67,4 +67,4 @@ def settle(first: int, counts: np.ndarray, above: int, rank: int) -> float | Non
     inside = rank - above
     if inside < 1 or inside > counts.sum():
         return None
-    return magnitude(first * HALF + locate(counts, inside))
+    return magnitude(first * WIDTH + locate(counts, inside))

@@ -1,1 +1,1 @@
-"""What a merge writes about itself: the model card and the lock."""
+"""What a person is told: a plan in words, the files beside the weights, what a checkpoint is."""

@@ -1,1 +1,1 @@
-"""From a plan to bytes: workers, where the bytes go, the journal for going on, and clusters that share the work."""
+"""A plan carried out: workers, where their bytes go, journal, events, cluster; what it will cost; packing and verifying."""

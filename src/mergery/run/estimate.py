@@ -11,7 +11,7 @@ from mergery.engine.ranks import BUCKETS, NARROW
 from mergery.graph.nodes import Gathered, Merged, Node
 from mergery.graph.walking import is_computed, leaves
 from mergery.kernels.devices import CPU
-from mergery.kernels.ranks import HALF
+from mergery.kernels.ranks import WIDTH
 from mergery.planning.plan import Plan
 from mergery.run.workers import Options, needs_torch
 
@@ -41,7 +41,7 @@ def peak_memory(plan: Plan, options: Options = Options()) -> int:
         needs.append((evaluator(node, shared, Workspace(device)).nbytes(dtype), len(steps)))
         for merged in merged_of(node):
             if merged.method.spans_model(merged.settings) and merged.method.ranks(merged.settings):
-                tables = max(tables, len(merged.inputs) * (NARROW * HALF + BUCKETS) * 8)
+                tables = max(tables, len(merged.inputs) * (NARROW * WIDTH + BUCKETS) * 8)
     computes = any(is_computed(step.node) for step, *_ in plan.kinds)
     torch = device != CPU or needs_torch([step for step, *_ in plan.kinds])
     return (

@@ -80,6 +80,7 @@ def packable(recipe: Recipe) -> Method:
 
 
 def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: Notify) -> Packed:
+    """Write the parts of every tensor and the card under a temporary name, which becomes `folder` at the very end."""
     assert method.packing is not None
     tasks = plan.recipe.merge.models
     nodes = [step.node for step in plan.steps if isinstance(step.node, Merged)]

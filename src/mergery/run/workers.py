@@ -50,7 +50,7 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True)
 class Options:
-    """How to run, none of which can change a byte of the result; a GPU may, within one rounding of the output's dtype."""
+    """How a plan is run. No option changes a byte of the result, but a GPU may, within one rounding of the output's dtype."""
 
     threads: int = 0  # 0: as many as the machine has cores
     chunk: int = CHUNK  # elements

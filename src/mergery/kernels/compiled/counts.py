@@ -46,7 +46,7 @@ def _count_few(bins, counts):
 def count_high(raw, codes, n, has_base, counts):
     """Count the magnitudes by upper half of their pattern. See `mergery.kernels.readable.count_high`."""
     buffers = np.empty((2, STEP), np.float32)
-    patterns, halves = np.empty(STEP, np.uint32), np.empty(STEP, np.uint16)
+    patterns, uppers = np.empty(STEP, np.uint32), np.empty(STEP, np.uint16)
     tables = np.empty((4, 32768 + 256), np.uint32)  # 4 KiB apart, a store would stall another table's load
     status = np.int64(0)
     few = n < counts.shape[1]  # then tables would take longer than the entries
@@ -55,7 +55,7 @@ def count_high(raw, codes, n, has_base, counts):
             tables[:] = 0
         for start in range(0, n, STEP):
             count = min(STEP, n - start)
-            values, base, upper = buffers[0, :count], buffers[1, :count], halves[:count]
+            values, base, upper = buffers[0, :count], buffers[1, :count], uppers[:count]
             if has_base:
                 status |= decode(raw[0], codes[0], start, base)
             status |= decode_vector(raw, codes, i + has_base, start, has_base, base, values)

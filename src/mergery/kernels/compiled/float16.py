@@ -18,8 +18,8 @@ _NAN = u16(0x7E00)
 
 
 @emitted("float32", "uint16")
-def _widen(builder: Any, half: Any) -> Any:
-    return builder.fpext(builder.bitcast(half, ir.HalfType()), ir.FloatType())
+def _widen(builder: Any, pattern: Any) -> Any:
+    return builder.fpext(builder.bitcast(pattern, ir.HalfType()), ir.FloatType())
 
 
 @emitted("uint16", "float32")
@@ -28,8 +28,8 @@ def _narrow(builder: Any, value: Any) -> Any:
 
 
 @inner
-def _from_instruction(half):
-    return _widen(u16(half))
+def _from_instruction(pattern):
+    return _widen(u16(pattern))
 
 
 @inner
@@ -38,12 +38,12 @@ def _to_instruction(value):
 
 
 @inner
-def _from_pattern(half):
-    magnitude = u32(u32(half) & u32(0x7FFF))
-    pattern = u32(u32(magnitude << u32(13)) + _REBIAS)
-    pattern = u32(pattern + _REBIAS) if magnitude >= u32(0x7C00) else pattern  # infinity, NaN
-    pattern = bits(f32(i32(magnitude)) * f32(2.0**-24)) if magnitude < u32(0x400) else pattern  # subnormal
-    return real(u32(pattern | u32(u32(u32(half) & u32(0x8000)) << u32(16))))
+def _from_pattern(pattern):
+    magnitude = u32(u32(pattern) & u32(0x7FFF))
+    wide = u32(u32(magnitude << u32(13)) + _REBIAS)
+    wide = u32(wide + _REBIAS) if magnitude >= u32(0x7C00) else wide  # infinity, NaN
+    wide = bits(f32(i32(magnitude)) * f32(2.0**-24)) if magnitude < u32(0x400) else wide  # subnormal
+    return real(u32(wide | u32(u32(u32(pattern) & u32(0x8000)) << u32(16))))
 
 
 @inner
@@ -51,12 +51,12 @@ def _to_pattern(value):
     pattern = bits(value)
     magnitude = u32(pattern & MAGNITUDE)
     odd = u32(u32(magnitude >> u32(13)) & u32(1))
-    half = u32(u32(magnitude - _REBIAS + u32(0xFFF) + odd) >> u32(13))
+    short = u32(u32(magnitude - _REBIAS + u32(0xFFF) + odd) >> u32(13))
     # Below 2**-14 the result is subnormal: adding 0.5 rounds it to a multiple of 2**-24 in the low bits.
-    half = u32(bits(real(magnitude) + f32(0.5)) - u32(0x3F000000)) if magnitude < u32(0x38800000) else half
-    half = u32(0x7C00) if magnitude >= u32(0x47800000) else half
-    half = u32(half | u32(u32(pattern >> u32(16)) & u32(0x8000)))
-    return u16(half) if magnitude <= INFINITY else _NAN
+    short = u32(bits(real(magnitude) + f32(0.5)) - u32(0x3F000000)) if magnitude < u32(0x38800000) else short
+    short = u32(0x7C00) if magnitude >= u32(0x47800000) else short
+    short = u32(short | u32(u32(pattern >> u32(16)) & u32(0x8000)))
+    return u16(short) if magnitude <= INFINITY else _NAN
 
 
 def _has_instructions() -> bool:
@@ -64,4 +64,4 @@ def _has_instructions() -> bool:
     return bool(llvm.get_host_cpu_features().get("f16c")) or llvm.get_process_triple().startswith(("aarch64", "arm64"))
 
 
-from_half, to_half = (_from_instruction, _to_instruction) if _has_instructions() else (_from_pattern, _to_pattern)
+from_float16, to_float16 = (_from_instruction, _to_instruction) if _has_instructions() else (_from_pattern, _to_pattern)

@@ -75,22 +75,22 @@ def _add_one_delta(total, base, one, first):
 
 
 @inner
-def _halves(raw, j, start, count):
+def _bf16(raw, j, start, count):
     return raw[j, 2 * start : 2 * (start + count)].view(np.uint16)
 
 
 @inner
-def _mix_halves(raw, start, has_base, coefficients, base, total):
+def _mix_bf16(raw, start, has_base, coefficients, base, total):
     """Mix two or more rows, all of bfloat16. Returns whether a value is not finite."""
     count, k, one, two = total.size, coefficients.size, coefficients[0], coefficients[1]
-    first, second = _halves(raw, has_base, start, count), _halves(raw, has_base + 1, start, count)
+    first, second = _bf16(raw, has_base, start, count), _bf16(raw, has_base + 1, start, count)
     if has_base:
         top = _set_two_deltas(total, base, one, first, two, second)
     else:
         top = _set_two(total, one, first, two, second)
     bad = top >= i32(INFINITY)
     for i in range(2, k):
-        more = _halves(raw, has_base + i, start, count)
+        more = _bf16(raw, has_base + i, start, count)
         if has_base:
             top = _add_one_delta(total, base, coefficients[i], more)
         else:
@@ -106,7 +106,7 @@ def mix(raw, codes, n, has_base, coefficients, out, out_code):
     rows, k = coefficients.shape
     columns = n // rows
     status = np.int64(0)
-    halves = k > 1 and (codes[has_base:] == _BF16).all()
+    alike = k > 1 and (codes[has_base:] == _BF16).all()
     for row in range(rows):
         end = (row + 1) * columns
         for start in range(row * columns, end, STEP):
@@ -114,8 +114,8 @@ def mix(raw, codes, n, has_base, coefficients, out, out_code):
             base, values, total = buffers[0, :count], buffers[1, :count], buffers[2, :count]
             if has_base:
                 status |= decode(raw[0], codes[0], start, base)
-            if halves:
-                if _mix_halves(raw, start, has_base, coefficients[row], base, total):
+            if alike:
+                if _mix_bf16(raw, start, has_base, coefficients[row], base, total):
                     for i in range(k):  # to say which
                         status |= decode_vector(raw, codes, i + has_base, start, has_base, base, values)
             else:

@@ -131,7 +131,7 @@ def _rank_by_key(scratch, inexact, place):
 
 @inner
 def toss(scratch, key, first, limits, flags):
-    """Whether each entry of a row, rooms.values, is kept: whether its coin lies below the limit of its rank. Zeros are not
+    """Whether each entry of a row, scratch.values, is kept: whether its coin lies below the limit of its rank. Zeros are not
     ranked, as it is the same whether they are kept.
 
     limits: int32 (n,), rising, by rank from 0; flags: uint8 (n,), the answer.
@@ -211,7 +211,7 @@ def _between(places, low, high, flags):
 
 @inner
 def select(scratch, first, last, flags):
-    """Whether the rank of each entry of a row, rooms.values, by falling magnitude, from 0, lies in [first, last); equal ones
+    """Whether the rank of each entry of a row, scratch.values, by falling magnitude, from 0, lies in [first, last); equal ones
     rank in their order. Zeros are not ranked, as it is the same whether they are kept. flags: uint8 (n,), the answer.
 
     Only entries in buckets that a bound cuts are ranked.

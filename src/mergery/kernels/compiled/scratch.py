@@ -1,4 +1,4 @@
-"""What is needed to work on rows: rooms, and short keys of magnitudes."""
+"""What is needed to work on rows: arrays, and short keys of magnitudes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CUT = u32(12)  # bits of a magnitude's pattern that a key lacks; 65535 keys are
 
 
 class Scratch(NamedTuple):
-    """What is needed to work on rows. Rooms are larger than rows, as `vectors.PADDING` says: behind the last entry stand
+    """Arrays to work on rows. They are longer than rows, as `vectors.PADDING` says: behind the last entry stand
     zeros, the largest sizes and keys, and no bucket."""
 
     values: Any  # float32

@@ -95,7 +95,7 @@ def _order_run(words, n, key, sizes):
 
 @inner
 def assign(scratch, steps, given):
-    """Give each entry of a row, rooms.values, what its rank by rising magnitude has: given[e] = steps[rank of e]."""
+    """Give each entry of a row, scratch.values, what its rank by rising magnitude has: given[e] = steps[rank of e]."""
     n = given.size
     values, sizes = scratch.values, scratch.sizes
     for e in range(n):

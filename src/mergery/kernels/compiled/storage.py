@@ -10,7 +10,7 @@ import numpy as np
 
 from mergery.dtypes import BF16, F16, F32
 from mergery.kernels import LAST_ROW
-from mergery.kernels.compiled.float16 import from_half, to_half
+from mergery.kernels.compiled.float16 import from_float16, to_float16
 from mergery.kernels.compiled.jit import inner
 from mergery.kernels.compiled.patterns import INFINITY, MAGNITUDE, bits, f32, i32, real, u16, u32
 
@@ -99,13 +99,13 @@ def _writing(convert):
     return write
 
 
-_read_bf16, _read_f16, _read_float = _reading(_from_bf16), _reading(from_half), _reading(_from_float)
+_read_bf16, _read_f16, _read_float = _reading(_from_bf16), _reading(from_float16), _reading(_from_float)
 _delta_bf16, _delta_f16, _delta_float = (
     _reading_delta(_from_bf16),
-    _reading_delta(from_half),
+    _reading_delta(from_float16),
     _reading_delta(_from_float),
 )
-_write_bf16, _write_f16, _write_float = _writing(_to_bf16), _writing(to_half), _writing(_to_float)
+_write_bf16, _write_f16, _write_float = _writing(_to_bf16), _writing(to_float16), _writing(_to_float)
 _write_bf16_or_nan = _writing(_to_bf16_or_nan)
 
 

@@ -23,7 +23,7 @@ def coin(index, low, high):
 
 
 @inner
-def halves(key, first):
+def words_of(key, first):
     """The two words under which elements of a stream are hashed, from element `first` to the next multiple of 2**32."""
     far = u32(_u64(first) >> _u64(32))
     return u32(_u64(key) & _WORD), u32(u32(_u64(key) >> _u64(32)) + u32(far * _FAR))
@@ -39,10 +39,10 @@ def _drop(values, first, low, high, limit):
 def drop(values, key, first, limit):
     """Zero the entries, from element `first` of the tensor on, whose coin is not below the limit."""
     near = min(values.size, np.int64((_u64(1) << _u64(32)) - (_u64(first) & _WORD)))
-    low, high = halves(key, first)
+    low, high = words_of(key, first)
     _drop(values[:near], u32(_u64(first) & _WORD), low, high, limit)
     if near < values.size:
-        low, high = halves(key, first + near)
+        low, high = words_of(key, first + near)
         _drop(values[near:], u32(0), low, high, limit)
 
 
@@ -73,8 +73,8 @@ def _fill(coins, first, low, high):
 def fill_coins(coins, key, first):
     """The 24-bit numbers of the elements from `first` of the tensor on: int32."""
     near = min(coins.size, np.int64((_u64(1) << _u64(32)) - (_u64(first) & _WORD)))
-    low, high = halves(key, first)
+    low, high = words_of(key, first)
     _fill(coins[:near], u32(_u64(first) & _WORD), low, high)
     if near < coins.size:
-        low, high = halves(key, first + near)
+        low, high = words_of(key, first + near)
         _fill(coins[near:], u32(0), low, high)

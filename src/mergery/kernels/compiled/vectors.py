@@ -1,7 +1,7 @@
 """Operations on several entries at once, for loops that the compiler does not turn into vectors by itself: lists of entries,
 and counts under several bounds. They are written in LLVM's instructions, which it translates for any processor.
 
-Rooms that they read are padded to whole vectors: see `PADDING`.
+Arrays that they read are padded to whole vectors: see `PADDING`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BYTES = 32
 """Entries of 8 bits that are worked on at once."""
 
 PADDING = 32
-"""Rooms are of a multiple of so many entries. What stands behind the last entry must never count: see `rooms.make_rooms`."""
+"""Their length is a multiple of so many entries. What stands behind the last must never count: see `scratch.make_scratch`."""
 
 BOUNDS = 4
 """Bounds under which bytes are counted at once: more of them would not stay in registers."""
@@ -41,13 +41,13 @@ def _fill(builder: Any, value: Any, lanes: int) -> Any:
     return builder.shuffle_vector(builder.insert_element(nothing, value, _I32(0)), nothing, _vector(_I32, lanes, 0))
 
 
-def _at(builder: Any, room: Any, place: Any, kind: Any, lanes: int) -> Any:
-    """Where a vector of a room begins, at any entry."""
-    return builder.bitcast(builder.gep(room, [place]), ir.VectorType(kind, lanes).as_pointer())
+def _at(builder: Any, array: Any, place: Any, kind: Any, lanes: int) -> Any:
+    """Where a vector of an array begins, at any entry."""
+    return builder.bitcast(builder.gep(array, [place]), ir.VectorType(kind, lanes).as_pointer())
 
 
-def _load(builder: Any, room: Any, place: Any, kind: Any, lanes: int) -> Any:
-    return builder.load(_at(builder, room, place, kind, lanes), align=kind.width // 8 if kind != _F32 else 4)
+def _load(builder: Any, array: Any, place: Any, kind: Any, lanes: int) -> Any:
+    return builder.load(_at(builder, array, place, kind, lanes), align=kind.width // 8 if kind != _F32 else 4)
 
 
 def _total(builder: Any, vector: Any, lanes: int) -> Any:
@@ -120,11 +120,11 @@ def _table(module: Any) -> Any:
     return table
 
 
-def _count_below(builder: Any, room: Any, lanes: int, n: Any, place: Any, before: Any, behind: Any) -> Any:
+def _count_below(builder: Any, array: Any, lanes: int, n: Any, place: Any, before: Any, behind: Any) -> Any:
     low, high = _fill(builder, before, lanes), _fill(builder, behind, lanes)
 
     def add(at: Any, bound: Any, total: Any) -> Any:
-        below = builder.icmp_signed("<", _load(builder, room, at, before.type, lanes), bound)
+        below = builder.icmp_signed("<", _load(builder, array, at, before.type, lanes), bound)
         return builder.sub(total, builder.sext(below, total.type))
 
     def run(first: Any, last: Any, bound: Any, sums: list[Any]) -> list[Any]:
@@ -150,22 +150,22 @@ def _count_below(builder: Any, room: Any, lanes: int, n: Any, place: Any, before
 
 
 @emitted("int64", "array", "int64", "int64", "int32", "int32")
-def count_below(builder: Any, room: Any, n: Any, place: Any, before: Any, behind: Any) -> Any:
+def count_below(builder: Any, array: Any, n: Any, place: Any, before: Any, behind: Any) -> Any:
     """How many entries, int32, are below a bound: `before` for those before `place`, `behind` for it and those behind it.
     n: a multiple of eight."""
-    return _count_below(builder, room, EIGHT, n, place, before, behind)
+    return _count_below(builder, array, EIGHT, n, place, before, behind)
 
 
 @emitted("int64", "array", "int64", "int64", "int16", "int16")
-def count_short_below(builder: Any, room: Any, n: Any, place: Any, before: Any, behind: Any) -> Any:
+def count_short_below(builder: Any, array: Any, n: Any, place: Any, before: Any, behind: Any) -> Any:
     """`count_below` of int16. n: a multiple of sixteen, and less than 2**21: sums of each lane hold no more."""
-    return _count_below(builder, room, SIXTEEN, n, place, before, behind)
+    return _count_below(builder, array, SIXTEEN, n, place, before, behind)
 
 
 @emitted("uint64", "array", "int64", "int32")
-def having(builder: Any, room: Any, place: Any, mask: Any) -> Any:
+def having(builder: Any, array: Any, place: Any, mask: Any) -> Any:
     """Of eight entries, int32, from `place` on, those that have bits of a mask: bits."""
-    some = builder.and_(_load(builder, room, place, _I32, EIGHT), _fill(builder, mask, EIGHT))
+    some = builder.and_(_load(builder, array, place, _I32, EIGHT), _fill(builder, mask, EIGHT))
     found = builder.icmp_unsigned("!=", some, _vector(_I32, EIGHT, 0))
     return builder.zext(builder.bitcast(found, _I8), _I64)
 

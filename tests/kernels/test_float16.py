@@ -7,11 +7,11 @@ import pytest
 
 pytest.importorskip("numba")
 
-from mergery.kernels.compiled import float16 as halves
+from mergery.kernels.compiled import float16 as float16
 from mergery.kernels.compiled.jit import kernel
 
-from_instruction, to_instruction = halves._from_instruction, halves._to_instruction
-from_pattern, to_pattern = halves._from_pattern, halves._to_pattern
+from_instruction, to_instruction = float16._from_instruction, float16._to_instruction
+from_pattern, to_pattern = float16._from_pattern, float16._to_pattern
 
 
 # Four kernels, for their code is kept under their names.
@@ -47,7 +47,7 @@ def narrow_by_pattern(values, stored):
 
 WIDENING = [widen_by_pattern, widen_by_instruction]
 NARROWING = [narrow_by_pattern, narrow_by_instruction]
-if not halves._has_instructions():
+if not float16._has_instructions():
     del WIDENING[1], NARROWING[1]
 
 

@@ -9,13 +9,20 @@ import pytest
 import yaml
 
 from mergery.method import methods
-from mergery.method.catalogue import example, occasion, page
+from mergery.method.catalogue import FIRST, GROUPS, example, occasion, page
 from mergery.recipe.reading import load_recipe
 
 
 def test_the_page_is_up_to_date():
     written = (Path(__file__).parents[2] / "docs/methods.md").read_text()
-    assert written == page(), "run: python -m mergery.method.catalogue > docs/methods.md"
+    assert written == page(), "run: python -m benchmarks.reference"
+
+
+def test_every_method_is_in_one_group_and_few_are_to_know_first():
+    placed = [name for names in GROUPS.values() for name in names]
+    assert sorted(placed) == sorted(methods())
+    assert set(FIRST) <= set(placed)
+    assert len(FIRST) <= 8
 
 
 @pytest.mark.parametrize("name", sorted(methods()))

@@ -1,6 +1,6 @@
 """The methods as a page: idea, formula, settings, source. Made from the methods themselves.
 
-python -m mergery.method.catalogue > docs/methods.md
+python -m benchmarks.reference
 """
 
 from __future__ import annotations
@@ -14,27 +14,66 @@ from mergery.method.roles import BASE, Preset, Rest
 HEAD = """\
 # Methods
 
-Made by `python -m mergery.method.catalogue`; do not edit. In all formulas x_i are the models, b is the base, d_i = x_i - b are
-the task vectors, w_i are the weights. A setting marked *per model* takes one value for all, or a mapping by model name; every
-setting can be a gradient over depth or filtered by layer and role. [which-tensors.md](which-tensors.md) says which tensors a
-method works on, what the others get, and how a recipe says otherwise. `mergery methods` prints the table, and
-`mergery methods NAME` what is said of one.
+Made by `python -m benchmarks.reference`; do not edit. [Which method, and which weights](choosing.md) says what to try first,
+and [What methods cost](methods-cost.md) how long each takes.
+
+In all formulas x_i are the models, b is the base, d_i = x_i - b are the task vectors, w_i are the weights, k is the number of
+models. A setting marked *per model* takes one value for all, or a mapping by model name; every setting can be a gradient over
+depth or filtered by layer and role ([how](recipe.md#settings)). [Which tensors get what](which-tensors.md) says on which
+tensors a method works, and what the others get. `mergery methods` prints the list, and `mergery methods NAME` what is said of
+one.
 
 """
+FIRST = ("linear", "slerp", "task_arithmetic", "ties", "model_stock", "iso_c", "swudi_a")
+"""The methods to know first."""
+GROUPS: dict[str, tuple[str, ...]] = {
+    "Averages": (
+        "linear", "slerp", "nuslerp", "multislerp", "karcher", "geometric_median", "model_stock", "run_average",
+    ),
+    "Sums of task vectors": ("task_arithmetic", "metagpt", "balanced", "expo", "analogy", "train_difference", "negation"),
+    "Task vectors with entries left out, or signs elected": (
+        "ties", "dare_linear", "dare_ties", "della", "della_linear", "breadcrumbs", "breadcrumbs_ties", "pcb",
+        "neuromerging", "consensus", "trust_region", "sce", "magmax", "ram", "ramplus_tl",
+    ),
+    "Matrices, by singular vectors": (
+        "iso_c", "iso_cts", "tsv_merge", "dc_merge", "knots", "subspace_boosting", "svc", "opcm", "orthomerge", "rotate",
+        "truncate",
+    ),
+    "Matrices, with the least interference": ("swudi", "swudi_a", "wudi", "ace", "actmat", "optmerge", "dop", "doge"),
+    "One model for each task, in little space": ("emr", "tall_mask", "tsv_compress", "onebit"),
+    "One model, or two": ("passthrough", "nearswap", "arcee_fusion", "cosine_add", "clamp"),
+}  # fmt: skip
+"""The methods by what they do; those of other packages are in none."""
+
+
+def groups() -> dict[str, list[Method]]:
+    """All methods by what they do, those of other packages last."""
+    known = methods()
+    found = {title: [known[name] for name in names if name in known] for title, names in GROUPS.items()}
+    placed = {name for names in GROUPS.values() for name in names}
+    others = [method for name, method in known.items() if name not in placed]
+    return found | ({"From other packages": others} if others else {})
 
 
 def page() -> str:
     """All methods in Markdown."""
-    rows = ["| method | in one sentence | models | needs | reads | use it | source |", "|---|---|---|---|---|---|---|"]
-    for method in methods().values():
-        facts = (count(method), ", ".join(method.needs), method.cost, occasion(method), source(method))
-        rows.append(f"| [{method.name}](#{method.name}) | {method.summary} | " + " | ".join(map(_cell, facts)) + " |")
-    return HEAD + "\n".join(rows) + "\n" + "".join(f"\n{section(method)}" for method in methods().values())
+    parts = [HEAD, "## To know first\n\n", *table([methods()[name] for name in FIRST])]
+    for title, members in groups().items():
+        parts += [f"\n## {title}\n\n", *table(members)]
+    return "".join([*parts, "\n## From A to Z\n", *(f"\n{section(method)}" for method in methods().values())])
+
+
+def table(members: Sequence[Method]) -> list[str]:
+    """A table of methods: what each does, and when to use it."""
+    rows = ["| method | what it does | use it |\n", "|---|---|---|\n"]
+    for method in members:
+        rows.append(f"| [{method.name}](#{method.name}) | {_cell(method.summary)} | {_cell(occasion(method))} |\n")
+    return rows
 
 
 def section(method: Method) -> str:
     """One method in Markdown."""
-    lines = [f"## {method.name}", "", method.summary, "", method.about, "", f"Reads {method.cost}.", ""]
+    lines = [f"### {method.name}", "", method.summary, "", method.about, "", facts(method), ""]
     if method.settings:
         lines += ["| setting | value | default | meaning |", "|---|---|---|---|"]
         lines += [
@@ -44,6 +83,14 @@ def section(method: Method) -> str:
         lines.append("")
     lines += [*treatments(method), "```yaml", example(method), "```", ""]
     return "\n".join(lines)
+
+
+def facts(method: Method) -> str:
+    """How many models a method merges, what else it needs, and what it reads."""
+    number = count(method)
+    merged = f"Merges {number} model{'' if number == '1' else 's'}"
+    needs = f", and needs {' and '.join(method.needs)}" if method.needs else ""
+    return f"{merged}{needs}. Reads {method.cost}."
 
 
 def worked_on() -> str:
@@ -127,9 +174,3 @@ def default(setting: Setting) -> str:
         return "required"
     value = setting.default
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else f"{value}"
-
-
-if __name__ == "__main__":
-    import sys
-
-    sys.stdout.write(page())

@@ -26,10 +26,9 @@ def task_arithmetic(
 
     Source: Ilharco et al. 2023, Editing models with task arithmetic (arXiv 2212.04089).
 
-    Use it first when fine-tunes of one base are to be combined: of the methods without data it is the one
-    that most reliably improves on the base. The sum of several task vectors at full
-    weight overshoots: with k models, begin with a `scale` of about 1.2 / sqrt(k), and lower it as models are
-    added.
+    Use it after `linear`, to combine fine-tunes of one base with different skills: of the methods without data it
+    is the one that most reliably improves on the base. The sum of several task vectors at full weight overshoots:
+    with k models, begin with a `scale` of about 1.2 / sqrt(k), and lower it as models are added.
     """
     factor = scale / weight.sum() if normalize else scale
     return factor * weight

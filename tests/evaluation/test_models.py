@@ -174,3 +174,14 @@ def test_threads_are_chosen_and_given_back(zoo, write):
 def test_options_that_cannot_be(settings, says):
     with pytest.raises(RecipeError, match=says):
         Options(**settings)
+
+
+def test_without_transformers_a_user_is_told_what_to_install(zoo, write, mergery, monkeypatch):
+    monkeypatch.setattr("mergery.evaluation.loading.find_spec", lambda name: None)
+    task = write(texts(3), "facts.jsonl")
+    for command in (("evaluate",), ("compare",)):
+        outcome = mergery(*command, zoo / "a", "--tasks", task, "--results", task.parent / "kept")
+        assert outcome.code == 2
+        assert "evaluation needs transformers" in outcome.err
+        assert "try: pip install 'mergery[models]', or pip install transformers" in outcome.err
+    assert not (task.parent / "kept").exists()

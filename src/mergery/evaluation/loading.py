@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,12 +63,19 @@ def complete(module: Any, report: Mapping[str, Any], where: str) -> Any:
     raise CheckpointError(f"a {type(module).__name__} cannot be made of it", where=Where(where), why=why, hint=hint)
 
 
+def check_transformers() -> None:
+    """Say that transformers is missing before anything is read; a plain install leaves it out. Raises RecipeError."""
+    if find_spec("transformers") is None:
+        raise RecipeError(
+            "evaluation needs transformers", hint="pip install 'mergery[models]', or pip install transformers"
+        )
+
+
 def family_of(head: Head) -> Any:
     """The class of transformers that knows all models with a head."""
-    try:
-        from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
-    except ImportError:
-        raise RecipeError("evaluation needs transformers", hint="pip install 'mergery[models]'") from None
+    check_transformers()
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
     return AutoModelForSequenceClassification if head == "labels" else AutoModelForCausalLM
 
 

@@ -14,7 +14,7 @@ from mergery.errors import TaskError
 from mergery.evaluation import answering
 from mergery.evaluation.harness import HarnessTask, find_tasks
 from mergery.evaluation.labels import label_numbers
-from mergery.evaluation.loading import Head, Loaded
+from mergery.evaluation.loading import Head, Loaded, check_transformers
 from mergery.evaluation.models import Subject
 from mergery.evaluation.options import Options
 from mergery.evaluation.reading import load_tasks
@@ -56,6 +56,7 @@ def answer_all(
     notify: Notify = ignore,
 ) -> Evaluation:
     """Put all tasks to a model; see `mergery.api.evaluate`. Labels are checked before the model is loaded."""
+    check_transformers()
     for task in tasks:
         if isinstance(task, Task) and task.kind == "classification":
             label_numbers(task, subject.config)

@@ -40,6 +40,12 @@ class MemoryCheckpoint(Checkpoint):
     def config(self) -> Config:
         return self._config
 
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        first: dict[Any, str] = {}
+        found = {name: first.setdefault(value.place, name) for name, value in self._values.items() if value.place}
+        return {name: other for name, other in found.items() if other != name}
+
     def read(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
         info = self._tensors.get(name)
         if info is None:
@@ -76,6 +82,7 @@ def from_module(module: Any, label: str | None = None) -> MemoryCheckpoint:
 class _Value(ABC):
     shape: tuple[int, ...]
     dtype: DType
+    place: tuple[Any, ...] | None = None  # in memory: equal for views of the same elements
 
     @abstractmethod
     def rows(self, first: int, stop: int) -> Any:
@@ -112,6 +119,8 @@ class _Tensor(_Value):
     def __init__(self, tensor: Any, dtype: DType) -> None:
         self.shape, self.dtype = tuple(tensor.shape), dtype
         self._tensor = tensor.detach() if tensor.ndim else tensor.detach().reshape(1)
+        if tensor.numel() > 1:
+            self.place = (str(tensor.device), tensor.data_ptr(), self.shape, tensor.stride(), dtype.name)
 
     def rows(self, first: int, stop: int) -> Any:
         return self._tensor[first:stop].reshape(-1)

@@ -52,7 +52,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "quantised": {"method": codes.scheme, "why": codes.why} if codes else None,
         "parts": _parts(tensors, architecture),
         "roles": _roles(tensors, architecture),
-        "tied": _tied(tensors, config),
+        "tied": _tied(checkpoint),
         "fused": _fused(tensors, architecture, config),
         "tokenizer": tokenizer_facts(checkpoint),
         "remarks": list(_remarks(checkpoint, architecture)),
@@ -141,13 +141,14 @@ def _roles(tensors: Mapping[str, TensorInfo], architecture: Architecture) -> lis
     return list(groups.values())
 
 
-def _tied(tensors: Mapping[str, TensorInfo], config: Config) -> dict[str, Any]:
-    """What the config says of the head, and which tensors stand for others."""
-    canonical = canonical_names(tensors, config)
+def _tied(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the config says of the head, and which tensors stand for others, as the config or the file tells."""
+    config = checkpoint.config
+    canonical = canonical_names(checkpoint.tensors, config)
     stored = {each: name for name, each in canonical.items()}
     heads = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
     found = {alias: stored[target] for alias, target in aliases(config, stored).items() if alias in (*heads, *stored)}
-    return {"head": ties_head(config), "aliases": found}
+    return {"head": ties_head(config), "aliases": {**checkpoint.aliases, **found}}
 
 
 def _fused(tensors: Mapping[str, TensorInfo], architecture: Architecture, config: Config) -> list[dict[str, Any]]:

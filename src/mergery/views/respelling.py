@@ -2,7 +2,7 @@
 
 Where the names are equal nothing is done. Else both are read under their canonical names, and each tensor of the donor
 is found in the other view: whole, as a part of a stack of experts, gathered from experts that are stored one by one, or under
-the alias of a tied tensor.
+the alias of a tied tensor, as the config or the file tells.
 """
 
 from __future__ import annotations
@@ -44,9 +44,14 @@ def respelled(donor: View, view: View, findings: Findings) -> View:
     nodes: dict[str, Node] = {}
     used: set[str] = set()
     respelt: list[str] = []
+    mine, same = twins(donor), twins(view)
     for name, node in donor.nodes.items():
         found = _find(view, index, tied, name, wanted[name], node, donor)
         if found is None:
+            twin = next((each for each in mine.get(name, ()) if each in view.nodes), None)
+            if twin is not None:
+                nodes[name] = view.nodes[twin]
+                used.add(twin)
             continue
         nodes[name], sources = found
         used.update(sources)
@@ -60,6 +65,8 @@ def respelled(donor: View, view: View, findings: Findings) -> View:
             continue
         if alias in tied and alias in theirs and index.whole.get(tied[alias]) in used:
             dropped[name] = f"{view.name} ties it to {tied[alias]!r}, and {donor.name} stores it once"
+        elif twin := next((each for each in same.get(name, ()) if each in used), None):
+            dropped[name] = f"{view.name} stores it and {twin!r} as one tensor, and {donor.name} under that name alone"
         else:
             nodes[name] = node
     if respelt:
@@ -67,6 +74,14 @@ def respelled(donor: View, view: View, findings: Findings) -> View:
             f"{view.name} is respelled with the names of {donor.name}: {len(respelt)} tensors (such as {respelt[0]!r})"
         )
     return replace(view, nodes=nodes, dropped=dropped)
+
+
+def twins(view: View) -> dict[str, tuple[str, ...]]:
+    """For tensors that are one in the file, as it shows by itself: the other names of each."""
+    groups: dict[str, list[str]] = {}
+    for name, other in view.donor.aliases.items():
+        groups.setdefault(other, [other]).append(name)
+    return {name: tuple(each for each in group if each != name) for group in groups.values() for name in group}
 
 
 def _index(view: View, own: Mapping[str, str]) -> _Index:

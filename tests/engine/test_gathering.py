@@ -41,7 +41,7 @@ def made(node: Node, window: int | None = None) -> np.ndarray:
     return out.view(np.float32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_ranges_of_any_dtypes(data):
     sizes = data.draw(st.lists(st.integers(1, 30), min_size=1, max_size=3))

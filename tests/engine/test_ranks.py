@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mergery.dtypes import F32
@@ -45,7 +45,6 @@ def made(seed: int, n: int, zeros: float, steps: bool) -> np.ndarray:
     return np.where(random.random((2, n)) < zeros, 0.0, values)
 
 
-@settings(deadline=None)
 @given(
     seed=st.integers(0, 99),
     n=st.integers(1, 3000),

@@ -33,7 +33,7 @@ def by_hand(loaded: Loaded, before: list[int], after: list[int]) -> float:
 
 
 @given(data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_spans_of_any_shape_are_scored_as_one_by_one(loaded, data):
     ids = st.integers(0, 127)
     span = st.tuples(st.lists(ids, min_size=1, max_size=12), st.lists(ids, min_size=1, max_size=8))

@@ -23,7 +23,7 @@ def made(rows: list[tuple[int, str]], name: str = "t") -> Task:
 
 
 @given(rows=ROWS, seed=st.integers(0, 5))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_no_content_stands_in_two_parts(rows, seed):
     try:
         splits = split([made(rows), made(rows[::-1], "u")], seed=seed)

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mergery.evaluation import statistics
@@ -22,7 +22,6 @@ def test_mcnemar_worked_by_hand():
 
 
 @given(more=st.integers(0, 200), less=st.integers(0, 200))
-@settings(deadline=None)
 def test_mcnemar_against_whole_numbers(more, less):
     a = np.array([1] * more + [0] * less)
     total, few = more + less, min(more, less)
@@ -37,7 +36,6 @@ def test_permutation_worked_by_hand():
 
 
 @given(st.lists(st.integers(-4, 4), min_size=1, max_size=7))
-@settings(deadline=None)
 def test_permutation_against_enumeration(values):
     differences = np.array(values, np.float64)
     flips = itertools.product((1, -1), repeat=len(values))

@@ -60,7 +60,7 @@ def test_a_seed_gives_one_input(kind):
 
 
 @given(st.dictionaries(words, entries | values, max_size=3), st.binary(max_size=64))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_header_is_read_or_refused(header, data):
     try:
         open_weight_file(MemoryFile("x.safetensors", safetensors(json.dumps(header).encode(), data)))
@@ -69,7 +69,7 @@ def test_any_header_is_read_or_refused(header, data):
 
 
 @given(st.text(max_size=60) | st.text(alphabet="ab:-[]{}&*!|>'\"\n #?,%0", max_size=60))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_text_is_yaml_or_refused(text):
     try:
         read_documents(text, "x.yaml")

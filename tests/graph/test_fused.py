@@ -100,7 +100,7 @@ def test_parts_cover_the_whole_and_join_to_it_again(family):
     assert (values(from_parts(name, shape, parts, pieces)) == values(whole)).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["phi3", "gpt_neox", "falcon", "internlm2", "gpt2"]),
     st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 4), st.booleans(),

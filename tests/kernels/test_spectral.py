@@ -129,7 +129,7 @@ def test_the_polar_factor_of_dependent_columns_spans_no_more_than_they_do():
 # --- choices ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_the_largest_entries_are_those_that_sorting_finds(data):
     """Among few values, so that many tie; of a stack each with its own count."""
@@ -180,7 +180,7 @@ def test_a_product_and_its_parts():
     assert (delta * 0.5).dense().tolist() == [[1.5, 0, -0.5], [3, 0, -1]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 20), st.integers(1, 20), st.lists(st.integers(1, 4), min_size=1, max_size=4),
     st.booleans(), st.booleans(), st.integers(0, 1000),

@@ -53,7 +53,7 @@ def test_one_task_vector_stays_where_it_has_no_means():
     assert not equals(merge(ace, [model + 1.0], np.zeros((6, 9))), model + 1.0, 0.1)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(task_vectors(), st.sampled_from(["equal", "unequal"]), st.sampled_from(["mean", "one"]))
 def test_against_the_reference(deltas, mode, ridge_of):
     wide = [delta.double().numpy() for delta in deltas]

@@ -25,7 +25,7 @@ def test_by_hand():
     assert equals(merge(actmat, [a, b], np.zeros((2, 3))), [[2, 3, 0], [1, -1, 0]])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(task_vectors())
 def test_of_equal_norms_it_is_wudi_in_closed_form(deltas):
     zero = np.zeros(deltas[0].shape)
@@ -36,7 +36,7 @@ def test_of_equal_norms_it_is_wudi_in_closed_form(deltas):
     assert equals(merge(actmat, deltas, zero, weight=shares), merge(wudi, deltas, zero, solver="closed"), 1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(task_vectors())
 def test_its_loss_has_no_slope(deltas):
     wide = [delta.double().numpy() for delta in deltas]

@@ -82,7 +82,7 @@ def test_negation_without_controls_is_task_arithmetic():
     assert equals(merge(negation, [model], base, scale=0.5), merge(task_arithmetic, [model], base, weight=-0.5))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 1000), st.integers(1, 6))
 def test_negation_takes_nothing_along_the_controls(seed, count):
     base = normal(12, seed=seed)

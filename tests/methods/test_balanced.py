@@ -48,7 +48,7 @@ def test_the_cosine_balance_between_average_and_sum():
     assert equals(merge(balanced, [delta, -delta], zero, by="cosine"), zero, 1.0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 1000))
 def test_equal_angles(seed):
     deltas = [normal(60, seed=seed + i) * (i + 1) for i in range(3)]
@@ -85,7 +85,7 @@ def test_the_median_of_a_square_and_its_centre():
     assert equals(merge(geometric_median, [*corners, [1.0, 1]]), [1, 1])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.integers(3, 7))
 def test_no_point_nearby_is_better(seed, count):
     models = [normal(5, seed=seed + i) for i in range(count)]

@@ -56,7 +56,7 @@ def test_signs_are_elected():
     assert equals(merge(breadcrumbs, models, [0.0]), [3.0])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 60), st.floats(0.01, 1), st.floats(0, 1), st.sampled_from(["row", "tensor"]))
 def test_how_many_are_kept(n, density, gamma, scope):
     delta = torch.arange(1.0, n + 1)

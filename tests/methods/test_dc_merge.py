@@ -62,7 +62,7 @@ def test_two_directions_that_overlap_by_hand():
     assert equals(out, basis @ inside.diag().diag() @ basis.mT)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 4), st.integers(1, 3), st.booleans(), st.integers(0, 1000), st.sampled_from([1.0, 1e-6]))
 def test_orthogonal_tasks_are_summed(k, own, blocks, seed, size):
     deltas = [delta * size for delta in apart(k, own, k * own + seed % 4, k * own + seed % 3, seed)]
@@ -81,7 +81,7 @@ def test_identical_models(k):
     assert equals(merge(dc_merge, [delta] * k, zero, density=1.0, scale=1.0), out / k, 2e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 12), st.integers(1, 12), st.floats(1.0, 9.0), st.integers(0, 1000))
 def test_smoothed_spectra_keep_their_sum(out, into, ratio, seed):
     delta, zero = normal(out, into, seed=seed), torch.zeros(out, into)

@@ -104,7 +104,7 @@ def test_l1_rescaling_keeps_the_sum_of_magnitudes(method):
     assert float(ratio.max() - ratio.min()) < 1e-5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_a_window_fits_or_is_refused(density, window):
     fits = density - window / 2 >= 0 and density + window / 2 <= 1

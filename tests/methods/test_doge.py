@@ -65,7 +65,7 @@ def test_lengths_are_made_equal():
     )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(1, 4), st.integers(1, 6), st.integers(2, 7), st.integers(0, 1000))
 def test_the_slope_is_that_of_the_loss(k, out, into, seed):
     deltas = [normal(out, into, seed=seed + task).double() for task in range(k)]
@@ -81,7 +81,7 @@ def test_the_slope_is_that_of_the_loss(k, out, into, seed):
     assert np.allclose(change.grad.numpy(), conflict_slope(change.detach().numpy(), plain, factors))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(2, 4), st.integers(0, 1000), st.sampled_from([1.0, 1e-6]))
 def test_steps_lower_the_conflict(k, seed, size):
     deltas = [normal(6, 9, seed=seed + task) for task in range(k)]

@@ -52,7 +52,7 @@ def test_by_hand():
     assert equals(merge(dop, [[[1.0]], [[3.0]]], [[0.0]], **ADAM, steps=1, rate=0.125), [[2.125]])
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(1, 6), st.integers(1, 6), st.floats(0.05, 0.95), st.integers(0, 1000), st.sampled_from([1.0, 1e-6]))
 def test_the_closed_form_is_the_minimum(out, into, share, seed, size):
     deltas = [normal(out, into, seed=seed + place) * size for place in range(2)]
@@ -64,7 +64,7 @@ def test_the_closed_form_is_the_minimum(out, into, share, seed, size):
     assert np.abs(slope).max() <= 1e-5 * steep
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(2, 4), st.integers(1, 2), st.integers(0, 1000))
 def test_tasks_at_right_angles_are_summed(k, rank, seed):
     # each is felt by its own directions alone, so that the sum satisfies all

@@ -56,7 +56,7 @@ def test_by_hand():
     assert equals(moved, [[0.34, 0.0]])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problems())
 def test_the_solution_is_that_of_the_pseudo_inverse(problem):
     if well_posed(*problem):
@@ -64,7 +64,7 @@ def test_the_solution_is_that_of_the_pseudo_inverse(problem):
         assert equals(torch.from_numpy(dense(interference(*problem))), wanted, 1e-8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(problems())
 def test_the_loss_has_no_slope_at_the_solution(problem):
     solution = dense(interference(*problem))
@@ -72,7 +72,7 @@ def test_the_loss_has_no_slope_at_the_solution(problem):
     assert np.abs(quadratic.gradient(solution, terms(*problem))).max() <= 1e-9 * steep
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(problems())
 def test_what_no_task_has_stays_where_it_is(problem):
     given_ = interference(*problem)
@@ -84,7 +84,7 @@ def test_what_no_task_has_stays_where_it_is(problem):
     assert float((whole @ outside - start @ outside).abs().max()) < 1e-9 * float(whole.abs().max())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(problems(), st.floats(0.0, 20.0))
 def test_flow_follows_the_slope(problem, time):
     # dD/dt = -(D C - pull), in very small steps of Runge and Kutta
@@ -163,7 +163,7 @@ def test_the_beginning():
     assert equals(beginning(deltas, "mean"), [[2, -1]])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(task_vectors())
 def test_adam_takes_the_steps_of_adam_in_float64(deltas):
     # long steps, from far away: nothing is near its end, where rounding decides

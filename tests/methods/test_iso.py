@@ -49,7 +49,7 @@ def test_iso_c_by_hand():
     assert equals(merge(iso_c, [diagonal(3, 1), diagonal(0, 3)], zero), diagonal(3.5, 3.5) / math.sqrt(2))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 4), st.integers(1, 14), st.integers(1, 14), st.integers(1, 4), st.integers(0, 999))
 def test_the_spectrum_is_flat_and_its_sum_stays(k, out, into, own, seed):
     deltas = [of_rank(own, out, into, seed + 10 * task).dense() for task in range(k)]
@@ -94,7 +94,7 @@ def test_with_all_directions_common_it_is_iso_c(k):
     assert equals(merge(iso_cts, deltas, zero, common=1.0), merge(iso_c, deltas, zero), 2e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 4), st.integers(1, 3), st.integers(0, 1000))
 def test_orthogonal_tasks_without_common_directions_all_take_part_alike(k, own, seed):
     """Nothing is lost: all directions have one size, the mean of all singular values."""

@@ -29,7 +29,7 @@ def test_by_hand():
     assert equals(out, [3 * np.cos(np.pi / 6), 3 * np.sin(np.pi / 6)])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.integers(2, 6))
 def test_the_mean_is_where_the_logarithms_cancel(seed, k):
     random = np.random.default_rng(seed)

@@ -63,7 +63,7 @@ def test_it_elects_in_the_basis_and_not_among_the_entries():
     assert equals(merge(ties, models, zero, density=1.0), [[3, -1], [2.5, 1]])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(1, 4), st.integers(1, 10), st.integers(1, 10), st.sampled_from(["input", "output"]),
     st.booleans(), st.integers(0, 1000), st.sampled_from([1.0, 1e-6]),
@@ -75,7 +75,7 @@ def test_with_a_linear_host_it_is_task_arithmetic(k, out, into, across, normaliz
     assert equals(mine, merge(task_arithmetic, deltas, zero, **own), 2e-6 * k)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 10), st.integers(1, 10), st.sampled_from(["input", "output"]), st.integers(0, 1000))
 def test_one_model_and_many_of_it_come_back(out, into, across, seed):
     delta, zero = normal(out, into, seed=seed), torch.zeros(out, into)
@@ -84,7 +84,7 @@ def test_one_model_and_many_of_it_come_back(out, into, across, seed):
     assert equals(merge(knots, [delta], zero, host="dare_ties", density=1.0, across=across), delta, 2e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 4), st.integers(1, 3), st.sampled_from(["ties", "dare_ties"]), st.integers(0, 1000))
 def test_orthogonal_tasks_are_summed(k, own, host, seed):
     """In their basis no two tasks have an entry in common, and rounding makes none."""
@@ -94,7 +94,7 @@ def test_orthogonal_tasks_are_summed(k, own, host, seed):
         assert equals(merge(knots, deltas, zero, host=host, density=1.0, across=across), sum(deltas), 2e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.sampled_from(["input", "output"]))
 def test_the_sides_are_told_apart_by_across(seed, across):
     deltas, zero = [normal(7, 5, seed=seed + task) for task in range(3)], torch.zeros(7, 5)
@@ -103,7 +103,7 @@ def test_the_sides_are_told_apart_by_across(seed, across):
     assert equals(merge(knots, deltas, zero, across=across), out.mT, 2e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_turned_outputs_give_the_turned_result(seed):
     deltas, zero = [normal(8, 6, seed=seed + task).double() for task in range(3)], torch.zeros(8, 6)

@@ -29,7 +29,7 @@ def test_orthogonal_task_vectors_give_the_base():
     assert equals(merge(model_stock, [[4, 1], [1, 7]], [1, 1]), [1, 1])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(2, 5), st.floats(0.2, 5.0), st.integers(0, 1000))
 def test_it_is_the_point_nearest_to_the_centre(n, noise, seed):
     # orthonormal centre and errors: w_i = base + c + noise * e_i

@@ -21,7 +21,7 @@ def test_by_hand():
     assert equals(merge(nearswap, [[5.0]], [0.0], t=2.0), [2 / 5 * 5])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0, 3), st.integers(0, 1000))
 def test_no_parameter_moves_further_than_t(t, seed):
     base, model = normal(50, seed=seed), normal(50, seed=seed + 1)

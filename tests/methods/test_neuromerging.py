@@ -42,7 +42,7 @@ def test_by_hand():
     assert equals(merge(neuromerging, models, base, density=1.0, orthogonal=1.0), [[2, 4]])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_without_the_parallel_part_a_neurons_own_direction_is_untouched(seed):
     base = normal(4, 10, seed=seed)

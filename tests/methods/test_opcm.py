@@ -46,7 +46,7 @@ def test_leading_directions_are_taken_from_both_sides_at_once():
     assert equals(out / out[0, 0], merged / 5)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(1, 5), st.sampled_from([0.0, 0.3, 0.5, 1.0]), st.integers(0, 1000), st.sampled_from([1.0, 1e-6]))
 def test_the_distance_from_the_base_stays(k, alpha, seed, size):
     deltas = [normal(5, 7, seed=seed + place) * size * (1 + place) for place in range(k)]
@@ -54,7 +54,7 @@ def test_the_distance_from_the_base_stays(k, alpha, seed, size):
     assert float(out.norm()) == pytest.approx(float(sum(delta.norm() for delta in deltas)) / k, rel=1e-5)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(2, 4), st.integers(1, 2), st.integers(0, 1000))
 def test_tasks_at_right_angles_are_summed(k, rank, seed):
     deltas = apart(k, rank, k * rank + 1, k * rank + 2, seed)

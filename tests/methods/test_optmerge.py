@@ -40,7 +40,7 @@ def test_by_hand():
     assert equals(out, [[0.5, 0], [0, 0]])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(task_vectors(least=2))
 def test_each_task_has_as_many_inputs_as_its_share_of_the_rank(deltas):
     out, into = deltas[0].shape

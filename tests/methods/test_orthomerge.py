@@ -72,7 +72,7 @@ def test_turns_about_different_planes_do_not_shrink():
     assert equals(out, turn(angle, angle))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 4), st.integers(2, 9), st.integers(2, 6), st.integers(0, 1000))
 def test_rotations_average_to_a_rotation(k, out, into, seed):
     """Whatever the base spans: what it does not reach stays, and nothing is left for the residual."""
@@ -91,7 +91,7 @@ def half_turns(out: int, into: int, seed: int) -> torch.Tensor:
     return basis * signs @ basis.mT @ rotation(into, seed, 0.05)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 9), st.integers(1, 9), st.sampled_from(["any", "mirrored"]), st.integers(0, 1000))
 def test_one_model_comes_back(out, into, kind, seed):
     """Half turns too, which no mean of rotations can hold: they are of what rotations do not explain."""

@@ -57,7 +57,7 @@ def test_half_turns_and_reflections_pass_through_zero():
     assert equals(merge(rotate, [first, mirrored], centre=False, strength=1.0, blend=0.0), mirrored)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(1, 9), st.integers(0, 1000), st.sampled_from([2, 3, 5]))
 def test_a_root_of_a_turn_makes_it_again(size, seed, root):
     turn = orthonormal(size, size, seed)
@@ -68,7 +68,7 @@ def test_a_root_of_a_turn_makes_it_again(size, seed, root):
     assert equals(torch.linalg.matrix_power(part, root), turn, 1e-8)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(2, 8), st.integers(2, 8), st.integers(0, 1000), st.sampled_from([1.0, 1e-6]))
 def test_the_ends_are_the_two_models(out, into, seed, size):
     models = [normal(out, into, seed=seed) * size, normal(out, into, seed=seed + 1) * size]
@@ -76,7 +76,7 @@ def test_the_ends_are_the_two_models(out, into, seed, size):
     assert equals(merge(rotate, models, strength=1.0, blend=1.0), models[1], 2e-6)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(5, 12), st.integers(2, 5), st.integers(0, 1000), st.floats(0, 1))
 def test_turning_keeps_the_singular_values_of_close_models(out, into, seed, strength):
     first = normal(out, into, seed=seed)

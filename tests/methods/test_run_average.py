@@ -39,7 +39,7 @@ def test_the_newest_alone():
     assert equals(merge(run_average, run, last=9), merge(run_average, run))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=30).map(lambda values: sorted(values, reverse=True)))
 def test_decays_and_merges_are_one_another(falling):
     merged = coefficients(np.array(falling))

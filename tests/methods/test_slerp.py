@@ -35,7 +35,7 @@ def test_ends_are_the_models():
     assert equals(merge(slerp, models, t=1.0), models[1])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.floats(-1, 2), st.integers(0, 1000))
 def test_lengths_stay_on_the_sphere(t, seed):
     models = [normal(12, seed=seed), normal(12, seed=seed + 1)]
@@ -43,7 +43,7 @@ def test_lengths_stay_on_the_sphere(t, seed):
     assert abs(float(merge(slerp, models, t=t).norm()) - 1.0) < 1e-5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.floats(1e-12, 3.1), st.floats(0, 1))
 def test_shares_are_exact_at_any_angle(angle, t):
     gram = np.array([[1.0, math.cos(angle)], [math.cos(angle), 1.0]])

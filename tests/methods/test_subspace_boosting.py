@@ -39,7 +39,7 @@ def test_by_hand(beta, boosted):
     assert equals(out, diagonal(*boosted))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(1, 4), st.integers(1, 14), st.integers(1, 14), st.integers(0, 1000))
 def test_with_all_of_the_sum_nothing_is_raised(k, out, into, seed):
     """Whatever rounding does to the sum of singular values."""
@@ -47,7 +47,7 @@ def test_with_all_of_the_sum_nothing_is_raised(k, out, into, seed):
     assert equals(merge(subspace_boosting, deltas, zero, beta=1.0, scale=1.0), merge(task_arithmetic, deltas, zero))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.floats(0.0, 1.0), st.integers(0, 1000))
 def test_nothing_sinks_and_nothing_rises_above_the_largest(beta, seed):
     deltas, zero = [of_rank(2, 9, 12, seed + 10 * task).dense() for task in range(3)], torch.zeros(9, 12)

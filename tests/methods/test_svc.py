@@ -38,14 +38,14 @@ def test_by_hand():
     assert equals(merge(svc, models, torch.zeros(2, 2), weight=0.5), diagonal(3 * 2 / 2.5, 0.5))
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(1, 6), st.integers(0, 1000), st.sampled_from([1.0, 1e-6]), st.sampled_from([0.1, 1.0]))
 def test_what_all_share_is_counted_once(k, seed, size, alpha):
     delta = normal(4, 6, seed=seed) * size
     assert equals(merge(svc, [delta] * k, torch.zeros(4, 6), alpha=alpha), delta, 1e-5)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 1000))
 def test_tasks_that_share_nothing_are_summed(k, size, seed):
     # each has outputs and inputs of its own
@@ -56,7 +56,7 @@ def test_tasks_that_share_nothing_are_summed(k, size, seed):
     assert equals(merge(svc, deltas, torch.zeros_like(deltas[0])), sum(deltas), 1e-5)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(1, 5), st.integers(0, 1000))
 def test_alpha_1_enlarges_no_direction_and_turns_none(k, seed):
     deltas = [normal(5, 7, seed=seed + place) for place in range(k)]

@@ -38,7 +38,7 @@ def test_by_hand():
     assert equals(out, [[4, 4], [2, 2]])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(task_vectors(), st.sampled_from(["sum", "mean"]))
 def test_no_time_and_no_rank_leave_the_start(deltas, start):
     zero = np.zeros(deltas[0].shape)
@@ -47,7 +47,7 @@ def test_no_time_and_no_rank_leave_the_start(deltas, start):
     assert equals(merge(swudi, deltas, zero, start=start, rank=0.0), wanted)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(task_vectors(), st.sampled_from(["sum", "mean"]))
 def test_after_all_time_it_is_the_minimum_on_all_inputs(deltas, start):
     # on what no task has, the minimum is zero and so is any sum of task vectors
@@ -56,7 +56,7 @@ def test_after_all_time_it_is_the_minimum_on_all_inputs(deltas, start):
     assert equals(out, merge(wudi, deltas, zero, solver="closed"))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(task_vectors(), st.floats(0.0, 5.0))
 def test_it_is_gradient_flow(deltas, time):
     # dD/dt = -half the slope of WUDI's loss, in small steps of Euler
@@ -69,7 +69,7 @@ def test_it_is_gradient_flow(deltas, time):
     assert equals(out, point, 0.02)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(task_vectors())
 def test_the_loss_falls_with_time(deltas):
     wide = [delta.double().numpy() for delta in deltas]

@@ -42,7 +42,7 @@ def test_how_many_take_part():
     assert participating(torch.tensor([[1.0, 1.0], [1.0, 0.0]])).tolist() == [2, 1]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0.01, 100.0), min_size=1, max_size=12))
 def test_never_more_take_part_than_there_are(values):
     ordered = sorted(values, reverse=True)
@@ -63,7 +63,7 @@ def test_what_is_above_noise():
     assert above_noise(torch.zeros(3), 3, 3) == 0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(task_vectors())
 def test_it_is_swudi_after_all_time_with_as_many_eigenvectors(deltas):
     wide = [delta.double().numpy() for delta in deltas]

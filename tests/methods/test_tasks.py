@@ -77,7 +77,7 @@ def test_a_clip_from_either_end_leaves_something():
 # --- consensus and masks --------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 1000))
 def test_the_algebra_of_masks(seed):
     deltas = [normal(50, seed=seed + i) for i in range(4)]
@@ -137,7 +137,7 @@ def test_emr_by_hand():
     assert equals(merge(emr, models, [0.0, 0, 0], task=1), [10 / 6, -15 / 6, -5 / 6])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 1000), st.sampled_from([1.0, 1e-6]))
 def test_emr_keeps_the_sum_of_magnitudes(seed, size):
     deltas = [normal(60, seed=seed + i) * size for i in range(4)]
@@ -163,7 +163,7 @@ def test_equal_magnitudes_come_back_exactly():
     assert torch.equal(merge(onebit, [delta], torch.zeros(8, 9)), delta)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000))
 def test_the_mean_magnitude_is_the_nearest(seed):
     delta = normal(6, 11, seed=seed).double()

@@ -50,7 +50,7 @@ def test_one_untrimmed_model_comes_back():
     assert equals(merge(ties, [model], base, density=1.0), model)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 1000), st.floats(0.05, 1.0))
 def test_flipping_all_signs_flips_the_result(seed, density):
     deltas = [normal(40, seed=seed + i) for i in range(3)]

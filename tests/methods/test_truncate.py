@@ -32,7 +32,7 @@ def test_by_hand():
     assert equals(merge(truncate, [delta + 1], zero + 1, share=0.0), zero + 1)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 9), st.integers(0, 100), st.sampled_from([1.0, 1e-6]))
 def test_it_is_the_nearest_matrix_of_its_rank(out, into, count, seed, size):
     delta = normal(out, into, seed=seed) * size

@@ -30,7 +30,7 @@ def test_a_share_of_the_triplets_is_served():
     assert equals(merge(tsv_compress, models, zero, task=1, scale=[1.0, 0.5]), diagonal(0, 0, 1.5, 4.5))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 12), st.integers(0, 1000))
 def test_nothing_of_that_rank_is_nearer(k, out, into, seed):
     """What is lost are the singular values that are left out."""

@@ -43,7 +43,7 @@ def test_directions_are_moved_apart_alike():
     assert equals(out, 2 * torch.outer(first, first) + torch.outer(second, second))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 5), st.integers(1, 3), st.integers(0, 1000), st.sampled_from([1.0, 1e-6]))
 def test_orthogonal_tasks_are_summed(k, rank, seed, size):
     deltas = [delta * size for delta in apart(k, rank, k * rank + seed % 4, k * rank + seed % 3, seed)]
@@ -54,7 +54,7 @@ def test_orthogonal_tasks_are_summed(k, rank, seed, size):
     assert equals(merge(tsv_merge, deltas, zero, scale=1.0, weight=weight), expected, 2e-6)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 1000))
 def test_one_model_comes_back(out, into, seed):
     delta = normal(out, into, seed=seed)

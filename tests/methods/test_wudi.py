@@ -62,7 +62,7 @@ def test_the_paper_begins_at_the_sum_and_leaves_the_rest_alone():
     assert defaults == {"steps": 300, "rate": 1e-5, "scale": 1.0}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(task_vectors(), st.sampled_from(["sum", "mean"]))
 def test_descent_goes_down_and_never_below_the_minimum(deltas, start):
     wide = [delta.double().numpy() for delta in deltas]

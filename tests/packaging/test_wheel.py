@@ -107,7 +107,9 @@ def test_an_old_python_is_told_in_one_line(tmp_path):
         f"#!/bin/sh\nexec {sys.executable} -c 'import sys; sys.version_info = (3, 10); exec(sys.argv[2])' \"$@\"\n"
     )
     old.chmod(0o755)
-    environment = {name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "MAKEFLAGS")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "MAKEFLAGS", "MAKELEVEL")
+    }
     command = ["make", "-f", str(ROOT / "Makefile"), "demo", f"PYTHON={old}"]
     for name in ("pyproject.toml", "constraints.txt"):
         (tmp_path / name).touch()

@@ -12,16 +12,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mergery.engine.in_memory import merge_tensors
-from mergery.method import Method, Random
+from mergery.method import Method
 from mergery.testing.examples import (
     DTYPES,
-    EMPTY,
-    EMPTY_MATRICES,
-    MATRICES,
-    SHAPES,
     assert_close,
     coins_of,
     example,
@@ -29,16 +25,7 @@ from mergery.testing.examples import (
     same,
 )
 from mergery.testing.pieces import InPieces
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor
-
-Evaluate = Callable[..., "Tensor"]
-"""`evaluate(method, models, base, seed=0, **settings)`: merges plain tensors, as `Method.__call__` does."""
-
-Reference = Callable[..., "np.ndarray"]
-"""`reference(models, base, coins, **settings)` in float64 numpy; see `mergery.testing.reference`."""
+from mergery.testing.subject import Evaluate, Reference, Subject
 
 
 @dataclass(frozen=True)
@@ -56,67 +43,8 @@ class Check:
         self.run()
 
 
-@dataclass(frozen=True)
-class Conformance:
-    """A method, how it is evaluated, and what it claims."""
-
-    method: Method
-    settings: Mapping[str, Any]
-    evaluate: Evaluate
-    reference: Reference | None
-    fixed_point: Mapping[str, Any] | None
-    scale_free: bool
-    also: Sequence[Evaluate]
-    tolerance: float
-    close: float = 1e-6
-    mirrored: bool = False
-
-    def __post_init__(self) -> None:
-        least, most = self.method.models
-        object.__setattr__(self, "k", max(least, min(3, most or 3)))
-
-    k: int = 0
-
-    # --- how ----------------------------------------------------------------------------------------------------------
-
-    @property
-    def bases(self) -> tuple[bool, ...]:
-        """With and without a base, as far as the method takes one."""
-        return {"required": (True,), "optional": (True, False), "unused": (False,)}[self.method.base]
-
-    @property
-    def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes that the method takes."""
-        return MATRICES if self.method.unit == "matrix" else SHAPES
-
-    @property
-    def empty(self) -> tuple[tuple[int, ...], ...]:
-        return EMPTY_MATRICES if self.method.unit == "matrix" else EMPTY
-
-    @property
-    def large(self) -> tuple[tuple[int, ...], ...]:
-        """Shapes of more than one piece, where the method takes pieces."""
-        return ((65, 129), (3, 33, 43)) if self.method.unit == "matrix" else ((129, 257), (33153,))
-
-    def merge(
-        self,
-        models: Sequence[Tensor],
-        base: Tensor | None,
-        *,
-        seed: int = 0,
-        evaluate: Evaluate | None = None,
-        **settings: Any,
-    ) -> Tensor:
-        return (evaluate or self.evaluate)(self.method, list(models), base, seed=seed, **{**self.settings, **settings})
-
-    def draws(self) -> bool:
-        """Whether the seed matters."""
-        if any(isinstance(ask, Random) for _, ask in self.method.asks):
-            return True
-        models, base = example((33, 65), self.k, base=self.bases[0])
-        return not same(self.merge(models, base, seed=1), self.merge(models, base, seed=2))
-
-    # --- checks -------------------------------------------------------------------------------------------------------
+class Conformance(Subject):
+    """The checks. Each says what must hold, and fails with what does not."""
 
     def documents_its_settings(self) -> None:
         doc = self.method.doc
@@ -237,10 +165,6 @@ class Conformance:
             assert (error <= self.tolerance * size).all(), (
                 f"differs from its reference by {error[where]:.3g} at {where} for {k} models of {shape}"
             )
-
-    def counts(self) -> list[int]:
-        least, most = self.method.models
-        return sorted({max(1, least), self.k, min(5, most or 5)})
 
     def may_be_called_in_pieces(self) -> None:
         for with_base, pieces in itertools.product(self.bases, (2, 5)):

@@ -169,7 +169,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     model=st.fixed_dictionaries(
         {},

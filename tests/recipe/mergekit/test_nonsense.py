@@ -42,7 +42,7 @@ DOCUMENT = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(DOCUMENT, min_size=1, max_size=3))
 def test_files_are_read_or_refused(documents: list[dict[str, Any]]) -> None:
     with contextlib.suppress(MergeryError):

@@ -81,7 +81,7 @@ def files(draw: st.DrawFn) -> dict[str, Any]:
     return result | {name: value for name, value in optional.items() if draw(st.booleans())}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(files())
 def test_what_is_printed_is_the_recipe(file: dict[str, Any]) -> None:
     recipe = load_recipe(yaml.safe_dump(file, sort_keys=False))

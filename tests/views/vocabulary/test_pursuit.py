@@ -29,7 +29,7 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000))
 def test_a_sum_of_few_atoms_is_found_again_whatever_their_lengths(seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)

@@ -235,7 +235,7 @@ def tokenizer(name: str, tokens: list[str]) -> Tokenizer:
     return Tokenizer(name, WORDS, ids, {}, (), {}, {"model": {"vocab": ids}}, {}, {}, "tokenizer.json", name)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_any_models(data: st.DataObject) -> None:
     """The lead's tokens keep their ids; whoever has a token keeps its row; every gap is filled by one who has it."""

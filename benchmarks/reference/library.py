@@ -28,7 +28,7 @@ Everything that a user can get wrong raises `MergeryError`, whose text says what
 
 """
 VERBS = ("merge", "plan", "verify", "inspect", "open", "pack", "evaluate", "compare", "load_recipe")
-SCORES = ("split", "TaskScore", "Score", "Splits", "load_task", "read_result", "open_subject", "Options")
+SCORES = ("split", "TaskScore", "Score", "Splits", "load_task", "read_result", "open_subject", "EvaluationOptions")
 CLASSES = ("Options", "MergeryError")
 RETURNED = (
     "mergery.run.merging:Result",

@@ -102,7 +102,7 @@ def evaluate(
     tokenizer: Any = None,
     base: str | Path | None = None,
     name: str | None = None,
-    options: evaluation.Options | None = None,
+    options: evaluation.EvaluationOptions | None = None,
     results: str | Path | None = None,
     harness: Sequence[str | Path] = (),
     include: str | Path | None = None,
@@ -121,9 +121,9 @@ def evaluate(
 
     All files are read and checked before a model is loaded. Raises MergeryError.
     """
-    from mergery.evaluation import Options, open_subject, running
+    from mergery.evaluation import EvaluationOptions, open_subject, running
 
-    options = options or Options()
+    options = options or EvaluationOptions()
     listed = running.read_tasks(tasks, options, harness, include)
     subject = open_subject(model, tokenizer=tokenizer, base=base, name=name)
     return running.answer_all(subject, listed, options, results, on_event)

@@ -9,7 +9,7 @@ import pytest
 
 import mergery as library
 from mergery.errors import MergeryError, TaskError
-from mergery.evaluation import Evaluation, Metric, Options, Outcome, TaskResult
+from mergery.evaluation import Evaluation, EvaluationOptions, Metric, Outcome, TaskResult
 from mergery.evaluation.findings import decimals
 from mergery.evaluation.picture import draw
 from mergery.evaluation.results import read_results
@@ -143,7 +143,7 @@ def test_what_cannot_be_compared(zoo, write, tmp_path):
             library.compare(models, **settings)
     path = write(choices(2))
     for longest in (None, 32):
-        library.evaluate(zoo / "a", path, results=tmp_path / "r", options=Options(longest=longest))
+        library.evaluate(zoo / "a", path, results=tmp_path / "r", options=EvaluationOptions(longest=longest))
     with pytest.raises(TaskError, match="there are two results of 'task'"):
         read_results(next((tmp_path / "r").iterdir()))
 

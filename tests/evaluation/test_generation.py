@@ -8,7 +8,7 @@ from transformers import GenerationConfig
 
 import mergery
 from mergery.errors import TaskError
-from mergery.evaluation import Options
+from mergery.evaluation import EvaluationOptions
 from mergery.evaluation.generation import Generator, matches
 from mergery.evaluation.loading import Loaded
 from mergery.evaluation.models import open_subject
@@ -40,7 +40,7 @@ def test_as_a_plain_loop_does_for_any_batch(zoo, loaded, write):
     wanted = [greedy(loaded, item["prompt"], 6) for item in items]
     assert len(set(wanted)) > 3
     for batch in (1, 5, 32):
-        found = mergery.evaluate(zoo / "base", path, options=Options(batch=batch)).tasks[0]
+        found = mergery.evaluate(zoo / "base", path, options=EvaluationOptions(batch=batch)).tasks[0]
         assert [outcome.details["text"] for outcome in found.items] == wanted
 
 

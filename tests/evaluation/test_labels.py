@@ -11,7 +11,7 @@ import torch
 
 import mergery
 from mergery.errors import CheckpointError, Problems, TaskError
-from mergery.evaluation import Options
+from mergery.evaluation import EvaluationOptions
 from tests.evaluation.conftest import texts, train_tokenizer
 
 
@@ -52,7 +52,7 @@ def test_against_one_by_one_in_float64_for_any_batch(classifiers, write, name):
         losses.append(-float(logs[line["label"]]))
     assert len(set(chosen)) > 1
     for batch in (1, 32):
-        found = mergery.evaluate(classifiers / name, write(lines), options=Options(batch=batch)).tasks[0]
+        found = mergery.evaluate(classifiers / name, write(lines), options=EvaluationOptions(batch=batch)).tasks[0]
         assert [outcome.details["chosen"] for outcome in found.items] == chosen
         assert found.scores["log_loss"] == pytest.approx(math.fsum(losses) / 12, rel=1e-5)
         right = sum(own == line["label"] for own, line in zip(chosen, lines, strict=True))

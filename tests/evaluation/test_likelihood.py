@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import mergery
 from mergery.errors import TaskError
-from mergery.evaluation import Options, load_task
+from mergery.evaluation import EvaluationOptions, load_task
 from mergery.evaluation.likelihood import Scorer, split_pair, text_spans
 from mergery.evaluation.loading import Loaded
 from mergery.evaluation.models import open_subject
@@ -122,14 +122,16 @@ def test_a_conversation_begins_with_one_first_token(zoo, write):
     module.module.register_forward_pre_hook(
         lambda module, args, kwargs: seen.extend(kwargs["input_ids"].tolist()), with_kwargs=True
     )
-    mergery.evaluate(module.module, write(choices(2)), tokenizer=module.tokenizer, options=Options(chat=True))
+    mergery.evaluate(module.module, write(choices(2)), tokenizer=module.tokenizer, options=EvaluationOptions(chat=True))
     assert all(row[0] == 0 and 0 not in row[1:3] for row in seen)
 
 
 @pytest.mark.parametrize("kind", [choices, texts])
 def test_the_same_for_any_batch_size(zoo, write, kind):
     path = write(kind(40))
-    one, some, many = (mergery.evaluate(zoo / "a", path, options=Options(batch=batch)) for batch in (1, 7, 32))
+    one, some, many = (
+        mergery.evaluate(zoo / "a", path, options=EvaluationOptions(batch=batch)) for batch in (1, 7, 32)
+    )
     for other in (some, many):
         for x, y in zip(one.tasks[0].items, other.tasks[0].items, strict=True):
             assert x.values == pytest.approx(y.values, rel=1e-5)
@@ -162,4 +164,4 @@ def test_an_answer_that_the_tokenizer_does_not_see(zoo, write, loaded, monkeypat
 
 def test_chat_that_changes_nothing_is_refused(zoo, write):
     with pytest.raises(TaskError, match="--chat changes nothing here"):
-        mergery.evaluate(zoo / "a", write(texts(2)), options=Options(chat=True))
+        mergery.evaluate(zoo / "a", write(texts(2)), options=EvaluationOptions(chat=True))

@@ -10,7 +10,7 @@ import torch
 
 import mergery
 from mergery.errors import CheckpointError, PlanError, RecipeError
-from mergery.evaluation import Options, open_subject
+from mergery.evaluation import EvaluationOptions, open_subject
 from tests.evaluation.conftest import choices, prompts, texts
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft's
@@ -160,7 +160,7 @@ def test_threads_are_chosen_and_given_back(zoo, write):
     seen = []
     task = write(texts(1))
     mergery.evaluate(
-        zoo / "a", task, options=Options(threads=3), on_event=lambda _: seen.append(torch.get_num_threads())
+        zoo / "a", task, options=EvaluationOptions(threads=3), on_event=lambda _: seen.append(torch.get_num_threads())
     )
     assert set(seen) == {3}
     assert torch.get_num_threads() == before
@@ -173,7 +173,7 @@ def test_threads_are_chosen_and_given_back(zoo, write):
 )  # fmt: skip
 def test_options_that_cannot_be(settings, says):
     with pytest.raises(RecipeError, match=says):
-        Options(**settings)
+        EvaluationOptions(**settings)
 
 
 def test_without_transformers_a_user_is_told_what_to_install(zoo, write, mergery, monkeypatch):

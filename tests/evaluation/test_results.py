@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import mergery
 from mergery.errors import TaskError
-from mergery.evaluation import Options, read_result
+from mergery.evaluation import EvaluationOptions, read_result
 from mergery.evaluation.results import Store
 from tests.evaluation.conftest import choices, texts
 
@@ -20,10 +21,10 @@ def finished(zoo, write, tmp_path):
     """A finished run: its function, and its file."""
     task = write(choices(12))
 
-    def run(model: object = zoo / "a", **settings: object):
-        return mergery.evaluate(model, task, results=tmp_path / "results", options=Options(batch=8, **settings)).tasks[
-            0
-        ]
+    def run(model: object = zoo / "a", **settings: Any):
+        return mergery.evaluate(
+            model, task, results=tmp_path / "results", options=EvaluationOptions(batch=8, **settings)
+        ).tasks[0]
 
     return run, Path(run().file)
 
@@ -56,7 +57,7 @@ def test_a_killed_run_goes_on_with_the_same_bytes(finished, zoo):
         file.write_bytes(kept)
         seen = []
         found = mergery.evaluate(
-            zoo / "a", file.parent.parent.parent / "task.jsonl", results=file.parent.parent, options=Options(batch=8),
+            zoo / "a", file.parent.parent.parent / "task.jsonl", results=file.parent.parent, options=EvaluationOptions(batch=8),
             on_event=seen.append,
         ).tasks[0]  # fmt: skip
         assert not found.cached

@@ -65,7 +65,7 @@ def compare(
     from mergery import api
     from mergery.cli.progress import reporter
     from mergery.errors import TaskError
-    from mergery.evaluation import Options
+    from mergery.evaluation import EvaluationOptions
     from mergery.evaluation.picture import check_plot, draw
     from mergery.evaluation.results import SUFFIX, read_results
     from mergery.run.events import Compared
@@ -73,7 +73,7 @@ def compare(
     if plot is not None:
         check_plot(plot)
     listed = read_tasks(tasks, split, seed)
-    options = Options(batch, chat, threads=threads)
+    options = EvaluationOptions(batch, chat, threads=threads)
     # Parents that are no models of the list are added to it; a parent may also be told by its name alone.
     added = [parent for parent in parents if parent not in models and parent.exists()]
     found: dict[Path, Evaluation] = {}

@@ -73,9 +73,9 @@ def evaluate(
     wait_without_spinning()
     from mergery import api
     from mergery.cli.progress import reporter
-    from mergery.evaluation import Options
+    from mergery.evaluation import EvaluationOptions
 
-    options = Options(batch, chat, dtype, longest, threads, device)
+    options = EvaluationOptions(batch, chat, dtype, longest, threads, device)
     with reporter(json=json, quiet=quiet) as report:
         found = api.evaluate(
             model, read_tasks(tasks, split, seed), options=options, results=results, on_event=report.event,
@@ -88,9 +88,9 @@ def evaluate(
 def read_tasks(files: tuple[Path, ...], split: Split | None, seed: int) -> list[Task]:
     """The task files, or one part of each. Problems of all files are told at once."""
     from mergery.evaluation.reading import load_tasks
-    from mergery.evaluation.splits import part_of
+    from mergery.evaluation.splits import split_of
 
-    return [part_of(task, split, seed=seed) if split else task for task in load_tasks(files)]
+    return [split_of(task, split, seed=seed) if split else task for task in load_tasks(files)]
 
 
 def show_evaluation(evaluation: Evaluation) -> None:

@@ -18,7 +18,7 @@ from mergery.engine.ranks import NARROW
 from mergery.engine.reader import RUN, Reader, sampled_runs
 from mergery.engine.workspace import KEPT, Shared, Workspace
 from mergery.graph.nodes import Merged
-from mergery.graph.ranks import derived_ranks
+from mergery.graph.ranks import ranks_of_derived
 from mergery.kernels import random as keyed
 from mergery.kernels.devices import CPU
 from mergery.kernels.ranks import WIDTH
@@ -184,7 +184,9 @@ class Merging(Evaluator[Merged]):
         if of is None:
             return reduce.thresholds(self.reader, asks, self.asked)
         each = self.gives_each(of)
-        ranks = reduce.ranking(asks, self.reader.n, lambda n: derived_ranks(self.node, asks, n, self.asked, each=each))
+        ranks = reduce.ranking(
+            asks, self.reader.n, lambda n: ranks_of_derived(self.node, asks, n, self.asked, each=each)
+        )
         few = self.reader.sampled_pieces()
         sample = (lambda: self.stacked(of, few)) if few else None
         k = self.reader.k if each else 1

@@ -18,7 +18,7 @@ from mergery.engine import reductions as reduce
 from mergery.engine.merging import Merging
 from mergery.engine.ranks import largest
 from mergery.graph.nodes import Merged
-from mergery.graph.ranks import derived_ranks, ranks_of
+from mergery.graph.ranks import ranks_of, ranks_of_derived
 from mergery.method import Ask, Largest, Sum
 
 
@@ -114,7 +114,7 @@ def _of_derived(nodes: list[Merged], asks: list[tuple[str, Largest]], scan: Scan
         return merging.before(name).gives_each(of), dict(merging.asked)
 
     ((each, known),) = scan(nodes[:1], peek)
-    ranks = reduce.ranking(asks, total, lambda n: derived_ranks(nodes[0], asks, n, known, each=each))
+    ranks = reduce.ranking(asks, total, lambda n: ranks_of_derived(nodes[0], asks, n, known, each=each))
     k = len(nodes[0].models) if each else 1
 
     def high(counts: np.ndarray) -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mergery.evaluation.findings import Comparison
     from mergery.evaluation.models import Subject, open_subject
-    from mergery.evaluation.options import Options
+    from mergery.evaluation.options import EvaluationOptions
     from mergery.evaluation.reading import load_task
     from mergery.evaluation.results import Evaluation, Outcome, TaskResult, read_result
     from mergery.evaluation.score import Score, TaskScore
@@ -24,14 +24,29 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Comparison": "findings", "Evaluation": "results", "Outcome": "results",
-    "TaskResult": "results", "read_result": "results", "Options": "options",
+    "TaskResult": "results", "read_result": "results", "EvaluationOptions": "options",
     "Subject": "models", "open_subject": "models", "load_task": "reading", "Score": "score", "TaskScore": "score",
     "Splits": "splits", "split": "splits", "Item": "task", "Metric": "task", "Settings": "task", "Task": "task",
 }  # fmt: skip
 
 __all__ = [
-    "Comparison", "Evaluation", "Item", "Metric", "Options", "Outcome", "Score", "Settings", "Splits", "Subject", "Task",
-    "TaskResult", "TaskScore", "load_task", "open_subject", "read_result", "split",
+    "Comparison",
+    "Evaluation",
+    "EvaluationOptions",
+    "Item",
+    "Metric",
+    "Outcome",
+    "Score",
+    "Settings",
+    "Splits",
+    "Subject",
+    "Task",
+    "TaskResult",
+    "TaskScore",
+    "load_task",
+    "open_subject",
+    "read_result",
+    "split",
 ]  # fmt: skip
 
 

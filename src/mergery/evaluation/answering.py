@@ -13,7 +13,7 @@ from mergery.evaluation.generation import Generator, matches, prompt_tokens
 from mergery.evaluation.labels import label_logs, label_numbers, label_tokens
 from mergery.evaluation.likelihood import Scorer, Span, choice_spans, text_spans
 from mergery.evaluation.loading import Loaded
-from mergery.evaluation.options import Options
+from mergery.evaluation.options import EvaluationOptions
 from mergery.evaluation.prompts import options as choices_of
 from mergery.evaluation.results import Outcome
 from mergery.evaluation.task import Item, Task
@@ -42,7 +42,7 @@ class Piece:
         return len({tuple(before + after[:-1]) for before, after in self.spans}) or 1
 
 
-def prepare(task: Task, loaded: Loaded, options: Options, longest: int) -> list[Piece]:
+def prepare(task: Task, loaded: Loaded, options: EvaluationOptions, longest: int) -> list[Piece]:
     """Every item with its tokens."""
     chat = options.chat
     if task.kind == "perplexity":
@@ -81,7 +81,9 @@ def batches(pieces: Sequence[Piece], size: int) -> Iterator[list[Piece]]:
         yield batch
 
 
-def answer(task: Task, batch: Sequence[Piece], loaded: Loaded, options: Options, longest: int) -> list[Outcome]:
+def answer(
+    task: Task, batch: Sequence[Piece], loaded: Loaded, options: EvaluationOptions, longest: int
+) -> list[Outcome]:
     """What a batch of items gave."""
     if task.kind == "generation":
         generator = Generator(loaded, longest)

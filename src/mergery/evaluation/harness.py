@@ -13,7 +13,7 @@ from typing import Any
 
 from mergery.errors import RecipeError, TaskError, Where, did_you_mean
 from mergery.evaluation.loading import Loaded
-from mergery.evaluation.options import Options
+from mergery.evaluation.options import EvaluationOptions
 from mergery.evaluation.results import Outcome
 from mergery.evaluation.task import Link, Metric, digest
 
@@ -41,7 +41,7 @@ class HarnessTask:
     def __len__(self) -> int:
         return self.size
 
-    def run(self, loaded: Loaded, options: Options, longest: int) -> list[Outcome]:
+    def run(self, loaded: Loaded, options: EvaluationOptions, longest: int) -> list[Outcome]:
         """Every item's values. Raises TaskError where lm-eval gives an item no number."""
         import lm_eval
         from lm_eval.models.huggingface import HFLM

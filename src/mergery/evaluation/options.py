@@ -11,7 +11,7 @@ DTYPES = ("float32", "bfloat16", "float16", "auto")
 
 
 @dataclass(frozen=True)
-class Options:
+class EvaluationOptions:
     """How to run. Only `chat`, `dtype` and `longest` can change a result by more than rounding."""
 
     batch: int = 32  # rows at once

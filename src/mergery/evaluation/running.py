@@ -16,7 +16,7 @@ from mergery.evaluation.harness import HarnessTask, find_tasks
 from mergery.evaluation.labels import label_numbers
 from mergery.evaluation.loading import Head, Loaded, check_transformers
 from mergery.evaluation.models import Subject
-from mergery.evaluation.options import Options
+from mergery.evaluation.options import EvaluationOptions
 from mergery.evaluation.reading import load_tasks
 from mergery.evaluation.results import FORMAT, Evaluation, Outcome, Store, TaskResult, file_name, folder_name
 from mergery.evaluation.task import PROMPTED, Task, digest
@@ -27,7 +27,7 @@ ARITHMETIC = 1  # raised when the same question would get another answer: older 
 
 def read_tasks(
     tasks: Sequence[str | Path | Task] | str | Path | Task,
-    options: Options,
+    options: EvaluationOptions,
     harness: Sequence[str | Path] = (),
     include: str | Path | None = None,
 ) -> list[Task | HarnessTask]:
@@ -51,7 +51,7 @@ def read_tasks(
 def answer_all(
     subject: Subject,
     tasks: Sequence[Task | HarnessTask],
-    options: Options,
+    options: EvaluationOptions,
     results: str | Path | None = None,
     notify: Notify = ignore,
 ) -> Evaluation:
@@ -73,7 +73,7 @@ class Session:
     """One model to which tasks are put. It is loaded when the first answer is not known."""
 
     subject: Subject
-    options: Options
+    options: EvaluationOptions
     results: Path | None
     notify: Notify
     models: dict[Head, Loaded] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from mergery.errors import TaskError
 from mergery.evaluation.models import open_subject
-from mergery.evaluation.options import Options
+from mergery.evaluation.options import EvaluationOptions
 from mergery.evaluation.results import Evaluation
 from mergery.evaluation.running import answer_all, read_tasks
 from mergery.evaluation.splits import Splits
@@ -32,7 +32,7 @@ class TaskScore:
     """
 
     tasks: tuple[Task, ...]
-    options: Options = field(default_factory=Options)
+    options: EvaluationOptions = field(default_factory=EvaluationOptions)
     results: Path | None = None
 
     def __post_init__(self) -> None:

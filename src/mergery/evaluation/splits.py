@@ -77,7 +77,7 @@ def split(
     return Splits(tuple(parts["search"]), tuple(parts["validation"]), tuple(parts["report"]), seed)
 
 
-def part_of(task: Task, role: Role, *, seed: int = 0) -> Task:
+def split_of(task: Task, role: Role, *, seed: int = 0) -> Task:
     """One part of a task, by the default shares."""
     splits = split(task, seed=seed)
     found = {"search": splits.search, "validation": splits.validation, "report": splits._report}

@@ -26,7 +26,7 @@ def ranks_of(
     return ranks
 
 
-def derived_ranks(
+def ranks_of_derived(
     node: Merged, asks: list[tuple[str, Largest]], n: int | np.ndarray, known: Mapping[str, Any], *, each: bool
 ) -> np.ndarray:
     """The ranks meant in what is derived from the models: of one tensor (1, asks), or of one for each model (k, asks)."""

@@ -30,7 +30,7 @@ def load(folder: Path) -> torch.nn.Module:
 def body(name: str) -> str:
     """A recipe for any method, with settings where it has no defaults."""
     method = methods()[name]
-    values = {"float": 0.5, "fraction": 0.5, "task": "a"}
+    values = {"float": 0.5, "fraction": 0.5, "way": 0.5, "task": "a"}
     wanted = [s for s in method.settings.values() if s.required or s.kind == "task"]
     needed = {s.name: values.get(s.kind, 1) for s in wanted}
     most = method.models[1] or 3

@@ -140,7 +140,7 @@ def example(method: Method) -> str:
     names = ["math", "code"][:count]
     base = ["base"] if method.base == "required" else []
     models = ", ".join(f"{name}: ./{name}" for name in base + names)
-    words = {"float": "0.5", "fraction": "0.5", "task": names[0]}
+    words = {"float": "0.5", "fraction": "0.5", "way": "0.5", "task": names[0]}
     wanted = [s for s in method.settings.values() if s.required or s.kind == "task"]
     needed = {s.name: words.get(s.kind, "1") for s in wanted}
     parts = [f"method: {method.name}", *(["base: base"] if base else [])]

@@ -208,7 +208,7 @@ def _read_setting(name: str, hint: Any, default: Any, doc: str) -> Setting:
         (hint,) = (arg for arg in typing.get_args(hint) if arg is not type(None))
     if typing.get_origin(hint) is Annotated:
         hint, *extras = typing.get_args(hint)
-        if extras:  # "fraction" or "task"
+        if extras:  # "fraction", "way" or "task"
             return Setting(name, extras[0], default, per_model, optional=optional, doc=doc)
     if typing.get_origin(hint) is Literal:
         return Setting(name, "choice", default, per_model, typing.get_args(hint), optional, doc)

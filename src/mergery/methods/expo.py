@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from mergery.method import Coefficients, Count, method
+from mergery.method import Coefficients, Count, Way, method
 
 
 @method(paper="2404.16792", span="deltas", models=(1, 1), symmetric=False)
-def expo(count: Count, *, alpha: float = 0.3) -> Coefficients:
+def expo(count: Count, *, alpha: Way = 0.3) -> Coefficients:
     """Extrapolate from a model before alignment (the base) through the aligned one.
 
         out = x + alpha (x - base) = base + (1 + alpha) (x - base)

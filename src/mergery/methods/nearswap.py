@@ -9,10 +9,17 @@ from mergery.errors import RecipeError
 from mergery.method import Base, Models, Tensor, method
 from mergery.method.compiled import compiled
 
+LARGEST = 10.0  # beyond it, t is not meant as a distance between parameters
+
 
 def check_t(settings: Mapping[str, Any]) -> None:
     if settings["t"] < 0.0:
-        raise RecipeError(f"t is {settings['t']:g}", why="it is a distance, which is not negative")
+        raise RecipeError(f"t is {settings['t']:g}", why="it is a distance, which is not negative", hint="t: 0.0001")
+    if settings["t"] > LARGEST:
+        why = (
+            "it is a distance in the units of the parameters: with this one every parameter would be the other model's"
+        )
+        raise RecipeError(f"t is {settings['t']:g}", why=why, hint="t: 0.0001")
 
 
 @method(paper="nearswap", models=(1, 1), symmetric=False, check=check_t)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from mergery.errors import RecipeError
-from mergery.method import Coefficients, Fraction, Gram, PerModel, each, method
+from mergery.method import Coefficients, Fraction, Gram, PerModel, Way, each, method
 from mergery.methods._weights import vanishes
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def average(settings: Mapping[str, Any]) -> np.ndarray:
 def slerp(
     gram: Gram,
     *,
-    t: float | None = None,
+    t: Way | None = None,
     weight: PerModel[float] = each(1.0),
     scope: Literal["tensor", "row", "column"] = "tensor",
     lerp_above: Fraction = 1.0,
@@ -55,8 +55,8 @@ def slerp(
         balanced   (1 2) (3 4): neighbours are merged, then neighbouring results; an odd one waits
 
     Settings:
-        t: the way from the first model (0) to the second (1), for two models; beyond that range it goes on
-            along the circle. Without t, the weights say it.
+        t: the way from the first model (0) to the second (1), for two models; beyond that range, to -1 and 2, it
+            goes on along the circle. Without t, the weights say it.
         weight: relative share of each model, where t is not given; equal weights by default. t_i is 0.5 where
             weights cancel.
         scope: what is one vector: the whole tensor, each row (an output neuron's weights) or each column.

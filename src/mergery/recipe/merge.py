@@ -45,9 +45,10 @@ def read_merge(
     if "dtype" in data and inside is None:
         reader.fail("the dtype of the result stands under 'output'", (*path, "dtype"), key=True)
     reserved = ("method", "base", "models", "stack", "dtype", *WORDS)
-    settings, places = reader.settings(data, path, reserved, method, merged)
     growth = read_growth(reader, data["stack"], (*path, "stack"), method, models) if "stack" in data else None
     stack = read_slices(reader, data["stack"], path, method, models) if "stack" in data and not growth else ()
+    groups = [part.merged for part in stack] or [merged]
+    settings, places = reader.settings(data, path, reserved, method, *groups)
     if "stack" not in data:
         reader.count(method, merged, path)
         reader.require(method, settings, path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,8 +113,7 @@ def _override(reader: RecipeReader, item: Any, path: KeyPath, members: Members, 
         reader.count(method, merged, path)
         if method.base == "required" and base is None:
             reader.fail(f"{method.name} needs a base", path, why="it merges differences from it")
-    names: Sequence[str] = members.merged or [name for name in members.names if name != members.base]
-    settings, places = reader.settings(item, path, reserved, method, tuple(names))
+    settings, places = reader.settings(item, path, reserved, method, *(merged for merged, _ in members.groups))
     reader.require(method, settings, path)
     return Override(condition, method.name, None, settings, place, places)
 

@@ -8,7 +8,7 @@ from typing import Any
 from mergery.errors import MergeryError, RecipeError, Where, did_you_mean, raise_all
 from mergery.method import Method, Setting, find
 from mergery.recipe.document import Document, KeyPath
-from mergery.recipe.values import ByModel, Value, parse_value, parsed
+from mergery.recipe.values import ByModel, Filtered, Gradient, Value, parse_value, parsed
 
 MOST_PROBLEMS = 100  # shown at once
 
@@ -91,9 +91,13 @@ class RecipeReader(DocumentReader):
         path: KeyPath,
         reserved: tuple[str, ...],
         method: Method,
-        merged: tuple[str, ...],
+        *groups: tuple[str, ...],
     ) -> tuple[dict[str, Value], dict[str, Where]]:
-        """The settings of a method among other keys, and their places."""
+        """The settings of a method among other keys, and their places.
+
+        `groups` are the models that are merged: one group, or that of each slice of a stack.
+        """
+        merged = tuple(dict.fromkeys(name for group in groups for name in group))
         settings: dict[str, Value] = {}
         places: dict[str, Where] = {}
         for name, item in data.items():
@@ -108,6 +112,8 @@ class RecipeReader(DocumentReader):
             try:
                 value = parsed(parse_value, item)
                 check_value(setting, value, merged)
+                for group in groups:
+                    check_list(setting, value, group)
             except RecipeError as error:
                 what = error.what if name in error.what else f"{name}: {error.what}"
                 self.fail(what, at, why=error.why, hint=error.hint)
@@ -142,3 +148,24 @@ def check_value(setting: Setting, value: Value, merged: tuple[str, ...]) -> None
             raise RecipeError(
                 f"{setting.name} names {scalar!r}, which is not merged", hint=did_you_mean(str(scalar), merged)
             )
+
+
+def check_list(setting: Setting, value: Value, merged: tuple[str, ...]) -> None:
+    """Refuse a list of as many values as there are models where each has its own: it can be meant in two ways.
+
+    Raises RecipeError with both, said so that neither can be taken for the other.
+    """
+    if not setting.per_model or len(merged) < 2:
+        return
+    filtered = isinstance(value, Filtered)
+    for found in [case for _, case in value.cases] if isinstance(value, Filtered) else [value]:
+        if not isinstance(found, Gradient) or found.named or len(found.points) != len(merged):
+            continue
+        each = ", ".join(f"{name}: {point}" for name, point in zip(merged, found.points, strict=True))
+        key = "value" if filtered else setting.name
+        one_each = f"write {setting.name}: {{{each}}}" + (" for these tensors in 'parts'" if filtered else "")
+        raise RecipeError(
+            f"{setting.name} is a list of {len(merged)} values, and {len(merged)} models are merged",
+            why="in a recipe a list is a gradient over the layers, the same for every model",
+            hint=f"{one_each} if each value is a model's, or {key}: {{gradient: {list(found.points)}}} for the gradient",
+        )

@@ -10,6 +10,7 @@ from mergery.architecture.sections import PARTS
 from mergery.dtypes import OUTPUT_DTYPES
 from mergery.method import Method, Setting, methods
 from mergery.method.roles import BASE
+from mergery.method.setting import LIMITS
 from mergery.recipe.recipe import CONVERSIONS, GROWTHS
 from mergery.recipe.values import ROLES
 from mergery.recipe.vocabulary import LARGEST_MULTIPLE, MOST_NEIGHBOURS, PADDING, UNKNOWN
@@ -191,7 +192,7 @@ def _scalar(setting: Setting) -> dict[str, Any]:
         "bool": {"type": "boolean"},
         "int": {"type": "integer"},
         "float": {"type": "number"},
-        "fraction": {"type": "number", "minimum": 0, "maximum": 1},
+        **{kind: {"type": "number", "minimum": low, "maximum": high} for kind, (low, high) in LIMITS.items()},
         "choice": {"enum": list(setting.choices)},
         "task": {"type": "string", "description": "The name of one of the merged models."},
     }

@@ -10,7 +10,7 @@ import fnmatch
 import re
 import reprlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from mergery.architecture.roles import ROLES
@@ -67,6 +67,7 @@ class Gradient:
 
     points: tuple[Scalar, ...]
     outside: Literal["ends", "first"] = "ends"
+    named: bool = field(default=False, compare=False)  # written {gradient: [...]}, which can mean nothing else
 
     def at(self, target: Target, model: str | None = None) -> Any:
         depth = target.depth
@@ -86,7 +87,7 @@ class Gradient:
 
     def plain(self) -> Any:
         if self.outside == "ends":
-            return list(self.points)
+            return {"gradient": list(self.points)} if self.named else list(self.points)
         return {"gradient": list(self.points), "outside": self.outside}
 
 
@@ -213,9 +214,7 @@ def parse_value(data: Any, *, nested: bool = False) -> Value:
         return Constant(data)
     if isinstance(data, list):
         if not data:
-            raise RecipeError(
-                "an empty list is no value", hint="a number, a gradient such as [0, 1], or where/value pairs"
-            )
+            raise RecipeError("an empty list is no value", hint="a number, {gradient: [0, 1]}, or where/value pairs")
         if all(isinstance(item, dict) for item in data):
             return Filtered(tuple(_parse_case(item) for item in data))
         return Gradient(_points(data))
@@ -227,7 +226,7 @@ def parse_value(data: Any, *, nested: bool = False) -> Value:
                 raise RecipeError(f"outside is {outside!r}", why="it must be 'ends' or 'first'")
             if not isinstance(data["gradient"], list) or not data["gradient"]:
                 raise RecipeError("gradient must be a list of values")
-            return Gradient(_points(data["gradient"]), outside)
+            return Gradient(_points(data["gradient"]), outside, named=True)
         if "value" in data:
             return Filtered((_parse_case(data),))
         if nested:

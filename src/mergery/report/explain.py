@@ -106,17 +106,21 @@ def describe(node: Node) -> str:
 
 
 def with_settings(node: Merged, what: str) -> str:
-    """`what (density 0.2, weight [0.3, 0.7])`; a task by the name of its model."""
+    """`what (density 0.2, weight {math: 0.3, code: 0.7})`, as a recipe says it; a task by the name of its model."""
     tasks = [name for name, setting in node.method.settings.items() if setting.kind == "task"]
     named = {name: node.models[node.settings[name]] for name in tasks if node.settings[name] is not None}
-    settings = ", ".join(f"{name} {_number(value)}" for name, value in {**node.settings, **named}.items())
+    given = {**node.settings, **named}
+    settings = ", ".join(f"{name} {_value(value, node.models)}" for name, value in given.items())
     return f"{what} ({settings})" if settings else what
 
 
-def _number(value: Any) -> str:
+def _value(value: Any, models: tuple[str, ...]) -> str:
+    """A setting's value in words; one of each model by its name, since a list in a recipe is a gradient."""
     if isinstance(value, (np.ndarray, list, tuple)):
-        items = [_number(item) for item in value]
-        return items[0] if len(set(items)) == 1 else "[" + ", ".join(items) + "]"
+        items = [_value(item, models) for item in value]
+        if len(set(items)) == 1:
+            return items[0]
+        return "{" + ", ".join(f"{name}: {item}" for name, item in zip(models, items, strict=True)) + "}"
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

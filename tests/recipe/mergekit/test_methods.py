@@ -199,7 +199,10 @@ def test_a_listed_base_keeps_its_weight(read: Read) -> None:
         ),
         (file("slerp", "", "a"), "1:15: slerp needs 't'\n  why: it has no default\n  try: parameters: {t: 0.5}"),
         (file("tise"), "1:15: unknown merge_method 'tise'\n  try: did you mean 'ties'?"),
-        (file("ties", "weight: 1, density: 1.5"), "6:34: density is 1.5\n  why: density must lie in [0, 1]"),
+        (
+            file("ties", "weight: 1, density: 1.5"),
+            "6:34: density is 1.5\n  why: density must lie in [0, 1]\n  try: such as density: 0.2",
+        ),
     ],
 )
 def test_refusals(refuse: Refuse, text: str, message: str) -> None:

@@ -166,10 +166,10 @@ def test_a_filter_without_a_rest_is_a_note(read: Read) -> None:
 @pytest.mark.parametrize(
     ("weight", "message"),
     [
-        ("high", "3:37: weight is 'high'\n  why: it must be a number"),
-        ("null", "3:37: weight is None\n  why: it must be a number"),
-        (".inf", "3:37: weight is inf\n  why: weight must be a finite number"),
-        ("[0, x]", "3:41: weight is 'x'\n  why: it must be a number"),
+        ("high", "3:37: weight is 'high'\n  why: weight must be a number\n  try: such as weight: 1.0"),
+        ("null", "3:37: weight is None\n  why: it must be a number\n  try: such as weight: 1"),
+        (".inf", "3:37: weight is inf\n  why: weight must be a finite number\n  try: such as weight: 1.0"),
+        ("[0, x]", "3:41: weight is 'x'\n  why: weight must be a number\n  try: such as weight: 1.0"),
         ("[]", "3:37: weight: an empty list is no value\n  try: a number, or a gradient such as [0, 1]"),
         ("{filter: mlp}", "3:37: weight: a filter without its value\n  try: write {filter: mlp, value: 0.5}"),
         ("{fliter: mlp, value: 1}", "3:38: unknown key 'fliter'\n  try: did you mean 'filter'?"),

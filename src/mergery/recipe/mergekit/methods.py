@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mergery.method import Setting
 from mergery.recipe.values import Scalar
 
 
@@ -30,6 +31,7 @@ class Parameter:
     each:    whether every model has its own. One that is not is read from slices, modules and the file only.
     setting: the setting that it becomes; None where it changes nothing, or only together with another.
     convert: from its scalars to those of the setting.
+    own:     what its scalars must be, where it becomes no setting by itself.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Parameter:
     each: bool = False
     setting: str | None = None
     convert: Callable[[Any], Scalar] = _same
+    own: Setting | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def _arithmetic(
 
 _DENSITY = _of_each("density", 1.0)
 _GAMMA = _of_each("gamma", 0.01)
-_EPSILON = Parameter("epsilon", default=0.15, each=True)
+_EPSILON = Parameter("epsilon", default=0.15, each=True, own=Setting("epsilon", "fraction", 0.15))
 _WINDOW = Together(  # nothing is drawn at density 1, whatever epsilon
     ("density", "epsilon"), "window", lambda density, epsilon: 0.0 if density >= 1.0 else 2.0 * epsilon
 )

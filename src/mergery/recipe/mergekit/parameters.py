@@ -138,16 +138,28 @@ _WRONG: Any = object()
 def _read_scalar(data: Any, path: KeyPath, parameter: Parameter, setting: Setting | None, fail: Fail) -> Scalar:
     number = coerce(data, parameter.kind)
     if number is None:
+        if setting is not None and setting.numeric and isinstance(data, str):
+            return _checked(data, path, parameter, setting, fail)
         words = {"float": "a number", "int": "a whole number", "bool": "true or false"}[parameter.kind]
-        fail(f"{parameter.name} is {data!r}", path, why=f"it must be {words}")
+        example = "true" if parameter.kind == "bool" else "1"
+        fail(
+            f"{parameter.name} is {data!r}",
+            path,
+            why=f"it must be {words}",
+            hint=f"such as {parameter.name}: {example}",
+        )
         return _WRONG
     scalar: Any = parameter.convert(number)
-    if setting is not None:
-        try:
-            setting.check(scalar, parameter.name)
-        except RecipeError as error:
-            fail(error.what, path, why=error.why.replace(setting.name, parameter.name), hint=error.hint)
-            return _WRONG
+    return scalar if setting is None else _checked(scalar, path, parameter, setting, fail)
+
+
+def _checked(scalar: Scalar, path: KeyPath, parameter: Parameter, setting: Setting, fail: Fail) -> Scalar:
+    """The scalar, if the setting takes it."""
+    try:
+        setting.check(scalar, parameter.name)
+    except RecipeError as error:
+        fail(error.what, path, why=error.why, hint=error.hint)
+        return _WRONG
     return scalar
 
 

@@ -60,6 +60,7 @@ class MergekitReader(ReferenceReader):
             statement.inputs = self.inputs(body["models"], (*path, "models"))
         elif body.get("slices") and len(given) == 1:
             statement.slices = self.slices(body["slices"], (*path, "slices"))
+        self.note_lists(data.get("parameters"), len(statement.inputs))
         names = dict.fromkeys(name for level in common for name in level)
         statement.common = {name: join(*(level.get(name, ()) for level in common)) for name in names}
         dtypes = self.dtype(data, "out_dtype"), self.dtype(data, "dtype")
@@ -176,8 +177,18 @@ class MergekitReader(ReferenceReader):
                 self.marks.setdefault(name, self.document.where(at))
         return Level(chains)
 
+    def note_lists(self, data: Any, models: int) -> None:
+        """A list for all models that could be meant as one value for each."""
+        for name, item in data.items() if isinstance(data, dict) else ():
+            parameter = self.rule.find(name)
+            if parameter and parameter.each and isinstance(item, list) and len(item) == models > 1:
+                text = (
+                    f"{name} is a gradient over the layers; one value for each model stands in that model's parameters"
+                )
+                self.note(text, ("parameters", name))
+
     def chain(self, data: Any, path: KeyPath, parameter: Parameter) -> Chain:
-        setting = self.method.settings.get(parameter.setting) if parameter.setting else None
+        setting = self.method.settings.get(parameter.setting) if parameter.setting else parameter.own
         return read_chain(data, path, parameter, setting, self.fail)
 
     def rule_word(self) -> str:

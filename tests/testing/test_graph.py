@@ -13,7 +13,7 @@ from mergery.api import plan
 from mergery.checkpoints.base import TensorInfo
 from mergery.dtypes import BY_TORCH, F32
 from mergery.graph.gathering import from_ranges
-from mergery.graph.nodes import Computed, Gathered, Matrices, Merged, Node, Stored
+from mergery.graph.nodes import Computed, Gathered, LowRank, Matrices, Merged, Node, Read, Stored
 from mergery.method import find
 from mergery.testing.graph import faults, plan_faults
 from tests.engine.test_gathering import leaf, merged
@@ -36,6 +36,16 @@ def gathered(which: list[int], starts: list[int], lengths: list[int], **changes:
     columns = (np.array(column, INT64) for column in (which, starts, lengths))
     node = Gathered("x", (sum(lengths),), F32, (stored(4, 3),), *columns)
     return replace(node, **changes) if changes else node
+
+
+def nothing(reads: object) -> Read:
+    return lambda start, stop: np.zeros(stop - start, np.float32)
+
+
+def product(left: Node | None = None, right: Node | None = None, *, transposed: bool = False) -> Computed:
+    base, left, right = stored(4, 3), left or stored(4, 2), right or stored(2, 3)
+    factors = LowRank(left, right, 1.0, transposed=transposed)
+    return Computed("x", (4, 3), (base, left, right), nothing, "a product", base=base, low_rank=(factors,))
 
 
 def of_itself() -> Merged:
@@ -62,8 +72,20 @@ PLANTED: dict[str, tuple[Callable[[], Node], str]] = {
     "columns": (lambda: gathered([0, 0], [0], [5]), "its ranges are no int64 of one length"),
     "another dtype": (lambda: gathered([0], [0], [5], dtype=BY_TORCH["bfloat16"]), "bfloat16 of float32"),
     "computed": (
-        lambda: Computed("x", (2,), (), lambda reads: np.zeros(2, np.float32), "zeros", dtype=BY_TORCH["float16"]),
+        lambda: Computed("x", (2,), (), nothing, "zeros", dtype=BY_TORCH["float16"]),
         "zeros is computed in float16",
+    ),
+    "memory": (lambda: Computed("x", (2,), (), nothing, "zeros", per_element=-4), "zeros holds -4 bytes"),
+    "factors": (lambda: product(stored(5, 2), stored(2, 3)), "a product has factors [5, 2] and [2, 3], and is [4, 3]"),
+    "turned": (lambda: product(stored(4, 2), stored(2, 3), transposed=True), "a product has factors [4, 2] and [2, 3]"),
+    "a base alone": (
+        lambda: replace(product(), low_rank=()),
+        "a product has factors without a base, or a base without",
+    ),
+    "another base": (lambda: replace(product(), base=stored(4, 3)), "a product has a base of [4, 3] that is not among"),
+    "a factor": (
+        lambda: replace(product(), sources=product().sources[:1]),
+        "a product has a base of [4, 3] that is not",
     ),
     "later": (lambda: merged("linear", linear(merge=2)), "merge 0 of what merge 2 makes"),
     "below": (lambda: merged("linear", linear(models=())), "linear of 2 tensors of 0 models"),
@@ -76,6 +98,7 @@ def test_what_is_planted_is_found(fault):
     make, words = PLANTED[fault]
     found = faults({"sound": linear(), "x": make()})
     assert any(line.startswith(f"x: {words}") for line in found), found
+    assert not faults({"x": product(), "y": product(stored(3, 2), stored(2, 4), transposed=True)})
     assert not any(line.startswith("sound") for line in found)
 
 

@@ -1,4 +1,4 @@
-"""Makes a computed tensor: gives its function what it reads, and keeps what it returns."""
+"""Makes windows of a computed tensor: gives its function what it reads, and asks what it returns for them."""
 
 from __future__ import annotations
 
@@ -13,36 +13,35 @@ from mergery.graph.nodes import Computed, Read
 
 
 class Computing(Evaluator[Computed]):
-    """Evaluates a computed tensor, whole, when it is first wanted."""
+    """Evaluates a computed tensor: its function is called when the first window is wanted."""
 
-    values: np.ndarray | None = None
+    read: Read | None = None
 
     @property
     def reduces(self) -> bool:
-        """See `Evaluator.reduces`: a function reads what it likes, and as often."""
-        return True
+        """See `Evaluator.reduces`: a function reads what it likes, and as often, unless it is streamed."""
+        return not self.node.streamed or super().reduces
 
     def prepare(self) -> None:
         """Call the function."""
-        if self.values is not None:
-            return
-        super().prepare()
-        values = np.ascontiguousarray(self.node.make(list(map(reading, self.inner))), dtype=np.float32)
-        assert values.size == self.node.elements, f"{self.node.name!r} was made with another size"
-        self.values = values.reshape(-1)
+        if self.read is None:
+            super().prepare()
+            self.read = self.node.make(list(map(reading, self.inner)))
 
     def compute(self, start: int, stop: int, out: np.ndarray, dtype: DType) -> None:
         """See `Evaluator.compute`."""
         self.prepare()
-        assert self.values is not None
-        piece = self.values[start:stop].view(np.uint8)
+        assert self.read is not None
+        piece = np.ascontiguousarray(self.read(start, stop), dtype=np.float32).reshape(-1).view(np.uint8)
         if self.workspace.kernels.convert(piece, F32.code, stop - start, out, dtype.code):
             raise DataError(f"{self.node.what} for {self.node.name!r} is not finite, or does not fit into {dtype}")
 
     def held(self, size: int, dtype: DType) -> int:
-        """See `Evaluator.held`: all values, and what the function holds, are there from the first window on."""
-        below = sum(inner.nbytes(F32) for inner in self.inner)
-        return self.node.elements * F32.itemsize + self.node.memory + below
+        """See `Evaluator.held`: what the function holds is there from the first window on."""
+        own = self.node.memory + size * (self.node.per_element + F32.itemsize)
+        if self.node.streamed:
+            return own + sum(inner.held(min(size, inner.node.elements), F32) for inner in self.inner)
+        return own + sum(inner.nbytes(F32) for inner in self.inner)
 
 
 evaluator.register(Computed, Computing)

@@ -148,20 +148,42 @@ Read = Callable[[int, int], np.ndarray]  # elements [start, stop) of a tensor, a
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Computed:
-    """A small tensor that a function makes whole from others, read as it likes: the average of rows, rows for new tokens.
+class LowRank:
+    """A product that a computed tensor adds to its base: `scale` times left [.., out, r] times right [.., r, in].
 
-    `make` gets one `Read` for each source and returns float32 of the tensor's shape. It must not depend on threads.
+    These are an adapter's B and A, as adapters store them. `alpha`, where there is one, is a scalar tensor by which the
+    scale is multiplied. Where the base is stored [in, out], it is the product's transpose that is added.
+    """
+
+    left: Node
+    right: Node
+    scale: float
+    alpha: Node | None = None
+    transposed: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Computed:
+    """A tensor that a function makes from others, read as it likes: an adapter on its base, the average of rows.
+
+    `make` gets one `Read` for each source, once, and returns the `Read` of the tensor itself. It must not depend on threads,
+    and no element may depend on the window in which it is read. A `streamed` one reads of its sources, window by window, what
+    it is asked for; others may read anything before the first window. `base` and `low_rank` are for those who want the
+    factors: the tensor is the base with these products added to it.
     """
 
     name: str
     shape: tuple[int, ...]
     sources: tuple[Node, ...]
-    make: Callable[[Sequence[Read]], np.ndarray]
+    make: Callable[[Sequence[Read]], Read]
     what: str  # in words, such as "average of rows"
-    memory: int = 0  # bytes that `make` holds at its worst
+    memory: int = 0  # bytes that it holds at its worst, beside what its sources hold
+    per_element: int = 0  # further bytes for each element of a window
     torch: bool = False  # whether it needs torch
+    streamed: bool = False
     dtype: DType = F32
+    base: Node | None = None
+    low_rank: tuple[LowRank, ...] = ()
 
     @property
     def elements(self) -> int:
@@ -171,6 +193,29 @@ class Computed:
     def rows(self) -> tuple[Node, ...]:
         """What it is made from."""
         return self.sources
+
+
+def made_whole(
+    name: str,
+    shape: tuple[int, ...],
+    sources: tuple[Node, ...],
+    make: Callable[[Sequence[Read]], np.ndarray],
+    what: str,
+    memory: int = 0,
+    *,
+    torch: bool = False,
+) -> Computed:
+    """A small tensor that a function makes whole, and that is held while windows are taken of it.
+
+    `make` gets one `Read` for each source and returns float32 of the tensor's shape; `memory` is what it holds besides.
+    """
+
+    def read(reads: Sequence[Read]) -> Read:
+        values = np.ascontiguousarray(make(reads), dtype=np.float32).reshape(-1)
+        assert values.size == math.prod(shape), f"{name!r} was made with another size"
+        return lambda start, stop: values[start:stop]
+
+    return Computed(name, shape, sources, read, what, memory + math.prod(shape) * F32.itemsize, torch=torch)
 
 
 Node = Stored | Merged | Gathered | Computed

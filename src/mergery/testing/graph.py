@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from mergery.dtypes import F32
-from mergery.graph.nodes import Computed, Gathered, Merged, Node, Stored
+from mergery.graph.nodes import Computed, Gathered, LowRank, Merged, Node, Stored
 from mergery.planning.plan import Plan
 
 
@@ -116,8 +116,24 @@ def _gathered(node: Gathered) -> Iterator[str]:
 def _computed(node: Computed) -> Iterator[str]:
     if node.dtype is not F32:
         yield f"{node.what} is computed in {node.dtype}"
-    if node.memory < 0:
-        yield f"{node.what} holds {node.memory} bytes"
+    if node.memory < 0 or node.per_element < 0:
+        yield f"{node.what} holds {min(node.memory, node.per_element)} bytes"
+    if bool(node.low_rank) != (node.base is not None):
+        yield f"{node.what} has factors without a base, or a base without factors"
+    if node.base is not None and (node.base.shape != node.shape or node.base not in node.sources):
+        yield f"{node.what} has a base of {list(node.base.shape)} that is not among its sources"
+    for each in node.low_rank:
+        yield from _low_rank(node, each)
+
+
+def _low_rank(node: Computed, each: LowRank) -> Iterator[str]:
+    left, right = each.left.shape, each.right.shape
+    sides = (*left[:-1], right[-1])
+    wanted = (*node.shape[:-2], node.shape[-1], node.shape[-2]) if each.transposed else node.shape
+    if left[-1] != right[-2] or sides != wanted:
+        yield f"{node.what} has factors {list(left)} and {list(right)}, and is {list(node.shape)}"
+    if any(factor not in node.sources for factor in (each.left, each.right, each.alpha) if factor is not None):
+        yield f"{node.what} has factors that are not among its sources"
 
 
 _CHECKS = {Stored: _stored, Merged: _merged, Gathered: _gathered, Computed: _computed}

@@ -14,7 +14,7 @@ import numpy as np
 from mergery.checkpoints.tokenizer.reading import Tokenizer
 from mergery.checkpoints.tokenizer.token_bytes import meaning
 from mergery.errors import PlanError
-from mergery.graph.nodes import Computed, Node, Read
+from mergery.graph.nodes import Node, Read, made_whole
 from mergery.kernels import random as keyed
 from mergery.recipe import Vocabulary
 from mergery.views.vocabulary.choosing import Chosen, Rows
@@ -78,7 +78,7 @@ class _Random:
 
         source = tensors.views[name].nodes[tensor]
         shape = (len(self.tokens), width)
-        return Computed(tensor, shape, (source,), draw, "random rows", WINDOW * width * 8, torch=True)
+        return made_whole(tensor, shape, (source,), draw, "random rows", WINDOW * width * 8, torch=True)
 
 
 class _Subword:
@@ -107,7 +107,7 @@ class _Subword:
             return out
 
         source = tensors.views[name].nodes[tensor]
-        return Computed(
+        return made_whole(
             tensor, (len(pieces), width), (source,), average, "means of the rows of pieces", WINDOW * width * 8
         )
 
@@ -142,7 +142,7 @@ class _Pursuit:
 
         memory = 4 * (len(shared) + len(wanted)) * (width + 2 * others_width) + (1 << 28)
         what = f"rows by matching pursuit in {self.donor}"
-        return Computed(tensor, (len(wanted), width), (node, other), make, what, memory, torch=True)
+        return made_whole(tensor, (len(wanted), width), (node, other), make, what, memory, torch=True)
 
 
 def combine(indices: Tensor, coefficients: Tensor, rows: Tensor) -> Tensor:

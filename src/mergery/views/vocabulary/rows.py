@@ -13,7 +13,7 @@ from mergery.architecture import Architecture
 from mergery.checkpoints.base import TensorInfo
 from mergery.errors import PlanError
 from mergery.graph.gathering import from_rows
-from mergery.graph.nodes import Computed, Merged, Node, Read
+from mergery.graph.nodes import Merged, Node, Read, made_whole
 from mergery.graph.view import View
 from mergery.method import find
 from mergery.views.vocabulary.choosing import AVERAGE, GROUPS, UNKNOWN, ZERO, Rows
@@ -148,7 +148,7 @@ class TokenTensors:
         def mean(reads: Sequence[Read]) -> np.ndarray:
             return mean_row(reads[0], len(kept), width)
 
-        return Computed(tensor, (1, width), (rows,), mean, "the mean of its rows", WINDOW * width * 8)
+        return made_whole(tensor, (1, width), (rows,), mean, "the mean of its rows", WINDOW * width * 8)
 
 
 def mean_row(read: Read, count: int, width: int) -> np.ndarray:

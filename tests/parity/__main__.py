@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from tests.parity import compare, folders, lost_weights, numbers, sampling
+from tests.parity import arithmetic, compare, folders, lost_weights, sampling
 from tests.parity.cases import DRAWN, SAME, Case
 from tests.parity.differences import check, claims
 from tests.parity.models import MEMBERS, make
@@ -205,7 +205,7 @@ def main() -> int:
             for drawn in DRAWN:
                 if options.only in f"drawn {drawn.method}":
                     note(session, Run("drawn", *sampling.check(session, drawn)))
-            for difference in claims(lost_weights, numbers, folders):
+            for difference in claims(lost_weights, arithmetic, folders):
                 if options.only in f"different {difference.name}":
                     note(
                         session,

@@ -65,7 +65,6 @@ _LESSER: dict[str, tuple[str, ...]] = {
     "rms_norm_eps": ("rms_norm_eps",),
     "layer_norm_eps": ("layer_norm_eps", "layer_norm_epsilon", "layernorm_epsilon", "norm_epsilon"),
     "num_experts_per_tok": ("num_experts_per_tok",),
-    "tie_word_embeddings": ("tie_word_embeddings",),
     "vocab_size": ("vocab_size",),
     "bos_token_id": ("bos_token_id",),
     "eos_token_id": ("eos_token_id",),

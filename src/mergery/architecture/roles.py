@@ -121,5 +121,10 @@ def roles_of(rest: str, rank: int, *, stacked: bool, part: str) -> tuple[tuple[s
     return tuple(roles), after
 
 
+def is_behind(name: str, roles: tuple[str, ...]) -> bool:
+    """Whether a tensor outside the layers is of what gives a model's answer: its head, with the layers that lead to it."""
+    return roles[0] == "head" or bool(_BEHIND.search(name))
+
+
 def _is(role: str, rest: str) -> bool:
     return any(pattern.search(rest) for each, pattern in _TABLE if each == role)

@@ -14,7 +14,7 @@ from mergery.checkpoints.config import Config
 
 _PREFIX = re.compile(
     r"^(?:(?:model|language_model|text_model|transformer|gpt_neox|backbone|rwkv|bert|roberta|electra|deberta|distilbert"
-    r"|camembert)\.)+(?=\w)"
+    r"|camembert|albert|mpnet)\.)+(?=\w)"
 )
 _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
@@ -66,13 +66,14 @@ _LANGUAGE = {
 # Families whose heads are tied where the config does not say; `tie_word_embeddings` is only written where it differs.
 _TIED_FAMILIES = {
     "gpt2", "gpt_neo", "gpt_bigcode", "bert", "roberta", "electra", "t5", "bart", "gemma", "gemma2", "gemma3", "gemma3_text",
-    "falcon", "bloom", "mpt", "opt", "cohere", "cohere2", "mamba", "falcon_mamba",
+    "falcon", "bloom", "mpt", "opt", "cohere", "cohere2", "mamba", "falcon_mamba", "whisper", "distilbert", "modernbert",
+    "albert", "xlm-roberta", "camembert", "mpnet", "deberta", "deberta-v2", "mbart", "m2m_100", "marian", "pegasus",
 }  # fmt: skip
 
 # A tensor that is another one's alias: always, or where the config ties the head to the embeddings.
 _EMBEDDINGS = (
     "embed_tokens.weight", "wte.weight", "shared.weight", "embed_in.weight", "embeddings.weight", "word_embeddings.weight",
-    "embeddings.word_embeddings.weight",
+    "embeddings.word_embeddings.weight", "embeddings.tok_embeddings.weight", "decoder.embed_tokens.weight",
 )  # fmt: skip
 _ALIASES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("encoder.embed_tokens.weight", ("shared.weight",)),
@@ -80,11 +81,11 @@ _ALIASES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("cls.predictions.decoder.bias", ("cls.predictions.bias",)),
     ("lm_head.decoder.bias", ("lm_head.bias",)),
 )
-_TIED: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("lm_head.weight", _EMBEDDINGS),
-    ("lm_head.decoder.weight", _EMBEDDINGS),
-    ("cls.predictions.decoder.weight", _EMBEDDINGS),
-)
+HEADS = (
+    "lm_head.weight", "lm_head.decoder.weight", "cls.predictions.decoder.weight", "proj_out.weight", "vocab_projector.weight",
+    "generator_lm_head.weight", "predictions.decoder.weight", "decoder.weight",
+)  # fmt: skip
+"""Canonical names of heads that may be tied to the embeddings."""
 
 
 def language_family(config: Config) -> str | None:
@@ -132,8 +133,8 @@ def aliases(config: Config, names: Iterable[str]) -> dict[str, str]:
         target = next((each for each in targets if each in present), None)
         if target:
             found[alias] = target
-    for alias, targets in _TIED:
-        target = next((each for each in targets if each in present), None)
-        if target and (flag or (flag is None and alias not in present)):
-            found[alias] = target
+    target = next((each for each in _EMBEDDINGS if each in present), None)
+    if target:
+        heads = HEADS if flag else [head for head in HEADS[:3] if flag is None and head not in present]
+        found |= dict.fromkeys(heads, target)
     return found

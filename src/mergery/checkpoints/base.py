@@ -68,6 +68,10 @@ class Checkpoint(ABC):
         Raises `CheckpointError` when the file ends early or the device fails.
         """
 
+    def glance(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
+        """As `read`, also where the weights are not on this machine yet: for the few bytes on which a plan rests."""
+        self.read(name, start, stop, into)
+
     @property
     def config(self) -> Config:
         """What `config.json` states; empty where the checkpoint has none (a single file, a state dict)."""

@@ -76,6 +76,16 @@ class Config(Mapping[str, Any]):
         stated = (each.get("tie_word_embeddings") for each in (self, self.language))
         return next((each for each in stated if isinstance(each, bool)), None)
 
+    def with_tied(self, tied: bool) -> Config:
+        """The same config, which states whether the head is tied, for the whole and for the language model; an empty one is as
+        it was.
+        """
+        if not self:
+            return self
+        result = {**self._stated, "tie_word_embeddings": tied}
+        key = next((key for key in LANGUAGE if isinstance(self.get(key), dict)), None)
+        return Config(result if key is None else {**result, key: {**result[key], "tie_word_embeddings": tied}})
+
     @property
     def quantisation(self) -> Any:
         """How the weights are quantised: what `quantization_config` holds, None where there is none."""

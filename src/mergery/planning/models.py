@@ -23,6 +23,7 @@ from mergery.planning.stack import stacked
 from mergery.planning.treatment import numbers, treatments_of
 from mergery.recipe import Merge, Recipe, Source
 from mergery.views.convert import converted
+from mergery.views.heads import settled, truly_tied
 from mergery.views.vocabulary.comparing import Tokenizers
 from mergery.views.vocabulary.unifying import OutputVocabulary, merged_sources, vocabulary_sources
 
@@ -49,8 +50,9 @@ def stored_views(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings
         view: View | None = _stored(name, checkpoint, _architecture(checkpoint, known), recipe.drop)
         if not view.nodes:
             findings.fail(f"the model {name!r} has no tensors", where=source.place)
-        elif source.convert:
-            view = converted(view, source, recipe.output.dtype, findings)
+        else:
+            view = truly_tied(view, findings)
+            view = converted(view, source, recipe.output.dtype, findings) if source.convert else view
         if view is not None and len(findings.problems) == before:
             views[name] = view
     return views
@@ -135,5 +137,6 @@ class _Merges:
         else:
             view = side_by_side(name, donor, views, treatments, self.tokenizers, findings)
         if view is not None:
+            view = settled(view, findings)
             treatments.check(view.nodes, findings)
         return view if len(findings.problems) == before else None

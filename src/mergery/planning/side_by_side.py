@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import cast
 
 from mergery.checkpoints.config import Config
@@ -13,7 +13,8 @@ from mergery.graph.view import View
 from mergery.graph.walking import looked_up
 from mergery.planning.nodes import NodeBuilder, target_of
 from mergery.planning.treatment import Treatments
-from mergery.views.respelling import beside_language, only_heads, respelled
+from mergery.views.heads import heads_alone, with_heads
+from mergery.views.respelling import beside_language, respelled
 from mergery.views.vocabulary.comparing import Tokenizers, explain_shapes
 from mergery.views.vocabulary.rows import token_tensors
 
@@ -28,8 +29,15 @@ def side_by_side(
 ) -> View | None:
     """The view of a merge under the donor's names; None where the models do not fit together: problems are noted."""
     merge = treatments.own.merge
-    views = {each: respelled(donor, view, findings) for each, view in views.items()}
-    fitted = {each: fit(donor, view, merge.place, tokenizers, findings) for each, view in views.items()}
+    views, stored = {each: respelled(donor, view, findings) for each, view in views.items()}, views
+    whole = with_heads(donor, views, merge.base, findings)
+    if whole is not donor:
+        donor, views = whole, {each: respelled(whole, view, findings) for each, view in stored.items()}
+    alone = heads_alone(donor, views, merge.base)
+    for owner in dict.fromkeys(alone.values()):
+        names = [tensor for tensor, each in alone.items() if each == owner]
+        findings.warnings.append(f"{owner} alone has {listed(names)}: copied, for {merge.base} has no such head")
+    fitted = {each: fit(donor, view, alone, merge.place, tokenizers, findings) for each, view in views.items()}
     if any(names is None for names in fitted.values()):
         return None
     nodes: dict[str, Node] = {}
@@ -39,7 +47,7 @@ def side_by_side(
     builder = NodeBuilder(treatments, merge.base, merge.models, config, findings)
     rows = zip(*(looked_up(donor.nodes, view) for view in available.values()), strict=True)
     for (tensor, own), row in zip(donor.nodes.items(), rows, strict=True):
-        if None in row:  # a part that a plain language model does not have
+        if None in row:  # a head that one model alone has, or a part that a plain language model does not have
             nodes[tensor] = own
             continue
         inputs = dict(zip(available, cast("tuple[Node, ...]", row), strict=True))
@@ -49,11 +57,18 @@ def side_by_side(
 
 
 def fit(
-    donor: View, view: View, place: Where | None, tokenizers: Tokenizers, findings: Findings
+    donor: View,
+    view: View,
+    alone: Collection[str],
+    place: Where | None,
+    tokenizers: Tokenizers,
+    findings: Findings,
 ) -> dict[str, str] | None:
-    """Check that a view has the donor's names and shapes. Returns what is dropped, or None with problems noted."""
+    """Check that a view has the donor's names and shapes, but for what one model has `alone`. Returns what is dropped, or None
+    with problems noted.
+    """
     same = donor.nodes.keys() == view.nodes.keys()
-    missing = [] if same else [tensor for tensor in donor.nodes if tensor not in view.nodes]
+    missing = [] if same else [tensor for tensor in donor.nodes if tensor not in view.nodes and tensor not in alone]
     extra = [] if same else [tensor for tensor in view.nodes if tensor not in donor.nodes]
     beside = beside_language(donor, view, missing, extra, findings) if missing or extra else None
     if beside is not None:
@@ -74,11 +89,6 @@ def fit(
         )
     if extra:
         hint = f"name it under 'drop' to leave it out: drop: [{extra[0]!r}]" if not missing else ""
-        if not missing and only_heads(extra, donor):
-            hint = (
-                f"{donor.name!r} ties its head to its embeddings: name {view.name!r} first, or as the base, and these "
-                f"embeddings stand for the head"
-            )
         findings.fail(
             f"{view.name!r} has {listed(extra)}, which {donor.name!r} lacks",
             where=place,

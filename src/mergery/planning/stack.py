@@ -17,6 +17,7 @@ from mergery.planning.treatment import Treatments
 from mergery.recipe import Merge, Slice
 from mergery.recipe.values import Target
 from mergery.views.growth import grow
+from mergery.views.heads import standing_for, with_heads
 
 
 def stacked(
@@ -48,6 +49,7 @@ def stacked(
                 )
     if findings.problems:
         return None
+    donor = with_heads(donor, {each: views[each] for each, _ in merge.stack[-1].models}, None, findings)
     stack = Stack(merge, views, donor, treatments, findings)
     stack.outside(after=False)
     origins: list[Origin] = []
@@ -102,12 +104,14 @@ class Stack:
             parsed = self.donor.architecture.names[tensor]
             if parsed.layer is not None or parsed.after != after:
                 continue
-            lacking = [each for each in used if tensor not in self.views[each].nodes]
+            names = {each: standing_for(self.views[each], tensor) for each in used}
+            lacking = [each for each, name in names.items() if name is None]
             if lacking:
                 why = f"{self.donor.name!r} has it"
                 self.findings.fail(f"{lacking[0]!r} lacks {tensor!r}", where=part.place, why=why)
                 continue
-            self.add(part, builder, dict.fromkeys(used, tensor), target_of(tensor, parsed), own)
+            found = {each: name for each, name in names.items() if name is not None}
+            self.add(part, builder, found, target_of(tensor, parsed), own)
 
     def layers(self, part: Slice, first: int) -> None:
         """The layers of a slice, from the output's layer `first` on."""

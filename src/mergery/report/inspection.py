@@ -11,6 +11,7 @@ from mergery.architecture.fused import fused_parts
 from mergery.architecture.spelling import aliases, canonical_names, language_family, ties_head
 from mergery.checkpoints import Checkpoint, Config, TensorInfo, open_checkpoint
 from mergery.checkpoints.adapters import read_adapter
+from mergery.checkpoints.equality import same_bytes
 from mergery.checkpoints.tokenizer.reading import read_tokenizer
 from mergery.errors import MergeryError, Problems
 from mergery.planning.inputs import leftover_scheme, quantisation
@@ -147,7 +148,11 @@ def _tied(checkpoint: Checkpoint) -> dict[str, Any]:
     canonical = canonical_names(checkpoint.tensors, config)
     stored = {each: name for name, each in canonical.items()}
     heads = ("lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-    found = {alias: stored[target] for alias, target in aliases(config, stored).items() if alias in (*heads, *stored)}
+    found = {
+        alias: stored[target]
+        for alias, target in aliases(config, stored).items()
+        if alias in (*heads, *stored) and (alias not in stored or same_bytes(checkpoint, stored[alias], stored[target]))
+    }
     return {"head": ties_head(config), "aliases": {**checkpoint.aliases, **found}}
 
 

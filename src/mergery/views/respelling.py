@@ -13,11 +13,12 @@ from dataclasses import dataclass, field, replace
 
 from mergery.architecture import ParsedName
 from mergery.architecture.fused import FusedPart, fused_parts
-from mergery.architecture.spelling import aliases, canonical_name, canonical_names, language_family
+from mergery.architecture.spelling import aliases, canonical_names, language_family
 from mergery.graph.findings import Findings
 from mergery.graph.fused import from_parts, take_part
 from mergery.graph.nodes import Node
 from mergery.graph.view import View
+from mergery.views.heads import OtherNames
 
 _EXPERT = re.compile(r"expert (\d+)(?: (gate|up))?$")
 _STACK = re.compile(r"(gate_up_proj|down_proj)$")
@@ -44,44 +45,30 @@ def respelled(donor: View, view: View, findings: Findings) -> View:
     nodes: dict[str, Node] = {}
     used: set[str] = set()
     respelt: list[str] = []
-    mine, same = twins(donor), twins(view)
     for name, node in donor.nodes.items():
         found = _find(view, index, tied, name, wanted[name], node, donor)
-        if found is None:
-            twin = next((each for each in mine.get(name, ()) if each in view.nodes), None)
-            if twin is not None:
-                nodes[name] = view.nodes[twin]
-                used.add(twin)
-            continue
-        nodes[name], sources = found
-        used.update(sources)
-        if sources != {name}:
-            respelt.append(name)
+        if found is not None:
+            nodes[name], sources = found
+            used.update(sources)
+            if sources != {name}:
+                respelt.append(name)
+    theirs, others = OtherNames(donor), OtherNames(view)
+    for name in [name for name in donor.nodes if name not in nodes]:
+        twin = next((each for each in theirs.of(name) if each in nodes), None)
+        if twin is not None:
+            nodes[name] = nodes[twin]
     dropped = dict(view.dropped)
-    theirs = aliases(donor.config, set(wanted.values()) | {wanted[name] for name in nodes})
-    for name, node in view.nodes.items():
-        alias = own[name]
-        if name in used or name in nodes:
-            continue
-        if alias in tied and alias in theirs and index.whole.get(tied[alias]) in used:
-            dropped[name] = f"{view.name} ties it to {tied[alias]!r}, and {donor.name} stores it once"
-        elif twin := next((each for each in same.get(name, ()) if each in used), None):
-            dropped[name] = f"{view.name} stores it and {twin!r} as one tensor, and {donor.name} under that name alone"
+    for name in [name for name in view.nodes if name not in used and name not in nodes]:
+        twin = next((each for each in others.of(name) if each in used), None)
+        if twin is None:
+            nodes[name] = view.nodes[name]
         else:
-            nodes[name] = node
-    if respelt:
+            dropped[name] = f"{view.name} stores it and {twin!r} as one tensor, and {donor.name} under that name alone"
+    if respelt and view.name != donor.name:
         findings.warnings.append(
             f"{view.name} is respelled with the names of {donor.name}: {len(respelt)} tensors (such as {respelt[0]!r})"
         )
     return replace(view, nodes=nodes, dropped=dropped)
-
-
-def twins(view: View) -> dict[str, tuple[str, ...]]:
-    """For tensors that are one in the file, as it shows by itself: the other names of each."""
-    groups: dict[str, list[str]] = {}
-    for name, other in view.donor.aliases.items():
-        groups.setdefault(other, [other]).append(name)
-    return {name: tuple(each for each in group if each != name) for group in groups.values() for name in group}
 
 
 def _index(view: View, own: Mapping[str, str]) -> _Index:
@@ -153,9 +140,3 @@ def beside_language(
     return {
         name: f"the {names[name].part} part of {view.name}; {donor.name} is a language model alone" for name in extra
     }
-
-
-def only_heads(extra: list[str], donor: View) -> bool:
-    """Whether all that the donor lacks are heads, which it ties to its embeddings."""
-    tied = aliases(donor.config, map(canonical_name, donor.nodes))
-    return all(canonical_name(name) in tied for name in extra)

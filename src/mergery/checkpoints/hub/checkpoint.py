@@ -66,6 +66,10 @@ class HubCheckpoint(StoredCheckpoint):
         self._require_local()
         super().read(name, start, stop, into)
 
+    def glance(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
+        with self._explained():
+            super().read(name, start, stop, into)
+
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Download the weight files and side files that the cache lacks, at the commit that was opened."""
         missing = [name for name in (*self._weights.files, *self.files) if self._cached(name) is None]

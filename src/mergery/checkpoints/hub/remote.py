@@ -9,13 +9,14 @@ from mergery.checkpoints.byte_files import ByteFile
 from mergery.errors import CheckpointError, Where
 
 AHEAD = 100 * 1024  # one request fetches at least this much; most headers fit in it
+KEPT = 1 << 20  # no longer piece is kept for a second reader
 SKIP_LIMIT = 128 << 20  # a server that ignores ranges is listened to for this long, and no longer
 TIMEOUT = 30.0
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 class RemoteFile(ByteFile):
-    """A file on the hub whose header is read by range requests; its weights are never fetched this way."""
+    """A file on the hub that is read by range requests: its header, and few of its weights where a plan rests on them."""
 
     def __init__(self, url: str, name: str, headers: dict[str, str]) -> None:
         self.name = name
@@ -56,7 +57,8 @@ class RemoteFile(ByteFile):
                 return start, b""
             hf_raise_for_status(response)
             data = self._receive(response, start, stop)
-        self._blocks.append((start, data))
+        if len(data) <= KEPT:
+            self._blocks.append((start, data))
         return start, data
 
     def _receive(self, response: Any, start: int, stop: int) -> bytes:

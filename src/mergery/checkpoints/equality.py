@@ -1,0 +1,28 @@
+"""Whether two tensors of one checkpoint are equal, decided by their bytes."""
+
+from __future__ import annotations
+
+from mergery.checkpoints.base import Checkpoint
+
+BLOCK = 1 << 21  # elements that are compared at once
+
+
+def same_bytes(checkpoint: Checkpoint, one: str, other: str) -> bool:
+    """Whether two tensors are equal to the byte. Reads nothing where headers or the file itself tell; else block by block, up
+    to the first that differs.
+    """
+    import numpy as np
+
+    first, second = checkpoint.tensors[one], checkpoint.tensors[other]
+    if one == other or checkpoint.aliases.get(one, one) == checkpoint.aliases.get(other, other):
+        return True
+    if (first.shape, first.dtype) != (second.shape, second.dtype):
+        return False
+    for start in range(0, first.elements, BLOCK):
+        stop = min(start + BLOCK, first.elements)
+        blocks = [np.empty((stop - start) * first.dtype.bits // 8, np.uint8) for _ in range(2)]
+        for name, block in zip((one, other), blocks, strict=True):
+            checkpoint.glance(name, start, stop, block)
+        if not np.array_equal(*blocks):
+            return False
+    return True

@@ -100,6 +100,31 @@ def held_merge(gate: Path, *arguments: object, **streams: int) -> subprocess.Pop
     return subprocess.Popen(command, text=True, **streams)  # type: ignore[call-overload]
 
 
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def merge_killed(recipe: Path, out: Path, after: int = 3) -> None:
+    """A merge that ends when so many tensors are made, as if it was killed."""
+    from mergery import api
+    from mergery.run.workers import Options, Run
+
+    made: list[str] = []
+    make = Run.make
+
+    def make_some(self: Run, step: Any) -> str:
+        if len(made) == after:
+            raise Killed
+        made.append(step.name)
+        return make(self, step)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "make", make_some)
+        with pytest.raises(Killed):
+            api.merge(recipe, out, options=Options(threads=1))
+    assert journalled(out.with_name(out.name + ".partial")) == after
+
+
 def journalled(partial: Path) -> int:
     """How many tensors an unfinished folder's journal says are done."""
     journal = partial / "journal.jsonl"

@@ -37,14 +37,15 @@ def merge(
     options: Options = Options(),
     on_event: Notify = ignore,
     replace: bool = False,
+    restart: bool = False,
     ray: str | None = None,
 ) -> Result | dict[str, Tensor]:
     """Merge models. With `out`, write a model folder and return a `Result`; without, return the merged state dict.
 
-    An interrupted run is taken up where it stopped. An output folder that holds anything else is never touched, unless
-    `replace` says so; then it is exchanged for the new one at the very end. `ray` is the address of a Ray cluster that does
-    the work: `auto` for the one that is running, `local` for processes of this machine. `Options(device="cuda")` computes on
-    GPUs. Raises MergeryError.
+    An interrupted run is taken up where it stopped; with `restart` it is thrown away. An output folder that holds anything
+    else is never touched, unless `replace` says so and it is a model; then it is exchanged for the new one at the very end.
+    `ray` is the address of a Ray cluster that does the work: `auto` for the one that is running, `local` for processes of
+    this machine. `Options(device="cuda")` computes on GPUs. Raises MergeryError.
     """
     if out is None and ray is not None:
         raise PlanError("a cluster cannot write to memory", hint="name an output folder that all machines see")
@@ -52,7 +53,9 @@ def merge(
     try:
         if out is None:
             return merge_to_memory(planned, options, on_event)
-        return merge_to_folder(planned, Path(out), side_files, options, on_event, replace=replace, ray=ray)
+        return merge_to_folder(
+            planned, Path(out), side_files, options, on_event, replace=replace, restart=restart, ray=ray
+        )
     finally:
         planned.close()
 

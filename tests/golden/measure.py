@@ -71,11 +71,11 @@ def exact(case: Case, models: Path, out: Path) -> dict[str, Any]:
 def packed(case: Case, models: Path, out: Path) -> dict[str, Any]:
     """Packed models to the bit, and the merge of one that is taken from them."""
     mergery.pack(case.write(models, out.name), out)
-    source = {"path": str(out), "task": "b"}
+    source, taken = {"path": str(out), "task": "b"}, out.with_name(f"{out.name}, b")
     mergery.merge(
-        {"models": {"task": source}, "merge": {"method": "passthrough"}, "output": {"dtype": "bfloat16"}}, out / "b"
+        {"models": {"task": source}, "merge": {"method": "passthrough"}, "output": {"dtype": "bfloat16"}}, taken
     )
-    return {"packed": tensor_hash(out), "task b": tensor_hash(out / "b")}
+    return {"packed": tensor_hash(out), "task b": tensor_hash(taken)}
 
 
 def close(case: Case, models: Path, out: Path) -> dict[str, list[float]]:

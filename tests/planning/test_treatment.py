@@ -11,9 +11,8 @@ import torch
 
 from mergery import api, merge_tensors
 from mergery.method import find
-from mergery.run.events import Progress
 from tests.cli.test_end_to_end import load
-from tests.conftest import tensors_of, weights_of
+from tests.conftest import merge_killed, tensors_of, weights_of
 
 MODELS = "models: {base: {llamas}/base, a: {llamas}/a, b: {llamas}/b}\n"
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -216,32 +215,20 @@ def test_slices_of_a_stack_have_parts(mergery, recipe, tmp_path, llamas):
 # --- the same bytes, however it is run ----------------------------------------------------------------------------------
 
 
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-def merge_killed_once(path: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def merge_killed_once(path: Path, out: Path) -> None:
     """Merge, be killed behind the first tensors, and go on."""
-
-    def stop_after(event: dict[str, object]) -> None:
-        if isinstance(event, Progress):
-            raise Killed
-
-    monkeypatch.setattr("mergery.run.workers.BATCH_TENSORS", 1)
-    with pytest.raises(Killed):
-        api.merge(path, out, on_event=stop_after)
-    assert out.with_name(out.name + ".partial").is_dir()
+    merge_killed(path, out)
     api.merge(path, out)
 
 
-def test_threads_resume_and_parts_of_the_output_change_nothing(mergery, recipe, tmp_path, monkeypatch):
+def test_threads_resume_and_parts_of_the_output_change_nothing(mergery, recipe, tmp_path):
     path = recipe(MODELS + f"merge: {{base: base, {PARTS}}}\noutput: {{shard_size: 30kB}}\n")
     for threads in (1, 2):
         assert mergery("merge", path, tmp_path / f"out{threads}", "--threads", threads).code == 0
     calm = weights_of(tmp_path / "out1")
     assert weights_of(tmp_path / "out2") == calm
 
-    merge_killed_once(path, tmp_path / "again", monkeypatch)
+    merge_killed_once(path, tmp_path / "again")
     assert weights_of(tmp_path / "again") == calm
     assert mergery("merge", path, tmp_path / "some", "--only", "layers.1", "--only", "head").code == 0
     whole, some = tensors_of(tmp_path / "out1"), tensors_of(tmp_path / "some")

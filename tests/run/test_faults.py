@@ -147,7 +147,7 @@ def test_a_clusters_worker_is_told_of_faults_as_the_driver_is(recipe, tmp_path, 
     """A worker writes into files that the driver has laid out: halves of writes, no writes, and errors."""
     plan = api.plan(recipe(TEXT))
     out = tmp_path / "out.partial"
-    FolderSink(plan, tmp_path / "out").abandon()
+    sink = FolderSink(plan, tmp_path / "out")
     files, slot = SharedFiles(plan, out), plan.steps[3].slot
     data = np.arange(slot.info.nbytes, dtype=np.uint8)
     pwrite = os.pwrite
@@ -169,6 +169,7 @@ def test_a_clusters_worker_is_told_of_faults_as_the_driver_is(recipe, tmp_path, 
             Faults(patch, call, 0)
             with pytest.raises(MergeryError, match="the disk is full"):
                 write_and_finish()
+    sink.abandon()
     plan.close()
 
 

@@ -16,10 +16,10 @@ import pytest
 
 from mergery import api
 from mergery.errors import DataError, PlanError
-from mergery.run.events import Progress, Started, Statistics
+from mergery.run.events import Started, Statistics
 from mergery.run.sinks import MemorySink
 from mergery.run.workers import Options, Run
-from tests.conftest import held_merge, journalled, weights_of
+from tests.conftest import Killed, held_merge, journalled, merge_killed, weights_of
 
 TEXT = """\
 models: {base: {llamas}/base, a: {llamas}/a, b: {llamas}/b}
@@ -43,21 +43,11 @@ main(sys.argv[1:])
 """
 
 
-class Killed(BaseException):
-    """Stands for the end of the process."""
-
-
-def test_an_interrupted_run_goes_on(recipe, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on(recipe, tmp_path):
     path = recipe(TEXT)
     api.merge(path, tmp_path / "calm")
 
-    def stop_after(event):
-        if isinstance(event, Progress):
-            raise Killed
-
-    monkeypatch.setattr("mergery.run.workers.BATCH_TENSORS", 1)
-    with pytest.raises(Killed):
-        api.merge(path, tmp_path / "out", on_event=stop_after)
+    merge_killed(path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "out.partial").is_dir()
     result = api.merge(path, tmp_path / "out")
@@ -108,12 +98,7 @@ def test_another_plan_is_refused(recipe, tmp_path, mergery):
 
 
 def test_another_plans_journal_is_refused(recipe, tmp_path):
-    def stop(event):
-        if isinstance(event, Progress):
-            raise Killed
-
-    with pytest.raises(Killed):
-        api.merge(recipe(TEXT), tmp_path / "out", on_event=stop)
+    merge_killed(recipe(TEXT), tmp_path / "out")
     with pytest.raises(PlanError, match="unfinished run of another plan"):
         api.merge(recipe(TEXT.replace("seed: 11", "seed: 12"), "other.yaml"), tmp_path / "out")
 
@@ -122,12 +107,7 @@ def test_a_torn_journal_line_never_happened(recipe, tmp_path):
     path = recipe(TEXT)
     api.merge(path, tmp_path / "calm")
 
-    def stop(event):
-        if isinstance(event, Progress) and event.bytes > 50_000:
-            raise Killed
-
-    with pytest.raises(Killed):
-        api.merge(path, tmp_path / "out", on_event=stop)
+    merge_killed(path, tmp_path / "out")
     with open(tmp_path / "out.partial/journal.jsonl", "ab") as journal:
         journal.write(b'{"done": {"model.norm.wei')
     api.merge(path, tmp_path / "out")
@@ -190,34 +170,15 @@ def test_an_unfinished_run_does_not_go_on_with_other_files(recipe, tmp_path, lla
     shutil.copytree(llamas / "a", tmp_path / "a")
     path = recipe("models: {base: {llamas}/base, a: ./a}\nmerge: {method: ties, base: base}\n")
 
-    def stop(event):
-        if isinstance(event, Progress):
-            raise Killed
-
-    with pytest.raises(Killed):
-        api.merge(path, tmp_path / "out", on_event=stop)
+    merge_killed(path, tmp_path / "out")
     os.utime(tmp_path / "a/model.safetensors")
     with pytest.raises(PlanError, match="a changed since the unfinished run"):
         api.merge(path, tmp_path / "out")
 
 
 def test_what_a_batch_has_made_is_kept_when_the_rest_of_it_fails(recipe, tmp_path):
-    path, made = recipe(TEXT), []
-
-    def fail_later(real):
-        def make(self, step):
-            made.append(step.name)
-            if len(made) > 5:
-                raise Killed
-            return real(self, step)
-
-        return make
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mergery.run.workers.Run.make", fail_later(Run.make))
-        with pytest.raises(Killed):
-            api.merge(path, tmp_path / "out", options=Options(threads=1))
-    assert journalled(tmp_path / "out.partial") == 5
+    path = recipe(TEXT)
+    merge_killed(path, tmp_path / "out", after=5)
     result = api.merge(path, tmp_path / "out")
     assert isinstance(result, api.Result)
     assert result.resumed == 5

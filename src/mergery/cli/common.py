@@ -32,6 +32,9 @@ Only = Annotated[
     ),
 ]
 Replace = Annotated[bool, Parameter(negative="")]
+Restart = Annotated[
+    bool, Parameter(negative="", help="Throw away what an interrupted run has left for OUT, and begin anew.")
+]
 Json = Annotated[bool, Parameter(negative="", help="Print JSON, one event a line, for other programs.")]
 Quiet = Annotated[bool, Parameter(negative="", help="Print nothing but errors.")]
 

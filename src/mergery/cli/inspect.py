@@ -28,7 +28,8 @@ def inspect(checkpoint: str, /, *others: str, json: Json = False) -> None:
 
 def show_facts(facts: dict[str, Any]) -> None:
     """Print what a checkpoint is for a person."""
-    from mergery.report.words import count, size
+    from mergery.errors import size
+    from mergery.report.words import count
 
     out = console()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mergery.cli.common import CHUNK, Chunk, DeviceName, Json, Only, Quiet, Replace, Threads, run_options
+from mergery.cli.common import CHUNK, Chunk, DeviceName, Json, Only, Quiet, Replace, Restart, Threads, run_options
 
 if TYPE_CHECKING:
     from mergery.planning.plan import Plan
@@ -22,6 +22,7 @@ def merge(
     device: DeviceName = "cpu",
     only: Only = (),
     replace: Replace = False,
+    restart: Restart = False,
     ray: str | None = None,
     json: Json = False,
     quiet: Quiet = False,
@@ -39,7 +40,7 @@ def merge(
         The folder to write. It must not exist, or be empty, or hold what an interrupted run of the same command left: then
         the merge goes on from there, with the same bytes in the end.
     replace
-        Exchange what stands in OUT for the new model, once that is complete.
+        Exchange the model that stands in OUT for the new one, once that is complete.
     ray
         The address of a Ray cluster that does the work: auto for the one that is running, local for processes of this
         machine. --threads is then of each worker.
@@ -47,15 +48,25 @@ def merge(
     from mergery import api
 
     options = run_options(threads, chunk, device)
-    carry_out(api.plan(recipe, only=only), out, options, json=json, quiet=quiet, replace=replace, ray=ray)
+    carry_out(
+        api.plan(recipe, only=only), out, options, json=json, quiet=quiet, replace=replace, restart=restart, ray=ray
+    )
 
 
 def carry_out(
-    plan: Plan, out: Path, options: Options, *, json: bool, quiet: bool, replace: bool, ray: str | None = None
+    plan: Plan,
+    out: Path,
+    options: Options,
+    *,
+    json: bool,
+    quiet: bool,
+    replace: bool,
+    restart: bool,
+    ray: str | None = None,
 ) -> None:
     """Merge as planned, and tell of it as the user wants."""
     from mergery import api
     from mergery.cli.progress import reporter
 
     with reporter(json=json, quiet=quiet) as report:
-        api.merge(plan, out, options=options, on_event=report.event, replace=replace, ray=ray)
+        api.merge(plan, out, options=options, on_event=report.event, replace=replace, restart=restart, ray=ray)

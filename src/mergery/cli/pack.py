@@ -22,7 +22,7 @@ def pack(recipe: Path, out: Path, /, *, threads: Threads = 0, chunk: Chunk = CHU
     """
     from mergery import api
     from mergery.cli.progress import reporter
-    from mergery.report.words import size
+    from mergery.errors import size
 
     with reporter(json=json) as report:
         packed = api.pack(recipe, out, options=run_options(threads, chunk), on_event=report.event)

@@ -41,12 +41,12 @@ def plan(
         Show how this tensor of the output comes to be, node by node, and nothing else; a pattern shows several.
     """
     from mergery import api
-    from mergery.run.merging import check_output
+    from mergery.run.output import check_output, place_of
 
     options = run_options(threads, CHUNK, device)
     planned = api.plan(recipe, only=only)
     if out is not None:
-        check_output(planned, out)
+        check_output(planned, place_of(out))
     if graph:
         show_graph(planned, graph, json=json)
     else:
@@ -79,7 +79,8 @@ def show_graph(plan: Plan, names: str, *, json: bool) -> None:
 
 def show_facts(facts: dict[str, Any]) -> None:
     """Print a plan for a person."""
-    from mergery.report.words import several, size, vocabulary_line
+    from mergery.errors import size
+    from mergery.report.words import several, vocabulary_line
 
     out = console()
     models = table("model", "source", "revision", "tensors")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from mergery.report.words import size
+from mergery.errors import size
 from mergery.run import events
 from mergery.run.events import Event
 

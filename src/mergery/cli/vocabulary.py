@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from mergery.cli.common import CHUNK, Json, Quiet, Replace, Threads, run_options
+from mergery.cli.common import CHUNK, Json, Quiet, Replace, Restart, Threads, run_options
 from mergery.cli.merge import carry_out
 from mergery.cli.plan import show
 
@@ -26,6 +26,7 @@ def transplant(
     dtype: str | None = None,
     seed: int = 0,
     replace: Replace = False,
+    restart: Restart = False,
     plan: Annotated[bool, Parameter(negative="")] = False,
     threads: Threads = 0,
     json: Json = False,
@@ -56,7 +57,7 @@ def transplant(
     seed
         Of random rows.
     replace
-        Exchange what stands in OUT for the new model, once that is complete.
+        Exchange the model that stands in OUT for the new one, once that is complete.
     plan
         Only show what would be done.
     """
@@ -69,4 +70,4 @@ def transplant(
     if plan:
         show(planned, options, json=json)
     else:
-        carry_out(planned, out, options, json=json, quiet=quiet, replace=replace)
+        carry_out(planned, out, options, json=json, quiet=quiet, replace=replace, restart=restart)

@@ -5,15 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 
-def size(nbytes: float) -> str:
-    """Bytes: `1.2 GB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 1000:
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.2f} TB"
-
-
 def count(number: int) -> str:
     """Parameters: `7.2 B`, `350 M`, `12.3 k`."""
     for unit, scale in (("B", 10**9), ("M", 10**6), ("k", 10**3)):

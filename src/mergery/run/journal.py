@@ -15,12 +15,14 @@ from typing import Any
 from mergery.errors import PlanError
 
 NAME = "journal.jsonl"
+RESTART = "say --restart to begin anew"
+BESIDES = {"inputs", "device"}  # facts that are known before any work
 
 
 class Journal:
     """An append-only file of finished steps under one plan's digest. Holds a lock while it is open."""
 
-    def __init__(self, folder: Path, digest: str) -> None:
+    def __init__(self, folder: Path, digest: str, *, restart: bool = False) -> None:
         self.path = folder / NAME
         self.digest = digest
         self.done: dict[str, str] = {}
@@ -34,6 +36,8 @@ class Journal:
                 f"another run is writing {str(folder)!r}", hint="wait for it, or choose another output folder"
             ) from None
         try:
+            if restart:
+                os.ftruncate(self._fd, 0)
             self._read()
         except BaseException:
             self.close()
@@ -44,19 +48,26 @@ class Journal:
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]  # a torn last line never happened
         lines = self._parse(whole)
+        for line in lines[1:]:
+            self.done.update(line.get("done", {}))
+            self.facts.update(line.get("facts", {}))
         if lines and lines[0].get("digest") != self.digest:
-            raise PlanError(
-                f"{str(self.path.parent)!r} holds an unfinished run of another plan",
-                why="the recipe, an input or the version of Mergery has changed since it was started",
-                hint=f"remove {str(self.path.parent)!r} to start anew, or finish that run with its own recipe",
-            )
+            if not self.made_nothing:
+                raise PlanError(
+                    f"{str(self.path.parent)!r} holds an unfinished run of another plan",
+                    why="the recipe, an input or the version of Mergery has changed since it was started",
+                    hint=f"{RESTART}, or finish that run with its own recipe",
+                )
+            whole, lines = b"", []
         os.ftruncate(self._fd, len(whole))
         os.lseek(self._fd, 0, os.SEEK_END)
         if not lines:
             self._append([{"digest": self.digest}])
-        for line in lines[1:]:
-            self.done.update(line.get("done", {}))
-            self.facts.update(line.get("facts", {}))
+
+    @property
+    def made_nothing(self) -> bool:
+        """Whether no tensor is finished, and no statistic of the whole model known."""
+        return not self.done and self.facts.keys() <= BESIDES
 
     def _parse(self, data: bytes) -> list[dict[str, Any]]:
         """The journal's lines. A disk or a hand that damaged them may have damaged the tensors as well."""
@@ -74,7 +85,7 @@ class Journal:
             raise PlanError(
                 f"the journal {str(self.path)!r} is damaged",
                 why=f"line {len(lines) + 1} is none that Mergery writes",
-                hint=f"remove {str(self.path.parent)!r} to start anew",
+                hint=RESTART,
             ) from None
         return lines
 
@@ -92,6 +103,8 @@ class Journal:
     def discard(self) -> None:
         """Forget everything: the bytes on the disk cannot be trusted."""
         self.path.unlink(missing_ok=True)
+        self.done.clear()
+        self.facts.clear()
 
     def _append(self, lines: list[dict[str, Any]]) -> None:
         data = "".join(json.dumps(line) + "\n" for line in lines).encode()

@@ -15,7 +15,8 @@ from mergery.kernels.devices import CPU
 from mergery.planning.plan import Plan
 from mergery.run import lock
 from mergery.run.events import Downloading, Finished, Notify, Planned, ignore
-from mergery.run.sinks import FolderSink, MemorySink, check_space, partial_folder
+from mergery.run.output import check_output, place_of
+from mergery.run.sinks import FolderSink, MemorySink
 from mergery.run.workers import Options, Run
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def merge_to_folder(
     notify: Notify,
     *,
     replace: bool = False,
+    restart: bool = False,
     ray: str | None = None,
 ) -> Result:
     """Write the model folder `out`; see `mergery.api.merge`. `ray` is the address of a cluster. Raises MergeryError."""
@@ -58,11 +60,12 @@ def merge_to_folder(
         raise PlanError(
             f"the workers of a cluster compute on cpu, not on {options.device}", hint="leave out --device or --ray"
         )
+    out = place_of(out)
     if check_output(plan, out, replace=replace):
         notify(Finished(out, 0.0, already=True))
         return Result(out, plan, 0.0, 0, already=True)
     prepare(plan, notify)
-    sink = FolderSink(plan, out, options.devices[0].kind)
+    sink = FolderSink(plan, out, options.devices[0].kind, restart=restart)
     try:
         resumed = len(sink.done)
         run = make_run(plan, sink, options, notify, ray)
@@ -115,25 +118,3 @@ def said(plan: Plan) -> str:
     merge = plan.recipe.merge
     names = ", ".join(name for name in merge.names() if name != merge.base)
     return f"{merge.method} of {names}" + (f" on {merge.base}" if merge.base else "")
-
-
-def check_output(plan: Plan, out: Path, *, replace: bool = False) -> bool:
-    """Refuse an output that would overwrite anything or that the disk cannot hold. True where it is there already."""
-    if out.exists() and not out.is_dir():
-        raise PlanError(f"the output {str(out)!r} is a file", hint="name a folder")
-    for name, checkpoint in plan.checkpoints.items():
-        place = Path(str(checkpoint.location))
-        if place.exists() and out.exists() and place.resolve() in (out.resolve(), *out.resolve().parents):
-            raise PlanError(f"the output {str(out)!r} is, or lies in, the model {name!r}", hint="choose another folder")
-        if place.exists() and out.resolve() in place.resolve().parents and out.exists() and replace:
-            raise PlanError(f"the model {name!r} lies in the output {str(out)!r}", hint="choose another folder")
-    if not out.exists() or not any(out.iterdir()) or replace:
-        check_space(partial_folder(out), plan.layout)
-        return False
-    hint = "choose another folder, or say --replace to exchange it once the new one is complete"
-    if not (out / lock.NAME).exists():
-        what, why = f"the output folder {str(out)!r} is not empty", "nothing that exists is overwritten"
-        raise PlanError(what, why=why, hint=hint)
-    if lock.read_lock(out).get("plan") != plan.digest:
-        raise PlanError(f"the output {str(out)!r} holds the result of another plan", hint=hint)
-    return True

@@ -27,7 +27,8 @@ from mergery.recipe.reading import load_recipe
 from mergery.recipe.values import Constant
 from mergery.run.events import Notify, Packed, Tally
 from mergery.run.merging import prepare
-from mergery.run.sinks import check_space, lay_file, partial_folder, write_problem, write_whole
+from mergery.run.output import check_inputs, check_space, check_writable, partial_folder, place_of
+from mergery.run.sinks import lay_file, write_problem, write_whole
 from mergery.run.workers import Options, Run
 
 ONE_FILE = 1 << 62  # bytes
@@ -42,8 +43,11 @@ def pack(recipe: Recipe | str | Path | Mapping[str, Any], folder: Path, options:
         settings["task"] = Constant(loaded.merge.models[0])  # all are packed, whichever is named
     plan = make_plan(replace(loaded, merge=replace(loaded.merge, settings=settings)))
     try:
+        folder = place_of(folder)
         if folder.exists():
             raise PlanError(f"the output {str(folder)!r} is already there", hint="choose another folder")
+        check_inputs(plan, folder)
+        check_writable(folder)
         prepare(plan, notify)
         return _write(plan, method, folder, options, notify)
     finally:

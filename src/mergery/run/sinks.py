@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -15,35 +17,36 @@ import numpy as np
 
 from mergery.errors import PlanError
 from mergery.kernels.devices import CPU
-from mergery.planning.layout import Layout, Shard, Slot
+from mergery.planning.layout import Shard, Slot
 from mergery.planning.plan import Plan
 from mergery.planning.steps import Step
-from mergery.run.journal import Journal
+from mergery.run.journal import RESTART, Journal
+from mergery.run.output import check_space, partial_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-ROOM = 64 << 20  # bytes wanted free beyond the output
 
 
 class FolderSink:
     """Writes a model folder under a temporary name; finished bytes are synced and journalled in the background."""
 
-    def __init__(self, plan: Plan, out: Path, device: str = CPU.kind) -> None:
+    def __init__(self, plan: Plan, out: Path, device: str = CPU.kind, *, restart: bool = False) -> None:
         self.plan, self.out, self.device = plan, out, device
         self.partial = partial_folder(out)
+        self.made = missing_folders(out.parent)
         try:
             self.partial.mkdir(parents=True, exist_ok=True)
-            self.journal = Journal(self.partial, plan.digest)
+            self.journal = Journal(self.partial, plan.digest, restart=restart)
         except OSError as error:
+            remove_empty(self.partial, *self.made)
             raise write_problem(error, self.partial) from None
-        self._refuse_changed_inputs()
-        self._refuse_another_device()
         self.files: list[int] = []
         self._pending: list[tuple[Step, str]] = []
         self._wake = threading.Condition()
         self._closing = False
         self._failure: BaseException | None = None
+        self._refuse_changed_inputs()
+        self._refuse_another_device()
         try:
             check_space(self.partial, plan.layout)
             for shard in plan.layout.shards:
@@ -57,20 +60,31 @@ class FolderSink:
     def _refuse_changed_inputs(self) -> None:
         """An unfinished run must go on with the very files that it began with."""
         stamps = json.loads(json.dumps(self.plan.stamps))
+        if self.journal.made_nothing:
+            try:
+                self._start_clean()
+                self.journal.remember(inputs=stamps, device=self.device)
+            except OSError as error:
+                self.abandon()
+                raise write_problem(error, self.partial) from None
+            return
         before = self.journal.facts.setdefault("inputs", stamps)
         if before != stamps:
             self.journal.close()
             changed = [name for name in stamps if before.get(name) != stamps[name]]
             raise PlanError(
                 f"{', '.join(changed)} changed since the unfinished run in {str(self.partial)!r} began",
-                hint=f"remove {str(self.partial)!r} to start anew",
+                hint=RESTART,
             )
-        if not self.journal.done:
-            try:
-                self.journal.remember(inputs=stamps, device=self.device)
-            except OSError as error:
-                self.journal.close()
-                raise write_problem(error, self.partial) from None
+
+    def _start_clean(self) -> None:
+        """Nothing is made yet: what an earlier run has laid out, perhaps for another plan, is removed."""
+        self.journal.facts.clear()
+        for path in self.partial.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path != self.journal.path:
+                path.unlink()
 
     def _refuse_another_device(self) -> None:
         """A tensor may differ by one rounding between kinds of devices, and a folder should be of one piece."""
@@ -80,7 +94,7 @@ class FolderSink:
             raise PlanError(
                 f"the unfinished run in {str(self.partial)!r} computed on {before}, and this one would on {self.device}",
                 why="the two may differ by one rounding, so that the result would be neither's",
-                hint=f"say --device {before}, or remove {str(self.partial)!r} to start anew",
+                hint=f"say --device {before} to finish it, or --restart to begin anew",
             )
 
     @property
@@ -161,9 +175,7 @@ class FolderSink:
         if self.out.exists():
             if any(self.out.iterdir()):
                 assert replace
-                old = self.out.with_name(self.out.name + ".replaced")
-                if old.exists():
-                    shutil.rmtree(old)
+                old = unused(self.out.with_name(self.out.name + ".replaced"))
                 os.rename(self.out, old)
             else:
                 self.out.rmdir()
@@ -174,7 +186,7 @@ class FolderSink:
             shutil.rmtree(old)
 
     def abandon(self) -> None:
-        """Stop, keeping what is finished for the next run."""
+        """Stop, keeping what is finished for the next run; a folder in which nothing is finished is removed."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -183,6 +195,9 @@ class FolderSink:
         for fd in self.files:
             os.close(fd)
         self.files = []
+        if self.journal.made_nothing:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            remove_empty(*self.made)
         self.journal.close()
 
 
@@ -212,26 +227,6 @@ class MemorySink:
         return result
 
 
-def partial_folder(out: Path) -> Path:
-    """The name under which an unfinished output stands."""
-    return out.with_name(out.name + ".partial")
-
-
-def check_space(folder: Path, layout: Layout) -> None:
-    """Refuse an output that the disk cannot hold. Space that an unfinished run has reserved counts as there."""
-    existing = folder
-    while not existing.exists():
-        existing = existing.parent
-    free = shutil.disk_usage(existing).free
-    have = sum((folder / s.name).stat().st_blocks * 512 for s in layout.shards if (folder / s.name).exists())
-    if free + have < layout.nbytes + ROOM:
-        raise PlanError(
-            f"the disk is too small for the output in {str(folder.parent)!r}",
-            why=f"{layout.nbytes / 1e9:.2f} GB are needed and {free / 1e9:.2f} GB are free",
-            hint="free some space, choose another disk, or write a narrower dtype",
-        )
-
-
 def write_whole(file: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of it, however little the system takes at once. Raises OSError, also where it takes nothing."""
     view = memoryview(data)
@@ -245,13 +240,37 @@ def write_whole(file: int, data: bytes | memoryview, offset: int) -> None:
 def write_problem(error: OSError, folder: Path) -> PlanError:
     """An error of the file system in the user's words."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    first = "free some space" if full else "see to it that it can be written"
     return PlanError(
         "the disk is full" if full else f"cannot write in {str(folder)!r}",
         why=error.strerror or str(error),
-        hint=f"what is finished is kept in {str(folder)!r}; "
-        + ("free some space and " if full else "mend it and ")
-        + "run the same command again",
+        hint=f"{first} and run the same command again; what is finished is kept",
     )
+
+
+def missing_folders(folder: Path) -> list[Path]:
+    """The folders that have to be made for this one, the innermost first."""
+    missing: list[Path] = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    return missing
+
+
+def remove_empty(*folders: Path) -> None:
+    """Remove folders in this order, up to the first that holds anything."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def unused(path: Path) -> Path:
+    """The path, or the first with a number behind it that nothing has."""
+    return next(each for number in itertools.count() if not (each := numbered(path, number)).exists())
+
+
+def numbered(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}-{number}") if number else path
 
 
 def lay_file(path: Path, shard: Shard) -> int:

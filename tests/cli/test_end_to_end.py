@@ -169,20 +169,6 @@ def test_the_command_is_a_module_too(recipe, tmp_path):
     assert "wrote" in done.stderr
 
 
-def test_only_a_part_is_merged_to_try_a_recipe(mergery, recipe, tmp_path):
-    path = recipe(MODELS + "merge: {method: ties, base: base, scope: tensor}\n")
-    assert mergery("merge", path, tmp_path / "all").code == 0
-    assert mergery("merge", path, tmp_path / "part", "--only", "layers.1-2", "--only", "embed").code == 0
-    whole, part = tensors_of(tmp_path / "all"), tensors_of(tmp_path / "part")
-    assert len(part) == 2 * 9 + 1
-    assert all(torch.equal(part[name], whole[name]) for name in part)
-    assert mergery("verify", tmp_path / "part", "--sample", 3).code == 0
-    outcome = mergery("merge", path, tmp_path / "none", "--only", "layers.7")
-    assert outcome.code == 2
-    assert "names no tensor" in outcome.err
-    assert "0-3" in outcome.err
-
-
 def test_the_card_tells_the_models_apart(recipe, tmp_path, mergery):
     path = recipe("models: {base: {llamas}/base, a: {llamas}/a}\nmerge: {method: task_arithmetic, base: base}\n")
     assert mergery("merge", path, tmp_path / "out").code == 0

@@ -211,7 +211,7 @@ def test_the_plan_names_each_fused_tensor_once(families, mergery, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "granitemoe"])
-def test_threads_and_resume_change_nothing(kind, families, mergery, tmp_path, monkeypatch):
+def test_threads_and_resume_change_nothing(kind, families, mergery, tmp_path):
     home, text = families(kind), "method: knots, host: dare_ties, preset: paper"
     for threads in (1, 2):
         merge(mergery, home, tmp_path / f"out{threads}", text, "--threads", threads)
@@ -220,7 +220,7 @@ def test_threads_and_resume_change_nothing(kind, families, mergery, tmp_path, mo
 
     path = home / "killed.yaml"
     path.write_text(RECIPE.format(text))
-    merge_killed_once(path, tmp_path / "again", monkeypatch)
+    merge_killed_once(path, tmp_path / "again")
     assert weights_of(tmp_path / "again") == calm
 
 

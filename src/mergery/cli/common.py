@@ -28,7 +28,8 @@ Only = Annotated[
     tuple[str, ...],
     Parameter(
         negative="",
-        help="A part of the model, to try a recipe: layers.0-1, a role such as embed, or a pattern of names.",
+        help="A part of the model, to try a recipe: layers.0-1, a role such as embed, or a pattern of names. It may be given "
+        "several times. The folder is a fragment, whose layers are counted from 0.",
     ),
 ]
 Replace = Annotated[bool, Parameter(negative="")]

@@ -113,15 +113,12 @@ def show_facts(facts: dict[str, Any]) -> None:
     for name, text in lines:
         out.print(f"{name:15}", style="bold", end="")
         out.print(text)
-    for change in facts["changes"]:
-        what = f"{change['model']}: {change['what']}"
-        out.print(f"{what} (exact)" if change["exact"] else f"{what}; loses {change['loses']}")
     if facts["chat"]:
         out.print("chat template ", style="bold", end="")
         out.print(facts["chat"].get("error", "a conversation in it:"))
         for line in facts["chat"].get("text", "").splitlines():
             out.print(f"  {line}")
-    for name, why in facts["dropped"].items():
-        out.print(f"left out: {name} ({why})")
+    for note in facts["notes"]:
+        out.print(note)
     for warning in facts["warnings"]:
         out.print(f"warning: {warning}", style="yellow")

@@ -45,10 +45,12 @@ class PlainReporter(Reporter):
     def event(self, event: Event) -> None:
         match event:
             case events.Planned():
-                for warning in event.warnings:
-                    self.say(f"warning: {warning}")
                 facts = f"{event.tensors} tensors, {size(event.bytes_in)} in, {size(event.bytes_out)} out"
                 self.say(f"{event.what}: {facts}")
+                for note in event.notes:
+                    self.say(note)
+                for warning in event.warnings:
+                    self.say(f"warning: {warning}")
             case events.Started(resumed=resumed) if resumed:
                 self.say(f"going on: {resumed} of {event.tensors} tensors are done")
             case events.Compiling() if not self.compiling:

@@ -22,7 +22,15 @@ from mergery.planning.inputs import without_scheme
 from mergery.planning.layout import Layout
 from mergery.planning.models import merged_view, stored_views, unified_views
 from mergery.planning.opening import open_all
-from mergery.planning.remarks import copied_and_cut, left_aside, merged_as_stored, treated_apart
+from mergery.planning.remarks import (
+    changed_shapes,
+    copied,
+    copied_and_cut,
+    left_aside,
+    left_out,
+    merged_as_stored,
+    treated_apart,
+)
 from mergery.planning.restricting import restrict
 from mergery.planning.side_files import check_tokenizer, choose_chat_template, write_generation
 from mergery.planning.steps import Step, kinds_of, main_dtype, steps_of
@@ -46,6 +54,7 @@ class Plan:
     dtype: DType  # of most of the output's bytes; the config's
     tokenizer: Checkpoint
     dropped: Mapping[str, str]
+    notes: tuple[str, ...]  # what is not simply merged: changed in shape, copied, left out
     warnings: tuple[str, ...]
     digest: str
     only: tuple[str, ...]  # the parts to which the output is restricted; empty for all of it
@@ -126,10 +135,13 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
     donor, tokenizer = checkpoints[config_from], find_lead(recipe, wanted) if wanted else config_from
     if vocabulary is None:
         check_tokenizer(tokenizer, checkpoints, view, tokenizers, findings)
-    if only:
-        view = restrict(view, only)
+    fragment = restrict(view, only) if only else None
+    headers = donor.tensors
+    if fragment is not None:
+        view = fragment.view
+        headers = {name: headers[whole] for name, whole in fragment.names.items() if whole in headers}
     dtype = OUTPUT_DTYPES[recipe.output.dtype] if recipe.output.dtype else None
-    layout, steps = steps_of(view, donor.tensors, dtype, recipe.output.shard_size)
+    layout, steps = steps_of(view, headers, dtype, recipe.output.shard_size)
     kinds = kinds_of(steps)
     generation = write_generation(recipe, donor, vocabulary, findings)
     warnings = [
@@ -141,6 +153,12 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
         *left_aside(checkpoints, config_from),
     ]
     most = main_dtype(kinds)
+    notes = [
+        *([f"this is {fragment.words}"] if fragment is not None else []),
+        *changed_shapes(findings.changes),
+        *copied(kinds, view),
+        *left_out(view.dropped),
+    ]
     return Plan(
         recipe,
         checkpoints,
@@ -152,6 +170,7 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
         most,
         checkpoints[tokenizer],
         view.dropped,
+        tuple(notes),
         tuple(dict.fromkeys(warnings)),
         digest_of(recipe, checkpoints, layout, only, vocabulary),
         only,

@@ -9,9 +9,41 @@ from mergery.checkpoints.file_kinds import ADAPTER, CARD, NOT_COPIED, is_tokeniz
 from mergery.dtypes import F64
 from mergery.errors import SHOWN
 from mergery.graph.nodes import Merged, Stored
-from mergery.graph.view import View
+from mergery.graph.view import Change, View
 from mergery.graph.walking import is_computed, leaves
 from mergery.planning.steps import Step
+
+
+def changed_shapes(changes: Sequence[Change]) -> Iterator[str]:
+    """What was done to the shape of models, and what it loses."""
+    for change in changes:
+        what = f"{change.model}: {change.what}"
+        yield f"{what}; loses {change.loss}" if change.loss else f"{what} (exact)"
+
+
+def copied(kinds: Sequence[Sequence[Step]], view: View) -> Iterator[str]:
+    """Tensors that are copies of a model's, where others are merged: how many, and their roles."""
+    count: dict[str, int] = {}
+    roles: dict[str, dict[str, None]] = {}
+    for kind in kinds:
+        below = [] if is_computed(kind[0].node) else leaves(kind[0].node)
+        model = ", ".join(dict.fromkeys(leaf.model for leaf in below))
+        if model and below[0].dtype.floating:
+            count[model] = count.get(model, 0) + len(kind)
+            parsed = [view.architecture.names.get(step.name) for step in kind]
+            roles.setdefault(model, {}).update({each.roles[0].split(".")[0]: None for each in parsed if each})
+    if sum(count.values()) < sum(map(len, kinds)):
+        for model, number in count.items():
+            yield f"copied from {model}: {number} tensors ({', '.join(roles[model])})"
+
+
+def left_out(dropped: Mapping[str, str]) -> Iterator[str]:
+    """Tensors of models that the output does not get, those with one reason together."""
+    names: dict[str, list[str]] = {}
+    for name, why in dropped.items():
+        names.setdefault(why, []).append(name)
+    for why, group in names.items():
+        yield f"left out: {_few(group)} ({why})"
 
 
 def treated_apart(treated: Mapping[str, Sequence[str]]) -> Iterator[str]:

@@ -30,7 +30,8 @@ def make_card(plan: Plan) -> str:
     merges = [m for m in recipe.models.values() if isinstance(m, Merge)] + [recipe.merge]
     given = treatments(plan)
     methods = list(dict.fromkeys([*(merge.method for merge in merges), *used(plan)]))
-    lines = ["---", write_yaml(front).strip(), "---", "", "# A merged model", ""]
+    title = "# A fragment of a merged model" if plan.only else "# A merged model"
+    lines = ["---", write_yaml(front).strip(), "---", "", title, ""]
     sources = sum(isinstance(model, Source) for model in recipe.models.values())
     lines += [f"Made by merging {several(sources, 'model')} with Mergery: {', '.join(methods)}.", "", "## Lineage", ""]
     lines += ["| name | source | revision or fingerprint |", "|---|---|---|"]
@@ -51,14 +52,8 @@ def make_card(plan: Plan) -> str:
             *(f"- {what}: {several(count, 'tensor')} ({roles})" for what, count, roles in given),
             "",
         ]
-    if plan.changes:
-        lines += ["## Changes of shape", ""]
-        for change in plan.changes:
-            says = f"This loses {change.loss}." if change.loss else "This is exact: the model computes what it did."
-            lines.append(f"- `{change.model}`: {change.what}. {says}")
-        lines.append("")
-    if plan.dropped:
-        lines += ["Left out:", "", *(f"- `{name}`: {why}" for name, why in plan.dropped.items()), ""]
+    if plan.notes or plan.warnings:
+        lines += ["## Remarks", "", *(f"- {note}" for note in (*plan.notes, *plan.warnings)), ""]
     lines += ["## Recipe", "", "```yaml", write_yaml(recipe.plain()).strip(), "```", ""]
     papers = [(name, find(name)) for name in methods]
     cited = [f"- {name}: {method.summary} {source(method)}" for name, method in papers if method.paper]

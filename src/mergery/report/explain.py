@@ -40,6 +40,7 @@ def explain(plan: Plan, options: Options = Options()) -> dict[str, Any]:
         ],
         "chat": chat_sample(plan),
         "dropped": dict(plan.dropped),
+        "notes": list(plan.notes),
         "bytes_in": plan.bytes_in,
         "bytes_out": plan.bytes_out,
         "peak_memory": peak_memory(plan, options),

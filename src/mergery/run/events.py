@@ -45,6 +45,7 @@ class Planned(Event):
     tensors: int
     bytes_in: int
     bytes_out: int
+    notes: Sequence[str]  # what is not simply merged: changed in shape, copied, left out
     warnings: Sequence[str]
 
 

@@ -104,7 +104,8 @@ def make_run(plan: Plan, sink: FolderSink, options: Options, notify: Notify, ray
 def prepare(plan: Plan, notify: Notify) -> None:
     """Tell what is going to be merged, and download what is not here yet."""
     if notify is not ignore:
-        notify(Planned(said(plan), plan.digest, len(plan.steps), plan.bytes_in, plan.bytes_out, plan.warnings))
+        facts = (said(plan), plan.digest, len(plan.steps), plan.bytes_in, plan.bytes_out)
+        notify(Planned(*facts, plan.notes, plan.warnings))
     for name, checkpoint in plan.checkpoints.items():
 
         def report(done: int, total: int, name: str = name) -> None:

@@ -125,8 +125,8 @@ def test_a_converted_model_merges_with_one_of_its_new_shape(merged, tmp_path):
 def test_plan_and_card_state_what_is_lost(merged, mergery, tmp_path):
     make(tmp_path / "llama", "llama", num_key_value_heads=4)
     card = (merged(converting("kv_heads: 1, intermediate_size: 64, layers: 3")) / "README.md").read_text()
-    assert "`m`: key/value heads 4 -> 1, each the mean of 4. This loses the differences between the heads" in card
-    assert "`m`: inner neurons 48 -> 64, the new ones zero. This is exact" in card
+    assert "m: key/value heads 4 -> 1, each the mean of 4; loses the differences between the heads" in card
+    assert "m: inner neurons 48 -> 64, the new ones zero (exact)" in card
     assert "convert:\n      kv_heads: 1" in card
     outcome = mergery("plan", tmp_path / "out.yaml", "--json")
     changes = {change["what"]: change["loses"] for change in json.loads(outcome.out)["changes"]}

@@ -59,7 +59,7 @@ def test_low_rank_task_vectors_that_share_no_input_come_out_of_both_alike():
     deltas = [normal(6, 2, seed=index).double().numpy() @ turned[2 * index : 2 * index + 2] for index in range(3)]
     zero = np.zeros((6, 6))
     assert equals(merge(wudi, deltas, zero, solver="closed"), sum(deltas), 1e-5)
-    full = {"solver": "closed", "start": "sum", "steps": 0, "rate": 0.0, "scale": 1.0, "weight": [1.0] * 3}
+    full = {"solver": "closed", "start": "sum", "steps": 0, "rate": 0.0, "cut": None, "scale": 1.0, "weight": [1.0] * 3}
     wide = [delta.astype(np.float32).astype(np.float64) for delta in deltas]
     wanted = quadratic.optmerge(wide, zero, lambda i: wide[i], **full)
     out = merge(optmerge, deltas, zero, solver="closed")
@@ -69,7 +69,7 @@ def test_low_rank_task_vectors_that_share_no_input_come_out_of_both_alike():
 
 def test_the_published_descent_against_adam_in_float64():
     models, base = [normal(10, 14, seed=seed) for seed in range(3)], normal(10, 14, seed=9)
-    own = {"start": "sum", "steps": 300, "rate": 1e-5, "scale": 1.0, "solver": "adam"}
+    own = {"start": "sum", "steps": 300, "rate": 1e-5, "cut": None, "scale": 1.0, "solver": "adam"}
     wide = [model.double().numpy() for model in models]
     wanted = quadratic.optmerge(wide, base.double().numpy(), lambda i: wide[i], weight=[1.0] * 3, **own)
     assert equals(merge(optmerge, models, base, **own), wanted, 1e-6)
@@ -97,8 +97,8 @@ def test_one_task_vector_stays(solver, start):
     assert equals(merge(optmerge, [model], base, solver=solver, start=start), model)
 
 
-def test_the_paper_takes_a_scale_of_one_and_averages_the_rest():
-    assert preset(optmerge, "paper") == {"scale": 1.0}
+def test_the_paper_begins_at_the_sum_takes_a_scale_of_one_and_averages_the_rest():
+    assert preset(optmerge, "paper") == {"start": "sum", "scale": 1.0}
     assert optmerge.presets["paper"].rest is None
     assert optmerge.rest == "linear"
 

@@ -99,7 +99,7 @@ def test_the_paper_begins_at_the_sum():
     assert preset(swudi, "paper") == {"start": "sum"}
     assert equals(merge(swudi, models, base, **preset(swudi, "paper"), time=0.0), sum(models) - base)
     defaults = {name: swudi.settings[name].default for name in ("time", "rank", "scale")}
-    assert defaults == {"time": 300.0, "rank": 0.65, "scale": 1.0}
+    assert defaults == {"time": 300.0, "rank": 0.85, "scale": 1.0}
 
 
 def test_the_leading_eigenvalues():

@@ -19,7 +19,7 @@ from mergery.methods.trust_region import trust_region
 from .merging import equals, merge, normal, suite
 
 METHODS = [
-    (pcb, {}), (pcb, {"density": 0.5, "clip": 0.02, "scope": "tensor"}),
+    (pcb, {}), (pcb, {"density": 0.5, "clip": 0.02, "scope": "tensor"}), (pcb, {"rivals": "each"}),
     (consensus, {}), (consensus, {"vector": "ties", "k": 1, "threshold": 0.6}),
     (tall_mask, {"task": 0}), (tall_mask, {"task": 0, "vector": "ties", "density": 0.6}),
     (onebit, {}), (onebit, {"scope": "row", "scale": 0.5}), (onebit, {"binary": False}),

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from mergery.kernels.spectral import Frame
 
+FLOAT32 = 2.0**-23  # spacing of float32 at 1
+
 
 @dataclass(frozen=True)
 class Interference:
@@ -31,9 +33,9 @@ class Interference:
     values: Tensor
     pull: Tensor
 
-    def solution(self) -> Tensor:
-        """D* V^T (..., out, r); zero where no task has inputs."""
-        kept = self.values > 0.0
+    def solution(self, cut: float = 0.0) -> Tensor:
+        """D* V^T (..., out, r); zero where no task has inputs, or eigenvalues are at most `cut` times the largest."""
+        kept = self.values > cut * self.values[..., :1]
         return self.pull / self.values.where(kept, 1.0).unsqueeze(-2) * kept.unsqueeze(-2)
 
     def flow(self, start: Tensor, share: Tensor) -> Tensor:
@@ -61,6 +63,11 @@ def interference(targets: Sequence[Tensor], probes: Sequence[Tensor]) -> Interfe
         pull = term if pull is None else pull + term
     assert pull is not None
     return Interference(basis, size.square(), pull)
+
+
+def cut_of(cut: float | None, into: int) -> float:
+    """The bound of a pseudo-inverse as a part of the largest eigenvalue: as given, or that of one in float32."""
+    return into * FLOAT32 if cut is None else cut
 
 
 def rows_as_inputs(deltas: Sequence[Tensor], weight: Any, *, equal: bool) -> list[Tensor]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from mergery.method import Deltas, MergedDelta, PerModel, Preset, each, method
 from mergery.method.roles import LINEAR
 from mergery.methods.swudi import routing
-from mergery.methods.wudi import check_weight
+from mergery.methods.wudi import check_cut
 
 
 @method(
     paper="2604.01329",
     unit="matrix",
-    check=check_weight,
+    check=check_cut,
     roles=LINEAR,
     presets={"paper": Preset()},
     routing=routing,
 )
-def actmat(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: float = 1.0) -> MergedDelta:
+def actmat(
+    deltas: Deltas, *, weight: PerModel[float] = each(1.0), cut: float | None = None, scale: float = 1.0
+) -> MergedDelta:
     """Average task vectors as RegMean does, with d_i^T d_i for the covariance of a task's inputs.
 
         d_i = x_i - base;   out = base + scale * (sum_i w_i d_i d_i^T d_i) (sum_i w_i d_i^T d_i)^+
@@ -26,16 +28,20 @@ def actmat(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: float 
 
     Settings:
         weight: weight of each task's covariance, not negative.
+        cut: eigenvalues of sum_i w_i d_i^T d_i up to this part of the largest count as zero, as dividing by them
+            amplifies noise. Without one in * 2^-23, that of the authors' pseudo-inverse, which is in float32; 0 keeps
+            all that are not rounding.
         scale: factor of the merged task vector.
 
-    Source: Hameed et al. 2026, Model merging via data-free covariance estimation (arXiv 2604.01329), as described in
-    the abstract; details reconstructed: the estimate is taken as it is, without shrinking it.
+    Source: Hameed et al. 2026, Model merging via data-free covariance estimation (arXiv 2604.01329), whose
+    estimate is taken as it is, without shrinking it. The cut decides where k out is near in, as in the down projections of
+    MLPs: there the task vectors, one below the other, are nearly singular.
 
     Use it for fine-tunes of one base that were trained for about as long, without data at hand.
     """
     from mergery.kernels.spectral import framed
-    from mergery.methods._interference import interference, rows_as_inputs
+    from mergery.methods._interference import cut_of, interference, rows_as_inputs
 
     cores, frame = framed(deltas)
     problem = interference(cores, rows_as_inputs(cores, weight, equal=False))
-    return frame.lift(problem.solution() * scale, problem.basis)
+    return frame.lift(problem.solution(cut_of(cut, frame.shape[1])) * scale, problem.basis)

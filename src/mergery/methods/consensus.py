@@ -47,7 +47,8 @@ def consensus(
         scope: with `vector: ties`, whether the fraction is of each tensor or of the whole model.
         scale: the paper's alpha, tuned by validation; about 0.3 for eight tasks.
 
-    Source: Wang et al. 2024, Localizing task information (arXiv 2405.07813).
+    Source: Wang et al. 2024, Localizing task information (arXiv 2405.07813). With `vector: ties` the authors' code keeps
+    one entry more than floor(density n).
 
     Use it for many tasks (the paper has 8 to 20): the more are summed, the more entries serve a single one and
     disturb the others. For two models k = 2 keeps only what both want.

@@ -115,8 +115,8 @@ def doge(
         density: fraction of the entries of each task vector that is kept.
 
     Source: Wei et al. 2025, Modeling multi-task model merging as adaptive projective gradient descent
-    (arXiv 2501.01230), from the abstract and descriptions of ports. There the largest entries are those of the whole
-    model, here those of each matrix; below a density of 1 an entry that has not changed is never kept. Shared
+    (arXiv 2501.01230). In the authors' code the largest entries are those of the whole model, and one more, here those
+    of each matrix; below a density of 1 an entry that has not changed is never kept. Shared
     directions that tie with one beyond their number are left out. The preset `paper` leaves everything but the
     matrices of attention and MLPs as in the base.
 

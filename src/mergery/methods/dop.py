@@ -130,7 +130,7 @@ def dop(
         stability: the share a of the merge so far. Without one (i - 1) / i, which is Mergery's choice: each model counts
             alike. The authors' code starts at 0.8.
         energy: share of the sum of singular values of X that its directions hold, at least; 0.99999 in the authors'
-            code.
+            code, which leaves out the direction that reaches it.
         steps: how many steps Adam takes for each model.
         rate: its learning rate.
         scale: factor of the merged task vector.

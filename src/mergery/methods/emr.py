@@ -68,7 +68,8 @@ def emr(
         task: the model whose task is served; `mergery pack` needs none.
         scope: l_t is one factor for the whole model (the paper), or one for each tensor.
 
-    Source: Huang et al. 2024, EMR-Merging (arXiv 2405.17461).
+    Source: Huang et al. 2024, EMR-Merging (arXiv 2405.17461). The factors are the paper's; the authors' code takes for each
+    the ratio of two sums of tensors' mean magnitudes, in which a small tensor counts as much as a large one.
 
     Use it to serve many fine-tunes of one base by task without tuning anything, in little more space than two
     models.

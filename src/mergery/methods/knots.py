@@ -71,7 +71,8 @@ def knots(
         scale: factor of the merged task vector; the paper tunes it on validation data between 0.4 and 0.7.
 
     Source: Stoica et al. 2025, Model merging with SVD to tie the knots (arXiv 2410.19735). There ties ranks over the
-    coordinates of all layers at once, here within each matrix; and the bound on singular values is absolute there.
+    coordinates of all layers at once, here within each matrix, and keeps floor(density n) + 1 of them, here
+    floor(density n); and the bound on singular values is absolute there.
     The preset `paper` is that of ViT-B/32 with adapters of rank 16.
 
     Use it for fine-tunes by adapters of low rank, whose entries say little until they are in one basis.

@@ -34,7 +34,7 @@ def truncated(matrix: Tensor, count: int) -> Tensor:
     unit="matrix",
     check=check_steps,
     roles=LINEAR,
-    presets={"paper": Preset({"scale": 1.0})},
+    presets={"paper": Preset({"start": "sum", "scale": 1.0})},
     routing=routing,
 )
 def optmerge(
@@ -45,6 +45,7 @@ def optmerge(
     start: Literal["mean", "sum"] = "mean",
     steps: int = 300,
     rate: float = 1e-5,
+    cut: float | None = None,
     scale: float = 1.0,
 ) -> MergedDelta:
     """Do as WUDI does, on task vectors without their small, noisy part.
@@ -58,20 +59,23 @@ def optmerge(
     Settings:
         weight: weight of each task in L, not negative.
         solver: Adam from `start`, or the minimum itself.
-        start: where Adam begins: the mean of the task vectors or their sum.
+        start: where Adam begins: the mean of the task vectors, or their sum, as published for full fine-tunes.
         steps: how many steps Adam takes; 300 in the paper's code.
         rate: its learning rate; 1e-5 in the paper's code.
+        cut: of the closed form: eigenvalues of the inputs' summed covariance up to this part of the largest count as
+            zero, as dividing by them amplifies noise. Without one in * 2^-23, that of a pseudo-inverse in float32; 0
+            keeps all that are not rounding.
         scale: factor of the merged task vector; 0.1 to 1 in the paper.
 
-    Source: Wei et al. 2025 (arXiv 2505.19892), from the description of its code for full fine-tunes; that for
-    adapters uses plain gradient descent with momentum. Everything but the matrices of attention and MLPs is
-    averaged.
+    Source: Wei et al. 2025 (arXiv 2505.19892), in the form of its code for full fine-tunes, which begins at the sum as
+    the preset `paper` does; that for adapters begins at the mean and uses plain gradient descent with momentum.
+    Everything but the matrices of attention and MLPs is averaged.
 
     Use it for fine-tunes with noisy or nearly low-rank task vectors, where `wudi` trains on the noise.
     """
     from mergery.kernels.spectral import framed, norm, svd
     from mergery.methods._adam import descend
-    from mergery.methods._interference import beginning, interference
+    from mergery.methods._interference import beginning, cut_of, interference
 
     cores, frame = framed(deltas)
     kept = share(frame.smaller, len(cores))
@@ -84,5 +88,5 @@ def optmerge(
         probes.append(s.unsqueeze(-1) * vh * (float(factor) ** 0.5 / size.where(size > 0.0, 1.0)))
     problem = interference(targets, probes)
     if solver == "closed":
-        return frame.lift(problem.solution() * scale, problem.basis)
+        return frame.lift(problem.solution(cut_of(cut, frame.shape[1])) * scale, problem.basis)
     return descend(problem.lifted(frame), frame.full(beginning(cores, start)), steps, rate) * scale

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from mergery.errors import RecipeError
-from mergery.method import Deltas, Fraction, Largest, PerModel, Tensor, each, method
+from mergery.method import Deltas, Fraction, Largest, PerModel, Preset, Tensor, each, method
 
 
 def highest(n: int, settings: Mapping[str, Any]) -> int:
@@ -39,16 +39,30 @@ def levels(deltas: Deltas, most: Sequence[float], least: Sequence[float]) -> lis
     return result
 
 
-def scores(deltas: Deltas, most: Sequence[float], least: Sequence[float]) -> list[Tensor]:
+def support(units: Sequence[Tensor], rivals: str) -> list[Tensor]:
+    """What the models together say to each entry: against the sum of all at once, or one by one and added up."""
+    if rivals == "each":
+        return [total([(unit * other).tanh() for other in units]) for unit in units]
+    together = total(units)
+    return [(unit * together).tanh() for unit in units]
+
+
+def total(tensors: Sequence[Tensor]) -> Tensor:
+    """The sum, in the order of the models."""
+    result = tensors[0]
+    for tensor in tensors[1:]:
+        result = result + tensor
+    return result
+
+
+def scores(deltas: Deltas, most: Sequence[float], least: Sequence[float], rivals: str) -> list[Tensor]:
     """How well each entry competes: float32, not negative; 0 where the models together want the other sign."""
     units = levels(deltas, most, least)
-    together = units[0]
-    for unit in units[1:]:
-        together = together + unit
-    return [(len(units) * (unit.square() - 1.0)).exp() * (unit * together).tanh().clamp(min=0.0) for unit in units]
+    inside = [(len(units) * (unit.square() - 1.0)).exp() for unit in units]
+    return [own * both.clamp(min=0.0) for own, both in zip(inside, support(units, rivals), strict=True)]
 
 
-@method(paper="2410.02396", check=check_clip)
+@method(paper="2410.02396", check=check_clip, presets={"paper": Preset({"rivals": "each"})})
 def pcb(
     deltas: Deltas,
     most: Annotated[list[float], Largest(highest)],
@@ -59,6 +73,7 @@ def pcb(
     weight: PerModel[float] = each(1.0),
     density: PerModel[Fraction] = each(0.1),
     clip: Fraction = 1e-4,
+    rivals: Literal["sum", "each"] = "sum",
     scope: Literal["tensor", "model"] = "model",
     scale: float = 1.0,
 ) -> Tensor:
@@ -79,22 +94,25 @@ def pcb(
         density: fraction of each task vector that wins, in [0, 1]; the paper keeps 0.05 to 0.2. 0 keeps nothing.
         clip: fraction of the magnitudes that is clipped at either end; 0.0001 in the authors' code for language
             models, 0.01 for vision. Below 0.5.
+        rivals: an entry competes with the sum of all models' levels, as above, which is Mergery's choice; or with each, by
+            max(0, sum_j tanh(u_i u_j)), as in the authors' code for evolved coefficients.
         scope: quantiles and extremes are of each tensor, or of the whole model (the paper).
         scale: factor of the merged task vector; 1 to 1.2 in the paper.
 
-    Source: Du et al. 2024, Parameter Competition Balancing (arXiv 2410.02396), in the form of the authors' code that
-    multiplies levels rather than raw task vectors, whose products underflow.
+    Source: Du et al. 2024, Parameter Competition Balancing (arXiv 2410.02396). The authors' scripts differ: they multiply
+    levels one by one (`pcb_ES.py`, and the preset `paper`), or raw task vectors, whose products underflow, with their
+    own or the levels' sum.
 
     Use it where TIES is used: it trims by agreement as well as by size, and weighs what is left.
     """
     units = levels(deltas, most, least)
-    total, share = deltas[0].new_zeros(deltas[0].shape), deltas[0].new_zeros(deltas[0].shape)
-    won = scores(deltas, most, least)
+    merged, share = deltas[0].new_zeros(deltas[0].shape), deltas[0].new_zeros(deltas[0].shape)
+    won = scores(deltas, most, least, rivals)
     for i, (delta, unit, score) in enumerate(zip(deltas, units, won, strict=True)):
         wins = (score >= cut[i]) & (score > 0.0)
         lead = top[i] - cut[i]
         own = wins * ((score - cut[i]) / lead if 0.0 < lead < math.inf else 1.0)
         clipped = unit.sign() * delta.abs().clamp(least[i], most[i])
-        total = total + clipped * own * float(weight[i])
+        merged = merged + clipped * own * float(weight[i])
         share = share + own
-    return total / share.where(share > 0.0, share.new_ones(())) * scale
+    return merged / share.where(share > 0.0, share.new_ones(())) * scale

@@ -6,15 +6,16 @@ from typing import Literal
 
 from mergery.method import Deltas, MergedDelta, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR
-from mergery.methods.swudi import filtered, leading, routing
+from mergery.methods.swudi import HAIR, filtered, leading, routing
 from mergery.methods.wudi import check_weight
 
 
 def participating(values: Tensor) -> Tensor:
-    """The participation ratio of the roots of eigenvalues (..., r): int64 (...), at least 1."""
+    """The participation ratio of the roots of eigenvalues (..., r), rounded up: int64 (...), at least 1."""
     root = values.sqrt()
     whole = root.square().sum(-1)
-    return (root.sum(-1).square() / whole.where(whole > 0.0, 1.0)).round().long().clamp(min=1)
+    ratio = root.sum(-1).square() / whole.where(whole > 0.0, 1.0)
+    return (ratio - HAIR).ceil().long().clamp(min=1)
 
 
 def above_noise(values: Tensor, rows: int, into: int) -> Tensor:
@@ -51,19 +52,20 @@ def swudi_a(
         d_i = x_i - base;   C = sum_i w_i S_i = Q L Q^T,   S_i = d_i^T d_i / |d_i|^2;   D* = (sum_i w_i d_i S_i) C^+
         out = base + scale * (D_0 + (D* - D_0) Q_K Q_K^T),   K = (sum sqrt(L))^2 / sum L
 
-    The number K is the participation ratio of the roots of the eigenvalues: as many as would take part if all
-    were equal. It has nothing to tune.
+    The number K is the participation ratio of the roots of the eigenvalues, rounded up: as many as would take part if
+    all were equal. It has nothing to tune.
 
     Settings:
         weight: weight of each task, not negative.
         rule: how K is found: as above, or as the number of roots that Gavish and Donoho's bound, a multiple of
-            their median, tells from noise, which the authors prefer for full fine-tunes of language models.
-        start: the mean of the task vectors, which is Mergery's choice for models that share directions, or their sum,
-            as published. Outside the K directions it stays.
+            their median, tells from noise. The authors prefer such a bound for full fine-tunes of language models;
+            theirs takes the shape of one task vector for that of all, and so a lower multiple.
+        start: the mean of the task vectors, an option of the authors' code, or their sum, its default. Outside the K
+            directions it stays.
         scale: factor of the merged task vector.
 
-    Source: Wei et al. 2026 (arXiv 2606.07289), as described in the abstract and by its code's defaults; details
-    reconstructed. The preset `paper` begins at the sum. Everything but the matrices of attention and MLPs is averaged.
+    Source: Wei et al. 2026 (arXiv 2606.07289) and its code, `aswudi_merge` in WalkerWorldPeace/MLLMerging. The preset
+    `paper` begins at the sum. Everything but the matrices of attention and MLPs is averaged.
 
     Use it before the other methods on matrices where you can wait: it needs no tuning, but one large eigenbasis for
     each matrix takes about 900 times as long as `linear` does. Three fine-tunes of 1B take about an hour on two

@@ -21,8 +21,14 @@ def check_weight(settings: Mapping[str, Any]) -> None:
         raise RecipeError("weight is zero for all models", why="then any result is as good as another", hint=hint)
 
 
-def check_steps(settings: Mapping[str, Any]) -> None:
+def check_cut(settings: Mapping[str, Any]) -> None:
     check_weight(settings)
+    if settings["cut"] is not None and not 0.0 <= settings["cut"] < 1.0:
+        raise RecipeError("cut must be at least 0 and below 1", why="it is a part of the largest eigenvalue")
+
+
+def check_steps(settings: Mapping[str, Any]) -> None:
+    check_cut(settings)
     if settings["steps"] < 0 or settings["rate"] < 0.0:
         raise RecipeError("steps and rate must not be negative", why="they say how far the descent goes")
 
@@ -62,6 +68,7 @@ def wudi(
     start: Literal["mean", "sum"] = "mean",
     steps: int = 300,
     rate: float = 1e-5,
+    cut: float | None = None,
     scale: float = 1.0,
 ) -> MergedDelta:
     """Find one task vector that acts on each task's inputs as that task's own vector does, as nearly as possible.
@@ -83,6 +90,9 @@ def wudi(
             directions, or their sum, as published.
         steps: how many steps Adam takes; 300 in the paper.
         rate: its learning rate; 1e-5 in the paper, 2e-5 in its code for RoBERTa.
+        cut: of the closed form: eigenvalues of sum_i w_i S_i up to this part of the largest count as zero, as dividing by
+            them amplifies noise. Without one in * 2^-23, that of a pseudo-inverse in float32, in which the family's
+            code works; 0 keeps all that are not rounding.
         scale: factor of the merged task vector; 1 in the paper, 0.1 to 0.3 for multimodal models in later work.
 
     Source: Cheng et al. 2025, Whoever started the interference should end it (arXiv 2503.08099). The preset `paper`
@@ -93,10 +103,10 @@ def wudi(
     """
     from mergery.kernels.spectral import framed
     from mergery.methods._adam import descend
-    from mergery.methods._interference import beginning, interference, rows_as_inputs
+    from mergery.methods._interference import beginning, cut_of, interference, rows_as_inputs
 
     cores, frame = framed(deltas)
     problem = interference(cores, rows_as_inputs(cores, weight, equal=True))
     if solver == "closed":
-        return frame.lift(problem.solution() * scale, problem.basis)
+        return frame.lift(problem.solution(cut_of(cut, frame.shape[1])) * scale, problem.basis)
     return descend(problem.lifted(frame), frame.full(beginning(cores, start)), steps, rate) * scale

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,9 +21,11 @@ def summed(terms: Terms) -> tuple[Array, Array]:
     return add(w * target @ rows.T @ rows for w, target, rows in terms), add(w * rows.T @ rows for w, _, rows in terms)
 
 
-def minimum(terms: Terms) -> Array:
+def minimum(terms: Terms, cut: float | None = 0.0) -> Array:
+    """Without a cut, that of a pseudo-inverse in float32."""
     pull, covariance = summed(terms)
-    return pull @ np.linalg.pinv(covariance, rcond=NOTHING)
+    cut = len(covariance) * 2.0**-23 if cut is None else cut
+    return pull @ np.linalg.pinv(covariance, rcond=max(cut, NOTHING), hermitian=True)
 
 
 def loss(point: Array, terms: Terms) -> float:
@@ -52,8 +55,10 @@ def own_rows(deltas: Sequence[Array], weight: Any) -> Terms:
     return [(w, delta, delta / (float(np.linalg.norm(delta)) or 1.0)) for w, delta in zip(weight, deltas, strict=True)]
 
 
-def solved(deltas: Sequence[Array], terms: Terms, solver: str, start: str, steps: int, rate: float) -> Array:
-    return minimum(terms) if solver == "closed" else adam(beginning(deltas, start), terms, steps, rate)
+def solved(
+    deltas: Sequence[Array], terms: Terms, solver: str, start: str, steps: int, rate: float, cut: float | None
+) -> Array:
+    return minimum(terms, cut) if solver == "closed" else adam(beginning(deltas, start), terms, steps, rate)
 
 
 def wudi(
@@ -66,10 +71,11 @@ def wudi(
     start: str,
     steps: int,
     rate: float,
+    cut: float | None,
     scale: float,
 ) -> Array:
     def merge(deltas: list[Array]) -> Array:
-        return solved(deltas, own_rows(deltas, weight), solver, start, steps, rate)
+        return solved(deltas, own_rows(deltas, weight), solver, start, steps, rate, cut)
 
     return base + scale * by_matrix(merge, differences(models, base))
 
@@ -89,6 +95,7 @@ def optmerge(
     start: str,
     steps: int,
     rate: float,
+    cut: float | None,
     scale: float,
 ) -> Array:
     def merge(deltas: list[Array]) -> Array:
@@ -99,7 +106,7 @@ def optmerge(
             u, s, vh = leading(delta - mean, kept)
             _, size, rows = leading(delta, kept)
             terms.append((w, mean + u * s @ vh, size[:, None] * rows / (float(np.linalg.norm(delta)) or 1.0)))
-        return solved(deltas, terms, solver, start, steps, rate)
+        return solved(deltas, terms, solver, start, steps, rate, cut)
 
     return base + scale * by_matrix(merge, differences(models, base))
 
@@ -131,7 +138,7 @@ def swudi(
     scale: float,
 ) -> Array:
     def merge(deltas: list[Array]) -> Array:
-        count = int(rank * deltas[0].shape[1])
+        count = math.ceil(rank * deltas[0].shape[1] - 1e-3)
 
         def filtered(values: Array) -> Array:
             return (1.0 - np.exp(-time * values)) * (np.arange(len(values)) < count)
@@ -144,7 +151,7 @@ def swudi(
 def participation(values: Array) -> int:
     if not values.any():
         return 1
-    return max(1, round(float(np.sqrt(values).sum() ** 2 / values.sum())))
+    return max(1, math.ceil(float(np.sqrt(values).sum() ** 2 / values.sum()) - 1e-3))
 
 
 def told_from_noise(values: Array, rows: int) -> int:
@@ -171,9 +178,11 @@ def swudi_a(
     return base + scale * by_matrix(merge, differences(models, base))
 
 
-def actmat(models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, scale: float) -> Array:
+def actmat(
+    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, cut: float | None, scale: float
+) -> Array:
     def merge(deltas: list[Array]) -> Array:
-        return minimum([(w, delta, delta) for w, delta in zip(weight, deltas, strict=True)])
+        return minimum([(w, delta, delta) for w, delta in zip(weight, deltas, strict=True)], cut)
 
     return base + scale * by_matrix(merge, differences(models, base))
 

@@ -20,6 +20,7 @@ def pcb(
     weight: Any,
     density: Any,
     clip: float,
+    rivals: str,
     scope: str,
     scale: float,
 ) -> Array:
@@ -36,7 +37,8 @@ def pcb(
         clipped.append(np.sign(levels[-1]) * size)
     numerator, divisor = np.zeros_like(base), np.zeros_like(base)
     for level, values, w, p in zip(levels, clipped, weight, density, strict=True):
-        score = np.exp(k * (level**2 - 1.0)) * np.maximum(np.tanh(level * add(levels)), 0.0)
+        others = [add(levels)] if rivals == "sum" else levels
+        score = np.exp(k * (level**2 - 1.0)) * np.maximum(add(np.tanh(level * other) for other in others), 0.0)
         cut, top = threshold(score, max(1, math.floor(p * n)) if p > 0.0 else 0), score.max()
         own = np.where((score >= cut) & (score > 0.0), (score - cut) / (top - cut) if top > cut else 1.0, 0.0)
         numerator += w * values * own

@@ -53,6 +53,7 @@ _MEANING: dict[str, tuple[str, ...]] = {
     "multi_query": ("multi_query",),
 }
 _VISION: dict[str, tuple[str, ...]] = {
+    "vision.model_type": ("model_type",),
     "vision.num_heads": ("num_attention_heads", "num_heads", "attention_heads"),
     "vision.patch_size": ("patch_size",),
     "vision.hidden_act": ("hidden_act",),

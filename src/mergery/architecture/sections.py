@@ -8,7 +8,7 @@ PARTS = ("language", "vision", "audio", "projector")
 
 _PROJECTOR = re.compile(
     r"(^|\.)(multi_modal_projector|mm_projector|multimodal_projector|modality_projection|connector|image_newline"
-    r"|view_seperator|vision_language_adapter|patch_merger|mlp1|img_projection\w*|audio_projection\w*|visual_projection"
+    r"|view_seperator|vision_language_adapter|patch_merger|mlp1|img_projection\w*|audio_projection\w*|visual_projection|text_projection|logit_scale|logit_bias"
     r"|image_projection|image_proj_norm|visual_temporal_embed|image_pos_embed|mm_input_projection\w*|mm_soft_emb_norm"
     r"|up_proj_for_\w+|down_proj_for_\w+|glb_GN|sub_GN)(\.|$)"
 )

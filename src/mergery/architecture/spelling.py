@@ -20,7 +20,15 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"^(vision_tower|image_tower)\.vision_model\.", r"\1."),
-        (r"^(vision_tower|vision_model)\.(vision_model\.)?", r"vision."),
+        (r"^(vision_tower|vision_model|visual|vision_encoder)\.(vision_model\.)?", r"vision."),
+        (r"^(multi_modal_projector|multimodal_projector|mm_projector)\.", "projector."),
+        (r"(^|\.)encoder\.layer\.(\d+)\.", r"\1layers.\2."),  # of ViT and its kin, before transformers 5
+        (r"(layers\.\d+\.attention)\.attention\.query\.", r"\1.q_proj."),
+        (r"(layers\.\d+\.attention)\.attention\.key\.", r"\1.k_proj."),
+        (r"(layers\.\d+\.attention)\.attention\.value\.", r"\1.v_proj."),
+        (r"(layers\.\d+\.attention)\.output\.dense\.", r"\1.o_proj."),
+        (r"(layers\.\d+)\.intermediate\.dense\.", r"\1.mlp.fc1."),
+        (r"(layers\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
         (r"^embed_out\.", "lm_head."),
         (r"\.block_sparse_moe\.", ".mlp."),
         (r"\.mlp\.input_linear\.weight$", ".mlp.experts.gate_up_proj"),
@@ -100,6 +108,8 @@ def language_family(config: Config) -> str | None:
 def canonical_name(name: str, kind: str | None = None) -> str:
     """The canonical name of a tensor. `kind` is the model type of its checkpoint."""
     name = _PREFIX.sub("", name)
+    if kind is not None:  # which is what most families call the model below their heads
+        name = name.removeprefix(f"{kind.replace('-', '_')}.")
     rules = _RULES if kind is None or kind not in _RENAMED else (*_RULES, *_RENAMED[kind][1])
     for pattern, replacement in rules:
         name = pattern.sub(replacement, name)

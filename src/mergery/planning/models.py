@@ -22,6 +22,7 @@ from mergery.planning.side_by_side import side_by_side
 from mergery.planning.stack import stacked
 from mergery.planning.treatment import numbers, treatments_of
 from mergery.recipe import Merge, Recipe, Source
+from mergery.views.beside import placed
 from mergery.views.convert import converted
 from mergery.views.heads import settled, truly_tied
 from mergery.views.vocabulary.comparing import Tokenizers
@@ -129,9 +130,10 @@ class _Merges:
         if len(views) < len(found):
             return None
         treatments = treatments_of(merge, findings.numbers(numbers(merge)))
+        donor = views[self.recipe.donor if own else merge.names()[0]]
+        views = {each: placed(donor, view, findings) for each, view in views.items()}
         check_families(views, merge, self.recipe.allow, findings)
         before = len(findings.problems)
-        donor = views[self.recipe.donor if own else merge.names()[0]]
         if merge.stack or merge.growth:
             view = stacked(name, donor, views, treatments, findings)
         else:

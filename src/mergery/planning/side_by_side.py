@@ -13,8 +13,9 @@ from mergery.graph.view import View
 from mergery.graph.walking import looked_up
 from mergery.planning.nodes import NodeBuilder, target_of
 from mergery.planning.treatment import Treatments
+from mergery.views.beside import beside
 from mergery.views.heads import heads_alone, with_heads
-from mergery.views.respelling import beside_language, respelled
+from mergery.views.respelling import respelled
 from mergery.views.vocabulary.comparing import Tokenizers, explain_shapes
 from mergery.views.vocabulary.rows import token_tensors
 
@@ -70,12 +71,13 @@ def fit(
     same = donor.nodes.keys() == view.nodes.keys()
     missing = [] if same else [tensor for tensor in donor.nodes if tensor not in view.nodes and tensor not in alone]
     extra = [] if same else [tensor for tensor in view.nodes if tensor not in donor.nodes]
-    beside = beside_language(donor, view, missing, extra, findings) if missing or extra else None
-    if beside is not None:
+    left_out = beside(donor, view, missing, extra, findings) if missing or extra else None
+    if left_out is not None:
         missing, extra = [], []
-    if view.architecture.depth != donor.architecture.depth and (missing or extra):
+    depths = [each.config.depth or each.architecture.depth for each in (view, donor)]  # a file may lack layers
+    if view.architecture.depth != donor.architecture.depth and depths[0] != depths[1] and (missing or extra):
         findings.fail(
-            f"{view.name!r} has {view.architecture.depth} layers and {donor.name!r} has {donor.architecture.depth}",
+            f"{view.name!r} has {depths[0]} layers and {donor.name!r} has {depths[1]}",
             where=place,
             hint="give layer ranges in a 'stack' to combine models of different depth",
         )
@@ -103,7 +105,7 @@ def fit(
         shape_problem(tensor, donor, view, place, tokenizers, findings)
     if len(wrong) > SHOWN:
         findings.fail(f"and {len(wrong) - SHOWN} more tensors of {view.name!r} differ in shape", where=place)
-    return None if wrong else beside or {}
+    return None if wrong else left_out or {}
 
 
 def shape_problem(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from mergery.architecture import ParsedName
 from mergery.architecture.fused import FusedPart, fused_parts
-from mergery.architecture.spelling import aliases, canonical_names, language_family
+from mergery.architecture.spelling import aliases, canonical_names
 from mergery.graph.findings import Findings
 from mergery.graph.fused import from_parts, take_part
 from mergery.graph.nodes import Node
@@ -116,27 +116,3 @@ def _find(
         own = index.whole[tied[canonical]]
         return view.nodes[own], {own}
     return None
-
-
-def beside_language(
-    donor: View, view: View, missing: list[str], extra: list[str], findings: Findings
-) -> dict[str, str] | None:
-    """What may be left where a multimodal model meets a plain language model of the same architecture.
-
-    Returns the reasons of the tensors of `view` that are left out, when all that differs are other parts than the language
-    model; None when more differs.
-    """
-    mine, theirs = language_family(donor.config), language_family(view.config)
-    alien = [name for name in missing if donor.architecture.names[name].part == "language"]
-    names = view.architecture.names
-    alien += [name for name in extra if name not in names or names[name].part == "language"]
-    if alien or mine is None or mine != theirs or not (missing or extra):
-        return None
-    if missing:
-        findings.warnings.append(
-            f"{view.name} is a language model alone: {len(missing)} other tensors of {donor.name} are copied "
-            f"(such as {missing[0]!r})"
-        )
-    return {
-        name: f"the {names[name].part} part of {view.name}; {donor.name} is a language model alone" for name in extra
-    }

@@ -6,7 +6,7 @@ Everything a user can meet is a `MergeryError`; the command line prints it witho
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -40,6 +40,10 @@ class MergeryError(Exception):
     def at(self, where: Where | None) -> MergeryError:
         """The same error with a place, where it has none of its own."""
         return self if self.where else type(self)(self.what, where=where, why=self.why, hint=self.hint)
+
+    def reworded(self, say: Callable[[str], str]) -> MergeryError:
+        """The same error with its hint as `say` puts it, in the language of the file at hand."""
+        return type(self)(self.what, where=self.where, why=self.why, hint=say(self.hint))
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
@@ -80,6 +84,9 @@ class Problems(MergeryError):
 
     def at(self, where: Where | None) -> MergeryError:
         return Problems(error.at(where) for error in self.errors)
+
+    def reworded(self, say: Callable[[str], str]) -> MergeryError:
+        return Problems(error.reworded(say) for error in self.errors)
 
 
 def raise_all(errors: Sequence[MergeryError]) -> None:

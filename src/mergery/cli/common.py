@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from mergery.recipe import Recipe
     from mergery.run.workers import Options
 
 Threads = Annotated[int, Parameter(help="Worker threads; 0 takes one for each core.")]
@@ -32,12 +34,40 @@ Only = Annotated[
         "several times. The folder is a fragment, whose layers are counted from 0.",
     ),
 ]
+RecipeFile = Annotated[Path, Parameter(allow_leading_hyphen=True)]
+Set = Annotated[
+    tuple[str, ...],
+    Parameter(
+        name="set",
+        negative="",
+        help="Change a value of the recipe, KEY=VALUE: keys with dots between them, and YAML, such as merge.t=0.3. "
+        "It may be given several times.",
+    ),
+]
+Allow = Annotated[
+    tuple[str, ...],
+    Parameter(negative="", help="A difference between the configs that is accepted on purpose, such as rope_theta."),
+]
+Drop = Annotated[
+    tuple[str, ...],
+    Parameter(negative="", help="Tensors that are left out on purpose: a pattern of names, such as '*.inv_freq'."),
+]
 Replace = Annotated[bool, Parameter(negative="")]
 Restart = Annotated[
     bool, Parameter(negative="", help="Throw away what an interrupted run has left for OUT, and begin anew.")
 ]
 Json = Annotated[bool, Parameter(negative="", help="Print JSON, one event a line, for other programs.")]
 Quiet = Annotated[bool, Parameter(negative="", help="Print nothing but errors.")]
+
+
+def read_recipe(
+    recipe: Path, values: tuple[str, ...] = (), allow: tuple[str, ...] = (), drop: tuple[str, ...] = ()
+) -> Recipe:
+    """The recipe of a file, or of standard input where its name is `-`, with what the options change. Raises RecipeError."""
+    from mergery.recipe.changes import Changes
+    from mergery.recipe.reading import load_recipe
+
+    return load_recipe(recipe, changes=Changes(values, allow, drop))
 
 
 def run_options(threads: int, chunk: str, device: str = "cpu") -> Options:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
+
+from mergery.cli.common import RecipeFile
 
 
-def import_(config: Path, /) -> None:
+def import_(config: RecipeFile, /) -> None:
     """Print the native recipe that gives what the mergekit file CONFIG gives."""
     from mergery.recipe.document import write_yaml
     from mergery.recipe.reading import load_recipe

@@ -5,7 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mergery.cli.common import CHUNK, Chunk, DeviceName, Json, Only, Quiet, Replace, Restart, Threads, run_options
+from mergery.cli.common import (
+    CHUNK,
+    Allow,
+    Chunk,
+    DeviceName,
+    Drop,
+    Json,
+    Only,
+    Quiet,
+    RecipeFile,
+    Replace,
+    Restart,
+    Set,
+    Threads,
+    read_recipe,
+    run_options,
+)
 
 if TYPE_CHECKING:
     from mergery.planning.plan import Plan
@@ -13,13 +29,16 @@ if TYPE_CHECKING:
 
 
 def merge(
-    recipe: Path,
+    recipe: RecipeFile,
     out: Path,
     /,
     *,
     threads: Threads = 0,
     chunk: Chunk = CHUNK,
     device: DeviceName = "cpu",
+    values: Set = (),
+    allow: Allow = (),
+    drop: Drop = (),
     only: Only = (),
     replace: Replace = False,
     restart: Restart = False,
@@ -35,7 +54,7 @@ def merge(
     Parameters
     ----------
     recipe
-        A YAML file.
+        A YAML file; - is standard input.
     out
         The folder to write. It must not exist, or be empty, or hold what an interrupted run of the same command left: then
         the merge goes on from there, with the same bytes in the end.
@@ -48,9 +67,8 @@ def merge(
     from mergery import api
 
     options = run_options(threads, chunk, device)
-    carry_out(
-        api.plan(recipe, only=only), out, options, json=json, quiet=quiet, replace=replace, restart=restart, ray=ray
-    )
+    plan = api.plan(read_recipe(recipe, values, allow, drop), only=only)
+    carry_out(plan, out, options, json=json, quiet=quiet, replace=replace, restart=restart, ray=ray)
 
 
 def carry_out(

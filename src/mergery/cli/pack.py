@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mergery.cli.common import CHUNK, Chunk, Json, Threads, run_options
+from mergery.cli.common import CHUNK, Chunk, Json, RecipeFile, Threads, run_options
 
 
-def pack(recipe: Path, out: Path, /, *, threads: Threads = 0, chunk: Chunk = CHUNK, json: Json = False) -> None:
+def pack(recipe: RecipeFile, out: Path, /, *, threads: Threads = 0, chunk: Chunk = CHUNK, json: Json = False) -> None:
     """Keep all models that the method of RECIPE serves, by task, in the folder OUT.
 
     For tall_mask, emr, onebit and other methods that serve one task at a time. OUT refers to the base, which must stay where

@@ -7,7 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from mergery.cli.common import CHUNK, DeviceName, Json, Only, Threads, console, print_json, run_options, table
+from mergery.cli.common import (
+    CHUNK,
+    Allow,
+    DeviceName,
+    Drop,
+    Json,
+    Only,
+    RecipeFile,
+    Set,
+    Threads,
+    console,
+    print_json,
+    read_recipe,
+    run_options,
+    table,
+)
 
 if TYPE_CHECKING:
     from mergery.planning.plan import Plan
@@ -17,12 +32,15 @@ MOST = 40  # treatments shown
 
 
 def plan(
-    recipe: Path,
+    recipe: RecipeFile,
     out: Path | None = None,
     /,
     *,
     threads: Threads = 0,
     device: DeviceName = "cpu",
+    values: Set = (),
+    allow: Allow = (),
+    drop: Drop = (),
     only: Only = (),
     graph: Annotated[str, Parameter(name="graph")] = "",
     json: Json = False,
@@ -34,7 +52,7 @@ def plan(
     Parameters
     ----------
     recipe
-        A YAML file: a Mergery recipe or a mergekit file.
+        A YAML file: a Mergery recipe or a mergekit file; - is standard input.
     out
         The output folder, to check that it can be written.
     graph
@@ -44,7 +62,7 @@ def plan(
     from mergery.run.output import check_output, place_of
 
     options = run_options(threads, CHUNK, device)
-    planned = api.plan(recipe, only=only)
+    planned = api.plan(read_recipe(recipe, values, allow, drop), only=only)
     if out is not None:
         check_output(planned, place_of(out))
     if graph:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mergery.checkpoints import Checkpoint, Config
 from mergery.dtypes import OUTPUT_DTYPES, DType
-from mergery.errors import raise_all
+from mergery.errors import MergeryError, raise_all
 from mergery.graph.findings import Findings
 from mergery.graph.view import Change, View
 from mergery.graph.walking import leaf_columns
@@ -97,13 +97,18 @@ def make_plan(source: Recipe | str | Path | Mapping[str, Any], *, only: Sequence
     """
     with no_collections():
         recipe = load_recipe(source)
-        checkpoints = open_all(recipe)
         try:
-            return plan_recipe(recipe, checkpoints, tuple(only))
-        except BaseException:
-            for checkpoint in checkpoints.values():
-                checkpoint.close()
-            raise
+            checkpoints = open_all(recipe)
+            try:
+                return plan_recipe(recipe, checkpoints, tuple(only))
+            except BaseException:
+                for checkpoint in checkpoints.values():
+                    checkpoint.close()
+                raise
+        except MergeryError as error:
+            if recipe.say is str:
+                raise
+            raise error.reworded(recipe.say) from error
 
 
 @contextmanager
@@ -171,7 +176,7 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
         checkpoints[tokenizer],
         view.dropped,
         tuple(notes),
-        tuple(dict.fromkeys(warnings)),
+        tuple(dict.fromkeys(map(recipe.say, warnings))),
         digest_of(recipe, checkpoints, layout, only, vocabulary),
         only,
         {name: checkpoint.stamp() for name, checkpoint in checkpoints.items()},

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -20,6 +20,7 @@ MOST_NODES = 50_000  # values after aliases are expanded: a guard against docume
 DEEPEST = 64
 LONGEST = 10_000  # characters of one key or value
 LARGEST_INT = 1 << 64
+MERGE = "tag:yaml.org,2002:merge"  # of the key <<
 
 
 @dataclass(frozen=True)
@@ -30,10 +31,15 @@ class Document:
     file: str
     keys: dict[KeyPath, tuple[int, int]] = field(default_factory=dict)
     values: dict[KeyPath, tuple[int, int]] = field(default_factory=dict)
+    holders: frozenset[str] = frozenset()  # keys of the top whose values others refer to by an anchor
+    changed: Mapping[KeyPath, str] = field(default_factory=dict)  # options by which values were put in their places
 
     def where(self, path: KeyPath = (), *, key: bool = False) -> Where:
         """The place of a value (or of its key); of the nearest enclosing one where it has none itself."""
         path = tuple(path)
+        for count in range(len(path), 0, -1) if self.changed else ():
+            if path[:count] in self.changed:
+                return Where(self.changed[path[:count]])
         if key and path in self.keys:
             return Where(self.file, *self.keys[path])
         while path and path not in self.values:
@@ -84,22 +90,28 @@ def _check_depth(events: Iterable[yaml.Event], file: str) -> None:
 
 
 def read_file(path: Path) -> list[Document]:
-    """The documents of a YAML file."""
+    """The documents of a YAML file, or of a pipe. Raises RecipeError."""
     try:
-        size = path.stat().st_size
-        if not path.is_file():
-            raise RecipeError(f"the recipe {str(path)!r} is not a regular file", hint="check the path")
-        if size > LARGEST:
-            raise RecipeError("too large for a recipe", where=Where(str(path)), why=f"{size:,} bytes")
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise RecipeError("not text in UTF-8", where=Where(str(path)), why=str(error)) from None
+        with path.open("rb") as file:
+            return read_stream(file, str(path))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         why = getattr(error, "strerror", None) or str(error)
         raise RecipeError(f"cannot read recipe {str(path)!r}", why=why, hint="check the path") from None
-    documents = read_documents(text, str(path))
+
+
+def read_stream(stream: BinaryIO, name: str) -> list[Document]:
+    """The documents of a file, of a pipe or of standard input. Raises RecipeError."""
+    data = stream.read(LARGEST + 1)
+    if len(data) > LARGEST:
+        raise RecipeError("too large for a recipe", where=Where(name), why=f"over {LARGEST:,} bytes")
+    try:
+        documents = read_documents(data.decode("utf-8-sig"), name)
+    except UnicodeDecodeError as error:
+        hint = "save it as UTF-8"
+        raise RecipeError("not text in UTF-8", where=Where(name), why=str(error), hint=hint) from None
     if not documents or all(document.data is None for document in documents):
-        raise RecipeError("the recipe is empty", where=Where(str(path)))
+        hint = "begin with models: {base: ./base, math: ./math} and merge: {method: linear}"
+        raise RecipeError("the recipe is empty", where=Where(name), hint=hint)
     return documents
 
 
@@ -107,7 +119,28 @@ def _build(root: yaml.Node, file: str) -> Document:
     document = Document(None, file)
     budget = iter(range(MOST_NODES))
     data = _value(root, (), document, budget)
-    return Document(data, file, document.keys, document.values)
+    return Document(data, file, document.keys, document.values, _holders(root))
+
+
+def _holders(root: yaml.Node) -> frozenset[str]:
+    """The keys of the top in which an anchor stands that a later key refers to."""
+    owners: dict[int, str] = {}  # of nodes, by identity: an alias is the node of its anchor
+    holders: set[str] = set()
+    for key, value in root.value if isinstance(root, yaml.MappingNode) else ():
+        if not isinstance(key, yaml.ScalarNode):
+            continue
+        waiting, seen = [value], set[int]()
+        while waiting:
+            node = waiting.pop()
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            owner = owners.setdefault(id(node), key.value)
+            if owner != key.value:
+                holders.add(owner)
+            elif isinstance(node, yaml.CollectionNode):
+                waiting += [each for item in node.value for each in (item if isinstance(item, tuple) else (item,))]
+    return frozenset(holders)
 
 
 def _value(node: yaml.Node, path: KeyPath, document: Document, budget: Iterator[int]) -> Any:
@@ -119,7 +152,7 @@ def _value(node: yaml.Node, path: KeyPath, document: Document, budget: Iterator[
     document.values[path] = place
     if isinstance(node, yaml.MappingNode):
         mapping: dict[Any, Any] = {}
-        for key_node, value_node in node.value:
+        for key_node, value_node in _merged_pairs(node, document.file, budget):
             at = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
             if not isinstance(key_node, yaml.ScalarNode):
                 raise RecipeError("a key must be a word", where=Where(document.file, *at))
@@ -135,6 +168,36 @@ def _value(node: yaml.Node, path: KeyPath, document: Document, budget: Iterator[
         return [_value(item, (*path, index), document, budget) for index, item in enumerate(node.value)]
     assert isinstance(node, yaml.ScalarNode)
     return _scalar(node, document.file, place)
+
+
+def _merged_pairs(
+    node: yaml.MappingNode, file: str, budget: Iterator[int], depth: int = 0
+) -> list[tuple[yaml.Node, yaml.Node]]:
+    """The keys and values of a mapping, with those that `<<` takes from others behind; its own go before them."""
+    own = [pair for pair in node.value if pair[0].tag != MERGE]
+    taken = [pair for pair in node.value if pair[0].tag == MERGE]
+    if not taken:
+        return own
+    place = Where(file, taken[-1][0].start_mark.line + 1, taken[-1][0].start_mark.column + 1)
+    if len(taken) > 1:
+        raise RecipeError("the key '<<' stands twice", where=place, hint="list what it takes: <<: [*one, *two]")
+    if depth > DEEPEST:
+        raise RecipeError("nested too deeply", where=place, why=f"over {DEEPEST} levels")
+    if next(budget, None) is None:
+        raise RecipeError("too many values", where=place, why=f"over {MOST_NODES:,}")
+    value = taken[0][1]
+    names = {key.value for key, _ in own if isinstance(key, yaml.ScalarNode)}
+    for each in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+        if not isinstance(each, yaml.MappingNode):
+            place = Where(file, each.start_mark.line + 1, each.start_mark.column + 1)
+            raise RecipeError("'<<' takes mappings only", where=place, hint="<<: *name, or <<: [*one, *two]")
+        for key, inner in _merged_pairs(each, file, budget, depth + 1):
+            if not isinstance(key, yaml.ScalarNode):
+                own.append((key, inner))  # which is refused as any such key is
+            elif key.value not in names:
+                own.append((key, inner))
+                names.add(key.value)
+    return own
 
 
 def _scalar(node: yaml.ScalarNode, file: str, place: tuple[int, int]) -> Any:
@@ -164,7 +227,7 @@ def _scalar(node: yaml.ScalarNode, file: str, place: tuple[int, int]) -> Any:
     if tag in (
         "tag:yaml.org,2002:str",
         "tag:yaml.org,2002:timestamp",
-        "tag:yaml.org,2002:merge",
+        MERGE,
         "tag:yaml.org,2002:value",
     ):
         return text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,8 @@ from mergery.recipe.document import Document, KeyPath
 from mergery.recipe.values import ByModel, Filtered, Gradient, Value, parse_value, parsed
 
 MOST_PROBLEMS = 100  # shown at once
+OWN = ("x-", "_", ".")  # keys of the top that begin so are the writer's own: a place for anchors
+SLIP = 0.8  # likeness from which on a key is taken for a known one that is misspelt
 
 
 class DocumentReader:
@@ -33,8 +36,21 @@ class DocumentReader:
     def only(self, data: Mapping[str, Any], path: KeyPath, known: tuple[str, ...]) -> None:
         """Refuse keys that are not known."""
         for key in data:
-            if key not in known:
-                self.fail(f"unknown key {key!r}", (*path, key), key=True, hint=did_you_mean(str(key), known))
+            if key not in known and (path or not self.holds(str(key), known)):
+                self.fail(f"unknown key {key!r}", (*path, key), key=True, hint=self.known(str(key), known))
+
+    def known(self, key: str, known: tuple[str, ...]) -> str:
+        """What to try in place of a key that is not known."""
+        return did_you_mean(key, known)
+
+    def holds(self, key: str, known: tuple[str, ...]) -> bool:
+        """Whether a key of the top is the writer's own: it begins as such keys do, or holds anchors that others refer to.
+
+        One that is almost a known key is taken for a slip.
+        """
+        if key.startswith(OWN):
+            return True
+        return key in self.document.holders and not difflib.get_close_matches(key, known, n=1, cutoff=SLIP)
 
 
 class RecipeReader(DocumentReader):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from mergery.architecture.facts import ALLOWABLE
 from mergery.checkpoints.tokenizer.chat_templates import check_template
 from mergery.dtypes import OUTPUT_DTYPES
 from mergery.errors import RecipeError, did_you_mean, raise_all
-from mergery.recipe.document import Document, read_documents, read_file
+from mergery.recipe.changes import Changes
+from mergery.recipe.document import Document, read_documents, read_file, read_stream
 from mergery.recipe.merge import read_merge
 from mergery.recipe.reader import RecipeReader
 from mergery.recipe.recipe import DEFAULT_SHARD, Merge, Output, Recipe, Source
@@ -24,34 +26,44 @@ from mergery.recipe.shapes import read_conversions
 from mergery.recipe.stages import check_references
 from mergery.recipe.vocabulary import check_source, read_section
 
+KEYS = ("models", "merge", "output", "vocabulary", "seed", "drop", "allow")
 
-def load_recipe(source: Recipe | str | Path | Mapping[str, Any], *, folder: Path | None = None) -> Recipe:
+
+def load_recipe(
+    source: Recipe | str | Path | Mapping[str, Any], *, folder: Path | None = None, changes: Changes = Changes()
+) -> Recipe:
     """Read a recipe from a file, a mapping or YAML text with a line break; mergekit files are recognised.
 
-    Raises RecipeError, or Problems with all of them, each with file:line:column.
+    `-` is standard input. `changes` are made before anything is checked. Raises RecipeError, or Problems with all of them,
+    each with file:line:column.
     """
     if isinstance(source, Recipe):
-        return source
+        return changes.of_recipe(source)
     if isinstance(source, Mapping):
-        return _read([Document(dict(source), "recipe")], folder or Path())
-    if isinstance(source, str) and "\n" in source:
-        return _read(read_documents(source, "recipe"), folder or Path())
-    path = Path(source)
-    if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir fails on names that are too long
-        raise RecipeError(f"{str(path)!r} is a folder, not a recipe", hint="give the recipe's YAML file")
-    return _read(read_file(path), folder or path.parent)
+        documents, home = [Document(dict(source), "recipe")], Path()
+    elif isinstance(source, str) and "\n" in source:
+        documents, home = read_documents(source, "recipe"), Path()
+    elif str(source) == "-":
+        documents, home = read_stream(sys.stdin.buffer, "standard input"), Path()
+    else:
+        path = Path(source)
+        if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir fails on names that are too long
+            raise RecipeError(f"{str(path)!r} is a folder, not a recipe", hint="give the recipe's YAML file")
+        documents = read_file(path)
+        home = path.parent if path.is_file() else Path()  # a pipe lies nowhere
+    return changes.of_recipe(_read(documents, folder or home, changes))
 
 
-def _read(documents: list[Document], folder: Path) -> Recipe:
+def _read(documents: list[Document], folder: Path, changes: Changes) -> Recipe:
     from mergery.recipe.mergekit import read, recognises
 
     if not documents:
-        raise RecipeError("the recipe is empty")
+        raise RecipeError("the recipe is empty", hint="models: {base: ./base, math: ./math}, merge: {method: linear}")
     if any(recognises(document.data) for document in documents):
-        return read(documents, folder)
+        return read(documents, folder, changes)
     if len(documents) > 1:
         raise RecipeError("more than one YAML document", where=documents[1].where(), hint="keep one recipe in a file")
-    return read_recipe(RecipeReader(documents[0]), folder)
+    return read_recipe(RecipeReader(changes.of_data(documents[0], KEYS, "merge", "models")), folder)
 
 
 def read_recipe(reader: RecipeReader, folder: Path) -> Recipe:
@@ -59,7 +71,7 @@ def read_recipe(reader: RecipeReader, folder: Path) -> Recipe:
     data = reader.document.data
     if not isinstance(data, dict):
         raise RecipeError("a recipe is a mapping with 'models' and 'merge'", where=reader.document.where())
-    reader.only(data, (), ("models", "merge", "output", "vocabulary", "seed", "drop", "allow"))
+    reader.only(data, (), KEYS)
     named, reader.runs, problems = unfold(data.get("models"), folder)
     for name, error in problems.items():
         reader.keep(error, ("models", name))

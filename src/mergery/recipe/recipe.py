@@ -24,7 +24,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -265,6 +265,7 @@ class Recipe:
     file: str = field(default="recipe", compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)  # what an importer wants the user to know
     vocabulary: Vocabulary | None = None
+    say: Callable[[str], str] = field(default=str, compare=False)  # a hint, in the language of the recipe's file
 
     @property
     def donor(self) -> str:

@@ -39,6 +39,15 @@ def check_references(
     others = [output.config, output.tokenizer, output.chat_template, *(vocabulary.models() if vocabulary else ())]
     for name in (*merge.names(), *(name for name in others if name in models)):
         visit(name, ())
+    for token, row in vocabulary.tokens.items() if vocabulary else ():
+        found = models.get(row.model or "")
+        if isinstance(found, Merge):
+            what, why = (
+                f"the row of {token!r} is that of the merge {row.model!r}",
+                "only stored models give single rows",
+            )
+            inner = ", ".join(found.names())
+            reader.fail(what, ("vocabulary", "tokens", token), why=why, hint=f"name one of its models: {inner}")
     if not reader.errors:
         reader.errors += too_many_stages(models, merge)
     for name in models:

@@ -312,9 +312,12 @@ def test_a_tokenizer_that_nothing_takes_is_no_model(read: Read) -> None:
             + "  - model: x\n---\n"
             + LINEAR
             + "  - model: x\n",
-            ["1:7: the merge 'x' needs itself\n  why: x -> y -> x"],
+            ["1:7: the merge 'x' needs itself\n  why: x -> y -> x\n  try: name another model"],
         ),
-        ("name: x\n" + LINEAR + "  - model: x\n", ["1:7: the merge 'x' needs itself\n  why: x -> x"]),
+        (
+            "name: x\n" + LINEAR + "  - model: x\n",
+            ["1:7: the merge 'x' needs itself\n  why: x -> x\n  try: name another model"],
+        ),
     ],
 )
 def test_documents_that_are_refused(refuse: Refuse, text: str, messages: list[str]) -> None:

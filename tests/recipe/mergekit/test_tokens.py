@@ -6,6 +6,7 @@ import pytest
 
 from mergery.checkpoints.tokenizer.chat_templates import named_template
 from mergery.recipe import TokenRow, Vocabulary
+from mergery.recipe.reading import load_recipe
 from tests.recipe.mergekit.conftest import Read, Refuse
 
 PAIR = "merge_method: linear\nparameters: {weight: 1}\nmodels:\n  - model: a\n  - model: b\n"
@@ -21,7 +22,9 @@ def cut(source: str, **more: object) -> Vocabulary:
     ("text", "vocabulary"),
     [
         (PAIR + "tokenizer_source: union\n", cut("union")),
-        (PAIR + "tokenizer: {}\n", None),
+        (PAIR + "tokenizer: {}\n", cut("union")),  # as mergekit writes {source: union}
+        (PAIR + "tokenizer: {source: null}\n", cut("union")),
+        (PAIR + "tokenizer:\n", None),
         (PAIR + "tokenizer: {pad_to_multiple_of: 64}\n", cut("union", pad_to_multiple_of=64)),
         (PAIR + "tokenizer_source: base\n", cut("base")),
         (PAIR + "tokenizer_source: b\n", cut("b")),
@@ -93,8 +96,45 @@ def test_a_template_with_the_name_of_a_model_is_written_out(read: Read) -> None:
     assert read(text).output.chat_template == named_template("mistral")
 
 
-def test_the_tokenizer_of_a_merge_of_the_same_file_has_no_files(refuse: Refuse) -> None:
-    stage = "name: one\n" + PAIR + "---\n"
-    assert refuse(stage + PAIR.replace("model: b", "model: one") + "tokenizer_source: one\n") == [
-        "13:19: the tokenizer names the merge 'one'\n  try: name one of its models"
+def one(said: str = "") -> str:
+    """A merge called `one`, of c and b, and what it says of tokens."""
+    return "name: one\n" + PAIR.replace("model: a", "model: c") + said + "---\n"
+
+
+@pytest.mark.parametrize(
+    ("stage", "last", "vocabulary"),
+    [
+        ("", "tokenizer_source: one\n", cut("c")),  # that of the first model, as config and files are
+        ("base_model: b\n", "tokenizer_source: one\n", cut("b")),
+        ("", "tokenizer: {source: one, pad_to_multiple_of: 8}\n", cut("c", pad_to_multiple_of=8)),
+        ("tokenizer_source: union\n", "tokenizer_source: one\n", cut("union")),
+        ("tokenizer_source: org/d\n", "tokenizer: {source: one, tokens: {<x>: {}}}\n", cut("d", add={"<x>": False})),
+        ("tokenizer_source: union\n", "", None),  # the first model gives config and tokenizer, and that is a
+        ("tokenizer_source: union\n", "base_model: one\ntokenizer_source: base\n", cut("union")),
+    ],
+)
+def test_a_merge_of_the_same_file_gives_the_tokenizer(read: Read, stage: str, last: str, vocabulary: object) -> None:
+    text = one(stage) + PAIR.replace("model: b", "model: one") + last
+    recipe = read(text)
+    assert recipe.vocabulary == vocabulary
+    assert load_recipe(recipe.plain()).vocabulary == vocabulary
+
+
+def test_a_merge_that_gives_its_tokenizer_alone(read: Read) -> None:
+    recipe = read(one() + PAIR + "tokenizer_source: one\n")
+    assert list(recipe.models) == ["a", "b", "c"]
+    assert recipe.vocabulary == cut("c")
+
+
+def test_single_rows_are_of_stored_models(refuse: Refuse) -> None:
+    text = one() + PAIR.replace("model: b", "model: one") + "tokenizer: {tokens: {<x>: {source: one}}}\n"
+    assert refuse(text) == [
+        "13:27: the row of a token is that of the merge 'one'\n"
+        "  why: only stored models give single rows\n  try: name one of its models: c, b"
     ]
+
+
+def test_tokenizers_that_go_in_circles(refuse: Refuse) -> None:
+    text = "name: x\n" + PAIR.replace("model: a", "model: y") + "---\nname: y\n" + PAIR.replace("model: a", "model: x")
+    message = "8:7: the merge 'y' needs itself\n  why: y -> x -> y\n  try: name another model"
+    assert message in refuse(text + "---\n" + PAIR + "tokenizer_source: x\n")

@@ -9,18 +9,52 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mergery.errors import RecipeError
+from mergery.recipe.changes import Changes
 from mergery.recipe.document import Document
 from mergery.recipe.recipe import Recipe
 
 
 def recognises(data: Any) -> bool:
-    """Whether plain data is a mergekit document: it has `merge_method` where a recipe has `merge`."""
-    return isinstance(data, dict) and "merge_method" in data
+    """Whether plain data is a document of mergekit, or of one of its other programs.
+
+    A merge has `merge_method` where a recipe has `merge`; `models` by name are a recipe's, whatever it calls its method.
+    """
+    if not isinstance(data, dict) or "merge" in data:
+        return False
+    return ("merge_method" in data and not isinstance(data.get("models"), dict)) or other_program(data) is not None
 
 
-def read(documents: list[Document], folder: Path) -> Recipe:
-    """The recipe of a mergekit file. Relative paths start from `folder`, or from the working directory where only that
-    holds them. Raises RecipeError, or Problems with everything that is wrong, each with file:line:column."""
+def other_program(data: Any) -> RecipeError | None:
+    """What to say of a file of another program of mergekit's; None for a merge."""
+    keys = data.keys() if isinstance(data, dict) and "merge_method" not in data else ()
+    if "experts" in keys or "gate_mode" in keys:
+        return RecipeError(
+            "this is a file of mergekit-moe",
+            why="Mergery makes no mixture of experts of dense models",
+            hint="make it with mergekit-moe; mixtures that are there can be merged with each other here",
+        )
+    if "genome" in keys:
+        return RecipeError(
+            "this is a file of mergekit-evolve",
+            why="Mergery does not search for settings",
+            hint="write the merge_method and the models of its 'genome' into a file of their own, and try single settings "
+            "with --set",
+        )
+    return None
+
+
+def read(documents: list[Document], folder: Path, changes: Changes = Changes()) -> Recipe:
+    """The recipe of a mergekit file.
+
+    Relative paths start from `folder`, or from the working directory where only that holds them. `changes` are of the last
+    merge, or of the one whose name they begin with. Raises RecipeError, or Problems with everything that is wrong, each
+    with file:line:column.
+    """
     from mergery.recipe.mergekit.translate import translate
 
-    return translate(documents, folder)
+    for document in documents:
+        error = other_program(document.data)
+        if error is not None:
+            raise error.at(document.where())
+    return translate(documents, folder, changes)

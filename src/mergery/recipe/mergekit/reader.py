@@ -19,6 +19,7 @@ DOCUMENT = (
     "merge_method", "models", "slices", "modules", "base_model", "dtype", "out_dtype", "parameters",
     "tokenizer_source", "tokenizer", "chat_template", "name", "random_seed",
 )  # fmt: skip
+"""The keys of a merge."""
 
 
 class MergekitReader(ReferenceReader):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,16 @@ from mergery.errors import Where, did_you_mean
 from mergery.recipe.document import Document, KeyPath
 from mergery.recipe.mergekit.methods import KNOWN
 from mergery.recipe.reader import DocumentReader
+
+NATIVE = {
+    "allow": "say --allow on the command line, or write it into the recipe that `mergery import FILE` prints",
+    "drop": "say --drop on the command line, or write it into the recipe that `mergery import FILE` prints",
+    "output": "dtype, out_dtype, tokenizer_source and chat_template stand at the top of a mergekit file",
+    "vocabulary": "tokenizer_source: union, or tokenizer: {source: …, tokens: …}",
+    "seed": "random_seed: 1",
+    "merge": "merge_method, models and parameters stand at the top of a mergekit file",
+}
+"""Keys of native recipes, and what a mergekit file says in their place."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +43,13 @@ class ReferenceReader(DocumentReader):
         where = self.document.where(path, key=True)
         self.notes.append(f"line {where.line}: {text}" if where.line else text)
 
-    def only(self, data: Mapping[str, Any], path: KeyPath, known: tuple[str, ...]) -> None:
-        """Unknown keys: mergekit passes over them in silence, and with them over every slip of the pen."""
-        for key in data:
-            if key in known:
-                continue
-            hint = did_you_mean(str(key), known)
-            if key in KNOWN and "parameters" in known:
-                hint = f"parameters: {{{key}: …}}"
-            self.fail(f"unknown key {key!r}", (*path, key), key=True, hint=hint)
+    def known(self, key: str, known: tuple[str, ...]) -> str:
+        """What to try in place of an unknown key: mergekit passes over it in silence, and with it over every slip."""
+        if key in KNOWN and "parameters" in known:
+            return f"parameters: {{{key}: …}}"
+        if key in NATIVE and "merge_method" in known:
+            return NATIVE[key]
+        return did_you_mean(key, known)
 
     def text(self, data: Any, path: KeyPath) -> str | None:
         if data is not None and not isinstance(data, str):

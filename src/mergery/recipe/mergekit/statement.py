@@ -54,6 +54,11 @@ class MergeStatement:
     places: dict[Reference, Where] = field(default_factory=dict)
     marks: dict[str, Where] = field(default_factory=dict)  # where each parameter first stands
 
+    @property
+    def donor(self) -> Reference:
+        """The model from which its result has config and tokenizer."""
+        return self.base or next(iter(self.references()))
+
     def references(self) -> dict[Reference, None]:
         """All models that it merges or takes its config from, in the order of the file, base first."""
         found = [self.base] if self.base else []

@@ -41,10 +41,15 @@ class Tokens:
     bare: tuple[str, ...] = ()  # tokens without a row of their own
     pad: int | None = None
 
-    def references(self) -> list[Reference]:
-        """All models that it names."""
-        named = [] if isinstance(self.source, str) else [self.source]
-        return [*named, *(row.model for row in self.rows.values() if row.model)]
+    def references(self) -> dict[Reference, Where]:
+        """All models that it names, and where."""
+        named = {} if isinstance(self.source, str) else {self.source: self.place}
+        return {row.model: row.place for row in self.rows.values() if row.model} | named
+
+    def extended(self, more: Tokens) -> Tokens:
+        """With the single tokens that another document adds, whose padding counts."""
+        bare = tuple(dict.fromkeys((*self.bare, *more.bare)))
+        return Tokens(self.source, more.place, {**self.rows, **more.rows}, bare, more.pad)
 
     def vocabulary(
         self, name: Callable[[Reference], str], own: str | None, merged: tuple[str, ...], base: str | None
@@ -65,10 +70,10 @@ class Tokens:
 def read_tokens(reader: ReferenceReader, data: Mapping[str, Any]) -> Tokens | None:
     """The tokenizer that a document asks for; None where it says nothing."""
     legacy, block = data.get("tokenizer_source"), data.get("tokenizer")
-    if legacy and block:
+    if legacy and block is not None:
         hint = "keep one"
         reader.fail("tokenizer and tokenizer_source say the same thing twice", ("tokenizer_source",), hint=hint)
-    if not block:
+    if block is None:
         source = _source(reader, legacy, ("tokenizer_source",)) if legacy else None
         return Tokens(source, reader.document.where(("tokenizer_source",))) if source else None
     path: KeyPath = ("tokenizer",)

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from mergery.errors import MergeryError, RecipeError, Where, raise_all
+from mergery.recipe.changes import Changes
 from mergery.recipe.document import Document, KeyPath
 from mergery.recipe.mergekit.names import name_models
 from mergery.recipe.mergekit.parameters import Level
-from mergery.recipe.mergekit.reader import MergekitReader
+from mergery.recipe.mergekit.reader import DOCUMENT, MergekitReader
 from mergery.recipe.mergekit.references import Reference
 from mergery.recipe.mergekit.settings import Settings
 from mergery.recipe.mergekit.statement import Input, MergeStatement, OutputSlice
-from mergery.recipe.mergekit.tokens import template_word
+from mergery.recipe.mergekit.tokens import Tokens, template_word
+from mergery.recipe.mergekit.wording import in_mergekits_words
 from mergery.recipe.reader import wanted_models
 from mergery.recipe.recipe import Merge, Output, Recipe, Slice, Source, Vocabulary
 
 
-def translate(documents: list[Document], folder: Path) -> Recipe:
-    """The recipe of the documents of one mergekit file."""
+def translate(documents: list[Document], folder: Path, changes: Changes = Changes()) -> Recipe:
+    """The recipe of the documents of one mergekit file, with changes made."""
+    documents = changed(documents, changes)
     problems: list[MergeryError] = []
     notes: list[str] = []
     statements: list[MergeStatement] = []
@@ -46,7 +50,23 @@ def translate(documents: list[Document], folder: Path) -> Recipe:
         file=documents[0].file,
         notes=tuple(dict.fromkeys(notes)),
         vocabulary=vocabulary,
+        say=in_mergekits_words,
     )
+
+
+def changed(documents: list[Document], changes: Changes) -> list[Document]:
+    """The documents with values in their places: of the one that is merged last, or of another that a path begins with."""
+    data = [document.data if isinstance(document.data, dict) else {} for document in documents]
+    last = next((place for place, each in enumerate(data) if each and not each.get("name")), len(data) - 1)
+    values: dict[tuple[int, str], list[str]] = {}
+    for said in changes.values:
+        names = [(place, f"{each['name']}.") for place, each in enumerate(data) if place != last and each.get("name")]
+        place, name = next(((place, name) for place, name in names if said.startswith(name)), (last, ""))
+        values.setdefault((place, name), []).append(said.removeprefix(name))
+    result = list(documents)
+    for (place, name), own in values.items():
+        result[place] = Changes(own).of_data(result[place], DOCUMENT, "parameters", whose=name)
+    return result
 
 
 def locate(path: str, folder: Path) -> str | None:
@@ -86,23 +106,23 @@ class _Translator:
     def translate(self) -> tuple[dict[str, Source | Merge], Merge, Output, Vocabulary | None]:
         order = self.order()
         raise_all(self.errors)
+        tokens, teller = self.tokens(self.final)
         for name, statement in self.stages.items():
-            if statement not in order:
+            if statement not in order and statement is not teller:
                 self.notes.append(f"the document {name!r} is left out: the last merge does not need it")
         sources: dict[Reference, Where] = {}
         for statement in order:
             for reference in statement.references():
                 if reference.path not in self.stages:
                     sources.setdefault(reference, statement.places[reference])
-        teller = self.teller(self.final)
-        tokens = teller.tokens if teller else None
-        if teller and tokens:
-            for reference in tokens.references():
-                if reference.path in self.stages:
-                    what = f"the tokenizer names the merge {reference.path!r}"
-                    self.errors.append(RecipeError(what, where=tokens.place, hint="name one of its models"))
-                else:
-                    sources.setdefault(reference, teller.places[reference])
+        for reference, place in (tokens.references() if tokens else {}).items():
+            if reference.path in self.stages:
+                inner = ", ".join(each.path for each in self.stages[reference.path].references())
+                what = f"the row of a token is that of the merge {reference.path!r}"
+                why = "only stored models give single rows"
+                self.errors.append(RecipeError(what, where=place, why=why, hint=f"name one of its models: {inner}"))
+            else:
+                sources.setdefault(reference, place)
         self.names = name_models(sources, taken=self.stages)
         models: dict[str, Source | Merge] = {}
         for reference, place in sources.items():
@@ -114,7 +134,7 @@ class _Translator:
         merge = self.merge(self.final)
         raise_all(self.errors)
         vocabulary = None
-        if teller and tokens:
+        if tokens:
             own = self.name(teller.base) if teller.base else None
             vocabulary = tokens.vocabulary(self.name, own, merge.names(), merge.base)
         return models, merge, self.output(merge, models), vocabulary
@@ -129,9 +149,7 @@ class _Translator:
 
         def visit(statement: MergeStatement, trail: tuple[MergeStatement, ...]) -> None:
             if statement in trail:
-                circle = " -> ".join(str(each.name) for each in (*trail[trail.index(statement) :], statement))
-                where = statement.document.where(("name",))
-                self.errors.append(RecipeError(f"the merge {statement.name!r} needs itself", where=where, why=circle))
+                self.errors.append(self.circle((*trail, statement)))
             elif statement not in done:
                 for reference in statement.references():
                     if reference.path in named:
@@ -149,17 +167,38 @@ class _Translator:
         config = base if base and merge.base is None and merge.names()[0] != base else None
         return Output(self.final.dtype, config=config, chat_template=template_word(self.final.template, models))
 
-    def teller(self, statement: MergeStatement, trail: tuple[MergeStatement, ...] = ()) -> MergeStatement | None:
-        """The document that says which tokenizer the output has: the last one, or a stage that it takes it from."""
-        if statement in trail:
-            return None
-        named = statement.tokens.source if statement.tokens else ""
+    def tokens(self, statement: MergeStatement, trail: tuple[str, ...] = ()) -> tuple[Tokens | None, MergeStatement]:
+        """What is said of a document's tokens, and the document that says it.
+
+        That is the document itself, unless it takes the tokenizer of a stage: then what it says is added to that stage's
+        words, or, where the stage has none, is said of the stored model from which the stage has its tokenizer.
+        """
+        own = statement.tokens
+        named = own.source if own and own.source != "base" else statement.donor if not own or statement.base else "base"
         stage = self.stages.get(named.path) if isinstance(named, Reference) else None
-        if statement.tokens:
-            return (stage and self.teller(stage, (*trail, statement))) or statement
-        chosen = statement.base or next(iter(statement.references()))
-        stage = self.stages.get(chosen.path)
-        return self.teller(stage, (*trail, statement)) if stage else None
+        if stage is None or stage.name in trail or stage.name is None:
+            return own, statement
+        told, teller = self.tokens(stage, (*trail, stage.name))
+        if own is None:
+            return told, teller
+        return (told.extended(own), teller) if told else (replace(own, source=self.stored(stage)), statement)
+
+    def stored(self, statement: MergeStatement, trail: tuple[MergeStatement, ...] = ()) -> Reference:
+        """The stored model from which a document has its config and tokenizer, where it says nothing of them."""
+        stage = self.stages.get(statement.donor.path)
+        if stage is None:
+            return statement.donor
+        if stage in trail:
+            raise self.circle((*trail, stage))
+        return self.stored(stage, (*trail, stage))
+
+    @staticmethod
+    def circle(trail: tuple[MergeStatement, ...]) -> RecipeError:
+        """The error of merges that need each other; the last one is met again."""
+        again = trail[-1]
+        names = " -> ".join(str(each.name) for each in trail[trail.index(again) :])
+        where = again.document.where(("name",))
+        return RecipeError(f"the merge {again.name!r} needs itself", where=where, why=names, hint="name another model")
 
     # --- merges ---------------------------------------------------------------------------------------------
 

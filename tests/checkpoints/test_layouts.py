@@ -235,7 +235,7 @@ def test_a_folder_under_the_name_of_a_weight_file_is_named(folder: Path) -> None
 
 @pytest.mark.parametrize(
     ("name", "form"),
-    [("model-Q4_K_M.gguf", "GGUF"), ("tf_model.h5", "TensorFlow"), ("flax_model.msgpack", "Flax"), ("m.onnx", "ONNX")],
+    [("m.keras", "Keras"), ("tf_model.h5", "TensorFlow"), ("flax_model.msgpack", "Flax"), ("m.onnx", "ONNX")],
 )
 def test_weights_in_another_form_are_one_true_message(name: str, form: str, folder: Path) -> None:
     files(folder, "config.json", name)
@@ -246,6 +246,16 @@ def test_weights_in_another_form_are_one_true_message(name: str, form: str, fold
     assert message(folder / name).startswith(f"FOLDER: {form} files cannot be merged")
     save(folder / "model.safetensors")
     assert open_checkpoint(folder).contents.unread == (name,)
+
+
+def test_a_gguf_file_is_named_by_itself(folder: Path) -> None:
+    files(folder, "config.json", "m-Q4_K_M.gguf", "m-Q8_0.gguf")
+    (folder / "config.json").write_text("{}")
+    assert message(folder) == (
+        "FOLDER: the weights here are in GGUF\n"
+        "  why: here: m-Q4_K_M.gguf, m-Q8_0.gguf\n"
+        "  try: name a file: FOLDER/m-Q4_K_M.gguf"
+    )
 
 
 def test_slices_for_several_gpus_are_no_shards(folder: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_revision_is_not_for_local_paths(llama_folder: Path) -> None:
 def test_other_files_and_objects_are_refused(llama_folder: Path, tmp_path: Path) -> None:
     assert message(llama_folder / "config.json") == (
         f"{llama_folder}/config.json: this is not a weight file\n"
-        "  why: its name ends in '.json'; weight files end in .safetensors, .bin, .pt, .pth, .ckpt\n"
+        "  why: its name ends in '.json'; weight files end in .safetensors, .bin, .pt, .pth, .ckpt, .gguf\n"
         f"  try: name the model's folder: {llama_folder}"
     )
     assert message(3) == (

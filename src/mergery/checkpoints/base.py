@@ -88,6 +88,11 @@ class Checkpoint(ABC):
         return {}
 
     @property
+    def decoded(self) -> str:
+        """How its weights are stored, where they are codes that are decoded as they are read: `GGUF, Q4_K`. Else empty."""
+        return ""
+
+    @property
     def files(self) -> tuple[str, ...]:
         """Names of side files (tokenizer, generation config, chat template, licence), sorted; no weights."""
         return self.contents.side

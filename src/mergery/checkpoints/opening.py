@@ -29,10 +29,10 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a model for reading. Headers and small text files are read, weights are not.
 
-    `source` is a folder, a weight file, a model of the hub as `org/name`, `org/name@revision` or by its address on the web,
-    a state dict (name to tensor or array), a torch module, or a checkpoint, which is returned as it is. A path that exists
-    is taken before a hub id of that spelling. `revision` is a branch, tag or commit of a hub model, `task` one of the
-    models of a packed folder. `label` is what messages call the model. Relative paths are looked up from the folder
+    `source` is a folder, a weight file, a GGUF file, a model of the hub as `org/name`, `org/name@revision` or by its address
+    on the web, a state dict (name to tensor or array), a torch module, or a checkpoint, which is returned as it is. A path
+    that exists is taken before a hub id of that spelling. `revision` is a branch, tag or commit of a hub model, `task` one of
+    the models of a packed folder. `label` is what messages call the model. Relative paths are looked up from the folder
     `relative_to`. One dictionary given as `headers` for several local models lets equal headers be read and kept once.
     Raises `CheckpointError`.
     """
@@ -58,7 +58,7 @@ def open_checkpoint(
         return _open_path(path, task, label or text, headers)
     if task is not None:
         raise _not_packed(task, text)
-    if isinstance(source, str) and not text.endswith(WEIGHT_SUFFIXES):
+    if isinstance(source, str) and not text.endswith((*WEIGHT_SUFFIXES, ".gguf")):
         address = read_address(text, revision)
         if address is not None:
             return _open_on_hub(address, label, path)
@@ -98,13 +98,17 @@ def _open_path(path: Path, task: str | None, label: str, headers: dict[str, Any]
         raise CheckpointError("there is no such file or folder", where=Where(str(path)), why=why, hint=hint)
     if path.suffix in WEIGHT_SUFFIXES:
         return FileCheckpoint(path, label, headers)
+    if path.suffix == ".gguf":
+        from mergery.checkpoints.gguf.checkpoint import GgufCheckpoint
+
+        return GgufCheckpoint(path, label)
     if form := other_form(path.name):
         raise unread_form(form, str(path))
     beside = (path.parent / "config.json").exists()
     raise CheckpointError(
         "this is not a weight file",
         where=Where(str(path)),
-        why=f"its name ends in {path.suffix or 'nothing'!r}; weight files end in {', '.join(WEIGHT_SUFFIXES)}",
+        why=f"its name ends in {path.suffix or 'nothing'!r}; weight files end in {', '.join((*WEIGHT_SUFFIXES, '.gguf'))}",
         hint=f"name the model's folder: {path.parent}" if beside else "name a weight file, or the folder of a model",
     )
 

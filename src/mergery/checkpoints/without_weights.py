@@ -96,14 +96,23 @@ def _other_form(files: Collection[str], where: str) -> CheckpointError | None:
     if not found:
         return None
     name, form = next(iter(found.items()))
+    if form == "GGUF":
+        return _gguf([each for each, other in found.items() if other == form], where)
     return unread_form(form, where, f"the only weights here are {name}")
+
+
+def _gguf(names: list[str], where: str) -> CheckpointError:
+    """A folder may hold several quantisations of one model; which is meant, only the user knows."""
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    what, hint = "the weights here are in GGUF", f"name a file: {where}/{names[0]}"
+    return CheckpointError(what, where=Where(where), why=f"here: {shown}", hint=hint)
 
 
 def unread_form(form: str, where: str, why: str = "") -> CheckpointError:
     """The error for weights in a form that is not read."""
     hint = "use the model's safetensors"
-    if form in ("GGUF", "GGML"):
-        why = f"{why + ': ' if why else ''}numbers packed for llama.cpp, most of them quantised"
+    if form == "GGML":
+        why = f"{why + ': ' if why else ''}numbers packed for an old llama.cpp, before GGUF"
         hint = "use the model's safetensors, from which the file was made"
     if form in ("TensorFlow", "Flax"):
         hint = "use the model's safetensors, or convert it: transformers before 5 loads it with from_tf=True or from_flax=True"

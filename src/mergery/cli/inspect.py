@@ -49,6 +49,8 @@ def show_facts(facts: dict[str, Any]) -> None:
     if len(facts["parts"]) > 1:
         line("parts", ", ".join(f"{part} {count(number)}" for part, number in facts["parts"].items()))
     line("dtypes", ", ".join(f"{dtype} ({number})" for dtype, number in facts["dtypes"].items()))
+    if facts["decoded"]:
+        line("stored as", f"{facts['decoded']}: codes, which are decoded as they are read")
     if facts["quantised"]:
         line("quantised", f"{facts['quantised']['method']}: {facts['quantised']['why']}; it cannot be merged")
     tied = {True: "tied to the embeddings", False: "its own", None: "the config does not say"}[facts["tied"]["head"]]

@@ -26,6 +26,7 @@ from mergery.planning.remarks import (
     changed_shapes,
     copied,
     copied_and_cut,
+    decoded_inputs,
     left_aside,
     left_out,
     merged_as_stored,
@@ -155,6 +156,7 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
         *treated_apart(findings.treated),
         *merged_as_stored(view),
         *copied_and_cut(kinds),
+        *decoded_inputs(checkpoints),
         *left_aside(checkpoints, config_from),
     ]
     most = main_dtype(kinds)

@@ -82,6 +82,20 @@ def copied_and_cut(kinds: Sequence[Sequence[Step]]) -> Iterator[str]:
         yield from node.method.remarks(node.settings)
 
 
+def decoded_inputs(checkpoints: Mapping[str, Checkpoint]) -> Iterator[str]:
+    """Models whose weights are codes: what was lost when they were made is not there to be merged."""
+    said: dict[str, list[str]] = {}
+    for name, checkpoint in checkpoints.items():
+        if checkpoint.decoded:
+            said.setdefault(checkpoint.decoded, []).append(name)
+    for how, names in said.items():
+        one = "its" if len(names) == 1 else "their"
+        yield (
+            f"{', '.join(names)}: {one} weights are codes ({how}), decoded as they are read; changes smaller than the steps "
+            "between two codes were lost when they were made"
+        )
+
+
 def left_aside(checkpoints: Mapping[str, Checkpoint], donor: str) -> Iterator[str]:
     """Files and folders that the output does not get: nothing is passed over in silence.
 

@@ -48,6 +48,7 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
         "parameters": sum(info.elements for info in tensors.values() if info.dtype.floating),
         "bytes": sum(info.nbytes for info in tensors.values()),
         "dtypes": _count(info.dtype.torch for info in tensors.values()),
+        "decoded": checkpoint.decoded or None,
         "adapter": adapter.words if adapter else None,
         "made_for": adapter.base if adapter else None,
         "quantised": {"method": codes.scheme, "why": codes.why} if codes else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jsonschema
 import pytest
 import torch
@@ -192,3 +194,64 @@ def test_state_space_parameters_and_low_rank_factors_have_a_remark():
     text = "\n".join(api.plan({"models": models, "merge": {"method": "linear"}}).warnings)
     assert "1 parameters in log space are merged as stored: an average of logarithms is a geometric mean" in text
     assert "1 low-rank factors of attention are merged one by one" in text
+
+
+@pytest.mark.parametrize(
+    ("family", "said", "text"),
+    [
+        ("llama", {"rope_theta": 1e6}, "rope_theta differs: base has 10000.0, other has 1000000.0"),
+        ("mixtral", {"rope_theta": 1e4}, "rope_theta differs: base has 1000000.0, other has 10000.0"),
+        ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "rope_theta differs"),
+        (
+            "llama",
+            {"rope_scaling": {"type": "yarn", "factor": 16.0}},
+            'rope_scaling differs: base has {}, other has {"rope_type": "yarn", "factor": 16.0}',
+        ),
+        ("llama", {"hidden_act": "gelu"}, 'hidden_act differs: base has "silu", other has "gelu"'),
+        ("gemma", {"head_dim": 128}, "head_dim differs: base has 256, other has 128"),
+        ("mistral", {"sliding_window": None}, "sliding_window differs: base has 4096, other has null"),
+        (
+            "qwen2",
+            {"use_sliding_window": True, "sliding_window": 64},
+            "sliding_window differs: base has null, other has 64",
+        ),
+        ("granite", {"residual_multiplier": 0.22}, "residual_multiplier differs: base has 1.0, other has 0.22"),
+        ("mixtral", {"num_experts_per_tok": 1}, None),
+        ("llama", {"rms_norm_eps": 1e-5}, None),
+    ],
+)
+def test_an_absent_key_is_its_default(family, said, text):
+    """What transformers takes where a config says nothing; `null` under rope_scaling says that there is none."""
+    silent = {"model_type": family, "hidden_size": 8, "num_attention_heads": 2}
+    if text is None:  # a difference that is no fault
+        plan = plan_of(silent, silent | said)
+        assert any(warning.startswith(f"{next(iter(said))} differs") for warning in plan.warnings)
+        return
+    with pytest.raises(MergeryError, match="use their weights differently") as error:
+        plan_of(silent, silent | said)
+    assert text in str(error.value)
+    with pytest.raises(MergeryError):
+        plan_of({**silent, "rope_scaling": None}, silent | said)
+
+
+@pytest.mark.parametrize("family", ["llama", "mixtral", "gemma3_text", "modernbert", "qwen2", "granite", "gpt_neox"])
+def test_a_default_that_is_written_out_is_no_difference(family):
+    """The config that transformers writes says all; one that says no more than the sizes means the same."""
+    from transformers import CONFIG_MAPPING
+
+    config = CONFIG_MAPPING[family]()
+    sizes = ("model_type", "hidden_size", "num_attention_heads", "num_key_value_heads")
+    whole = config.to_dict()
+    silent = {key: whole[key] for key in sizes if key in whole}
+    differing = [key for key, *_ in config_differences(Config(silent), Config(whole)) if key in ALLOWABLE]
+    assert not differing
+
+
+def test_the_defaults_are_those_of_transformers():
+    import transformers
+    from benchmarks.defaults import TABLE, text
+
+    made_by = json.loads(TABLE.read_text())[""]["transformers"]
+    if made_by != transformers.__version__:
+        pytest.skip(f"the table is of transformers {made_by}, and {transformers.__version__} is here")
+    assert TABLE.read_text() == text(), "python -m benchmarks.defaults writes it"

@@ -1,12 +1,16 @@
 """What a config says of how weights are used, in one spelling, so that two configs can be compared.
 
 Versions of transformers and families write the same fact under different keys: `rope_theta` and `rope_scaling`, or
-`rope_parameters`; `n_embd`, `d_model` or `hidden_size`. An absent key is not a fact: it is compared only where both say it.
+`rope_parameters`; `n_embd`, `d_model` or `hidden_size`. An absent key is its default in the family's config class, as
+`defaults.json` has it (`python -m benchmarks.defaults`); where that is not known it is no fact, and not compared.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from mergery.checkpoints.config import Config
@@ -78,44 +82,84 @@ _NORMS = {
     "layer_norm_epsilon": "LayerNorm",
 }
 
+_WINDOW = ("sliding_window", "use_sliding_window")
+_ROPE = ("rope_theta", "rope_local_base_freq")
+_STATED_BY_WEIGHTS = (
+    "hidden_size",
+    "vocab_size",
+    "max_position_embeddings",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
+
+
+def _keys() -> Iterator[str]:
+    for table in (_MEANING, _VISION, _LESSER):
+        for fact, keys in table.items():
+            if fact not in _STATED_BY_WEIGHTS:
+                yield from keys
+    yield from (*_NORMS, *_WINDOW)
+
+
+KEYS = tuple(dict.fromkeys(key for key in _keys() if key != "model_type"))
+"""Keys of a config whose defaults are known: those of all facts but ids of tokens and sizes that the weights tell."""
+
 ALLOWABLE = ("model_type", "norm", "rope_theta", "rope_scaling", "sliding_window", *_MEANING, *_VISION)
 """Differences that a recipe may allow by name."""
 
 
 def meanings(config: Config) -> dict[str, Any]:
-    """All that a config states of what its weights mean, by the names in ALLOWABLE."""
+    """All that a config says of what its weights mean, by the names in ALLOWABLE."""
     language = config.language
-    facts = _take(language, _MEANING)
+    absent = defaults(language)
+    facts = _take(language, _MEANING, absent)
     heads, hidden = facts.get("num_attention_heads"), facts.get("hidden_size")
     if isinstance(heads, int) and heads > 0:
         facts.setdefault("num_key_value_heads", heads)
         if isinstance(hidden, int):
             facts.setdefault("head_dim", hidden // heads)
-    facts |= _rope(language) | _window(language)
+    rope = language.get("rope_parameters")
+    if isinstance(rope, dict) and "partial_rotary_factor" in rope:
+        facts.setdefault("partial_rotary_factor", rope["partial_rotary_factor"])
+    facts |= _rope(language, absent) | _window({**{key: absent[key] for key in _WINDOW if key in absent}, **language})
     norms = {kind for key, kind in _NORMS.items() if key in language}
+    norms = norms or {kind for key, kind in _NORMS.items() if key in absent}
     if len(norms) == 1:
         facts["norm"] = norms.pop()
     if isinstance(facts.get("layer_types"), list) and set(map(str, facts["layer_types"])) == {"full_attention"}:
         facts["layer_types"] = "full_attention"
     vision = config.section("vision")
-    return facts | (_take(vision, _VISION) if vision else {})
+    return facts | (_take(vision, _VISION, defaults(vision)) if vision else {})
 
 
 def lesser(config: Config) -> dict[str, Any]:
-    """What a config states that may differ between models that are merged."""
-    return _take(config.language, _LESSER)
+    """What a config says that may differ between models that are merged."""
+    return _take(config.language, _LESSER, defaults(config.language))
 
 
-def _take(source: Mapping[str, Any], table: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+def defaults(config: Config) -> Mapping[str, Any]:
+    """What the keys that a config, or a section of one, leaves out mean for its family; empty where that is not known."""
+    return _defaults().get(config.family or "", {})
+
+
+@cache
+def _defaults() -> Mapping[str, Mapping[str, Any]]:
+    return json.loads(Path(__file__).with_name("defaults.json").read_text(encoding="utf-8"))
+
+
+def _take(source: Mapping[str, Any], table: Mapping[str, tuple[str, ...]], absent: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config says of each fact, under whichever key it stands. One that says null leaves the fact open."""
     found = {}
     for fact, keys in table.items():
-        key = next((key for key in keys if source.get(key) is not None), None)
-        if key is not None:
-            found[fact] = source[key]
+        said = source if any(key in source for key in keys) else absent
+        value = _first(*map(said.get, keys))
+        if value is not None:
+            found[fact] = value
     return found
 
 
-def _rope(source: Mapping[str, Any]) -> dict[str, Any]:
+def _rope(source: Mapping[str, Any], absent: Mapping[str, Any]) -> dict[str, Any]:
     """The base of the rotary embedding, and how it is stretched: old keys and new ones in one form."""
     stated = source.get("rope_parameters")
     if isinstance(stated, dict) and stated and all(isinstance(each, dict) for each in stated.values()):
@@ -125,18 +169,28 @@ def _rope(source: Mapping[str, Any]) -> dict[str, Any]:
     else:
         scaling = source.get("rope_scaling")
         theta = source.get("rope_theta", source.get("rotary_emb_base"))
-        if theta is None and not isinstance(scaling, dict):
+        known = theta is not None or isinstance(scaling, dict) or "rope_scaling" in source or "rope_theta" in absent
+        if not known:
             return {}
         kinds = {"": {"rope_theta": theta, **(scaling if isinstance(scaling, dict) else {})}}
-        if source.get("rope_local_base_freq") is not None:
-            local = {"rope_theta": source["rope_local_base_freq"]}
-            kinds = {"full_attention": kinds[""], "sliding_attention": local}
-    theta = {kind: each.get("rope_theta") for kind, each in kinds.items() if each.get("rope_theta") is not None}
+        local = source.get("rope_local_base_freq", absent.get("rope_local_base_freq"))
+        if local is not None:
+            kinds = {"full_attention": kinds[""], "sliding_attention": {"rope_theta": local}}
+    fallback = {"sliding_attention": absent.get("rope_local_base_freq", absent.get("rope_theta"))}
+    theta = {
+        kind: _first(each.get("rope_theta"), fallback.get(kind, absent.get("rope_theta")))
+        for kind, each in kinds.items()
+    }
+    theta = {kind: each for kind, each in theta.items() if each is not None}
     scaling = {kind: _scaling(each) for kind, each in kinds.items()}
     facts: dict[str, Any] = {"rope_scaling": scaling[""] if set(scaling) == {""} else scaling}
     if theta:
         facts["rope_theta"] = theta[""] if set(theta) == {""} else theta
     return facts
+
+
+def _first(*values: Any) -> Any:
+    return next((each for each in values if each is not None), None)
 
 
 def _scaling(stated: Mapping[str, Any]) -> dict[str, Any]:

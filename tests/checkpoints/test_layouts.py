@@ -194,11 +194,27 @@ def test_a_checkpoint_of_deepspeed_says_how_its_weights_are_put_together(folder:
     assert message(folder) == (
         "FOLDER: the weights are in DeepSpeed's own form\n"
         "  why: training left them in global_step10\n"
-        "  try: run `python zero_to_fp32.py . merged` in FOLDER, and name the folder merged"
+        "  try: run `python zero_to_fp32.py . merged` in FOLDER, and name the folder merged; in "
+        "global_step10/mp_rank_00_model_states.pt they lie whole, in the dtype of the training: name that file"
     )
     inner = folder / "global_step10"
     run = "python -m deepspeed.utils.zero_to_fp32 . merged"
-    assert message(inner).endswith(f"run `{run}` in {folder}, and name the folder merged")
+    assert f"run `{run}` in {folder}, and name the folder merged; in mp_rank_00_model_states.pt they" in message(inner)
+
+
+def test_the_weights_that_deepspeed_saves_whole_are_read(folder: Path) -> None:
+    """Stages 1 and 2 of ZeRO cut optimizers to pieces, not the model; what DeepSpeed notes beside it is left aside."""
+    weights = {"w": torch.ones(2, dtype=torch.bfloat16)}
+    noted = {
+        "optimizer": None,
+        "param_shapes": [{"w": torch.Size([2])}],
+        "lr_scheduler": {"last_epoch": 1},
+        "ds_config": {},
+    }
+    torch.save({"module": weights, **noted}, folder / "mp_rank_00_model_states.pt")
+    checkpoint = open_checkpoint(folder / "mp_rank_00_model_states.pt")
+    assert read_bytes(checkpoint, "w") == tensor_bytes(weights["w"])
+    assert checkpoint.contents.unread == tuple(noted)
 
 
 def test_the_empty_tensors_that_deepspeed_leaves_are_not_weights(folder: Path) -> None:

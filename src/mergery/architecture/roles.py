@@ -74,6 +74,7 @@ _TABLE: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("mlp", r"mlp|ffn|feed_forward|block_sparse_moe"),
     )
 )
+_STATISTICS = re.compile(r"running_(mean|var)$|global_(mean|invstd)$")
 _EXPERT = re.compile(r"experts?\.|shared_expert|experts$|experts?_|block_sparse_moe\.(input|output)_linear")
 _EMBED = re.compile(
     r"(^|\.)(wte|wpe|shared|embed_in|embed_positions|(\w+_)?embed|(\w+_)?embed_tokens|(\w*_)?embeddings?)(\.(weight|bias))?$"
@@ -124,6 +125,11 @@ def roles_of(rest: str, rank: int, *, stacked: bool, part: str) -> tuple[tuple[s
 def is_behind(name: str, roles: tuple[str, ...]) -> bool:
     """Whether a tensor outside the layers is of what gives a model's answer: its head, with the layers that lead to it."""
     return roles[0] == "head" or bool(_BEHIND.search(name))
+
+
+def is_recomputed(name: str, roles: tuple[str, ...]) -> bool:
+    """Whether a tensor is a buffer that follows from the config: positions, frequencies, masks; no statistics of data."""
+    return roles[0] == "buffer" and not _STATISTICS.search(name)
 
 
 def _is(role: str, rest: str) -> bool:

@@ -3,6 +3,8 @@
 * `base`: what a checkpoint is; `config`: what its `config.json` states;
 * `opening`: from what a user names to a checkpoint: a folder (`folder`), a weight file (`formats`), an id on the hub (`hub`), a
   state dict or a module (`memory`), packed models (`formats.packed`);
+* `renamed`: a checkpoint under other names, such as without what torch.compile or DDP puts before them; `equality`: whether two
+  tensors are equal to the byte;
 * `weights`: the weight files of one model, side by side; `file_names` tells which they are, `byte_files` reads their bytes;
 * `tokenizer`: tokens, what they stand for, and chat templates; `json_files` reads configs and indexes.
 

@@ -61,7 +61,7 @@ def read_adapter(checkpoint: Checkpoint) -> Adapter | None:
 
     A model whose config itself speaks of LoRA, as Phi 4 multimodal's does, is a model.
     """
-    found = _find_mark(checkpoint.tensors)
+    found = find_mark(checkpoint.tensors)
     if found is None or _native(checkpoint.config):
         return None
     name, kind = found
@@ -81,7 +81,7 @@ def read_adapter(checkpoint: Checkpoint) -> Adapter | None:
     )
 
 
-def _find_mark(tensors: Mapping[str, TensorInfo]) -> tuple[str, str] | None:
+def find_mark(tensors: Mapping[str, TensorInfo]) -> tuple[str, str] | None:
     """The first tensor's name that bears a mark, and the kind. One search through all names: there may be 100,000."""
     text = "\n".join(tensors)
     for mark, kind in MARKS.items():

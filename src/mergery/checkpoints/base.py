@@ -83,6 +83,11 @@ class Checkpoint(ABC):
         return Contents()
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was done to its names, in words."""
+        return ()
+
+    @property
     def aliases(self) -> Mapping[str, str]:
         """Tensors that are another one, to the byte in the file: name by name of the one that stands for both."""
         return {}

@@ -23,6 +23,6 @@ def same_bytes(checkpoint: Checkpoint, one: str, other: str) -> bool:
         blocks = [np.empty((stop - start) * first.dtype.bits // 8, np.uint8) for _ in range(2)]
         for name, block in zip((one, other), blocks, strict=True):
             checkpoint.glance(name, start, stop, block)
-        if not np.array_equal(*blocks):
+        if not np.array_equal(blocks[0], blocks[1]):
             return False
     return True

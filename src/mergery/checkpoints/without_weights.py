@@ -59,11 +59,14 @@ def deepspeed_pieces(names: Collection[str], where: str) -> CheckpointError | No
     place = f"in {', '.join(sorted(steps)[:3])}" if steps else "in pieces, one for each process"
     script = "zero_to_fp32.py" if "zero_to_fp32.py" in top else "-m deepspeed.utils.zero_to_fp32"
     folder = where if steps or "zero_to_fp32.py" in top else where.rpartition("/")[0] or ".."
+    states = [name for name in pieces if name.endswith("_model_states.pt")]
+    whole = len(states) == 1 and states[0].rpartition("/")[2].startswith("mp_rank_00")  # stages 1 and 2 of ZeRO
+    or_else = f"; in {states[0]} they lie whole, in the dtype of the training: name that file" if whole else ""
     return CheckpointError(
         "the weights are in DeepSpeed's own form",
         where=Where(where),
         why=f"training left them {place}",
-        hint=f"run `python {script} . merged` in {folder}, and name the folder merged",
+        hint=f"run `python {script} . merged` in {folder}, and name the folder merged{or_else}",
     )
 
 

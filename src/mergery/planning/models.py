@@ -48,6 +48,7 @@ def stored_views(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings
         if name in adapters or not check_quantised(name, checkpoint, source.place, plain, findings):
             continue
         before = len(findings.problems)
+        findings.warnings += [f"{name}: {remark}" for remark in checkpoint.remarks]
         view: View | None = _stored(name, checkpoint, _architecture(checkpoint, known), recipe.drop)
         if not view.nodes:
             findings.fail(f"the model {name!r} has no tensors", where=source.place)

@@ -14,6 +14,7 @@ from mergery.graph.walking import looked_up
 from mergery.planning.nodes import NodeBuilder, target_of
 from mergery.planning.treatment import Treatments
 from mergery.views.beside import beside
+from mergery.views.buffers import buffers, without_buffers
 from mergery.views.heads import heads_alone, with_heads
 from mergery.views.respelling import respelled
 from mergery.views.vocabulary.comparing import Tokenizers, explain_shapes
@@ -34,11 +35,13 @@ def side_by_side(
     whole = with_heads(donor, views, merge.base, findings)
     if whole is not donor:
         donor, views = whole, {each: respelled(whole, view, findings) for each, view in stored.items()}
+    views = {each: without_buffers(donor, view, findings) for each, view in views.items()}
     alone = heads_alone(donor, views, merge.base)
     for owner in dict.fromkeys(alone.values()):
         names = [tensor for tensor, each in alone.items() if each == owner]
         findings.warnings.append(f"{owner} alone has {listed(names)}: copied, for {merge.base} has no such head")
-    fitted = {each: fit(donor, view, alone, merge.place, tokenizers, findings) for each, view in views.items()}
+    copied = {*alone, *buffers(donor.nodes, donor.architecture.names)}
+    fitted = {each: fit(donor, view, copied, merge.place, tokenizers, findings) for each, view in views.items()}
     if any(names is None for names in fitted.values()):
         return None
     nodes: dict[str, Node] = {}
@@ -48,7 +51,9 @@ def side_by_side(
     builder = NodeBuilder(treatments, merge.base, merge.models, config, findings)
     rows = zip(*(looked_up(donor.nodes, view) for view in available.values()), strict=True)
     for (tensor, own), row in zip(donor.nodes.items(), rows, strict=True):
-        if None in row:  # a head that one model alone has, or a part that a plain language model does not have
+        if (
+            None in row
+        ):  # a head that one model alone has, a buffer, or a part that a plain language model does not have
             nodes[tensor] = own
             continue
         inputs = dict(zip(available, cast("tuple[Node, ...]", row), strict=True))
@@ -60,16 +65,16 @@ def side_by_side(
 def fit(
     donor: View,
     view: View,
-    alone: Collection[str],
+    copied: Collection[str],
     place: Where | None,
     tokenizers: Tokenizers,
     findings: Findings,
 ) -> dict[str, str] | None:
-    """Check that a view has the donor's names and shapes, but for what one model has `alone`. Returns what is dropped, or None
-    with problems noted.
+    """Check that a view has the donor's names and shapes; it may lack what is `copied`. Returns what is dropped, or None with
+    problems noted.
     """
     same = donor.nodes.keys() == view.nodes.keys()
-    missing = [] if same else [tensor for tensor in donor.nodes if tensor not in view.nodes and tensor not in alone]
+    missing = [] if same else [tensor for tensor in donor.nodes if tensor not in view.nodes and tensor not in copied]
     extra = [] if same else [tensor for tensor in view.nodes if tensor not in donor.nodes]
     left_out = beside(donor, view, missing, extra, findings) if missing or extra else None
     if left_out is not None:

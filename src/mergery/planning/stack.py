@@ -16,8 +16,11 @@ from mergery.planning.nodes import NodeBuilder, target_of
 from mergery.planning.treatment import Treatments
 from mergery.recipe import Merge, Slice
 from mergery.recipe.values import Target
+from mergery.views.buffers import buffers
 from mergery.views.growth import grow
 from mergery.views.heads import standing_for, with_heads
+
+LEFT_OUT = "are buffers that not all models of a slice have alike: they are left out, and made anew on loading"
 
 
 def stacked(
@@ -106,6 +109,9 @@ class Stack:
                 continue
             names = {each: standing_for(self.views[each], tensor) for each in used}
             lacking = [each for each, name in names.items() if name is None]
+            if lacking and buffers([tensor], self.donor.architecture.names):
+                self.nodes[tensor] = own
+                continue
             if lacking:
                 why = f"{self.donor.name!r} has it"
                 self.findings.fail(f"{lacking[0]!r} lacks {tensor!r}", where=part.place, why=why)
@@ -120,6 +126,7 @@ class Stack:
         builder = self.builder(part, views[lead])
         for step in range(part.depth):
             templates = {each: shapes[each].get(start + step, {}) for each, (start, _) in part.models}
+            self.leave_out_buffers(templates)
             for each, names in templates.items():
                 gap = [rest for rest in templates[lead] if rest not in names]
                 gap += [rest for rest in names if rest not in templates[lead]]
@@ -137,6 +144,20 @@ class Stack:
                 names = {each: names[rest] for each, names in templates.items()}
                 target = Target(output, layer, parsed.roles, depth, False, tuple(names.items()), number=layer)
                 self.add(part, builder, names, target, views[lead].nodes[tensor])
+
+    def leave_out_buffers(self, templates: Mapping[str, dict[str, str]]) -> None:
+        """Leave buffers out that not all models of a slice have in one shape; a model makes them anew when it is loaded."""
+        found: dict[str, list[Node]] = {}
+        for each, names in templates.items():
+            view = self.views[each]
+            for tensor in buffers(names.values(), view.architecture.names):
+                rest = next(rest for rest, name in names.items() if name == tensor)
+                found.setdefault(rest, []).append(view.nodes[tensor])
+        for rest, nodes in found.items():
+            if len(nodes) < len(templates) or len({node.shape for node in nodes}) > 1:
+                self.findings.treat(LEFT_OUT, next(names[rest] for names in templates.values() if rest in names))
+                for names in templates.values():
+                    names.pop(rest, None)
 
     def builder(self, part: Slice, view: View) -> NodeBuilder:
         """What makes the nodes of a slice, whose tensors have the names and shapes of a view."""

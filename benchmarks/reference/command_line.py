@@ -11,14 +11,17 @@ from typing import Any
 from cyclopts import App
 
 from mergery.cli import app
+from mergery.cli.examples import EXAMPLES
 
 HEAD = """\
 # Command line
 
 Made by `python -m benchmarks.reference` from the program itself; do not edit. `mergery COMMAND --help` says the same.
 
-What a command needs stands before its options, without a name. Options can stand anywhere. Progress and warnings go to the
-standard error, results to the standard output; with `--json` both are for programs ([events](events.md)).
+What a command needs stands before its options, without a name. Options can stand anywhere. `mergery` alone says what can be
+done with what lies in the folder at hand, and `mergery --help` lists all commands. Progress and warnings go to the standard
+error, results to the standard output. With `--json` the standard output is for programs: events as lines, or one document
+([events](events.md)); what goes wrong is there too. `-q` prints nothing but errors, `-v` what happens inside, `-V` the version.
 
 | exit code | meaning |
 |--:|---|
@@ -69,15 +72,17 @@ def paragraphs(command: App) -> list[str]:
 
 def section(path: tuple[str, ...], command: App) -> str:
     """One command in Markdown."""
-    arguments = [
-        each for each in command.assemble_argument_collection(parse_docstring=True) if each.parameter.show is not False
-    ]
+    found = command.assemble_argument_collection(default_parameter=app.default_parameter, parse_docstring=True)
+    arguments = [each for each in found if each.parameter.show is not False]
     named = [each for each in arguments if each.names[0].startswith("-")]
     placed = [each for each in arguments if not each.names[0].startswith("-")]
     usage = " ".join([*path, *map(place, placed), *["[options]"] * bool(named)])
     lines = [f"## {' '.join(path)}", "", f"```text\n{usage}\n```", ""]
     for text in paragraphs(command):
         lines += [text, ""]
+    if rows := EXAMPLES.get(" ".join(path[1:])):
+        width = max(len(typed) for typed, _ in rows)
+        lines += ["```text", *(f"{typed:{width}}  # {meant}" for typed, meant in rows), "```", ""]
     if placed:
         lines += ["| argument | what it is |", "|---|---|"]
         lines += [f"| `{each.names[0]}` | {told(each)} |" for each in placed]

@@ -10,6 +10,7 @@ from mergery.errors import PlanError
 from mergery.planning.plan import Plan, make_plan
 from mergery.recipe import Recipe
 from mergery.report.files import side_files
+from mergery.report.telling import logged
 from mergery.run.events import Notify, Packed, ignore
 from mergery.run.merging import Result, merge_to_folder, merge_to_memory
 from mergery.run.workers import Options
@@ -52,9 +53,9 @@ def merge(
     planned = recipe if isinstance(recipe, Plan) else make_plan(recipe)
     try:
         if out is None:
-            return merge_to_memory(planned, options, on_event)
+            return merge_to_memory(planned, options, logged(on_event))
         return merge_to_folder(
-            planned, Path(out), side_files, options, on_event, replace=replace, restart=restart, ray=ray
+            planned, Path(out), side_files, options, logged(on_event), replace=replace, restart=restart, ray=ray
         )
     finally:
         planned.close()
@@ -74,7 +75,7 @@ def pack(
     """
     from mergery.run.packing import pack
 
-    return pack(recipe, Path(out), options, on_event)
+    return pack(recipe, Path(out), options, logged(on_event))
 
 
 def verify(folder: str | Path, *, sample: int = 0, on_event: Notify = ignore) -> list[str]:
@@ -84,7 +85,7 @@ def verify(folder: str | Path, *, sample: int = 0, on_event: Notify = ignore) ->
     """
     from mergery.run.verifying import verify
 
-    return verify(Path(folder), sample, on_event)
+    return verify(Path(folder), sample, logged(on_event))
 
 
 def inspect(path: Any, others: Sequence[Any] = ()) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def evaluate(
     options = options or EvaluationOptions()
     listed = running.read_tasks(tasks, options, harness, include)
     subject = open_subject(model, tokenizer=tokenizer, base=base, name=name)
-    return running.answer_all(subject, listed, options, results, on_event)
+    return running.answer_all(subject, listed, options, results, logged(on_event))
 
 
 def compare(

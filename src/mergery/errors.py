@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,14 @@ class MergeryError(Exception):
     def reworded(self, say: Callable[[str], str]) -> MergeryError:
         """The same error with its hint as `say` puts it, in the language of the file at hand."""
         return type(self)(self.what, where=self.where, why=self.why, hint=say(self.hint))
+
+    def plain(self) -> list[dict[str, Any]]:
+        """The error for other programs: one object for each problem, with what is known under `what`, `where`, `why`, `try`."""
+        where = None
+        if self.where:
+            where = {"file": self.where.file, "line": self.where.line, "column": self.where.column}
+        facts = {"what": self.what, "where": where, "why": self.why, "try": self.hint}
+        return [{name: fact for name, fact in facts.items() if fact}]
 
     def __str__(self) -> str:
         head = f"{self.where}: {self.what}" if self.where else self.what
@@ -87,6 +96,9 @@ class Problems(MergeryError):
 
     def reworded(self, say: Callable[[str], str]) -> MergeryError:
         return Problems(error.reworded(say) for error in self.errors)
+
+    def plain(self) -> list[dict[str, Any]]:
+        return [problem for error in self.errors for problem in error.plain()]
 
 
 def raise_all(errors: Sequence[MergeryError]) -> None:

@@ -70,7 +70,7 @@ def test_what_is_installed_is_a_command_that_merges(installed, tmp_path):
     environment["MERGERY_KERNELS"] = "readable"  # the same bytes, without compiling for half a minute
     where = run(sys.executable, "-c", "import mergery; print(mergery.__file__)", cwd=tmp_path, env=environment)
     assert Path(where.strip()) == installed / "mergery" / "__init__.py"
-    assert run(command, "--version", cwd=tmp_path, env=environment).strip() == mergery.__version__
+    assert run(command, "--version", cwd=tmp_path, env=environment).strip() == f"mergery {mergery.__version__}"
     for name, value in (("a", 1.0), ("b", 2.0)):
         save_file({"weight": np.full((2, 3), value, np.float32)}, tmp_path / f"{name}.safetensors")
     recipe = {"models": {name: f"./{name}.safetensors" for name in "ab"}, "merge": {"method": "linear"}}

@@ -3,36 +3,59 @@
 from __future__ import annotations
 
 import gc
+import json
 import signal
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
+from mergery.cli.common import HELP, MACHINE, MEASURING, MERGING, OPTIONS, RECIPES
+from mergery.cli.examples import DOCS, EXAMPLES, OPTIONAL, epilogue
 from mergery.errors import MergeryError
 from mergery.version import __version__
+
+
+def shown_default(value: Any) -> str | None:
+    """A default in the help; nothing where it means that nothing is said."""
+    return None if value is None or value is False or value in ((), "") else str(value)
+
 
 app = App(
     name="mergery",
     help="Mergery merges several trained models into one.",
-    version=__version__,
-    version_flags=["--version"],
+    help_epilogue=f"`mergery` alone says what can be done here. Documentation: {DOCS}/index.md",
+    version=f"mergery {__version__}",
+    version_flags=["--version", "-V"],
     help_format="plaintext",
+    default_parameter=Parameter(negative=(), show_default=shown_default),
+    group_parameters=OPTIONS,
+    group_commands=HELP,
 )
-for name, command, summary in (
-    ("merge", "merge:merge", "Merge models as a recipe says, and write the model folder."),
-    ("plan", "plan:plan", "Show what a merge would do, from headers alone."),
-    ("methods", "methods:methods", "List the merging methods, or describe one."),
-    ("pack", "pack:pack", "Keep the models that a method serves by task, in less space than each on its own."),
-    ("inspect", "inspect:inspect", "Show what a model is, and what may be merged with it."),
-    ("verify", "verify:verify", "Check a merged model against its lock."),
-    ("evaluate", "evaluate:evaluate", "Score a model on tasks."),
-    ("compare", "compare:compare", "Compare models on the same tasks, and say what is noise."),
-    ("import", "import_:import_", "Print the native recipe that gives what a mergekit file gives."),
-    ("schema", "schema:schema", "Print the JSON schema of recipes, for editors."),
-    ("vocabulary", "vocabulary:app", "Give a model another tokenizer."),
-):
-    app.command(f"mergery.cli.{command}", name=name, help=summary)
+COMMANDS = {
+    MERGING: {
+        "merge": "merge:merge",
+        "plan": "plan:plan",
+        "methods": "methods:methods",
+        "inspect": "inspect:inspect",
+        "verify": "verify:verify",
+        "pack": "pack:pack",
+        "vocabulary": "vocabulary:app",
+    },
+    MEASURING: {"evaluate": "evaluate:evaluate", "compare": "compare:compare"},
+    RECIPES: {"import": "import_:import_", "schema": "schema:schema"},
+    MACHINE: {"doctor": "doctor:doctor", "completion": "completion:completion"},
+}
+"""All commands by what they are for: the file and the function of each."""
+
+for group, members in COMMANDS.items():
+    for place, (name, home) in enumerate(members.items()):
+        told: dict[str, Any] = (
+            {"group": group, "sort_key": place, "help_epilogue": epilogue(name)} if name in EXAMPLES else {}
+        )
+        if name in OPTIONAL:
+            told["usage"] = f"Usage: mergery {name} {OPTIONAL[name]} [OPTIONS]"
+        app.command(f"mergery.cli.{home}", name=name, **told)
 
 
 class Stopped(BaseException):
@@ -56,23 +79,51 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Mistakes of the user exit with code 2 and one clear message."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] in (["--help"], ["-h"], ["help"]):
+        words = [*words[1:], "--help"] if words[0] == "help" else words
+        load_all()  # the list of commands says what each does
     try:
-        app(arguments, exit_on_error=False, print_error=False)
+        if not words:
+            from mergery.cli.next_steps import next_steps
+
+            return next_steps()
+        app(words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        fail(str(error))
+        from mergery.cli.usage import usage_error
+
+        fail(usage_error(error, app), words)
     except MergeryError as error:
-        fail(str(error))
+        fail(error, words)
     except BrokenPipeError:
         sys.exit(1)
     except Stopped as stop:
-        print(f"mergery: {stop.args[0]}; run the same command again to go on", file=sys.stderr)
+        hint = "run the same command again to go on"
+        print(f"mergery: {stop.args[0]}; {hint}", file=sys.stderr)
+        tell_program([{"what": stop.args[0], "try": hint}], words)
         sys.exit(stop.args[1])
     except OSError as error:
-        fail(f"{error.filename or 'the system'}: {error.strerror or error}")
+        fail(MergeryError(f"{error.filename or 'the system'}: {error.strerror or error}"), words)
 
 
-def fail(message: str) -> NoReturn:
-    """Print what is wrong and exit with code 2."""
+def load_all() -> None:
+    """Load every command."""
+    for name in app:
+        app[name]
+
+
+def fail(error: MergeryError, words: list[str]) -> NoReturn:
+    """Say what is wrong, on the standard error and, with --json, on the standard output, and exit with code 2."""
+    message = str(error)
     for line in message.splitlines() or [message]:
         print(line if line.startswith("  ") else f"mergery: {line}", file=sys.stderr)
+    tell_program(error.plain(), words)
     sys.exit(2)
+
+
+def tell_program(problems: list[dict[str, Any]], words: list[str]) -> None:
+    """What went wrong as one line of JSON, where the user has asked for JSON."""
+    if "--json" in words:
+        from mergery.run.events import Failed
+
+        print(json.dumps(Failed(problems).plain()), flush=True)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, TextIO, TypeVar, cast
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,6 +19,11 @@ if TYPE_CHECKING:
 
     from mergery.recipe import Recipe
     from mergery.run.workers import Options
+
+MERGING, MEASURING, RECIPES, MACHINE = (
+    Group(title, sort_key=place) for place, title in enumerate(("Merging", "Measuring", "Recipes", "This machine"))
+)
+OPTIONS, HELP = Group("Options"), Group("Help", sort_key=9)
 
 Threads = Annotated[int, Parameter(help="Worker threads; 0 takes one for each core.")]
 DeviceName = Annotated[
@@ -29,35 +37,70 @@ Chunk = Annotated[str, Parameter(help="Elements that are computed at once, a mul
 Only = Annotated[
     tuple[str, ...],
     Parameter(
-        negative="",
         help="A part of the model, to try a recipe: layers.0-1, a role such as embed, or a pattern of names. It may be given "
         "several times. The folder is a fragment, whose layers are counted from 0.",
     ),
 ]
-RecipeFile = Annotated[Path, Parameter(allow_leading_hyphen=True)]
+
+
+def no_option(kind: Any, value: Path) -> None:
+    """A recipe may be called `-`, standard input; what else begins so is an option that is not known."""
+    if str(value).startswith("-") and str(value) != "-":
+        raise ValueError(str(value))
+
+
+RecipeFile = Annotated[Path, Parameter(allow_leading_hyphen=True, validator=no_option)]
 Set = Annotated[
     tuple[str, ...],
     Parameter(
         name="set",
-        negative="",
         help="Change a value of the recipe, KEY=VALUE: keys with dots between them, and YAML, such as merge.t=0.3. "
         "It may be given several times.",
     ),
 ]
 Allow = Annotated[
     tuple[str, ...],
-    Parameter(negative="", help="A difference between the configs that is accepted on purpose, such as rope_theta."),
+    Parameter(help="A difference between the configs that is accepted on purpose, such as rope_theta."),
 ]
 Drop = Annotated[
     tuple[str, ...],
-    Parameter(negative="", help="Tensors that are left out on purpose: a pattern of names, such as '*.inv_freq'."),
+    Parameter(help="Tensors that are left out on purpose: a pattern of names, such as '*.inv_freq'."),
 ]
-Replace = Annotated[bool, Parameter(negative="")]
-Restart = Annotated[
-    bool, Parameter(negative="", help="Throw away what an interrupted run has left for OUT, and begin anew.")
-]
-Json = Annotated[bool, Parameter(negative="", help="Print JSON, one event a line, for other programs.")]
-Quiet = Annotated[bool, Parameter(negative="", help="Print nothing but errors.")]
+Restart = Annotated[bool, Parameter(help="Throw away what an interrupted run has left for OUT, and begin anew.")]
+DryRun = Annotated[bool, Parameter(help="Only say what would be done: nothing is written.")]
+Json = Annotated[bool, Parameter(help="Print JSON for other programs, one event a line; errors too.")]
+Document = Annotated[bool, Parameter(name="--json", help="Print JSON for other programs, one document; errors too.")]
+Quiet = Annotated[bool, Parameter(name=("--quiet", "-q"), help="Print nothing but errors.")]
+Verbose = Annotated[bool, Parameter(name=("--verbose", "-v"), help="Also print what happens inside, with the time.")]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def flowing(command: Command) -> Command:
+    """A command whose docstring has one line for each paragraph: its help is as wide as the terminal."""
+    command.__doc__ = flowed(inspect.getdoc(command) or "")
+    return command
+
+
+def flowed(text: str) -> str:
+    """A text with one line for each paragraph; what is indented, as formulas are, stays as it is."""
+    blocks = re.split(r"\n\s*\n", text)
+    return "\n\n".join(each if each.startswith(" ") else _flowed_block(each) for each in blocks)
+
+
+def _flowed_block(block: str) -> str:
+    return _settings(block) if "\n---" in block else " ".join(block.split())
+
+
+def _settings(block: str) -> str:
+    """The part of a docstring that says what each setting is, one line for each."""
+    lines: list[str] = []
+    for line in block.splitlines():
+        if line.startswith("    ") and lines[-1].startswith("    "):
+            lines[-1] += f" {line.strip()}"
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def read_recipe(
@@ -77,7 +120,7 @@ def run_options(threads: int, chunk: str, device: str = "cpu") -> Options:
     from mergery.run.workers import Options
 
     if threads < 0:
-        raise RecipeError(f"--threads is {threads}", why="it must be 0 or more")
+        raise RecipeError(f"--threads is {threads}", why="it must be 0 or more", hint="leave it out for one a core")
     text = chunk.removesuffix("Ki").removesuffix("Mi")
     scale = 1024 if chunk.endswith("Ki") else 1024**2 if chunk.endswith("Mi") else 1
     size = int(text) * scale if text.isdigit() else 0
@@ -95,11 +138,28 @@ def print_json(data: Any) -> None:
     print(json.dumps(data, indent=2, default=str))
 
 
+class Trimmed:
+    """A stream without the spaces with which tables fill their lines."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        return self.stream.write(re.sub(r" +(?=\n)", "", text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 def console(width: int = 120) -> Console:
-    """Standard output, as wide as the terminal, or so many characters where there is none."""
+    """Standard output: as wide as the terminal; elsewhere as wide as COLUMNS says, else `width`."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else width, highlight=False, markup=False)
+    if sys.stdout.isatty():
+        return Console(highlight=False, markup=False)
+    columns = os.environ.get("COLUMNS", "")
+    wide = int(columns) if columns.isdigit() and int(columns) else width
+    return Console(file=cast(IO[str], Trimmed(sys.stdout)), width=wide, highlight=False, markup=False)
 
 
 def table(*columns: str, **options: Any) -> Table:

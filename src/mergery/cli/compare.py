@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
-
-from mergery.cli.common import Json, console, table, wait_without_spinning
+from mergery.cli.common import Json, Quiet, Verbose, console, flowing, table, wait_without_spinning
 from mergery.cli.evaluate import Batch, Several, Split, Tasks, TorchThreads, read_tasks
 
 if TYPE_CHECKING:
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
 SHOWN = 8  # items named in a table
 
 
+@flowing
 def compare(
     *models: Path,
     tasks: Tasks = (),
@@ -28,11 +27,13 @@ def compare(
     resamples: int = 10_000,
     plot: Path | None = None,
     base: Path | None = None,
-    chat: Annotated[bool, Parameter(negative="")] = False,
+    chat: bool = False,
     batch: Batch = 32,
     threads: TorchThreads = 0,
     results: Path = Path("results"),
     json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Compare models on the same items: intervals, tests, what each alone solves, and what is noise.
 
@@ -41,6 +42,8 @@ def compare(
 
     Parameters
     ----------
+    models
+        Models, recipes, or results that `mergery evaluate` kept.
     tasks
         Task files, for models that are yet to be evaluated.
     parents
@@ -77,7 +80,7 @@ def compare(
     # Parents that are no models of the list are added to it; a parent may also be told by its name alone.
     added = [parent for parent in parents if parent not in models and parent.exists()]
     found: dict[Path, Evaluation] = {}
-    with reporter(json=json) as report:
+    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
         for model in dict.fromkeys([*added, *models]):
             if model.name.endswith(SUFFIX) or (model.is_dir() and any(model.glob(f"*{SUFFIX}"))):
                 found[model] = read_results(model)
@@ -92,7 +95,7 @@ def compare(
         report.event(Compared(**comparison.plain()))
     if plot is not None:
         draw(comparison, plot)
-    if json:
+    if json or quiet:
         return
     show_comparison(comparison)
     if plot is not None:

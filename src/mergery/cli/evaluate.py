@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from mergery.cli.common import Json, Quiet, console, table, wait_without_spinning
+from mergery.cli.common import Json, Quiet, Verbose, console, flowing, table, wait_without_spinning
 
 if TYPE_CHECKING:
     from mergery.evaluation import Evaluation, Task
 
-Several = Parameter(consume_multiple=True, negative="")
+Several = Parameter(consume_multiple=True)
 Tasks = Annotated[tuple[Path, ...], Several]
 Batch = Annotated[int, Parameter(help="Rows at once. It changes the speed, not the scores.")]
 TorchThreads = Annotated[int, Parameter(help="Threads of torch; 0 takes one for each core.")]
 Split = Literal["search", "validation", "report"]
 
 
+@flowing
 def evaluate(
     model: Path,
     /,
@@ -28,7 +29,7 @@ def evaluate(
     include: Path | None = None,
     base: Path | None = None,
     tokenizer: Path | None = None,
-    chat: Annotated[bool, Parameter(negative="")] = False,
+    chat: bool = False,
     split: Split | None = None,
     seed: int = 0,
     batch: Batch = 32,
@@ -39,6 +40,7 @@ def evaluate(
     results: Path = Path("results"),
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Score MODEL on tasks, item by item.
 
@@ -47,6 +49,8 @@ def evaluate(
 
     Parameters
     ----------
+    model
+        A model folder, an adapter's folder, or a recipe.
     tasks
         Task files: JSON objects, one a line (see docs/evaluation.md).
     harness
@@ -61,6 +65,8 @@ def evaluate(
         Put prompts through the tokenizer's chat template.
     split
         Score one part of every task only: search, validation or report. Each item's part is told by its content and --seed.
+    seed
+        Of the parts of a task.
     dtype
         Of the weights in memory.
     longest
@@ -76,7 +82,7 @@ def evaluate(
     from mergery.evaluation import EvaluationOptions
 
     options = EvaluationOptions(batch, chat, dtype, longest, threads, device)
-    with reporter(json=json, quiet=quiet) as report:
+    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
         found = api.evaluate(
             model, read_tasks(tasks, split, seed), options=options, results=results, on_event=report.event,
             harness=harness, include=include, base=base, tokenizer=tokenizer,

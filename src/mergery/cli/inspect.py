@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mergery.cli.common import Json, console, print_json, table
+from mergery.cli.common import Document, console, flowing, print_json, table
 
 
-def inspect(checkpoint: str, /, *others: str, json: Json = False) -> None:
+@flowing
+def inspect(checkpoint: str, /, *others: str, json: Document = False) -> None:
     """Show what a model is and, with OTHERS, what may be merged with it and why not. Reads headers only.
 
     Parameters

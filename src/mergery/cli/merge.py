@@ -11,14 +11,16 @@ from mergery.cli.common import (
     Chunk,
     DeviceName,
     Drop,
+    DryRun,
     Json,
     Only,
     Quiet,
     RecipeFile,
-    Replace,
     Restart,
     Set,
     Threads,
+    Verbose,
+    flowing,
     read_recipe,
     run_options,
 )
@@ -28,23 +30,26 @@ if TYPE_CHECKING:
     from mergery.run.workers import Options
 
 
+@flowing
 def merge(
     recipe: RecipeFile,
     out: Path,
     /,
     *,
-    threads: Threads = 0,
-    chunk: Chunk = CHUNK,
-    device: DeviceName = "cpu",
+    dry_run: DryRun = False,
     values: Set = (),
     allow: Allow = (),
     drop: Drop = (),
     only: Only = (),
-    replace: Replace = False,
+    replace: bool = False,
     restart: Restart = False,
+    threads: Threads = 0,
+    chunk: Chunk = CHUNK,
+    device: DeviceName = "cpu",
     ray: str | None = None,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Merge models as RECIPE says and write the model folder OUT.
 
@@ -54,10 +59,9 @@ def merge(
     Parameters
     ----------
     recipe
-        A YAML file; - is standard input.
+        A YAML file: a Mergery recipe or a mergekit file; - is standard input.
     out
-        The folder to write. It must not exist, or be empty, or hold what an interrupted run of the same command left: then
-        the merge goes on from there, with the same bytes in the end.
+        The folder to write. It must not exist, or be empty, or hold what an interrupted run of the same command left.
     replace
         Exchange the model that stands in OUT for the new one, once that is complete.
     ray
@@ -68,7 +72,20 @@ def merge(
 
     options = run_options(threads, chunk, device)
     plan = api.plan(read_recipe(recipe, values, allow, drop), only=only)
-    carry_out(plan, out, options, json=json, quiet=quiet, replace=replace, restart=restart, ray=ray)
+    if dry_run:
+        say_beforehand(plan, out, options, json=json, replace=replace, restart=restart)
+    else:
+        carry_out(
+            plan, out, options, json=json, quiet=quiet, verbose=verbose, replace=replace, restart=restart, ray=ray
+        )
+
+
+def say_beforehand(plan: Plan, out: Path, options: Options, *, json: bool, replace: bool, restart: bool) -> None:
+    """Print what a merge into `out` would do, and close the plan. Raises PlanError where it would be refused."""
+    from mergery.cli.plan import show
+    from mergery.run.output import outlook, place_of
+
+    show(plan, options, json=json, output=outlook(plan, place_of(out), replace=replace, restart=restart))
 
 
 def carry_out(
@@ -78,6 +95,7 @@ def carry_out(
     *,
     json: bool,
     quiet: bool,
+    verbose: bool,
     replace: bool,
     restart: bool,
     ray: str | None = None,
@@ -86,5 +104,5 @@ def carry_out(
     from mergery import api
     from mergery.cli.progress import reporter
 
-    with reporter(json=json, quiet=quiet) as report:
+    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
         api.merge(plan, out, options=options, on_event=report.event, replace=replace, restart=restart, ray=ray)

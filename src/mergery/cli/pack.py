@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mergery.cli.common import CHUNK, Chunk, Json, RecipeFile, Threads, run_options
+from mergery.cli.common import CHUNK, Chunk, Json, Quiet, RecipeFile, Threads, Verbose, flowing, run_options
 
 
-def pack(recipe: RecipeFile, out: Path, /, *, threads: Threads = 0, chunk: Chunk = CHUNK, json: Json = False) -> None:
+@flowing
+def pack(
+    recipe: RecipeFile,
+    out: Path,
+    /,
+    *,
+    threads: Threads = 0,
+    chunk: Chunk = CHUNK,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
     """Keep all models that the method of RECIPE serves, by task, in the folder OUT.
 
     For tall_mask, emr, onebit and other methods that serve one task at a time. OUT refers to the base, which must stay where
@@ -24,9 +35,9 @@ def pack(recipe: RecipeFile, out: Path, /, *, threads: Threads = 0, chunk: Chunk
     from mergery.cli.progress import reporter
     from mergery.errors import size
 
-    with reporter(json=json) as report:
+    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
         packed = api.pack(recipe, out, options=run_options(threads, chunk), on_event=report.event)
-    if not json:
+    if not json and not quiet:
         sizes = size(packed.bytes_packed), size(packed.bytes_apart)
         print(
             f"{out} serves {', '.join(packed.tasks)} in {sizes[0]} beside the base; apart, they would take {sizes[1]}"

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any
 
 from mergery.cli.common import (
     CHUNK,
     Allow,
     DeviceName,
+    Document,
     Drop,
-    Json,
     Only,
     RecipeFile,
     Set,
     Threads,
     console,
+    flowing,
     print_json,
     read_recipe,
     run_options,
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 MOST = 40  # treatments shown
 
 
+@flowing
 def plan(
     recipe: RecipeFile,
     out: Path | None = None,
@@ -42,8 +42,8 @@ def plan(
     allow: Allow = (),
     drop: Drop = (),
     only: Only = (),
-    graph: Annotated[str, Parameter(name="graph")] = "",
-    json: Json = False,
+    graph: str = "",
+    json: Document = False,
 ) -> None:
     """Show what merging RECIPE would do, from headers alone, without writing anything.
 
@@ -59,23 +59,23 @@ def plan(
         Show how this tensor of the output comes to be, node by node, and nothing else; a pattern shows several.
     """
     from mergery import api
-    from mergery.run.output import check_output, place_of
+    from mergery.run.output import outlook, place_of
 
     options = run_options(threads, CHUNK, device)
     planned = api.plan(read_recipe(recipe, values, allow, drop), only=only)
-    if out is not None:
-        check_output(planned, place_of(out))
+    output = outlook(planned, place_of(out)) if out is not None else ""
     if graph:
         show_graph(planned, graph, json=json)
     else:
-        show(planned, options, json=json)
+        show(planned, options, json=json, output=output)
 
 
-def show(plan: Plan, options: Options, *, json: bool) -> None:
-    """Print what a plan would do, and close it."""
+def show(plan: Plan, options: Options, *, json: bool, output: str = "") -> None:
+    """Print what a plan would do, and close it. `output` says what would become of the output folder."""
     from mergery.report.explain import explain
 
     facts = explain(plan, options)
+    facts |= {"folder": output} if output else {}
     plan.close()
     if json:
         print_json(facts)
@@ -98,7 +98,7 @@ def show_graph(plan: Plan, names: str, *, json: bool) -> None:
 def show_facts(facts: dict[str, Any]) -> None:
     """Print a plan for a person."""
     from mergery.errors import size
-    from mergery.report.words import several, vocabulary_line
+    from mergery.report.words import about, several, vocabulary_line
 
     out = console()
     models = table("model", "source", "revision", "tensors")
@@ -108,7 +108,7 @@ def show_facts(facts: dict[str, Any]) -> None:
     out.print()
     parts = table("tensors", "layers", "roles", "what they get")
     for part in facts["parts"][:MOST]:
-        time = f", about {part['seconds']:.0f} s" if part["seconds"] >= 1 else ""
+        time = f", {about(part['seconds'])}" if part["seconds"] >= 1 else ""
         what = f"{part['what']}: {part['route']}{time}" if "route" in part else part["what"]
         parts.add_row(str(part["tensors"]), part["layers"] or "-", ", ".join(part["roles"]), what)
     out.print(parts)
@@ -126,7 +126,8 @@ def show_facts(facts: dict[str, Any]) -> None:
         ("writes", size(facts["bytes_out"])),
         ("peak memory", f"about {size(facts['peak_memory'])}"),
         *([("on each GPU", f"about {size(facts['device_memory'])}")] if facts["device_memory"] else []),
-        ("time", f"about {facts['seconds']:.0f} s" if facts["seconds"] >= 1 else "about a second"),
+        ("time", about(facts["seconds"])),
+        *([("folder", facts["folder"])] if "folder" in facts else []),
     ]
     for name, text in lines:
         out.print(f"{name:15}", style="bold", end="")

@@ -7,14 +7,34 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from mergery.cli.common import CHUNK, Json, Quiet, Replace, Restart, Threads, run_options
-from mergery.cli.merge import carry_out
-from mergery.cli.plan import show
+from mergery.cli.common import (
+    CHUNK,
+    MERGING,
+    OPTIONS,
+    DryRun,
+    Json,
+    Quiet,
+    Restart,
+    Threads,
+    Verbose,
+    flowing,
+    run_options,
+)
+from mergery.cli.examples import epilogue
+from mergery.cli.merge import carry_out, say_beforehand
 
-app = App(name="vocabulary", help="Tokens and tokenizers of models.", help_format="plaintext")
+app = App(
+    name="vocabulary",
+    help="Tokens and tokenizers of models.",
+    help_format="plaintext",
+    group=MERGING,
+    sort_key=9,
+    group_parameters=OPTIONS,
+)
 
 
-@app.command
+@app.command(help_epilogue=epilogue("vocabulary transplant"))
+@flowing
 def transplant(
     model: str,
     out: Path,
@@ -25,12 +45,13 @@ def transplant(
     neighbours: Annotated[int, Parameter(name=("--neighbours", "-k"))] = 64,
     dtype: str | None = None,
     seed: int = 0,
-    replace: Replace = False,
+    dry_run: DryRun = False,
+    replace: bool = False,
     restart: Restart = False,
-    plan: Annotated[bool, Parameter(negative="")] = False,
     threads: Threads = 0,
     json: Json = False,
     quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Give MODEL the tokenizer of another one, and write the model folder OUT.
 
@@ -58,8 +79,6 @@ def transplant(
         Of random rows.
     replace
         Exchange the model that stands in OUT for the new one, once that is complete.
-    plan
-        Only show what would be done.
     """
     from mergery import api
     from mergery.recipe.transplanting import transplant_recipe
@@ -67,7 +86,7 @@ def transplant(
     options = run_options(threads, CHUNK)
     recipe = transplant_recipe(model, donor, fill=fill, neighbours=neighbours, dtype=dtype, seed=seed)
     planned = api.plan(recipe)
-    if plan:
-        show(planned, options, json=json)
+    if dry_run:
+        say_beforehand(planned, out, options, json=json, replace=replace, restart=restart)
     else:
-        carry_out(planned, out, options, json=json, quiet=quiet, replace=replace, restart=restart)
+        carry_out(planned, out, options, json=json, quiet=quiet, verbose=verbose, replace=replace, restart=restart)

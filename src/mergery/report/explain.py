@@ -12,7 +12,7 @@ from mergery.graph.nodes import Computed, Gathered, Merged, Node, Stored
 from mergery.graph.walking import is_computed, leaves
 from mergery.planning.plan import Plan, no_collections
 from mergery.report.tokens import chat_sample
-from mergery.run.estimate import MATRIX_RATE, device_memory, merged_of, peak_memory, seconds
+from mergery.run.estimate import MATRIX_RATE, device_memory, machine_warnings, merged_of, peak_memory, seconds
 from mergery.run.workers import Options
 
 
@@ -47,7 +47,7 @@ def explain(plan: Plan, options: Options = Options()) -> dict[str, Any]:
         "devices": [device.name for device in options.devices],
         "device_memory": device_memory(plan, options),
         "seconds": round(seconds(plan, options), 1),
-        "warnings": list(plan.warnings),
+        "warnings": [*plan.warnings, *machine_warnings(plan, options)],
         "digest": plan.digest,
     }
 

@@ -13,6 +13,24 @@ def count(number: int) -> str:
     return str(number)
 
 
+def duration(seconds: float) -> str:
+    """`0.8 s`, `40 s`, `6 min`, `3 h 20 min`, `13 days`."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes and hours < 10 else f"{round(hours + minutes / 60)} h"
+    return f"{round(hours / 24)} days"
+
+
+def about(seconds: float) -> str:
+    """An estimate of time: `about a second`, `about 6 min`."""
+    return "about a second" if seconds < 1.5 else f"about {duration(max(2, round(seconds)))}".replace(".0 s", " s")
+
+
 def several(number: int, what: str) -> str:
     """`1 file`, `3 files`."""
     return f"{number} {what}{'s' if number != 1 else ''}"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from mergery.engine import Merging, Shared, Workspace, evaluator
 from mergery.engine.ranks import BUCKETS, NARROW
+from mergery.errors import size
 from mergery.graph.nodes import Gathered, Merged, Node
 from mergery.graph.walking import is_computed, leaves
+from mergery.kernels import choice
 from mergery.kernels.devices import CPU
 from mergery.kernels.ranks import WIDTH
 from mergery.planning.plan import Plan
@@ -22,6 +26,9 @@ KERNEL_RATE = 1.5e9  # of inputs, a worker
 TORCH_RATE = 0.15e9
 MATRIX_RATE = 1.6e10  # operations in float64 a second, a worker
 GPU_RATE = 6.0e9  # of inputs, a GPU, whatever the method: the bus is the limit
+
+READABLE_RATE = KERNEL_RATE / 8  # the same where numba is missing
+GPUS = Path("/proc/driver/nvidia/gpus")  # one entry for each
 
 INTERPRETER = 45 << 20  # bytes, with numpy and Mergery loaded
 KERNELS = 96 << 20  # bytes, with the compiled kernels loaded as well
@@ -79,6 +86,32 @@ def merged_of(node: Node) -> list[Merged]:
     return [node] if isinstance(node, Merged) else []
 
 
+@cache
+def machine_memory() -> int:
+    """Bytes of memory that this machine has, or that the container may take."""
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            whole = min(whole, int(Path(limit).read_text()))
+        except (OSError, ValueError):  # there is none, or it says `max`
+            continue
+    return whole
+
+
+def machine_warnings(plan: Plan, options: Options = Options()) -> list[str]:
+    """What of a run does not suit this machine: memory that it lacks, kernels that are not compiled."""
+    warnings: list[str] = []
+    need, have = peak_memory(plan, options), machine_memory()
+    if need > have:
+        one = peak_memory(plan, replace(options, threads=1))
+        more = f"; with --threads 1 it is {size(one)}" if one < need else ""
+        warnings.append(f"the merge takes about {size(need)} of memory, and this machine has {size(have)}{more}")
+    computes = any(is_computed(step.node) for step, *_ in plan.kinds)
+    if computes and choice() != "compiled":
+        warnings.append("the kernels are not compiled: most merges take about eight times as long; see mergery doctor")
+    return warnings
+
+
 def device_memory(plan: Plan, options: Options = Options()) -> int:
     """Bytes that the run is expected to take on each GPU; 0 on the processor."""
     device, shared = options.devices[0], Shared(chunk=options.chunk, stage=options.stage)
@@ -103,6 +136,7 @@ def seconds(plan: Plan, options: Options = Options()) -> float:
             if gpu:
                 work += passes * nbytes * options.workers / (len(options.devices) * GPU_RATE)
             else:
-                work += nbytes * (passes / KERNEL_RATE if node.method.gives != "tensor" else 3 / TORCH_RATE)
+                rate = KERNEL_RATE if choice() == "compiled" else READABLE_RATE
+                work += nbytes * (passes / rate if node.method.gives != "tensor" else 3 / TORCH_RATE)
     moving = plan.bytes_in / READ_RATE + plan.bytes_out / WRITE_RATE
     return 0.3 + max(moving, work / options.workers)

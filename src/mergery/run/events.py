@@ -33,6 +33,13 @@ def ignore(event: Event) -> None:
     """Listens to nothing."""
 
 
+@dataclass(frozen=True)
+class Failed(Event):
+    """The command was not carried out, or not to its end."""
+
+    problems: Sequence[Mapping[str, Any]]  # each with `what`, and with `where`, `why`, `try` as far as they are known
+
+
 # --- merging, packing, verifying ----------------------------------------------------------------------------------------
 
 

@@ -19,15 +19,28 @@ RESTART = "say --restart to begin anew"
 BESIDES = {"inputs", "device"}  # facts that are known before any work
 
 
-class Journal:
-    """An append-only file of finished steps under one plan's digest. Holds a lock while it is open."""
+def finished_tensors(folder: Path, digest: str) -> int:
+    """How many tensors of a plan an interrupted run has finished; nothing is changed. Raises PlanError as a run would."""
+    if not (folder / NAME).exists():
+        return 0
+    journal = Journal(folder, digest, look=True)
+    journal.close()
+    return len(journal.done)
 
-    def __init__(self, folder: Path, digest: str, *, restart: bool = False) -> None:
+
+class Journal:
+    """An append-only file of finished steps under one plan's digest. Holds a lock while it is open.
+
+    With `restart` it begins anew; with `look` it is only read.
+    """
+
+    def __init__(self, folder: Path, digest: str, *, restart: bool = False, look: bool = False) -> None:
         self.path = folder / NAME
         self.digest = digest
         self.done: dict[str, str] = {}
         self.facts: dict[str, Any] = {}
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        access = os.O_RDONLY if look else os.O_RDWR | os.O_CREAT
+        self._fd = os.open(self.path, access | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -38,12 +51,15 @@ class Journal:
         try:
             if restart:
                 os.ftruncate(self._fd, 0)
-            self._read()
+            kept = self._read()
+            if not look:
+                self._go_on(kept)
         except BaseException:
             self.close()
             raise
 
-    def _read(self) -> None:
+    def _read(self) -> int:
+        """Take in what an earlier run has finished. Returns how many bytes of the file are to be kept."""
         with open(self.path, "rb") as file:
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]  # a torn last line never happened
@@ -58,10 +74,14 @@ class Journal:
                     why="the recipe, an input or the version of Mergery has changed since it was started",
                     hint=f"{RESTART}, or finish that run with its own recipe",
                 )
-            whole, lines = b"", []
-        os.ftruncate(self._fd, len(whole))
+            return 0
+        return len(whole)
+
+    def _go_on(self, kept: int) -> None:
+        """Write behind the first `kept` bytes."""
+        os.ftruncate(self._fd, kept)
         os.lseek(self._fd, 0, os.SEEK_END)
-        if not lines:
+        if not kept:
             self._append([{"digest": self.digest}])
 
     @property

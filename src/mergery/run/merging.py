@@ -14,6 +14,7 @@ from mergery.errors import DataError, PlanError
 from mergery.kernels.devices import CPU
 from mergery.planning.plan import Plan
 from mergery.run import lock
+from mergery.run.estimate import machine_warnings
 from mergery.run.events import Downloading, Finished, Notify, Planned, ignore
 from mergery.run.output import check_output, place_of
 from mergery.run.sinks import FolderSink, MemorySink
@@ -38,7 +39,7 @@ class Result:
 
 def merge_to_memory(plan: Plan, options: Options, notify: Notify) -> dict[str, Tensor]:
     """The merged tensors by name. Raises MergeryError."""
-    prepare(plan, notify)
+    prepare(plan, notify, options)
     sink = MemorySink(plan)
     Run(plan, sink, options, notify).execute()
     return sink.tensors()
@@ -64,7 +65,7 @@ def merge_to_folder(
     if check_output(plan, out, replace=replace):
         notify(Finished(out, 0.0, already=True))
         return Result(out, plan, 0.0, 0, already=True)
-    prepare(plan, notify)
+    prepare(plan, notify, options)
     sink = FolderSink(plan, out, options.devices[0].kind, restart=restart)
     try:
         resumed = len(sink.done)
@@ -101,11 +102,11 @@ def make_run(plan: Plan, sink: FolderSink, options: Options, notify: Notify, ray
     return ClusterRun(plan, sink, options, notify, ray)
 
 
-def prepare(plan: Plan, notify: Notify) -> None:
+def prepare(plan: Plan, notify: Notify, options: Options) -> None:
     """Tell what is going to be merged, and download what is not here yet."""
     if notify is not ignore:
         facts = (said(plan), plan.digest, len(plan.steps), plan.bytes_in, plan.bytes_out)
-        notify(Planned(*facts, plan.notes, plan.warnings))
+        notify(Planned(*facts, plan.notes, [*plan.warnings, *machine_warnings(plan, options)]))
     for name, checkpoint in plan.checkpoints.items():
 
         def report(done: int, total: int, name: str = name) -> None:

@@ -65,6 +65,17 @@ def check_output(plan: Plan, out: Path, *, replace: bool = False) -> bool:
     return False
 
 
+def outlook(plan: Plan, out: Path, *, replace: bool = False, restart: bool = False) -> str:
+    """What a run would do about its output folder, in words. Raises PlanError where it would be refused."""
+    if check_output(plan, out, replace=replace):
+        return f"{out} is already there, made by the same plan: nothing is to be done"
+    held = out.exists() and any(out.iterdir())
+    words = f"{out} holds a model, which is exchanged at the end" if held else f"{out} is written"
+    partial = partial_folder(out)
+    done = 0 if restart else journal.finished_tensors(partial, plan.digest)
+    return f"{words}; {done} of {len(plan.steps)} tensors are done by an interrupted run" if done else words
+
+
 def check_inputs(plan: Plan, out: Path, *, replace: bool = False) -> None:
     """Refuse an output that lies in a model that is read, or that would be exchanged with one in it."""
     target, unfinished = out.resolve(), partial_folder(out).resolve()

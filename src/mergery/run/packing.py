@@ -48,7 +48,7 @@ def pack(recipe: Recipe | str | Path | Mapping[str, Any], folder: Path, options:
             raise PlanError(f"the output {str(folder)!r} is already there", hint="choose another folder")
         check_inputs(plan, folder)
         check_writable(folder)
-        prepare(plan, notify)
+        prepare(plan, notify, options)
         return _write(plan, method, folder, options, notify)
     finally:
         plan.close()

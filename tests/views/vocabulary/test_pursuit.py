@@ -161,7 +161,7 @@ def test_the_command(pair: Path, mergery: Mergery) -> None:
     assert mergery("verify", pair / "out", "--sample", 9).code == 0
     again = mergery("vocabulary", "transplant", pair / "model", pair / "out", "--from", pair / "donor", "-k", 8)
     assert (again.code, "already there" in again.err) == (0, True)
-    shown = mergery("vocabulary", "transplant", pair / "model", pair / "x", "--from", pair / "donor", "--plan")
+    shown = mergery("vocabulary", "transplant", pair / "model", pair / "x", "--from", pair / "donor", "--dry-run")
     assert "rows by matching pursuit in donor" in shown.out
     assert not (pair / "x").exists()
 

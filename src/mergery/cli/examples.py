@@ -1,0 +1,70 @@
+"""An example or two of every command, for its help and for the page of reference."""
+
+from __future__ import annotations
+
+DOCS = "https://github.com/mergery/mergery/blob/main/docs"
+
+EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
+    "merge": (
+        ("mergery merge recipe.yaml merged", "merge, and write the folder merged"),
+        ("mergery merge recipe.yaml merged --dry-run", "only say what would be done"),
+        ("mergery merge recipe.yaml merged --set merge.density=0.3", "with another value than the recipe's"),
+        ("mergery merge recipe.yaml part --only layers.0-1 --only embed", "try a recipe on two layers"),
+    ),
+    "plan": (
+        ("mergery plan recipe.yaml", "what each tensor gets, and what it costs"),
+        ("mergery plan recipe.yaml merged", "and whether the folder merged can be written"),
+        ("mergery plan recipe.yaml --graph model.norm.weight", "how one tensor comes to be"),
+    ),
+    "methods": (
+        ("mergery methods", "the methods to know first"),
+        ("mergery methods --all", "all of them, in groups"),
+        ("mergery methods ties", "what a method computes, its settings, an example"),
+    ),
+    "inspect": (
+        ("mergery inspect llama-math", "what a model is"),
+        ("mergery inspect llama-math org/llama-code", "and whether another can be merged with it"),
+    ),
+    "verify": (
+        ("mergery verify merged", "whether anything has changed since the merge"),
+        ("mergery verify merged --sample 20", "and whether 20 tensors come out the same again"),
+    ),
+    "evaluate": (
+        ("mergery evaluate merged --tasks questions.jsonl", "score a model"),
+        ("mergery evaluate recipe.yaml --tasks questions.jsonl", "score a merge without writing it"),
+    ),
+    "compare": (
+        (
+            "mergery compare merged llama-math llama-code --tasks questions.jsonl",
+            "evaluate, and compare with the first",
+        ),
+        ("mergery compare merged --parents llama-math llama-code --tasks questions.jsonl", "what the merge has lost"),
+    ),
+    "pack": (("mergery pack recipe.yaml packed", "keep the models of all tasks beside their base"),),
+    "vocabulary transplant": (
+        ("mergery vocabulary transplant llama-math out --from llama-code", "give a model another one's tokenizer"),
+    ),
+    "import": (("mergery import mergekit.yml > recipe.yaml", "a mergekit file as a recipe of Mergery's own"),),
+    "schema": (("mergery schema > recipe.schema.json", "for an editor that completes and checks recipes"),),
+    "doctor": (("mergery doctor", "what this machine has for merging, and what is missing"),),
+    "completion": (
+        ("source <(mergery completion bash)", "in ~/.bashrc"),
+        ("source <(mergery completion zsh)", "in ~/.zshrc, after compinit"),
+        ("mergery completion fish | source", "in ~/.config/fish/config.fish"),
+    ),
+}
+"""By command: what one types, and what it is for."""
+OPTIONAL = {
+    "plan": "RECIPE [OUT]",
+    "methods": "[NAME]",
+    "inspect": "CHECKPOINT [OTHERS...]",
+    "compare": "MODELS...",
+}
+"""What stands before the options of commands that can do without some of it."""
+
+
+def epilogue(command: str) -> str:
+    """What stands at the end of a command's help."""
+    rows = EXAMPLES[command]
+    lines = [line for typed, meant in rows for line in (f"  {typed}", f"      {meant}")]
+    return "\n".join(["Examples:", "", *lines, "", f"More: {DOCS}/command-line.md"])

@@ -1,6 +1,6 @@
 """Write the pages of reference, or say which of them are no longer what the program is.
 
-python -m benchmarks.reference            write docs/methods.md, command-line.md, python.md, and the lists in recipe.md
+python -m benchmarks.reference            write docs/methods.md, command-line.md, python.md, and the lists of other pages
 python -m benchmarks.reference --check    only say which differ
 """
 
@@ -21,6 +21,7 @@ PAGES: dict[str, Callable[[str], str]] = {  # of the page as it is, what it shou
     "command-line.md": lambda text: command_line.page(),
     "python.md": lambda text: library.page(),
     "recipe.md": recipes.filled,
+    "which-tensors.md": recipes.filled,
 }
 
 

@@ -1,4 +1,4 @@
-"""The lists in docs/recipe.md that the program knows: roles, parts of models, dtypes, facts of configs."""
+"""The lists in docs/recipe.md and docs/which-tensors.md that the program knows: roles, parts, dtypes, facts, treatments."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from mergery.architecture.sections import PARTS
 from mergery.checkpoints.tokenizer.chat_templates import named_templates
 from mergery.dtypes import OUTPUT_DTYPES
 from mergery.method import methods
+from mergery.method.catalogue import worked_on
 from mergery.recipe.values import ROLES
 
 
@@ -33,6 +34,7 @@ LISTS: dict[str, Callable[[], str]] = {
     "facts": lambda: listed(ALLOWABLE),
     "templates": lambda: listed(named_templates()),
     "presets": presets,
+    "treatments": lambda: worked_on().rstrip(),
 }
 
 

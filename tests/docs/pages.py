@@ -22,6 +22,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
+from mergery.recipe.reading import KEYS, load_recipe
 from tests.conftest import Outcome, make_llama
 
 ROOT = Path(__file__).parents[2]
@@ -143,16 +144,13 @@ def check_recipe(block: Block, home: Path, mergery: Run, where: str) -> None:
         outcome = mergery("plan", path)
         assert outcome.code == 0, (where, outcome.err)
         return
-    from mergery.recipe.reading import load_recipe
-
     load_recipe(completed(data))
 
 
 def completed(data: dict[str, Any]) -> dict[str, Any]:
     """A recipe around a part of one."""
-    top = {
-        key: data[key] for key in ("models", "output", "vocabulary", "seed", "drop", "allow", "rename") if key in data
-    }
+    top = {key: data[key] for key in KEYS if key in data}
+    top.pop("merge", None)
     own = {key: value for key, value in data.items() if key not in (*top, "merge")} | data.get("merge", {})
     models = {"models": top.get("models") or {name: f"./{name}" for name in ("base", "math", "code")}}
     based = {"base": "base"} if "base" in models["models"] else {}

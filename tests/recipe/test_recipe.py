@@ -46,6 +46,17 @@ def test_a_good_recipe_is_read_whole():
     assert load_recipe(yaml.safe_dump(recipe.plain())).plain() == recipe.plain()
 
 
+def test_renames_and_sets_of_tensors_are_part_of_a_recipe():
+    text = """models: {a: ./a, b: {path: ./b, rename: {"net.*": "model.*", "out": "lm_head"}}}
+merge: {method: linear}
+tensors: union
+"""
+    recipe = load_recipe(text)
+    assert recipe.tensors == "union"
+    assert recipe.models["b"].rename == {"net.*": "model.*", "out": "lm_head"}
+    assert load_recipe(yaml.safe_dump(recipe.plain())).plain() == recipe.plain()
+
+
 def test_models_default_to_all_but_the_base():
     recipe = load_recipe("models: {base: ./x, a: ./y, b: ./z}\nmerge: {method: ties, base: base}\n")
     assert recipe.merge.models == ("a", "b")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mergery.checkpoints.adapters import find_mark
 from mergery.checkpoints.base import Checkpoint, Contents, TensorInfo
 from mergery.checkpoints.config import Config
+from mergery.errors import CheckpointError, Where, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,6 +85,37 @@ class RenamedCheckpoint(Checkpoint):
         if name.startswith("_"):
             raise AttributeError(name)
         return getattr(self._inner, name)  # what only some checkpoints have, such as `hash_contents`
+
+
+def renamed(checkpoint: Checkpoint, rules: Mapping[str, str]) -> Checkpoint:
+    """The checkpoint with the names that the first rule that fits gives to each: `*` in a pattern stands for any text, and in
+    the new name for what stood there. Raises CheckpointError for a rule that fits nothing, and for two tensors of one name.
+    """
+    patterns = [(re.compile("(.*)".join(map(re.escape, old.split("*")))), new.split("*")) for old, new in rules.items()]
+    used: set[int] = set()
+    names: dict[str, str] = {}
+    for own in checkpoint.tensors:
+        name = own
+        for number, (pattern, pieces) in enumerate(patterns):
+            if match := pattern.fullmatch(own):
+                used.add(number)
+                name = "".join(text for pair in zip(pieces, (*match.groups(), ""), strict=True) for text in pair)
+                break
+        if name in names:
+            why = f"rename gives it to {names[name]!r} and {own!r}"
+            raise CheckpointError(f"two tensors would be called {name!r}", where=Where(checkpoint.label), why=why)
+        names[name] = own
+    for number, old in enumerate(rules):
+        if number not in used:
+            shadowed = any(patterns[number][0].fullmatch(own) for own in checkpoint.tensors)
+            why = "all that it fits, fit a rule before it" if shadowed else ""
+            hint = "" if shadowed else did_you_mean(old, checkpoint.tensors)
+            raise CheckpointError(
+                f"rename: {old!r} fits no tensor", where=Where(checkpoint.label), why=why, hint=hint or "leave it out"
+            )
+    count = sum(name != own for name, own in names.items())
+    such = next((f" (such as {own!r}, now {name!r})" for name, own in names.items() if name != own), "")
+    return RenamedCheckpoint(checkpoint, names, (f"{count} tensors are renamed by the recipe{such}",))
 
 
 def unwrapped(checkpoint: Checkpoint) -> Checkpoint:

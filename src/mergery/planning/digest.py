@@ -40,6 +40,13 @@ def digest_of(
         "inputs": {name: content_mark(checkpoint.fingerprint()) for name, checkpoint in checkpoints.items()},
         "files": [[shard.name, hashlib.sha256(shard.header).hexdigest()] for shard in layout.shards],
     }
+    renames = {
+        name: list(model.rename.items())
+        for name, model in recipe.models.items()
+        if isinstance(model, Source) and model.rename
+    }
+    if renames:
+        state["renames"] = renames
     if vocabulary is not None:
         state["vocabulary"] = vocabulary.digest()
     text = json.dumps(state, sort_keys=True, default=str)

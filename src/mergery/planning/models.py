@@ -138,7 +138,7 @@ class _Merges:
         if merge.stack or merge.growth:
             view = stacked(name, donor, views, treatments, findings)
         else:
-            view = side_by_side(name, donor, views, treatments, self.tokenizers, findings)
+            view = side_by_side(name, donor, views, treatments, self.recipe.tensors, self.tokenizers, findings)
         if view is not None:
             view = settled(view, findings)
             treatments.check(view.nodes, findings)

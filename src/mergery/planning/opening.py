@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mergery.checkpoints import Checkpoint, open_checkpoint
+from mergery.checkpoints.renamed import renamed
 from mergery.errors import MergeryError, raise_all
 from mergery.recipe import Recipe, Source
 
@@ -29,6 +30,8 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
                 relative_to=recipe.folder,
                 headers=headers,
             )
+            if model.rename:
+                opened[name] = renamed(opened[name], model.rename)
         except MergeryError as error:
             problems.append(error.at(model.place))
     if problems:

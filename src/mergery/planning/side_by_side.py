@@ -6,17 +6,19 @@ from collections.abc import Collection, Mapping
 from typing import cast
 
 from mergery.checkpoints.config import Config
-from mergery.errors import SHOWN, Where, did_you_mean, listed
+from mergery.errors import SHOWN, Where, listed
 from mergery.graph.findings import Findings
 from mergery.graph.nodes import Node
 from mergery.graph.view import View
 from mergery.graph.walking import looked_up
+from mergery.planning.hints import extra_hint, missing_hint
 from mergery.planning.nodes import NodeBuilder, target_of
 from mergery.planning.treatment import Treatments
 from mergery.views.beside import beside
 from mergery.views.buffers import buffers, without_buffers
 from mergery.views.heads import heads_alone, with_heads
 from mergery.views.respelling import respelled
+from mergery.views.sets import INTERSECTION, UNION, intersected, united
 from mergery.views.vocabulary.comparing import Tokenizers, explain_shapes
 from mergery.views.vocabulary.rows import token_tensors
 
@@ -26,10 +28,14 @@ def side_by_side(
     donor: View,
     views: Mapping[str, View],
     treatments: Treatments,
+    tensors: str | None,
     tokenizers: Tokenizers,
     findings: Findings,
 ) -> View | None:
-    """The view of a merge under the donor's names; None where the models do not fit together: problems are noted."""
+    """The view of a merge under the donor's names; None where the models do not fit together: problems are noted.
+
+    `tensors` is the recipe's word for those that not all models have.
+    """
     merge = treatments.own.merge
     views, stored = {each: respelled(donor, view, findings) for each, view in views.items()}, views
     whole = with_heads(donor, views, merge.base, findings)
@@ -40,7 +46,12 @@ def side_by_side(
     for owner in dict.fromkeys(alone.values()):
         names = [tensor for tensor, each in alone.items() if each == owner]
         findings.warnings.append(f"{owner} alone has {listed(names)}: copied, for {merge.base} has no such head")
-    copied = {*alone, *buffers(donor.nodes, donor.architecture.names)}
+    copied: set[str] = {*alone, *buffers(donor.nodes, donor.architecture.names)}
+    if tensors == INTERSECTION:
+        donor, views = intersected(donor, views)
+    elif tensors == UNION:
+        donor = united(donor, {each: views[each] for each in merge.names()}, findings)
+        copied = set(donor.nodes)
     fitted = {each: fit(donor, view, copied, merge.place, tokenizers, findings) for each, view in views.items()}
     if any(names is None for names in fitted.values()):
         return None
@@ -51,10 +62,8 @@ def side_by_side(
     builder = NodeBuilder(treatments, merge.base, merge.models, config, findings)
     rows = zip(*(looked_up(donor.nodes, view) for view in available.values()), strict=True)
     for (tensor, own), row in zip(donor.nodes.items(), rows, strict=True):
-        if (
-            None in row
-        ):  # a head that one model alone has, a buffer, or a part that a plain language model does not have
-            nodes[tensor] = own
+        if None in row:  # what may be lacking: a head that one model alone has, a buffer, a part; or all, by the recipe
+            nodes[tensor] = next((each for each in row if each is not None), own) if tensors == UNION else own
             continue
         inputs = dict(zip(available, cast("tuple[Node, ...]", row), strict=True))
         nodes[tensor] = builder.node(target_of(tensor, architecture.names[tensor]), inputs, own)
@@ -92,10 +101,10 @@ def fit(
             f"{view.name!r} lacks {listed(missing)}",
             where=place,
             why=f"{donor.name!r} has it",
-            hint=_nearest(missing[0], extra),
+            hint=missing_hint(missing, extra, view.nodes),
         )
     if extra:
-        hint = f"name it under 'drop' to leave it out: drop: [{extra[0]!r}]" if not missing else ""
+        hint = extra_hint(extra) if not missing else ""
         findings.fail(
             f"{view.name!r} has {listed(extra)}, which {donor.name!r} lacks",
             where=place,
@@ -128,8 +137,3 @@ def shape_problem(
         why=why,
         hint=hint,
     )
-
-
-def _nearest(missing: str, extra: list[str]) -> str:
-    hint = did_you_mean(missing, extra)
-    return hint if hint.startswith("did you mean") else "check that the files are complete"

@@ -20,13 +20,13 @@ from mergery.recipe.changes import Changes
 from mergery.recipe.document import Document, read_documents, read_file, read_stream
 from mergery.recipe.merge import read_merge
 from mergery.recipe.reader import RecipeReader
-from mergery.recipe.recipe import DEFAULT_SHARD, Merge, Output, Recipe, Source
+from mergery.recipe.recipe import DEFAULT_SHARD, TENSORS, Merge, Output, Recipe, Source
 from mergery.recipe.runs import unfold
-from mergery.recipe.shapes import read_conversions
+from mergery.recipe.shapes import read_conversions, read_rename
 from mergery.recipe.stages import check_references
 from mergery.recipe.vocabulary import check_source, read_section
 
-KEYS = ("models", "merge", "output", "vocabulary", "seed", "drop", "allow")
+KEYS = ("models", "merge", "output", "vocabulary", "seed", "drop", "tensors", "allow")
 
 
 def load_recipe(
@@ -95,11 +95,16 @@ def read_recipe(reader: RecipeReader, folder: Path) -> Recipe:
         reader.fail(
             "drop must be a list of patterns of tensor names", ("drop",), hint="drop: ['*.rotary_emb.inv_freq']"
         )
+    tensors = data.get("tensors")
+    if tensors is not None and tensors not in TENSORS:
+        why = "union copies what not all models have, intersection leaves it out"
+        reader.fail(f"tensors is {tensors!r}", ("tensors",), why=why, hint=did_you_mean(str(tensors), TENSORS))
     allow = read_allowed(reader, data.get("allow", []))
     check_references(reader, models, merge, output, vocabulary)
     raise_all(reader.errors)
     assert merge is not None
-    return Recipe(models, merge, output, seed, tuple(drop), allow, folder, reader.document.file, vocabulary=vocabulary)
+    file, drop = reader.document.file, tuple(drop)
+    return Recipe(models, merge, output, seed, drop, allow, folder, file, vocabulary=vocabulary, tensors=tensors)
 
 
 def read_allowed(reader: RecipeReader, data: Any) -> tuple[str, ...]:
@@ -129,7 +134,7 @@ def read_sources(reader: RecipeReader, data: Any) -> dict[str, Source | Merge]:
         if isinstance(item, Mapping) and any(hasattr(value, "shape") for value in item.values()):
             models[name] = Source(item)  # a state dict
         elif isinstance(item, dict):
-            reader.only(item, at, ("path", "revision", "task", "convert"))
+            reader.only(item, at, ("path", "revision", "task", "convert", "rename"))
             for key in ("revision", "task"):
                 if item.get(key) is not None and not isinstance(item[key], str):
                     reader.fail(f"{key} must be text", (*at, key), hint="put it in quotes")
@@ -138,8 +143,11 @@ def read_sources(reader: RecipeReader, data: Any) -> dict[str, Source | Merge]:
             wanted, places = (
                 read_conversions(reader, item["convert"], (*at, "convert")) if "convert" in item else ({}, {})
             )
+            rename = read_rename(reader, item["rename"], (*at, "rename")) if "rename" in item else {}
             place = reader.document.where(at)
-            models[name] = Source(item.get("path"), item.get("revision"), place, item.get("task"), wanted, places)
+            models[name] = Source(
+                item.get("path"), item.get("revision"), place, item.get("task"), wanted, places, rename
+            )
         elif isinstance(item, str) and item:
             models[name] = Source(item, None, reader.document.where(at))
         elif item is None or isinstance(item, (bool, int, float, list, str)):

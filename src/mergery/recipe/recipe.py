@@ -6,6 +6,7 @@
       blend: {method: slerp, models: [math, code], t: 0.5}     # a merge can be a model of another
       run: ./run/checkpoint-*                                  # becomes run@500, run@1000, ... in this order
       wide: {path: ./small, convert: {intermediate_size: 4096}}  # a model in another shape
+      mine: {path: ./mine, rename: {"net.*": "model.*"}}         # a model under other names
     merge:
       method: ties
       base: base
@@ -17,6 +18,7 @@
     output: {dtype: bfloat16, shard_size: 5GB, tokenizer: union}
     seed: 0
     drop: ["*.inv_freq"]         # tensors that are left out on purpose
+    tensors: intersection        # what not all models have: left out, or copied (union); default: refused
     allow: [rope_theta]          # differences between the configs that are accepted on purpose
 
 `mergery.recipe.reading` reads one from a file.
@@ -37,11 +39,14 @@ DEFAULT_SHARD = 5_000_000_000
 CONVERSIONS = ("kv_heads", "intermediate_size", "hidden_size", "layers")
 """What of a source's shape can be changed, in the order in which it is."""
 
+TENSORS = ("union", "intersection")
+"""What an output has of tensors that not all models have: each of them, copied, or none."""
+
 
 @dataclass(frozen=True)
 class Source:
     """Where a model is: a folder, a file, a hub id, or an object in memory; of packed models, which task's; and the
-    shape in which it is taken."""
+    shape and the names in which it is taken."""
 
     path: Any
     revision: str | None = None
@@ -49,11 +54,14 @@ class Source:
     task: str | None = None
     convert: Mapping[str, int] = field(default_factory=dict)  # by the words of `CONVERSIONS`
     places: Mapping[str, Where] = field(default_factory=dict, compare=False)  # of its conversions
+    rename: Mapping[str, str] = field(default_factory=dict)  # patterns of names of tensors, and the new names
 
     def plain(self) -> Any:
         """The source as plain data: its path alone where there is nothing else to say."""
         path = self.path if isinstance(self.path, str) else f"<{type(self.path).__name__} in memory>"
-        more = {"revision": self.revision, "task": self.task, "convert": dict(self.convert)}
+        more = {
+            "revision": self.revision, "task": self.task, "convert": dict(self.convert), "rename": dict(self.rename),
+        }  # fmt: skip
         return {"path": path, **{key: value for key, value in more.items() if value}} if any(more.values()) else path
 
 
@@ -266,6 +274,7 @@ class Recipe:
     notes: tuple[str, ...] = field(default=(), compare=False)  # what an importer wants the user to know
     vocabulary: Vocabulary | None = None
     say: Callable[[str], str] = field(default=str, compare=False)  # a hint, in the language of the recipe's file
+    tensors: str | None = None  # one of `TENSORS`; None: all models must have the same
 
     @property
     def donor(self) -> str:
@@ -296,6 +305,7 @@ class Recipe:
             "vocabulary": self.vocabulary.plain() if self.vocabulary else None,
             "seed": self.seed,
             "drop": list(self.drop),
+            "tensors": self.tensors,
             "allow": list(self.allow),
         }
         return result | {key: value for key, value in more.items() if value}

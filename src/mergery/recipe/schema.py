@@ -11,7 +11,7 @@ from mergery.dtypes import OUTPUT_DTYPES
 from mergery.method import Method, Setting, methods
 from mergery.method.roles import BASE
 from mergery.method.setting import LIMITS
-from mergery.recipe.recipe import CONVERSIONS, GROWTHS
+from mergery.recipe.recipe import CONVERSIONS, GROWTHS, TENSORS
 from mergery.recipe.values import ROLES
 from mergery.recipe.vocabulary import LARGEST_MULTIPLE, MOST_NEIGHBOURS, PADDING, UNKNOWN
 
@@ -41,6 +41,10 @@ def recipe_schema() -> dict[str, Any]:
                 "vocabulary": _vocabulary(),
                 "seed": {"type": "integer", "minimum": 0, "default": 0},
                 "drop": _list(_NAME),
+                "tensors": {
+                    "description": "What not all models have: each tensor, copied, or none. Without it, it is refused.",
+                    "enum": list(TENSORS),
+                },
                 "allow": {
                     "description": "Facts of the configs in which the models may differ on purpose.",
                     **_list({"enum": list(ALLOWABLE)}),
@@ -85,7 +89,13 @@ def _source() -> dict[str, Any]:
         dict.fromkeys(CONVERSIONS, _COUNT), description="The shape in which the model is taken.", minProperties=1
     )
     task = {**_NAME, "description": "Of packed models, which one."}
-    return _mapping({"path": _NAME, "revision": _NAME, "task": task, "convert": convert}, "path")
+    rename = {
+        "description": "Patterns of names of tensors, and new names: each * is what it stood for.",
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": {"type": "string", "minLength": 1},
+    }
+    return _mapping({"path": _NAME, "revision": _NAME, "task": task, "convert": convert, "rename": rename}, "path")
 
 
 def _output() -> dict[str, Any]:

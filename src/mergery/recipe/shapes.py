@@ -1,4 +1,4 @@
-"""Other shapes in a recipe: conversions of a source, and stacks by rule."""
+"""Other shapes and names in a recipe: conversions and renames of a source, and stacks by rule."""
 
 from __future__ import annotations
 
@@ -26,6 +26,26 @@ def read_conversions(reader: RecipeReader, data: Any, path: KeyPath) -> tuple[di
         elif key in data:
             reader.fail(f"{key} is {value!r}", (*path, key), why="it must be a whole number above zero")
     return wanted, {key: reader.document.where((*path, key)) for key in wanted}
+
+
+def read_rename(reader: RecipeReader, data: Any, path: KeyPath) -> dict[str, str]:
+    """The `rename` of a source: patterns of its tensors' names, and the names that they get."""
+    if not isinstance(data, dict) or not data:
+        reader.fail("rename must be a mapping", path, hint="rename: {'transformer.*': 'model.*'}")
+        return {}
+    rules: dict[str, str] = {}
+    for old, new in data.items():
+        if not isinstance(old, str) or not isinstance(new, str) or not old or not new:
+            what = f"rename gives {old!r} the name {new!r}"
+            reader.fail(
+                what, (*path, old), why="both are patterns of names", hint="rename: {'transformer.*': 'model.*'}"
+            )
+        elif old.count("*") != new.count("*"):
+            why = "what each * stands for in the old name is put in place of the same * in the new one"
+            reader.fail(f"{old!r} and {new!r} have not as many *", (*path, old), why=why, hint=f"{old!r}: {old!r}")
+        else:
+            rules[old] = new
+    return rules
 
 
 def read_growth(

@@ -9,7 +9,7 @@ STAMP := $(ENV)/.mergery-installed
 SITE := NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 OLD := Mergery needs Python 3.11 or newer, and %s is %d.%d; name another: make PYTHON=python3.13
 
-.PHONY: demo test check docs setup dist parity fuzz kill scaling zoo bench families clean
+.PHONY: demo test test-gguf check docs setup dist parity fuzz kill scaling zoo bench families clean
 .DEFAULT_GOAL := test
 
 setup: $(STAMP)
@@ -27,6 +27,15 @@ demo: setup
 
 test: setup
 	$(RUN) -m pytest -n auto --dist loadscope
+
+test-gguf: setup .llama/.installed
+	MERGERY_LLAMA_CPP=.llama/bin/python $(RUN) -m pytest tests/run/gguf
+
+.llama/.installed:
+	@echo "Building llama.cpp from its Python package into .llama: minutes, with cmake and a compiler."
+	$(PYTHON) -m venv .llama
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DMTMD_BUILD=OFF" .llama/bin/python $(PIP) install llama-cpp-python
+	@touch $@
 
 check: setup
 	$(RUN) -m ruff check src tests benchmarks demo
@@ -76,4 +85,4 @@ bench: setup .parity/.installed
 	$(RUN) benchmarks/speed.py --mergekit-python .parity/bin/python
 
 clean:
-	rm -rf .venv .parity build dist site demo/models demo/merged
+	rm -rf .venv .parity .llama build dist site demo/models demo/merged

@@ -61,6 +61,43 @@ def merge(
         planned.close()
 
 
+def export_gguf(
+    model: Recipe | Plan | str | Path | Mapping[str, Any],
+    out: str | Path,
+    *,
+    type: str = "f16",
+    pre: str | None = None,
+    options: Options = Options(),
+    on_event: Notify = ignore,
+    replace: bool = False,
+    restart: bool = False,
+) -> tuple[Result, tuple[str, ...]]:
+    """Write a model, or what a recipe merges, as the GGUF file `out`, with its tokenizer and chat template.
+
+    `model` is a folder, a file or a hub id, or a recipe; a recipe's merge is written directly, in one rounding. `type` is that
+    of matrices: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, tq2_0, tq1_0, or what llama.cpp's package makes where it is
+    installed, such as q4_k_m. `pre` is llama.cpp's word for how the tokenizer cuts text, where that is not found. Returns what
+    was done, and notes for the user. Raises MergeryError, also for a family that llama.cpp computes otherwise.
+    """
+    from mergery.run.exporting import export_gguf
+
+    planned = model if isinstance(model, Plan) else make_plan(_as_recipe(model))
+    try:
+        return export_gguf(
+            planned, Path(out), side_files, type, options, on_event, cutting=pre, replace=replace, restart=restart
+        )
+    finally:
+        planned.close()
+
+
+def _as_recipe(model: Any) -> Any:
+    """A recipe as it is; for a model, the recipe that copies it."""
+    text = str(model) if isinstance(model, (str, Path)) else ""
+    if not text or text.endswith((".yaml", ".yml")) or "\n" in text:
+        return model
+    return {"models": {"model": text}, "merge": {"method": "passthrough", "models": ["model"]}}
+
+
 def pack(
     recipe: Recipe | str | Path | Mapping[str, Any],
     out: str | Path,

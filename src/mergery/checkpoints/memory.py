@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from mergery.checkpoints.base import Checkpoint, TensorInfo
+from mergery.checkpoints.base import Checkpoint, Contents, TensorInfo
 from mergery.checkpoints.config import Config
 from mergery.checkpoints.weights import byte_view
 from mergery.dtypes import BY_TORCH, DType
@@ -160,3 +160,24 @@ def _unreadable(tensor: Any) -> str:
     if str(tensor.layout) != "torch.strided" or tensor.is_quantized:
         return "it is sparse or quantised; only plain dense tensors are weights"
     return ""
+
+
+class TextCheckpoint(Checkpoint):
+    """Small files alone: what a model that is not written yet has beside its weights."""
+
+    def __init__(self, texts: Mapping[str, bytes], label: str) -> None:
+        self.label, self.location, self._texts = label, "memory", texts
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return {}
+
+    def read(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
+        raise CheckpointError(f"no tensor {name!r} here", where=Where(self.label))
+
+    @property
+    def contents(self) -> Contents:
+        return Contents(tuple(sorted(self._texts)))
+
+    def file(self, name: str) -> bytes:
+        return self._texts[name]

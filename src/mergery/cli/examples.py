@@ -41,6 +41,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("mergery compare merged --parents llama-math llama-code --tasks questions.jsonl", "what the merge has lost"),
     ),
     "pack": (("mergery pack recipe.yaml packed", "keep the models of all tasks beside their base"),),
+    "export gguf": (
+        ("mergery export gguf merged merged.gguf --type q8_0", "a model as one file, in eight bits"),
+        ("mergery export gguf recipe.yaml merged.gguf", "a merge straight into the file, with no folder between"),
+    ),
     "vocabulary transplant": (
         ("mergery vocabulary transplant llama-math out --from llama-code", "give a model another one's tokenizer"),
     ),

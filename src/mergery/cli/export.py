@@ -1,0 +1,76 @@
+"""`mergery export`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from mergery.cli.common import MERGING, OPTIONS, Json, Quiet, Restart, Threads, Verbose, flowing
+from mergery.cli.examples import epilogue
+
+app = App(
+    name="export",
+    help="Write a model for another program.",
+    help_format="plaintext",
+    group=MERGING,
+    sort_key=8,
+    group_parameters=OPTIONS,
+)
+
+
+@app.command(help_epilogue=epilogue("export gguf"))
+@flowing
+def gguf(
+    model: str,
+    out: Path,
+    /,
+    *,
+    type: Annotated[str, Parameter(name=("--type", "-t"))] = "f16",
+    pre: str | None = None,
+    replace: bool = False,
+    restart: Restart = False,
+    threads: Threads = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write MODEL, or what a recipe merges, as the file OUT for llama.cpp, Ollama and LM Studio.
+
+    A recipe's merge goes straight into the file: no folder is written. Tokenizer, added tokens and chat template go with it.
+    What llama.cpp would compute otherwise is refused. Run the same command again after an interruption and it goes on.
+
+    Parameters
+    ----------
+    model
+        A model folder, a weight file, a GGUF file, a hub id, or a recipe (a YAML file).
+    out
+        The file to write, named .gguf.
+    type
+        Of matrices: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, tq2_0, tq1_0. Vectors are float32; of the coarse types, head
+        and embeddings get a finer one. q4_k_m and the other K-quants need the package llama-cpp-python.
+    pre
+        llama.cpp's word for how the tokenizer cuts text, such as llama-bpe, where Mergery does not find it.
+    replace
+        Exchange the file OUT for the new one, once that is complete.
+    """
+    from mergery import api
+    from mergery.cli.progress import reporter
+    from mergery.run.workers import Options
+
+    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+        _, notes = api.export_gguf(
+            model,
+            out,
+            type=type,
+            pre=pre,
+            options=Options(threads),
+            on_event=report.event,
+            replace=replace,
+            restart=restart,
+        )
+    if not quiet and not json:
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from mergery.checkpoints import open_checkpoint
 from mergery.checkpoints.adapters import read_adapter
 from mergery.checkpoints.memory import MemoryCheckpoint
-from mergery.checkpoints.quantised import find_codes
+from mergery.checkpoints.quantised.codes import find_codes
 
 PEFT = "base_model.model.model.layers.0.self_attn.q_proj"
 

@@ -94,20 +94,21 @@ def test_quantised_files(mergery, recipe, tmp_path, copy):
     def edit(tensors):
         name = "model.layers.0.mlp.up_proj"
         out, inner = tensors.pop(f"{name}.weight").shape
-        tensors[f"{name}.qweight"] = torch.zeros(inner // 8, out, dtype=torch.int32)
+        tensors[f"{name}.qweight"] = torch.zeros(inner, out // 8, dtype=torch.int32)
         tensors[f"{name}.qzeros"] = torch.zeros(1, out // 8, dtype=torch.int32)
         tensors[f"{name}.scales"] = torch.ones(1, out)
 
     change(copy, edit)
     config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
-    refused(mergery, recipe(LOCAL + MERGE), tmp_path / "out", "'a' is quantised (gptq)")
+    (copy / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "awq"}}))
+    refused(mergery, recipe(LOCAL + MERGE), tmp_path / "out", "'a' is quantised (awq)", "AWQ moves scales")
 
 
 def test_fp8_is_refused_rather_than_scaled_wrongly(mergery, recipe, tmp_path, copy):
     def edit(tensors):
         name = "model.layers.0.mlp.up_proj.weight"
         tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+        tensors["model.layers.0.mlp.up_proj.some_scale"] = torch.ones(1)
 
     change(copy, edit)
     refused(mergery, recipe(LOCAL + MERGE), tmp_path / "out", "'a' is quantised", "float8_e4m3fn")

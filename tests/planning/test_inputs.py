@@ -109,7 +109,7 @@ def test_quantised_files_are_one_message_whatever_the_config_says(tmp_path):
     b = model(tmp_path / "b", 2, model__layers__0__mlp__up_proj__SCB=torch.ones(8))
     assert refused({"a": str(a), "b": str(b)}) == (
         "the model 'b' is quantised (bitsandbytes, int8)\n  why: it stores 'model.layers.0.mlp.up_proj.SCB'\n"
-        "  try: use its bfloat16, float16 or float32 version; quantised files cannot be merged yet"
+        "  try: use its bfloat16, float16 or float32 version; this layout is not decoded"
     )
 
 

@@ -5,6 +5,7 @@
   state dict or a module (`memory`), packed models (`formats.packed`);
 * `renamed`: a checkpoint under other names, such as without what torch.compile or DDP puts before them; `equality`: whether two
   tensors are equal to the byte;
+* `gguf`: files of llama.cpp; `quantised`: codes that are decoded as they are read;
 * `weights`: the weight files of one model, side by side; `file_names` tells which they are, `byte_files` reads their bytes;
 * `tokenizer`: tokens, what they stand for, and chat templates; `json_files` reads configs and indexes.
 

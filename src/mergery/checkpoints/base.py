@@ -72,6 +72,10 @@ class Checkpoint(ABC):
         """As `read`, also where the weights are not on this machine yet: for the few bytes on which a plan rests."""
         self.read(name, start, stop, into)
 
+    def peek(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
+        """As `read`, of a few bytes, also where the weights are not on this machine yet."""
+        self.read(name, start, stop, into)
+
     @property
     def config(self) -> Config:
         """What `config.json` states; empty where the checkpoint has none (a single file, a state dict)."""
@@ -91,6 +95,11 @@ class Checkpoint(ABC):
     def aliases(self) -> Mapping[str, str]:
         """Tensors that are another one, to the byte in the file: name by name of the one that stands for both."""
         return {}
+
+    @property
+    def kept(self) -> Mapping[str, TensorInfo]:
+        """Headers with the dtypes that the output keeps: those of `tensors`, but where these are decoded."""
+        return self.tensors
 
     @property
     def decoded(self) -> str:

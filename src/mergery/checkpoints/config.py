@@ -15,6 +15,9 @@ SECTIONS = {
 DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "num_blocks")
 
 
+SCHEME = "quantization_config"
+
+
 class Config(Mapping[str, Any]):
     """What a `config.json` states, not to be changed. An empty one, which is false, stands for a model that has none."""
 
@@ -89,4 +92,13 @@ class Config(Mapping[str, Any]):
     @property
     def quantisation(self) -> Any:
         """How the weights are quantised: what `quantization_config` holds, None where there is none."""
-        return self.language.get("quantization_config") or self.get("quantization_config")
+        return self.language.get(SCHEME) or self.get(SCHEME)
+
+
+def without_scheme(config: dict[str, Any]) -> dict[str, Any]:
+    """A config that says nothing of quantisation, in any of its sections."""
+    return {
+        key: without_scheme(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key != SCHEME
+    }

@@ -12,6 +12,7 @@ from typing import Any
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.file_kinds import WEIGHT_SUFFIXES, other_form
 from mergery.checkpoints.hub.addresses import Address, cached_snapshot, read_address
+from mergery.checkpoints.quantised.checkpoint import decoded
 from mergery.checkpoints.renamed import unwrapped
 from mergery.checkpoints.without_weights import unread_form
 from mergery.errors import CheckpointError, Where
@@ -35,11 +36,12 @@ def open_checkpoint(
     that exists is taken before a hub id of that spelling. `revision` is a branch, tag or commit of a hub model, `task` one of
     the models of a packed folder. `label` is what messages call the model. Relative paths are looked up from the folder
     `relative_to`. One dictionary given as `headers` for several local models lets equal headers be read and kept once.
-    What training code puts before a model's names is left out: see `unwrapped`. Raises `CheckpointError`.
+    What training code puts before a model's names is left out: see `unwrapped`. Quantised weights are decoded as they are
+    read, where every one of them is in a layout that is known. Raises `CheckpointError`.
     """
     if isinstance(source, Checkpoint):
         return source
-    return unwrapped(_open(source, revision, task, label, relative_to, headers))
+    return decoded(unwrapped(_open(source, revision, task, label, relative_to, headers)), headers)
 
 
 def _open(
@@ -50,6 +52,7 @@ def _open(
     relative_to: Path | None,
     headers: dict[str, Any] | None,
 ) -> Checkpoint:
+    """The checkpoint as it is stored."""
     if not isinstance(source, (str, os.PathLike)):
         return _open_in_memory(source, label)
     text = os.fspath(source)

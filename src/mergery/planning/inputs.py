@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from mergery.checkpoints.adapters import Adapter, read_adapter
 from mergery.checkpoints.base import Checkpoint
-from mergery.checkpoints.quantised import Codes, find_codes
+from mergery.checkpoints.config import SCHEME
+from mergery.checkpoints.quantised.codes import Codes, find_codes, why_not
 from mergery.errors import Where, listed
 from mergery.graph.findings import Findings
-
-SCHEME = "quantization_config"
 
 
 def refuse_adapters(checkpoints: Mapping[str, tuple[Checkpoint, Where | None]], findings: Findings) -> set[str]:
@@ -77,8 +75,8 @@ def check_quantised(
         findings.fail(
             f"the model {name!r} is quantised ({found.scheme})",
             where=place,
-            why=found.why,
-            hint="use its bfloat16, float16 or float32 version; quantised files cannot be merged yet",
+            why="; ".join(filter(None, (found.why, why_not(checkpoint.tensors)))),
+            hint="use its bfloat16, float16 or float32 version; this layout is not decoded",
         )
         return False
     plain.append(checkpoint)
@@ -103,12 +101,3 @@ def _declared(checkpoint: Checkpoint) -> str:
     """The config's word for how its weights are quantised; empty where it says nothing."""
     said = checkpoint.config.quantisation
     return str(said.get("quant_method", "quantised")) if isinstance(said, dict) else "quantised" if said else ""
-
-
-def without_scheme(config: dict[str, Any]) -> dict[str, Any]:
-    """A config that says nothing of quantisation, in any of its sections."""
-    return {
-        key: without_scheme(value) if isinstance(value, dict) else value
-        for key, value in config.items()
-        if key != SCHEME
-    }

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from mergery.checkpoints import Checkpoint, Config
+from mergery.checkpoints.config import without_scheme
 from mergery.dtypes import OUTPUT_DTYPES, DType
 from mergery.errors import MergeryError, raise_all
 from mergery.graph.findings import Findings
 from mergery.graph.view import Change, View
 from mergery.graph.walking import leaf_columns
 from mergery.planning.digest import digest_of
-from mergery.planning.inputs import without_scheme
 from mergery.planning.layout import Layout
 from mergery.planning.models import merged_view, stored_views, unified_views
 from mergery.planning.opening import open_all
@@ -142,7 +142,7 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
     if vocabulary is None:
         check_tokenizer(tokenizer, checkpoints, view, tokenizers, findings)
     fragment = restrict(view, only) if only else None
-    headers = donor.tensors
+    headers = donor.kept
     if fragment is not None:
         view = fragment.view
         headers = {name: headers[whole] for name, whole in fragment.names.items() if whole in headers}

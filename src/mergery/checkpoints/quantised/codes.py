@@ -47,6 +47,20 @@ def find_codes(tensors: Mapping[str, TensorInfo], *, declared: str = "") -> Code
     return None
 
 
+def why_not(tensors: Mapping[str, TensorInfo]) -> str:
+    """Why codes of a known layout are not decoded; empty where nothing more is known."""
+    name = next((name for name in tensors if name.endswith(".qweight")), "")
+    words, scales = tensors.get(name), tensors.get(f"{name.removesuffix('.qweight')}.scales")
+    if words is None or scales is None or len(words.shape) != 2 or len(scales.shape) != 2:
+        return ""
+    if words.shape[1] < scales.shape[1]:
+        return (
+            "AWQ moves scales from its matrices into the norms and matrices before them, so that no number is comparable "
+            "with the model that it was made from"
+        )
+    return ""
+
+
 def _with_ending(text: str, ending: str) -> str:
     """The first of the names, one a line, that ends so; empty where none does."""
     at = text.find(f"{ending}\n")

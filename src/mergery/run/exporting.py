@@ -47,7 +47,7 @@ def export_gguf(
     first = out if finer is None else out.with_name(f"{out.stem}.{wanted.lower()}.gguf")
     made = gguf_plan(plan, side_files(plan), first.name, wanted, cutting=cutting)
     started = time.perf_counter()
-    prepare(made.plan, notify)
+    prepare(made.plan, notify, options)
     sink = GgufSink(made, first, options.devices[0].kind, restart=restart)
     try:
         resumed = len(sink.done)

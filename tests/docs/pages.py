@@ -7,6 +7,7 @@ Python share their names, as in a notebook. Blocks of other languages, and those
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shlex
@@ -80,6 +81,8 @@ def furnish(folder: Path, llamas: Path) -> Path:
     for name, source in (("base", "llama"), ("sort", "llama-math"), ("swap", "llama-code")):
         shutil.copytree(folder / source, folder / "demo/models" / name)
     more_words(folder / "llama-math", folder / "llama-chat")
+    for seed, name in enumerate(("math-lora", "code-lora", "law-lora")):
+        adapter(folder / name, seed)
     (folder / "quiz.jsonl").write_text("".join(json.dumps(item) + "\n" for item in QUIZ))
     (folder / "facts.jsonl").write_text("".join(json.dumps({"text": f"w{n} w{n + 1} w3"}) + "\n" for n in range(16)))
     (folder / "mergekit.yml").write_text(
@@ -88,6 +91,22 @@ def furnish(folder: Path, llamas: Path) -> Path:
         "  - model: ./llama-code\n    parameters: {weight: 0.5, density: 0.5}\n"
     )
     return folder
+
+
+def adapter(out: Path, seed: int, rank: int = 4) -> None:
+    """An adapter of peft on the query and value projections of `llama`."""
+    torch.manual_seed(seed)
+    factors = {}
+    for layer, (projection, width) in itertools.product(range(4), (("q_proj", 32), ("v_proj", 16))):
+        module = f"base_model.model.model.layers.{layer}.self_attn.{projection}"
+        factors |= {
+            f"{module}.lora_A.weight": torch.randn(rank, 32),
+            f"{module}.lora_B.weight": torch.randn(width, rank),
+        }
+    out.mkdir()
+    save_file(factors, out / "adapter_model.safetensors")
+    said = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "target_modules": ["q_proj", "v_proj"]}
+    (out / "adapter_config.json").write_text(json.dumps(said))
 
 
 def more_words(source: Path, out: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.docs.pages import blocks, read, run
 
 FOLLOWED = (
-    "choosing", "coming-from", "devices", "evaluation", "faq", "first-merge", "index", "install", "ko/first-merge",
+    "adapters", "choosing", "coming-from", "devices", "evaluation", "faq", "first-merge", "index", "install", "ko/first-merge",
     "mergekit", "python", "recipe", "serving", "stacks", "vocabulary", "which-tensors",
 )  # fmt: skip
 

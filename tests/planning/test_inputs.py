@@ -61,10 +61,7 @@ def warnings(models: dict, **recipe: object) -> str:
     return "\n".join(plan.warnings)
 
 
-MERGE_FIRST = (
-    "merge it into its model first: PeftModel.from_pretrained(model, adapter).merge_and_unload(), then save_pretrained(), "
-    "and name that folder"
-)
+NAME_ITS_MODEL = "name the model that it was made for before it, with a +, as in"
 FACTORS = "factors that are averaged one by one give another product"
 
 
@@ -73,7 +70,7 @@ def test_an_adapter_is_answered_as_one_and_the_model_is_not_blamed(tmp_path):
     for place in (b, b / "adapter_model.safetensors"):
         assert refused({"a": str(a), "b": str(place)}) == (
             f"'b' is an adapter, not a model\n  why: LoRA of rank 4, alpha 8, on q_proj, for org/x; {FACTORS}\n"
-            f"  try: {MERGE_FIRST}"
+            f"  try: {NAME_ITS_MODEL} b: org/x+{place}"
         )
     assert refused({"b": str(b), "a": str(a)}, method="task_arithmetic", base="b").startswith("'b' is an adapter")
     stage = {"a": str(a), "b": str(b), "both": {"method": "linear", "models": ["a", "b"]}}
@@ -82,8 +79,9 @@ def test_an_adapter_is_answered_as_one_and_the_model_is_not_blamed(tmp_path):
 
 def test_several_adapters_are_one_message(tmp_path):
     models = {"a": str(adapter(tmp_path / "a", lora_alpha=8)), "b": str(adapter(tmp_path / "b", lora_alpha=32))}
+    hint = f"{NAME_ITS_MODEL} a: MODEL+{models['a']}"
     facts = "LoRA of rank 4, alpha 8, on q_proj; b is LoRA of rank 4, alpha 32, on q_proj"
-    assert refused(models) == f"'a', 'b' are adapters, not models\n  why: a is {facts}; {FACTORS}\n  try: {MERGE_FIRST}"
+    assert refused(models) == f"'a', 'b' are adapters, not models\n  why: a is {facts}; {FACTORS}\n  try: {hint}"
 
 
 def test_an_adapter_of_image_tools_and_one_beside_its_model(tmp_path):
@@ -91,7 +89,10 @@ def test_an_adapter_of_image_tools_and_one_beside_its_model(tmp_path):
     for name in "ab":
         save_file(kohya | {"lora_unet_q.alpha": torch.tensor(1.0)}, tmp_path / f"{name}.safetensors")
     text = refused({name: str(tmp_path / f"{name}.safetensors") for name in "ab"})
-    assert "in diffusers, load_lora_weights, fuse_lora and save_pretrained; or with the tool that trained it" in text
+    assert text.endswith(f"try: {NAME_ITS_MODEL} a: MODEL+{tmp_path / 'a.safetensors'}")
+    save_file({"lora_unet_q.hada_w1_a": torch.ones(4, 8)}, tmp_path / "b.safetensors")
+    text = refused({"b": str(tmp_path / "b.safetensors")})
+    assert text.endswith("try: merge it into its model first, with the tool that trained it, and name that folder")
     inner = "model.layers.0.self_attn.q_proj"
     beside = {f"{inner}.base_layer.weight": torch.ones(8, 8), f"{inner}.lora_A.default.weight": torch.ones(4, 8)}
     text = refused({"a": str(model(tmp_path / "a", 1)), "b": str(model(tmp_path / "b", 2, **beside))})

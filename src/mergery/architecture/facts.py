@@ -105,8 +105,8 @@ def _keys() -> Iterator[str]:
 KEYS = tuple(dict.fromkeys(key for key in _keys() if key != "model_type"))
 """Keys of a config whose defaults are known: those of all facts but ids of tokens and sizes that the weights tell."""
 
-ALLOWABLE = ("model_type", "norm", "rope_theta", "rope_scaling", "sliding_window", *_MEANING, *_VISION)
-"""Differences that a recipe may allow by name."""
+ALLOWABLE = ("model_type", "norm", "rope_theta", "rope_scaling", "sliding_window", *_MEANING, *_VISION, "adapter_base")
+"""Differences that a recipe may allow by name; the last one is between a model and the one that an adapter on it names."""
 
 
 def meanings(config: Config) -> dict[str, Any]:

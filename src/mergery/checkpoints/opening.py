@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mergery.checkpoints.adapted import ROUNDINGS, AdaptedCheckpoint
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.file_kinds import WEIGHT_SUFFIXES, other_form
 from mergery.checkpoints.hub.addresses import Address, cached_snapshot, read_address
@@ -28,17 +29,39 @@ def open_checkpoint(
     label: str | None = None,
     relative_to: Path | None = None,
     headers: dict[str, Any] | None = None,
+    adapters: Sequence[Any] = (),
+    rounding: str = ROUNDINGS[0],
 ) -> Checkpoint:
     """Open a model for reading. Headers and small text files are read, weights are not.
 
     `source` is a folder, a weight file, a GGUF file, a model of the hub as `org/name`, `org/name@revision` or by its address
     on the web, a state dict (name to tensor or array), a torch module, or a checkpoint, which is returned as it is. A path
     that exists is taken before a hub id of that spelling. `revision` is a branch, tag or commit of a hub model, `task` one of
-    the models of a packed folder. `label` is what messages call the model. Relative paths are looked up from the folder
+    the models of a packed folder. `adapters` are put on the model, as those behind a `+` are: `model+adapter`; `rounding` is
+    one of `ROUNDINGS`. `label` is what messages call the model. Relative paths are looked up from the folder
     `relative_to`. One dictionary given as `headers` for several local models lets equal headers be read and kept once.
     What training code puts before a model's names is left out: see `unwrapped`. Quantised weights are decoded as they are
     read, where every one of them is in a layout that is known. Raises `CheckpointError`.
     """
+    if isinstance(source, str) and "+" in source and not _is_path(source, relative_to):
+        source, *more = source.split("+")
+        if not all((source, *more)):
+            why = "a model and its adapters stand around each +"
+            raise CheckpointError(
+                "this is no model", where=Where("+".join((source, *more))), why=why, hint="MODEL+ADAPTER"
+            )
+        adapters = (*more, *adapters)
+    if adapters:
+        base = open_checkpoint(
+            source, revision=revision, task=task, label=label, relative_to=relative_to, headers=headers
+        )
+        opened = [base]
+        try:
+            opened += [open_checkpoint(each, relative_to=relative_to) for each in adapters]
+        except BaseException:
+            base.close()
+            raise
+        return AdaptedCheckpoint(base, opened[1:], rounding)
     if isinstance(source, Checkpoint):
         return source
     return decoded(unwrapped(_open(source, revision, task, label, relative_to, headers)), headers)
@@ -57,8 +80,7 @@ def _open(
         return _open_in_memory(source, label)
     text = os.fspath(source)
     try:
-        path = (relative_to or Path()) / Path(text).expanduser()
-        found = path.exists() or path.is_symlink()
+        path, found = _look_up(text, relative_to)
     except (OSError, ValueError, RuntimeError) as error:  # a NUL, a name that is too long, the home of nobody
         why = getattr(error, "strerror", None) or str(error)
         raise CheckpointError("this path cannot be looked up", where=Where(repr(text)), why=why) from None
@@ -78,6 +100,19 @@ def _open(
         if address is not None:
             return _open_on_hub(address, label, path)
     raise _nothing_there(text, path)
+
+
+def _look_up(text: str, relative_to: Path | None) -> tuple[Path, bool]:
+    """A path from the folder that relative ones start from, and whether anything is there."""
+    path = (relative_to or Path()) / Path(text).expanduser()
+    return path, path.exists() or path.is_symlink()
+
+
+def _is_path(text: str, relative_to: Path | None) -> bool:
+    try:
+        return _look_up(text, relative_to)[1]
+    except (OSError, ValueError, RuntimeError):
+        return True  # it is said what is wrong with it where it is opened
 
 
 def _near_paths(path: Path) -> list[str]:

@@ -28,9 +28,10 @@ def refuse_adapters(checkpoints: Mapping[str, tuple[Checkpoint, Where | None]], 
     for name, adapter in adapters.items():
         alike.setdefault(_way_out(adapter), {})[name] = adapter
     for way_out, group in alike.items():
+        first = next(iter(group))
         names = listed(list(group))
         one = len(group) == 1
-        beside = next(iter(group.values())).beside
+        beside = group[first].beside
         what = f"{names} {'is an adapter, not a model' if one else 'are adapters, not models'}"
         if beside:
             what = f"{names} {'has an adapter' if one else 'have adapters'} beside {'its' if one else 'their'} weights"
@@ -39,23 +40,19 @@ def refuse_adapters(checkpoints: Mapping[str, tuple[Checkpoint, Where | None]], 
             for name, each in group.items()
         ]
         why = "; ".join(facts) + "; factors that are averaged one by one give another product"
-        findings.fail(what, where=checkpoints[next(iter(group))][1], why=why, hint=way_out)
+        model = group[first].base or "MODEL"
+        hint = way_out.format(f"{first}: {model}+{checkpoints[first][0].location}")
+        findings.fail(what, where=checkpoints[first][1], why=why, hint=hint)
     return set(adapters)
 
 
 def _way_out(adapter: Adapter) -> str:
-    """What to do about an adapter until adapters can be merged."""
-    if "lora_A" not in adapter.evidence and adapter.kind in ("LoRA", "DoRA", "LoHa", "LoKr", "IP-Adapter"):
-        return (
-            "merge it into its model first: in diffusers, load_lora_weights, fuse_lora and save_pretrained; or with the "
-            "tool that trained it"
-        )
+    """What to do about an adapter that stands where a model should; `{}` is how the first of several is put on its model."""
     if adapter.beside:
         return "merge it in first: peft's merge_and_unload(), then save_pretrained(), and name that folder"
-    return (
-        "merge it into its model first: PeftModel.from_pretrained(model, adapter).merge_and_unload(), then "
-        "save_pretrained(), and name that folder"
-    )
+    if adapter.kind not in ("LoRA", "DoRA"):
+        return "merge it into its model first, with the tool that trained it, and name that folder"
+    return "name the model that it was made for before it, with a +, as in {}"
 
 
 def like_one_of(checkpoint: Checkpoint, others: Sequence[Checkpoint]) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mergery.architecture import Architecture, read_architecture
+from mergery.checkpoints.adapted import AdaptedCheckpoint
 from mergery.checkpoints.base import Checkpoint
 from mergery.errors import PlanError
 from mergery.graph.findings import Findings
@@ -22,6 +23,7 @@ from mergery.planning.side_by_side import side_by_side
 from mergery.planning.stack import stacked
 from mergery.planning.treatment import numbers, treatments_of
 from mergery.recipe import Merge, Recipe, Source
+from mergery.views.adapters import adapted_view
 from mergery.views.beside import placed
 from mergery.views.convert import converted
 from mergery.views.heads import settled, truly_tied
@@ -54,7 +56,10 @@ def stored_views(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings
             findings.fail(f"the model {name!r} has no tensors", where=source.place)
         else:
             view = truly_tied(view, findings)
-            view = converted(view, source, recipe.output.dtype, findings) if source.convert else view
+            if isinstance(checkpoint, AdaptedCheckpoint):
+                view = adapted_view(view, checkpoint, source.place, recipe.allow, findings)
+            if view is not None and source.convert:
+                view = converted(view, source, recipe.output.dtype, findings)
         if view is not None and len(findings.problems) == before:
             views[name] = view
     return views

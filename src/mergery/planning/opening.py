@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from mergery.checkpoints import Checkpoint, open_checkpoint
+from mergery.checkpoints.adapted import AdaptedCheckpoint
+from mergery.checkpoints.adapters import read_adapter
+from mergery.checkpoints.file_kinds import ADAPTER
 from mergery.checkpoints.renamed import renamed
 from mergery.errors import MergeryError, raise_all
 from mergery.recipe import Recipe, Source
@@ -29,9 +33,12 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
                 label=name,
                 relative_to=recipe.folder,
                 headers=headers,
+                adapters=model.adapters,
+                rounding=model.rounding,
             )
             if model.rename:
                 opened[name] = renamed(opened[name], model.rename)
+            opened[name] = on_recorded_base(opened[name], recipe.folder)
         except MergeryError as error:
             problems.append(error.at(model.place))
     if problems:
@@ -39,6 +46,22 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
             checkpoint.close()
     raise_all(problems)
     return opened
+
+
+def on_recorded_base(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    """An adapter that stands alone, on the model that its config names, where that is there; anything else as it is."""
+    if checkpoint.config or ADAPTER not in checkpoint.files:
+        return checkpoint
+    adapter = read_adapter(checkpoint)
+    if adapter is None or not adapter.base or adapter.beside:
+        return checkpoint
+    for place in (folder, Path()):
+        try:
+            base = open_checkpoint(adapter.base, label=checkpoint.label, relative_to=place)
+        except MergeryError:
+            continue
+        return AdaptedCheckpoint(base, (checkpoint,))
+    return checkpoint
 
 
 def allow_files() -> None:

@@ -16,6 +16,7 @@ from mergery.architecture.facts import ALLOWABLE
 from mergery.checkpoints.tokenizer.chat_templates import check_template
 from mergery.dtypes import OUTPUT_DTYPES
 from mergery.errors import RecipeError, did_you_mean, raise_all
+from mergery.recipe.adapters import read_adapters
 from mergery.recipe.changes import Changes
 from mergery.recipe.document import Document, read_documents, read_file, read_stream
 from mergery.recipe.merge import read_merge
@@ -134,7 +135,7 @@ def read_sources(reader: RecipeReader, data: Any) -> dict[str, Source | Merge]:
         if isinstance(item, Mapping) and any(hasattr(value, "shape") for value in item.values()):
             models[name] = Source(item)  # a state dict
         elif isinstance(item, dict):
-            reader.only(item, at, ("path", "revision", "task", "convert", "rename"))
+            reader.only(item, at, ("path", "revision", "task", "convert", "rename", "adapters", "rounding"))
             for key in ("revision", "task"):
                 if item.get(key) is not None and not isinstance(item[key], str):
                     reader.fail(f"{key} must be text", (*at, key), hint="put it in quotes")
@@ -145,9 +146,9 @@ def read_sources(reader: RecipeReader, data: Any) -> dict[str, Source | Merge]:
             )
             rename = read_rename(reader, item["rename"], (*at, "rename")) if "rename" in item else {}
             place = reader.document.where(at)
-            models[name] = Source(
-                item.get("path"), item.get("revision"), place, item.get("task"), wanted, places, rename
-            )
+            adapters, rounding = read_adapters(reader, item, at)
+            own = (item.get("path"), item.get("revision"), place, item.get("task"))
+            models[name] = Source(*own, wanted, places, rename, adapters, rounding)
         elif isinstance(item, str) and item:
             models[name] = Source(item, None, reader.document.where(at))
         elif item is None or isinstance(item, (bool, int, float, list, str)):

@@ -7,6 +7,7 @@
       run: ./run/checkpoint-*                                  # becomes run@500, run@1000, ... in this order
       wide: {path: ./small, convert: {intermediate_size: 4096}}  # a model in another shape
       mine: {path: ./mine, rename: {"net.*": "model.*"}}         # a model under other names
+      chat: ./llama+./chat-lora    # an adapter on its base
     merge:
       method: ties
       base: base
@@ -31,6 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mergery.checkpoints.adapted import ROUNDINGS
 from mergery.errors import Where
 from mergery.method.roles import BASE
 from mergery.recipe.values import Condition, Value
@@ -55,13 +57,19 @@ class Source:
     convert: Mapping[str, int] = field(default_factory=dict)  # by the words of `CONVERSIONS`
     places: Mapping[str, Where] = field(default_factory=dict, compare=False)  # of its conversions
     rename: Mapping[str, str] = field(default_factory=dict)  # patterns of names of tensors, and the new names
+    adapters: tuple[Any, ...] = ()  # put on it, besides those that its path names behind a `+`
+    rounding: str = ROUNDINGS[0]  # of a model with adapters
 
     def plain(self) -> Any:
         """The source as plain data: its path alone where there is nothing else to say."""
         path = self.path if isinstance(self.path, str) else f"<{type(self.path).__name__} in memory>"
-        more = {
+        more: dict[str, Any] = {
             "revision": self.revision, "task": self.task, "convert": dict(self.convert), "rename": dict(self.rename),
         }  # fmt: skip
+        more["adapters"] = [
+            each if isinstance(each, str) else f"<{type(each).__name__} in memory>" for each in self.adapters
+        ]
+        more["rounding"] = self.rounding if self.rounding != ROUNDINGS[0] else None
         return {"path": path, **{key: value for key, value in more.items() if value}} if any(more.values()) else path
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from mergery.architecture.facts import ALLOWABLE
 from mergery.architecture.sections import PARTS
+from mergery.checkpoints.adapted import ROUNDINGS
 from mergery.dtypes import OUTPUT_DTYPES
 from mergery.method import Method, Setting, methods
 from mergery.method.roles import BASE
@@ -95,7 +96,10 @@ def _source() -> dict[str, Any]:
         "minProperties": 1,
         "additionalProperties": {"type": "string", "minLength": 1},
     }
-    return _mapping({"path": _NAME, "revision": _NAME, "task": task, "convert": convert, "rename": rename}, "path")
+    adapters = {**_one_or_more(_NAME), "description": "Adapters on the model: folders, files or hub ids."}
+    rounding = {"enum": list(ROUNDINGS), "default": ROUNDINGS[0], "description": "Of a model with adapters."}
+    more = {"rename": rename, "adapters": adapters, "rounding": rounding}
+    return _mapping({"path": _NAME, "revision": _NAME, "task": task, "convert": convert, **more}, "path")
 
 
 def _output() -> dict[str, Any]:

@@ -74,12 +74,12 @@ def respelled(donor: View, view: View, findings: Findings) -> View:
 def _index(view: View, own: Mapping[str, str]) -> _Index:
     index = _Index({canonical: name for name, canonical in own.items()})
     for name, node in view.nodes.items():
-        for key, part in _expert_parts(view, name, own[name], node):
+        for key, part in expert_parts(view, name, own[name], node):
             index.parts[key] = (name, part)
     return index
 
 
-def _expert_parts(view: View, name: str, canonical: str, node: Node) -> list[tuple[str, FusedPart]]:
+def expert_parts(view: View, name: str, canonical: str, node: Node) -> list[tuple[str, FusedPart]]:
     """Canonical names of the matrices in a stack of experts. Stacks that are stored transposed cannot be taken apart so."""
     if not _STACK.search(canonical) or len(node.shape) != 3:
         return []
@@ -106,7 +106,7 @@ def _find(
     if canonical in index.parts:
         own, part = index.parts[canonical]
         return take_part(name, view.nodes[own], part), {own}
-    parts = _expert_parts(donor, name, canonical, node)
+    parts = expert_parts(donor, name, canonical, node)
     if parts and all(key in index.whole for key, _ in parts):
         names = [index.whole[key] for key, _ in parts]
         pieces = [view.nodes[each] for each in names]

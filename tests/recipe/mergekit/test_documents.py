@@ -61,14 +61,12 @@ def test_names_of_stages_come_first() -> None:
 def test_models_that_cannot_be(refuse: Refuse) -> None:
     text = (
         LINEAR
-        + "  - model: a+lora\n  - model: {model: b, lora: {path: c}}\n  - model: a@b@c\n  - model: 3\n"
+        + "  - model: a+b+c\n  - model: {model: b, lora: 3}\n  - model: a@b@c\n  - model: 3\n"
         + "  - model: {modle: a}\n  - {}\n"
     )
     assert refuse(text) == [
-        "4:12: the adapter on 'a' cannot be merged\n  why: adapters are not supported yet\n"
-        "  try: merge it into its model first, with peft's merge_and_unload",
-        "5:12: the adapter on 'b' cannot be merged\n  why: adapters are not supported yet\n"
-        "  try: merge it into its model first, with peft's merge_and_unload",
+        "4:12: 'a+b+c' is no model\n  why: '@' stands before a revision and '+' before an adapter, once each",
+        "5:29: lora is 3\n  try: a path or a hub id",
         "6:12: 'a@b@c' is no model\n  why: '@' stands before a revision and '+' before an adapter, once each",
         "7:12: 3 is no model\n  try: a path, a hub id or {model: {path: …, revision: …}}",
         "8:13: unknown key 'modle'\n  try: did you mean 'model'?",

@@ -32,7 +32,7 @@ def name_models(references: Iterable[Reference], taken: Iterable[str] = ()) -> d
 
 def _tail(reference: Reference, count: int) -> str:
     """The last parts of a path that hold a letter or digit."""
-    path = PurePosixPath(reference.path.replace("\\", "/"))
+    path = PurePosixPath((reference.adapter or reference.path).replace("\\", "/"))
     parts = [part for part in path.parts if re.search(r"\w", part)]
     return "-".join(parts[-count:]) or "model"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mergery.errors import Where, did_you_mean
@@ -28,6 +28,7 @@ class Reference:
 
     path: str
     revision: str | None = None
+    adapter: str | None = None
 
 
 class ReferenceReader(DocumentReader):
@@ -70,7 +71,8 @@ class ReferenceReader(DocumentReader):
                 if isinstance(inner.get("path"), str):
                     result = Reference(inner["path"], self.text(inner.get("revision"), (*path, "model", "revision")))
             elif isinstance(inner, str):
-                result = self.split(inner, path)[0]
+                result, named = self.split(inner, path)
+                adapter = adapter or named
         elif isinstance(data, str):
             result, adapter = self.split(data, path)
         if result is None or not result.path:
@@ -78,12 +80,13 @@ class ReferenceReader(DocumentReader):
                 self.fail(f"{data!r} is no model", path, hint="a path, a hub id or {model: {path: …, revision: …}}")
             return None
         if adapter:
-            self.fail(
-                f"the adapter on {result.path!r} cannot be merged",
-                path,
-                why="adapters are not supported yet",
-                hint="merge it into its model first, with peft's merge_and_unload",
-            )
+            if isinstance(adapter, dict):
+                self.only(adapter, (*path, "lora"), ("path", "revision"))
+                adapter = adapter.get("path")
+            if not isinstance(adapter, str):
+                self.fail(f"lora is {adapter!r}", (*path, "lora"), hint="a path or a hub id")
+                return None
+            result = replace(result, adapter=adapter)
         self.places.setdefault(result, self.document.where(path))
         return result
 

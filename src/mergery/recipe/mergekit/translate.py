@@ -115,6 +115,10 @@ class _Translator:
             for reference in statement.references():
                 if reference.path not in self.stages:
                     sources.setdefault(reference, statement.places[reference])
+                elif reference.adapter:
+                    what = f"the adapter {reference.adapter!r} stands on the merge {reference.path!r}"
+                    hint = "write that merge to a folder first"
+                    self.errors.append(RecipeError(what, where=statement.places[reference], hint=hint))
         for reference, place in (tokens.references() if tokens else {}).items():
             if reference.path in self.stages:
                 inner = ", ".join(each.path for each in self.stages[reference.path].references())
@@ -127,7 +131,11 @@ class _Translator:
         models: dict[str, Source | Merge] = {}
         for reference, place in sources.items():
             path = locate(reference.path, self.folder) or reference.path
-            models[self.names[reference]] = Source(path, reference.revision, place)
+            source = Source(path, reference.revision, place)
+            if reference.adapter:
+                adapter = locate(reference.adapter, self.folder) or reference.adapter
+                source = replace(source, adapters=(adapter,), rounding="peft")
+            models[self.names[reference]] = source
         for statement in order[:-1]:
             assert statement.name is not None
             models[statement.name] = self.merge(statement)

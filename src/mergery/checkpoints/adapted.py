@@ -1,0 +1,71 @@
+"""A model with adapters on it, as one checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mergery.checkpoints.base import Checkpoint, Contents, TensorInfo
+from mergery.checkpoints.config import Config
+from mergery.checkpoints.file_kinds import ADAPTER
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ROUNDINGS = ("once", "peft")
+"""How a model with adapters is rounded: once, at the very end; or to the base's dtype, as peft's merge does."""
+
+
+class AdaptedCheckpoint(Checkpoint):
+    """A base and the adapters on it. Names, shapes, config, side files and stored weights are the base's; what the adapters
+    make of the weights is a view: `mergery.views.adapters`.
+    """
+
+    def __init__(self, base: Checkpoint, adapters: Sequence[Checkpoint], rounding: str = ROUNDINGS[0]) -> None:
+        self.base, self.adapters, self.rounding = base, tuple(adapters), rounding
+        self.label, self.location = base.label, base.location
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return self.base.tensors
+
+    @property
+    def config(self) -> Config:
+        return self.base.config
+
+    @property
+    def contents(self) -> Contents:
+        return self.base.contents
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        return self.base.aliases
+
+    def file(self, name: str) -> bytes:
+        return self.base.file(name)
+
+    def read(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
+        self.base.read(name, start, stop, into)
+
+    def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
+        for each in (self.base, *self.adapters):
+            each.prepare(progress)
+
+    def fingerprint(self) -> dict[str, Any]:
+        marks = []
+        for each in self.adapters:
+            said = each.file(ADAPTER) if ADAPTER in each.files else b""
+            own = {key: value for key, value in each.fingerprint().items() if key != "location"}
+            marks.append({**own, "adapter_config_sha256": hashlib.sha256(said).hexdigest()})
+        return {**self.base.fingerprint(), "adapters": marks, "rounding": self.rounding}
+
+    def stamp(self) -> dict[str, list[int]]:
+        marks = self.base.stamp()
+        for number, each in enumerate(self.adapters, start=1):
+            marks |= {f"adapter {number}: {name}": mark for name, mark in each.stamp().items()}
+        return marks
+
+    def close(self) -> None:
+        for each in (self.base, *self.adapters):
+            each.close()

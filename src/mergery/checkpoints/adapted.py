@@ -17,6 +17,24 @@ ROUNDINGS = ("once", "peft")
 """How a model with adapters is rounded: once, at the very end; or to the base's dtype, as peft's merge does."""
 
 
+class NoModel(Checkpoint):
+    """What stands for the base of adapters that are merged without it: no tensors, no files."""
+
+    def __init__(self, label: str, stem: str = "model") -> None:
+        self.label, self.location, self._contents = label, "nothing", Contents(stem=stem)
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return {}
+
+    @property
+    def contents(self) -> Contents:
+        return self._contents
+
+    def read(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
+        raise KeyError(name)
+
+
 class AdaptedCheckpoint(Checkpoint):
     """A base and the adapters on it. Names, shapes, config, side files and stored weights are the base's; what the adapters
     make of the weights is a view: `mergery.views.adapters`.

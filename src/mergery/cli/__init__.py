@@ -42,6 +42,7 @@ COMMANDS = {
         "export": "export:app",
         "pack": "pack:pack",
         "vocabulary": "vocabulary:app",
+        "adapter": "adapter:app",
     },
     MEASURING: {"evaluate": "evaluate:evaluate", "compare": "compare:compare"},
     RECIPES: {"import": "import_:import_", "schema": "schema:schema"},

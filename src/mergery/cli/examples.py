@@ -48,6 +48,18 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "vocabulary transplant": (
         ("mergery vocabulary transplant llama-math out --from llama-code", "give a model another one's tokenizer"),
     ),
+    "adapter bake": (("mergery adapter bake llama math-lora baked", "the model that an adapter makes of its base"),),
+    "adapter merge": (
+        ("mergery adapter merge math-lora code-lora --out both", "one adapter, exactly the sum of both"),
+        ("mergery adapter merge math-lora code-lora --out both --rank 16", "of rank 16, small adapters kept"),
+    ),
+    "adapter extract": (
+        ("mergery adapter extract llama-math out --base llama --rank 16", "what a fine-tune has learnt, in rank 16"),
+        (
+            "mergery adapter extract llama-math out --base llama --energy 0.9",
+            "in the ranks that hold nine tenths of it",
+        ),
+    ),
     "import": (("mergery import mergekit.yml > recipe.yaml", "a mergekit file as a recipe of Mergery's own"),),
     "schema": (("mergery schema > recipe.schema.json", "for an editor that completes and checks recipes"),),
     "doctor": (("mergery doctor", "what this machine has for merging, and what is missing"),),

@@ -23,9 +23,8 @@ class Computing(Evaluator[Computed]):
         return not self.node.streamed or super().reduces
 
     def prepare(self) -> None:
-        """Call the function."""
+        """Call the function. What is below is prepared when it reads of it."""
         if self.read is None:
-            super().prepare()
             self.read = self.node.make(list(map(reading, self.inner)))
 
     def compute(self, start: int, stop: int, out: np.ndarray, dtype: DType) -> None:

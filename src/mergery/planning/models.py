@@ -24,6 +24,7 @@ from mergery.planning.stack import stacked
 from mergery.planning.treatment import numbers, treatments_of
 from mergery.recipe import Merge, Recipe, Source
 from mergery.views.adapters import adapted_view
+from mergery.views.bare import Bare, bare_views, is_bare
 from mergery.views.beside import placed
 from mergery.views.convert import converted
 from mergery.views.heads import settled, truly_tied
@@ -45,6 +46,10 @@ def stored_views(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings
         source = recipe.models[name]
         assert isinstance(source, Source)
         sources[name] = source, checkpoints[name]
+    bare = {name: Bare(own, source.place) for name, (source, own) in sources.items() if is_bare(own)}
+    if bare:
+        views |= bare_views(bare, findings)
+        sources = {name: each for name, each in sources.items() if name not in bare}
     adapters = refuse_adapters({name: (stored, source.place) for name, (source, stored) in sources.items()}, findings)
     for name, (source, checkpoint) in sources.items():
         if name in adapters or not check_quantised(name, checkpoint, source.place, plain, findings):
@@ -67,7 +72,9 @@ def stored_views(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings
 
 def _merged(recipe: Recipe) -> tuple[str, ...]:
     """The stored models that are merged, or give the output its names."""
-    return merged_sources(recipe, tuple(dict.fromkeys((*recipe.merge.names(), recipe.donor))))
+    adapter = recipe.output.adapter
+    below = (adapter.base,) if adapter is not None and adapter.base else ()
+    return merged_sources(recipe, tuple(dict.fromkeys((*recipe.merge.names(), recipe.donor, *below))))
 
 
 def _stored(name: str, checkpoint: Checkpoint, architecture: Architecture, drop: Iterable[str]) -> View:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mergery.checkpoints import Checkpoint, open_checkpoint
-from mergery.checkpoints.adapted import AdaptedCheckpoint
+from mergery.checkpoints.adapted import AdaptedCheckpoint, NoModel
 from mergery.checkpoints.adapters import read_adapter
 from mergery.checkpoints.file_kinds import ADAPTER
 from mergery.checkpoints.renamed import renamed
@@ -26,6 +26,10 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
         if not isinstance(model, Source):
             continue
         try:
+            if not model.path:
+                adapters = [open_checkpoint(each, relative_to=recipe.folder) for each in model.adapters]
+                opened[name] = AdaptedCheckpoint(NoModel(name), adapters, model.rounding)
+                continue
             opened[name] = open_checkpoint(
                 model.path,
                 revision=model.revision,
@@ -38,7 +42,10 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
             )
             if model.rename:
                 opened[name] = renamed(opened[name], model.rename)
-            opened[name] = on_recorded_base(opened[name], recipe.folder)
+            if not _baseless(recipe):
+                opened[name] = on_recorded_base(opened[name], recipe.folder)
+            elif is_adapter(opened[name]):
+                opened[name] = AdaptedCheckpoint(NoModel(name), (opened[name],), model.rounding)
         except MergeryError as error:
             problems.append(error.at(model.place))
     if problems:
@@ -46,6 +53,18 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
             checkpoint.close()
     raise_all(problems)
     return opened
+
+
+def _baseless(recipe: Recipe) -> bool:
+    """Whether the output is an adapter, and nothing is said of a model under it."""
+    base = recipe.models.get(recipe.merge.base or (recipe.output.adapter.base if recipe.output.adapter else None) or "")
+    return recipe.output.adapter is not None and (base is None or (isinstance(base, Source) and not base.path))
+
+
+def is_adapter(checkpoint: Checkpoint) -> bool:
+    """Whether a checkpoint is an adapter alone, of a kind that can be merged."""
+    adapter = read_adapter(checkpoint) if not checkpoint.config else None
+    return adapter is not None and adapter.kind in ("LoRA", "DoRA") and not adapter.beside
 
 
 def on_recorded_base(checkpoint: Checkpoint, folder: Path) -> Checkpoint:

@@ -18,6 +18,7 @@ from mergery.errors import MergeryError, raise_all
 from mergery.graph.findings import Findings
 from mergery.graph.view import Change, View
 from mergery.graph.walking import leaf_columns
+from mergery.planning.adapter_output import ONE_FILE, AdapterPlan, adapter_plan, with_recorded_base
 from mergery.planning.digest import digest_of
 from mergery.planning.layout import Layout
 from mergery.planning.models import merged_view, stored_views, unified_views
@@ -64,6 +65,7 @@ class Plan:
     template: str | None  # the chat template that is written; None: the tokenizer's own
     generation: bytes | None  # generation_config.json, where its donor's is not right
     changes: tuple[Change, ...] = ()  # of the shape of models: conversions and stacks
+    adapter: AdapterPlan | None = None  # where the output is an adapter
 
     def changed(self) -> list[str]:
         """Models whose files have been written to since the plan was made."""
@@ -146,8 +148,15 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
     if fragment is not None:
         view = fragment.view
         headers = {name: headers[whole] for name, whole in fragment.names.items() if whole in headers}
-    dtype = OUTPUT_DTYPES[recipe.output.dtype] if recipe.output.dtype else None
-    layout, steps = steps_of(view, headers, dtype, recipe.output.shard_size)
+    dtype, shard = OUTPUT_DTYPES[recipe.output.dtype] if recipe.output.dtype else None, recipe.output.shard_size
+    adapter = None
+    if recipe.output.adapter is not None:
+        adapter = adapter_plan(recipe, view, stored, findings)
+        raise_all(findings.problems)
+        assert adapter is not None
+        adapter = with_recorded_base(adapter, checkpoints, findings)
+        view, headers, dtype, shard = adapter.view, adapter.headers, None, ONE_FILE
+    layout, steps = steps_of(view, headers, dtype, shard)
     kinds = kinds_of(steps)
     generation = write_generation(recipe, donor, vocabulary, findings)
     warnings = [
@@ -186,6 +195,7 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
         template,
         generation,
         tuple(findings.changes),
+        adapter,
     )
 
 

@@ -1,4 +1,4 @@
-"""Adapters in a recipe: those that are put on a source."""
+"""Adapters in a recipe: those that are put on a source, and one as the output."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from mergery.checkpoints.adapted import ROUNDINGS
 from mergery.errors import did_you_mean
 from mergery.recipe.document import KeyPath
 from mergery.recipe.reader import RecipeReader
+from mergery.recipe.recipe import AdapterOutput
+
+SPACES = ("core", "shared", "full")
+EMBEDDINGS = ("whole", "lora", "base")
 
 
 def read_adapters(reader: RecipeReader, data: Mapping[str, Any], path: KeyPath) -> tuple[tuple[Any, ...], str]:
@@ -28,3 +32,29 @@ def read_adapters(reader: RecipeReader, data: Mapping[str, Any], path: KeyPath) 
             "rounding says nothing of this model", (*path, "rounding"), why=why, hint="name the adapters beside it"
         )
     return tuple(adapters), rounding
+
+
+def read_adapter_output(
+    reader: RecipeReader, data: Any, path: KeyPath, models: Mapping[str, Any]
+) -> AdapterOutput | None:
+    """The `adapter` of `output`."""
+    if data is True:
+        return AdapterOutput()
+    if not isinstance(data, dict):
+        reader.fail("adapter must be a mapping", path, hint="adapter: {rank: 16}, or adapter: true for all ranks")
+        return None
+    reader.only(data, path, ("rank", "ranks", "space", "calibrate", "embeddings", "base"))
+    ranks = data.get("ranks", {})
+    ranks = ranks if isinstance(ranks, dict) else {"": ranks}
+    for rank, at in ((data.get("rank"), "rank"), *((each, "ranks") for each in ranks.values())):
+        if rank is not None and (type(rank) is not int or rank < 1):
+            reader.fail(f"{at} is {rank!r}", (*path, at), why="it must be a whole number above zero")
+            return None
+    for key, known in (("space", SPACES), ("calibrate", ("pico",)), ("embeddings", EMBEDDINGS)):
+        if data.get(key) is not None and data[key] not in known:
+            reader.fail(f"{key} is {data[key]!r}", (*path, key), hint=did_you_mean(str(data[key]), known))
+            return None
+    if data.get("base") is not None and not reader.name(data["base"], (*path, "base"), models):
+        return None
+    pico, embeddings = data.get("calibrate") == "pico", data.get("embeddings") or EMBEDDINGS[0]
+    return AdapterOutput(data.get("rank"), dict(ranks), data.get("space"), pico, embeddings, data.get("base"))

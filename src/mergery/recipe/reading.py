@@ -16,7 +16,7 @@ from mergery.architecture.facts import ALLOWABLE
 from mergery.checkpoints.tokenizer.chat_templates import check_template
 from mergery.dtypes import OUTPUT_DTYPES
 from mergery.errors import RecipeError, did_you_mean, raise_all
-from mergery.recipe.adapters import read_adapters
+from mergery.recipe.adapters import read_adapter_output, read_adapters
 from mergery.recipe.changes import Changes
 from mergery.recipe.document import Document, read_documents, read_file, read_stream
 from mergery.recipe.merge import read_merge
@@ -139,7 +139,7 @@ def read_sources(reader: RecipeReader, data: Any) -> dict[str, Source | Merge]:
             for key in ("revision", "task"):
                 if item.get(key) is not None and not isinstance(item[key], str):
                     reader.fail(f"{key} must be text", (*at, key), hint="put it in quotes")
-            if not item.get("path"):
+            if not item.get("path") and "adapters" not in item:
                 reader.fail(f"the model {name!r} has no path", at, hint="path: ./folder, or a hub id")
             wanted, places = (
                 read_conversions(reader, item["convert"], (*at, "convert")) if "convert" in item else ({}, {})
@@ -172,7 +172,7 @@ def read_output(reader: RecipeReader, data: Any, models: Mapping[str, Any]) -> O
     if not isinstance(data, dict):
         reader.fail("output must be a mapping", path, hint="output: {dtype: bfloat16}")
         return Output()
-    reader.only(data, path, ("dtype", "shard_size", "config", "tokenizer", "chat_template"))
+    reader.only(data, path, ("dtype", "shard_size", "config", "tokenizer", "chat_template", "adapter"))
     dtype = data.get("dtype")
     if dtype is not None and str(dtype) not in OUTPUT_DTYPES:
         reader.fail(f"unknown dtype {dtype!r}", (*path, "dtype"), hint=did_you_mean(str(dtype), OUTPUT_DTYPES))
@@ -192,7 +192,10 @@ def read_output(reader: RecipeReader, data: Any, models: Mapping[str, Any]) -> O
             check_template(template, models)
         except RecipeError as error:
             reader.keep(error, (*path, "chat_template"))
-    return Output(dtype, shard, data.get("config"), tokenizer, template)
+    adapter = None
+    if data.get("adapter") not in (None, False):
+        adapter = read_adapter_output(reader, data["adapter"], (*path, "adapter"), models)
+    return Output(dtype, shard, data.get("config"), tokenizer, template, adapter)
 
 
 def _is_stage(item: Any) -> bool:

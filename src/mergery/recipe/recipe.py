@@ -70,6 +70,8 @@ class Source:
             each if isinstance(each, str) else f"<{type(each).__name__} in memory>" for each in self.adapters
         ]
         more["rounding"] = self.rounding if self.rounding != ROUNDINGS[0] else None
+        if not self.path:
+            return {"adapters": more["adapters"]}
         return {"path": path, **{key: value for key, value in more.items() if value}} if any(more.values()) else path
 
 
@@ -194,6 +196,38 @@ class Merge:
 
 
 @dataclass(frozen=True)
+class AdapterOutput:
+    """An adapter as output: what stands between the merge and its base, in factors of a rank.
+
+    rank:       of each module; None: as many as nothing is lost with.
+    ranks:      of single modules, by name.
+    space:      where adapters are merged: in `core` space, in a `shared` basis of the output's rank, or in `full`; None: core
+                space where the rank suffices for all, else a shared basis.
+    pico:       damp what all adapters crowd into, before they are merged.
+    embeddings: of fine-tunes: `whole`, as factors (`lora`), or left as in the `base`.
+    base:       the model that the adapter is for, where the merge names none.
+    """
+
+    rank: int | None = None
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    space: str | None = None
+    pico: bool = False
+    embeddings: str = "whole"
+    base: str | None = None
+
+    def rank_of(self, module: str) -> int | None:
+        """The rank of a module."""
+        return self.ranks.get(module, self.rank)
+
+    def plain(self) -> dict[str, Any]:
+        """What is said of the adapter, as plain data."""
+        said = {"rank": self.rank, "ranks": dict(self.ranks), "space": self.space, "base": self.base}
+        said["calibrate"] = "pico" if self.pico else None
+        said["embeddings"] = self.embeddings if self.embeddings != "whole" else None
+        return {key: value for key, value in said.items() if value}
+
+
+@dataclass(frozen=True)
 class Output:
     """What is written: dtype (None keeps the donor's), shard size in bytes, the config's donor, the vocabulary (a model's,
     `base` or `union`) and the chat template (a model's, a named one, Jinja or `auto`)."""
@@ -203,6 +237,7 @@ class Output:
     config: str | None = None
     tokenizer: str | None = None
     chat_template: str | None = None
+    adapter: AdapterOutput | None = None  # instead of a model
 
 
 @dataclass(frozen=True)
@@ -308,8 +343,9 @@ class Recipe:
             "tokenizer": self.output.tokenizer,
             "chat_template": self.output.chat_template,
         }
+        adapter = {} if self.output.adapter is None else {"adapter": self.output.adapter.plain() or True}
         more = {
-            "output": {key: value for key, value in output.items() if value},
+            "output": {key: value for key, value in output.items() if value} | adapter,
             "vocabulary": self.vocabulary.plain() if self.vocabulary else None,
             "seed": self.seed,
             "drop": list(self.drop),

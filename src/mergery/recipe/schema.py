@@ -12,6 +12,7 @@ from mergery.dtypes import OUTPUT_DTYPES
 from mergery.method import Method, Setting, methods
 from mergery.method.roles import BASE
 from mergery.method.setting import LIMITS
+from mergery.recipe.adapters import EMBEDDINGS, SPACES
 from mergery.recipe.recipe import CONVERSIONS, GROWTHS, TENSORS
 from mergery.recipe.values import ROLES
 from mergery.recipe.vocabulary import LARGEST_MULTIPLE, MOST_NEIGHBOURS, PADDING, UNKNOWN
@@ -99,7 +100,8 @@ def _source() -> dict[str, Any]:
     adapters = {**_one_or_more(_NAME), "description": "Adapters on the model: folders, files or hub ids."}
     rounding = {"enum": list(ROUNDINGS), "default": ROUNDINGS[0], "description": "Of a model with adapters."}
     more = {"rename": rename, "adapters": adapters, "rounding": rounding}
-    return _mapping({"path": _NAME, "revision": _NAME, "task": task, "convert": convert, **more}, "path")
+    keys = {"path": _NAME, "revision": _NAME, "task": task, "convert": convert, **more}
+    return {**_mapping(keys), "anyOf": [{"required": ["path"]}, {"required": ["adapters"]}]}
 
 
 def _output() -> dict[str, Any]:
@@ -111,6 +113,21 @@ def _output() -> dict[str, Any]:
             "config": {**_NAME, "description": "The model whose config and names the output takes."},
             "tokenizer": {**_NAME, "description": "The output's vocabulary: base, union or a model's."},
             "chat_template": {**_NAME, "description": "auto, a model, a named template, or Jinja."},
+            "adapter": {"oneOf": [{"const": True}, _adapter_output()]},
+        }
+    )
+
+
+def _adapter_output() -> dict[str, Any]:
+    """An adapter as output."""
+    return _mapping(
+        {
+            "rank": {**_COUNT, "description": "Of each module; without it, as many as nothing is lost with."},
+            "ranks": {"type": "object", "additionalProperties": _COUNT, "description": "Of single modules, by name."},
+            "space": {"enum": list(SPACES), "description": "Where adapters are merged."},
+            "calibrate": {"enum": ["pico"], "description": "Damp what all adapters crowd into."},
+            "embeddings": {"enum": list(EMBEDDINGS), "default": EMBEDDINGS[0]},
+            "base": {**_NAME, "description": "The model that the adapter is for, where the merge names none."},
         }
     )
 

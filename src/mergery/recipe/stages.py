@@ -37,6 +37,7 @@ def check_references(
     if merge is None or reader.errors:
         return
     others = [output.config, output.tokenizer, output.chat_template, *(vocabulary.models() if vocabulary else ())]
+    others += [output.adapter.base] if output.adapter else []
     for name in (*merge.names(), *(name for name in others if name in models)):
         visit(name, ())
     for token, row in vocabulary.tokens.items() if vocabulary else ():

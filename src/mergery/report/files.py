@@ -12,6 +12,8 @@ from mergery.report.tokens import tokenizer_files
 
 def side_files(plan: Plan) -> dict[str, bytes]:
     """Every small file's content by name; config, tokenizer and chat template come from their donors."""
+    if plan.adapter is not None:
+        return {**plan.adapter.files, "README.md": make_card(plan).encode()}
     texts: dict[str, bytes] = {}
     if plan.config:
         texts["config.json"] = (json.dumps(plan.config.plain(), indent=2, sort_keys=True) + "\n").encode()

@@ -26,7 +26,7 @@ class Event:
 
 
 Notify = Callable[[Event], None]
-Doing = Literal["merging", "packing", "verifying"]
+Doing = Literal["measuring", "merging", "packing", "verifying"]
 
 
 def ignore(event: Event) -> None:

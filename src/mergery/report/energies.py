@@ -1,0 +1,22 @@
+"""How much of what was learnt the factors of an adapter hold."""
+
+from __future__ import annotations
+
+from mergery.planning.plan import Plan
+
+
+def energy_rows(plan: Plan) -> list[tuple[str, str, float]]:
+    """By kind of module: its name, the range of its ranks, and the share of its squared length that is held."""
+    assert plan.adapter is not None
+    energies, found = plan.adapter.energies, {}
+    for name, whole in energies.whole.items():
+        module = name.removesuffix(".weight")
+        row = found.setdefault(module.rpartition(".")[2], ([], [0.0, 0.0]))
+        row[0].append(plan.adapter.ranks[module])
+        row[1][0] += sum(energies.held[name].values())
+        row[1][1] += sum(whole.values())
+    rows = []
+    for kind, (ranks, (held, whole)) in found.items():
+        low, high = min(ranks), max(ranks)
+        rows.append((kind, str(low) if low == high else f"{low}-{high}", held / whole if whole else 1.0))
+    return rows

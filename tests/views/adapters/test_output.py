@@ -1,0 +1,138 @@
+"""One adapter out of several, or of a fine-tune: it loads in peft, and is what the merge of the models would be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mergery import api
+from mergery.errors import MergeryError
+from mergery.run.merging import Result
+from tests.views.adapters.peft_models import load, logits, model_of, save_adapter, with_adapters
+
+Q = "model.layers.0.self_attn.q_proj"
+WEIGHT = {"a": 0.5, "b": 2.0}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("home")
+    model_of("llama").save_pretrained(folder / "base")
+    save_adapter(folder / "base", folder / "a", r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"])
+    more = {"r": 2, "target_modules": ["q_proj", "up_proj", "embed_tokens"]}
+    save_adapter(folder / "base", folder / "b", seed=2, lora_alpha=2, **more)
+    save_adapter(folder / "base", folder / "c", seed=3, r=3, use_rslora=True, target_modules=["q_proj", "up_proj"])
+    tensors = load_file(folder / "b" / "adapter_model.safetensors")
+    own = {
+        name: value for name, value in tensors.items() if "base_layer" not in name
+    }  # of the base, not of the adapter
+    save_file(own, folder / "b" / "adapter_model.safetensors")
+    return folder
+
+
+def models(home: Path, *names: str, bare: bool = False) -> dict[str, Any]:
+    base: Any = {"adapters": []} if bare else str(home / "base")
+    return {"base": base, **{name: str(home / name) if bare else f"{home / 'base'}+{home / name}" for name in names}}
+
+
+def delta(folder: Path, module: str = Q) -> torch.Tensor:
+    tensors, said = (
+        load_file(folder / "adapter_model.safetensors"),
+        json.loads((folder / "adapter_config.json").read_text()),
+    )
+    a, b = (tensors[f"base_model.model.{module}.lora_{which}.weight"].double() for which in "AB")
+    scale = said["lora_alpha"] / (said["r"] ** 0.5 if said["use_rslora"] else said["r"])
+    return (b @ a) * scale
+
+
+def merged(given: dict[str, Any], out: Path, adapter: Any = True, **merge: Any) -> Result:
+    merge = {"method": "task_arithmetic", "base": "base", "weight": WEIGHT} | merge
+    result = api.merge({"models": given, "merge": merge, "output": {"adapter": adapter}}, out)
+    assert isinstance(result, Result)
+    return result
+
+
+@pytest.mark.parametrize("bare", [False, True])
+def test_the_exact_sum_loads_in_peft(bare: bool, home: Path, tmp_path: Path) -> None:
+    result = merged(models(home, "a", "b", bare=bare), tmp_path / "out")
+    expected = 0.5 * delta(home / "a") + 2.0 * delta(home / "b")
+    assert (delta(tmp_path / "out") - expected).norm() < 1e-6 * expected.norm()
+    said = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert said["base_model_name_or_path"] == str(home / "base")
+    assert said["target_modules"] == ["down_proj", "embed_tokens", "q_proj", "up_proj"]
+    assert result.plan.adapter is not None
+    assert result.plan.adapter.energies.shares() == pytest.approx({"a": 1.0, "b": 1.0})
+    recipe = {
+        "models": models(home, "a", "b"),
+        "merge": {"method": "task_arithmetic", "base": "base", "weight": WEIGHT},
+    }
+    api.merge(recipe, tmp_path / "model")
+    own = with_adapters(home / "base", tmp_path / "out")
+    torch.testing.assert_close(logits(own), logits(load(tmp_path / "model")), rtol=1e-4, atol=1e-5)
+    assert not api.verify(tmp_path / "out", sample=5)
+    put_on = {"models": {"m": f"{home / 'base'}+{tmp_path / 'out'}"}, "merge": {"method": "passthrough"}}
+    again = api.merge(put_on)
+    torch.testing.assert_close(again[f"{Q}.weight"], load(tmp_path / "model").state_dict()[f"{Q}.weight"])  # type: ignore[index]
+
+
+def test_core_space_and_a_rank_give_the_best_product(home: Path, tmp_path: Path) -> None:
+    merged(models(home, "a", "b"), tmp_path / "out", {"rank": 3, "space": "core"})
+    expected = 0.5 * delta(home / "a") + 2.0 * delta(home / "b")
+    u, s, vh = torch.linalg.svd(expected)
+    torch.testing.assert_close(delta(tmp_path / "out"), u[:, :3] * s[:3] @ vh[:3], rtol=1e-4, atol=1e-5)
+
+
+def test_a_rank_below_the_sum_merges_in_a_shared_basis(home: Path, tmp_path: Path) -> None:
+    plan = merged(models(home, "a", "b"), tmp_path / "out", {"rank": 4}).plan
+    said = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert (said["r"], said["rank_pattern"]["model.embed_tokens"]) == (4, 2)
+    assert plan.adapter is not None
+    assert 0.5 < min(plan.adapter.energies.shares().values()) < 1.0
+    logits(with_adapters(home / "base", tmp_path / "out"))
+
+
+@pytest.mark.parametrize("method", ["linear", "ties", "dare_ties", "tsv_merge", "knots", "karcher"])
+def test_any_method_in_core_space(method: str, home: Path, tmp_path: Path) -> None:
+    based = {} if method in ("linear", "karcher") else {"base": "base"}
+    given = models(home, "a", "c") if based else {k: v for k, v in models(home, "a", "c").items() if k != "base"}
+    recipe = {"models": given, "merge": {"method": method, **based}, "output": {"adapter": {"rank": 6}}}
+    api.merge(recipe, tmp_path / "out")
+    made = delta(tmp_path / "out")
+    assert 0.0 < made.norm() < 5 * (delta(home / "a").norm() + delta(home / "c").norm())
+    logits(with_adapters(home / "base", tmp_path / "out"))
+
+
+def test_full_space_is_the_dense_merge_cut_to_its_rank(home: Path, tmp_path: Path) -> None:
+    ties = {"method": "ties", "base": "base", "density": 0.5, "scope": "tensor"}
+    merged(models(home, "a", "c"), tmp_path / "out", {"rank": 8, "space": "full"}, **ties, weight=1.0)
+    model = api.merge({"models": models(home, "a", "c"), "merge": {**ties, "weight": 1.0}})
+    base = load(home / "base").state_dict()[f"{Q}.weight"]
+    u, s, vh = torch.linalg.svd((model[f"{Q}.weight"] - base).double())  # type: ignore[index]
+    torch.testing.assert_close(delta(tmp_path / "out"), u[:, :8] * s[:8] @ vh[:8], rtol=1e-3, atol=1e-4)
+
+
+def test_what_cannot_be_an_adapter(home: Path, tmp_path: Path) -> None:
+    save_adapter(home / "base", tmp_path / "dora", r=2, use_dora=True, target_modules=["q_proj"])
+    with pytest.raises(MergeryError, match="the adapter 'd' means nothing without its model"):
+        api.plan(
+            {
+                "models": {"a": str(home / "a"), "d": str(tmp_path / "dora")},
+                "merge": {"method": "linear"},
+                "output": {"adapter": True},
+            }
+        )
+    shutil.copytree(home / "base", tmp_path / "other")
+    fine = {"models": {"a": str(home / "base"), "b": str(tmp_path / "other")}, "merge": {"method": "linear"}}
+    with pytest.raises(MergeryError, match="what stands between this merge and a base is not known"):
+        api.plan(fine | {"output": {"adapter": True}})
+    nothing = {"models": {"a": str(home / "base"), "b": str(home / "base")}, "merge": {"method": "linear", "base": "b"}}
+    with pytest.raises(MergeryError, match="rank is 0"):
+        api.plan(nothing | {"output": {"adapter": {"rank": 0}}})
+    with pytest.raises(MergeryError, match="space is 'kore'"):
+        api.plan(nothing | {"output": {"adapter": {"space": "kore"}}})

@@ -1,7 +1,6 @@
 """The recipe: what it states (`recipe`), its values (`values`), and how it is read (`reading`)."""
 
 from mergery.recipe.recipe import (
-    CONVERSIONS,
     DEFAULT_SHARD,
     GROWTHS,
     Growth,
@@ -10,10 +9,10 @@ from mergery.recipe.recipe import (
     Override,
     Recipe,
     Slice,
-    Source,
     TokenRow,
     Vocabulary,
 )
+from mergery.recipe.source import CONVERSIONS, Source
 
 __all__ = [
     "CONVERSIONS", "DEFAULT_SHARD", "GROWTHS", "Growth", "Merge", "Output", "Override", "Recipe", "Slice", "Source", "TokenRow",

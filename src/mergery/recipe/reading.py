@@ -21,9 +21,10 @@ from mergery.recipe.changes import Changes
 from mergery.recipe.document import Document, read_documents, read_file, read_stream
 from mergery.recipe.merge import read_merge
 from mergery.recipe.reader import RecipeReader
-from mergery.recipe.recipe import DEFAULT_SHARD, TENSORS, Merge, Output, Recipe, Source
+from mergery.recipe.recipe import DEFAULT_SHARD, TENSORS, Merge, Output, Recipe
 from mergery.recipe.runs import unfold
 from mergery.recipe.shapes import read_conversions, read_rename
+from mergery.recipe.source import Source
 from mergery.recipe.stages import check_references
 from mergery.recipe.vocabulary import check_source, read_section
 

@@ -13,7 +13,8 @@ from mergery.method import Method, Setting, methods
 from mergery.method.roles import BASE
 from mergery.method.setting import LIMITS
 from mergery.recipe.adapters import EMBEDDINGS, SPACES
-from mergery.recipe.recipe import CONVERSIONS, GROWTHS, TENSORS
+from mergery.recipe.recipe import GROWTHS, TENSORS
+from mergery.recipe.source import CONVERSIONS
 from mergery.recipe.values import ROLES
 from mergery.recipe.vocabulary import LARGEST_MULTIPLE, MOST_NEIGHBOURS, PADDING, UNKNOWN
 

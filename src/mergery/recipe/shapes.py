@@ -9,7 +9,8 @@ from mergery.errors import Where
 from mergery.method import Method
 from mergery.recipe.document import KeyPath
 from mergery.recipe.reader import RecipeReader
-from mergery.recipe.recipe import CONVERSIONS, GROWTHS, Growth
+from mergery.recipe.recipe import GROWTHS, Growth
+from mergery.recipe.source import CONVERSIONS
 
 
 def read_conversions(reader: RecipeReader, data: Any, path: KeyPath) -> tuple[dict[str, int], dict[str, Where]]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from mergery.errors import MergeryError, RecipeError
 from mergery.recipe.reader import RecipeReader
-from mergery.recipe.recipe import Merge, Output, Source, Vocabulary
+from mergery.recipe.recipe import Merge, Output, Vocabulary
+from mergery.recipe.source import Source
 
 MOST_STAGES = 64  # one on top of the other
 MOST_READS = 4096  # of stored models, counted once for each way that leads to one

@@ -19,7 +19,8 @@ from mergery.recipe.mergekit.statement import Input, MergeStatement, OutputSlice
 from mergery.recipe.mergekit.tokens import Tokens, template_word
 from mergery.recipe.mergekit.wording import in_mergekits_words
 from mergery.recipe.reader import wanted_models
-from mergery.recipe.recipe import Merge, Output, Recipe, Slice, Source, Vocabulary
+from mergery.recipe.recipe import Merge, Output, Recipe, Slice, Vocabulary
+from mergery.recipe.source import Source
 
 
 def translate(documents: list[Document], folder: Path, changes: Changes = Changes()) -> Recipe:

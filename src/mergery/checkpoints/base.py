@@ -72,10 +72,6 @@ class Checkpoint(ABC):
         """As `read`, also where the weights are not on this machine yet: for the few bytes on which a plan rests."""
         self.read(name, start, stop, into)
 
-    def peek(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
-        """As `read`, of a few bytes, also where the weights are not on this machine yet."""
-        self.read(name, start, stop, into)
-
     @property
     def config(self) -> Config:
         """What `config.json` states; empty where the checkpoint has none (a single file, a state dict)."""

@@ -62,10 +62,6 @@ class HubCheckpoint(StoredCheckpoint):
         with self._explained():
             return super().file(name)
 
-    def peek(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
-        with self._explained():
-            super().read(name, start, stop, into)
-
     def read(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
         self._require_local()
         super().read(name, start, stop, into)

@@ -43,7 +43,7 @@ def _whole(checkpoint: Checkpoint, name: str) -> bytes:
 
     info = checkpoint.tensors[name]
     data = np.empty(info.nbytes, np.uint8)
-    checkpoint.peek(name, 0, info.elements, data)
+    checkpoint.glance(name, 0, info.elements, data)
     return data.tobytes()
 
 
@@ -98,6 +98,16 @@ class DecodedCheckpoint(Checkpoint):
         elif len(byte_view(decoder.info, start, stop, into)):
             values = decoder.decode(self._stored, start, stop)
             into.reshape(-1)[:] = values.astype("<f4", copy=False).view("u1").reshape(-1)
+
+    def glance(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
+        if name in self._decoders:
+            self.read(name, start, stop, into)
+        else:
+            self._inner.glance(name, start, stop, into)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return self._inner.remarks
 
     @property
     def config(self) -> Config:

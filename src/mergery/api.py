@@ -125,15 +125,16 @@ def verify(folder: str | Path, *, sample: int = 0, on_event: Notify = ignore) ->
     return verify(Path(folder), sample, logged(on_event))
 
 
-def inspect(path: Any, others: Sequence[Any] = ()) -> dict[str, Any]:
+def inspect(path: Any, others: Sequence[Any] = (), *, memory: bool = False) -> dict[str, Any]:
     """Facts of a checkpoint, ready for JSON. `path` and `others` are folders, files, hub ids or objects in memory.
 
-    With others, `merging` says for each whether it can be merged with the first, and why not. No weights are read.
+    With others, `merging` says for each whether it can be merged with the first, and why not. With `memory`, what the model
+    takes when it runs: weights by format, cache by length of context, machines that hold both. No weights are read.
     Raises CheckpointError where one cannot be opened.
     """
     from mergery.report.inspection import inspect
 
-    return inspect(path, others)
+    return inspect(path, others, needs=memory)
 
 
 def evaluate(

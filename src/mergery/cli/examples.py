@@ -24,6 +24,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "inspect": (
         ("mergery inspect llama-math", "what a model is"),
         ("mergery inspect llama-math org/llama-code", "and whether another can be merged with it"),
+        ("mergery inspect llama-math --memory", "and what it takes to run it: formats, contexts, machines"),
     ),
     "verify": (
         ("mergery verify merged", "whether anything has changed since the merge"),

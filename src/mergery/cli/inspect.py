@@ -8,7 +8,7 @@ from mergery.cli.common import Document, console, flowing, print_json, table
 
 
 @flowing
-def inspect(checkpoint: str, /, *others: str, json: Document = False) -> None:
+def inspect(checkpoint: str, /, *others: str, memory: bool = False, json: Document = False) -> None:
     """Show what a model is and, with OTHERS, what may be merged with it and why not. Reads headers only.
 
     Parameters
@@ -17,10 +17,12 @@ def inspect(checkpoint: str, /, *others: str, json: Document = False) -> None:
         A model folder, a weight file or a hub id.
     others
         Models that might be merged with it.
+    memory
+        Also show what the model takes when it runs: weights by format, cache by length of context, and what fits where.
     """
     from mergery import api
 
-    facts = api.inspect(checkpoint, others)
+    facts = api.inspect(checkpoint, others, memory=memory)
     if json:
         print_json(facts)
     else:
@@ -67,6 +69,8 @@ def show_facts(facts: dict[str, Any]) -> None:
         numbers = (str(row["tensors"]), count(row["parameters"]))
         roles.add_row(row["part"], row["role"], *numbers, ", ".join(row["shapes"]), row["such_as"])
     out.print(roles)
+    if "memory" in facts:
+        show_memory(facts["memory"])
     for text in facts["remarks"]:
         out.print(f"note: {text}", style="yellow")
     for other in facts.get("merging", ()):
@@ -75,6 +79,37 @@ def show_facts(facts: dict[str, Any]) -> None:
         out.print(f"{other['location']} {verdict}", style="bold")
         for text in (*other["why_not"], *other["remarks"]):
             out.print(f"  {text}")
+
+
+def show_memory(facts: dict[str, Any]) -> None:
+    """Print what a model takes when it runs."""
+    from mergery.errors import size
+    from mergery.report.words import count
+
+    out = console()
+    active = ""
+    if facts["experts"]:
+        experts = facts["experts"]
+        active = f", of which a token meets {count(facts['active'])}: {experts['used']} of {experts['count']} experts"
+    out.print(f"\n{count(facts['parameters'])} parameters{active}")
+    weights = table("weights as", "size")
+    for name, nbytes in facts["weights"].items():
+        weights.add_row(name, size(nbytes))
+    contexts = table("context", "cache of one sequence, in 16 bits")
+    for context, nbytes in facts["cache"].items():
+        contexts.add_row(f"{context:,} tokens", size(nbytes))
+    fits = table("memory", "finest format that fits", "and the longest context with it")
+    for each in facts["fits"]:
+        context = f"{each['context']:,} tokens" if each["format"] else ""
+        fits.add_row(each["machine"], each["format"] or "none of these", context)
+    for shown in (weights, contexts, fits):
+        out.print()
+        out.print(shown)
+    out.print(
+        "A card is counted with 90 % of its memory, a laptop with 75 %, less half a gigabyte for activations; a context is "
+        "of 8,192 tokens at least.",
+        style="dim",
+    )
 
 
 def _tokenizer(facts: dict[str, Any] | None) -> str:

@@ -17,14 +17,18 @@ from mergery.errors import MergeryError, Problems
 from mergery.planning.inputs import leftover_scheme, quantisation
 from mergery.planning.plan import make_plan
 from mergery.planning.remarks import left_aside
+from mergery.report.memory import memory
 from mergery.views.vocabulary.comparing import tokens_in_words, tokens_without_rows
 from mergery.views.vocabulary.rows import token_tensors
 
 
-def inspect(path: Any, others: Sequence[Any] = ()) -> dict[str, Any]:
+def inspect(path: Any, others: Sequence[Any] = (), *, needs: bool = False) -> dict[str, Any]:
     """Facts of a checkpoint, and of its merging with others; see `mergery.api.inspect`."""
     with open_checkpoint(path) as checkpoint:
         facts = describe(checkpoint)
+        if needs:
+            architecture = read_architecture(checkpoint.tensors.values(), checkpoint.config)
+            facts["memory"] = memory(checkpoint.tensors, architecture, checkpoint.config)
         if others:
             facts["merging"] = [meeting(checkpoint, other) for other in others]
         return facts

@@ -15,5 +15,16 @@ def test_message(name):
     assert found == measure.expected("messages")[name]
 
 
+OPTIONS = ("unknown option", "unknown command", "no argument")  # of the command line itself
+
+
+@pytest.mark.parametrize("name", [name for name in MISTAKES if name not in OPTIONS])
+def test_every_problem_comes_with_something_to_try(name):
+    says = measure.expected("messages")[name]["says"]
+    problems = sum(line.startswith("mergery: ") for line in says)
+    assert sum(line.startswith("  try: ") for line in says) == problems
+    assert problems == 1 or name == "several at once"
+
+
 def test_no_result_is_left_over():
     assert measure.expected("messages").keys() == MISTAKES.keys()

@@ -108,14 +108,17 @@ ROW = "zero, {from: <model>}, {like: <token>, of: <model>} or {id: <number>, of:
         ("vocabulary: {tokens: {x: {like: y}}}", ["3:26: 'like' needs 'of'\n  try: {like: 'y', of: <model>}"]),
         (
             "vocabulary: {tokens: {x: {id: y, of: chat}}}",
-            ["3:31: id is 'y'\n  why: it must be a whole number, zero or more"],
+            ["3:31: id is 'y'\n  why: it must be a whole number, zero or more\n  try: id: 5"],
         ),
         ("vocabulary: {tokens: {x: {like: 3, of: chat}}}", ["3:33: 3 is no token\n  try: put it in quotes"]),
         (
             "vocabulary: {tokens: {x: {from: chat, of: base}}}",
             ["3:39: 'of' belongs to 'like' and 'id'\n  try: from: <model>"],
         ),
-        ("vocabulary: {tokens: {x: {from: chat, force: 1}}}", ["3:46: force is 1\n  why: it must be true or false"]),
+        (
+            "vocabulary: {tokens: {x: {from: chat, force: 1}}}",
+            ["3:46: force is 1\n  why: it must be true or false\n  try: force: true"],
+        ),
         (
             "vocabulary: {tokens: {x: {zero: 1}}}",
             ["3:26: zeros are of no model\n  try: zero, or {zero: true, force: true}"],
@@ -126,11 +129,17 @@ ROW = "zero, {from: <model>}, {like: <token>, of: <model>} or {id: <number>, of:
         ),
         ("vocabulary: {add: x}", ['3:19: add must be a list of tokens\n  try: add: ["<tool>"]']),
         ("vocabulary: {add: [3]}", ["3:20: 3 is no token\n  try: put it in quotes"]),
-        ("vocabulary: {add: [x, x]}", ["3:23: the token 'x' stands twice"]),
-        ("vocabulary: {add: [{token: x, special: 1}]}", ["3:40: special is 1\n  why: it must be true or false"]),
+        ("vocabulary: {add: [x, x]}", ["3:23: the token 'x' stands twice\n  try: keep one of them"]),
+        (
+            "vocabulary: {add: [{token: x, special: 1}]}",
+            ["3:40: special is 1\n  why: it must be true or false\n  try: special: true"],
+        ),
         (
             "vocabulary: {pad_to_multiple_of: 0}",
-            ["3:34: pad_to_multiple_of is 0\n  why: it must be a whole number from 1 to 1,048,576"],
+            [
+                "3:34: pad_to_multiple_of is 0\n  why: it must be a whole number from 1 to 1,048,576\n"
+                "  try: pad_to_multiple_of: 64"
+            ],
         ),
         ("vocabulary: {padding: no way}", ["3:23: padding is 'no way'\n  try: one of keep, cut"]),
         ("vocabulary: {unknown: guess}", ["3:23: unknown is 'guess'\n  try: one of mean, zero, random, subword, omp"]),
@@ -138,7 +147,7 @@ ROW = "zero, {from: <model>}, {like: <token>, of: <model>} or {id: <number>, of:
             "vocabulary: {unknown: {omp: 0}}",
             [
                 "3:29: omp is 0\n  why: it is the number of tokens of which a row is made: "
-                "a whole number from 1 to 4,096"
+                "a whole number from 1 to 4,096\n  try: omp: 64"
             ],
         ),
     ],

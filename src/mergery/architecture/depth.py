@@ -73,11 +73,13 @@ def _refuse(section: Mapping[str, Any]) -> None:
         raise PlanError(
             "the layers of this model cannot be stacked",
             why="it keeps inputs for all its layers in one tensor (hidden_size_per_layer_input)",
+            hint="merge it whole, without a 'stack'",
         )
     if section.get("scale_attn_by_inverse_layer_idx"):
         raise PlanError(
             "the layers of this model cannot be moved",
             why="it divides attention by the layer's number (scale_attn_by_inverse_layer_idx)",
+            hint="merge it whole, without a 'stack'",
         )
 
 
@@ -107,7 +109,8 @@ def _one_for_each_layer(key: str, value: list[Any], depth: int) -> bool:
 def _entry(key: str, value: Any, origin: Origin) -> Any:
     if not isinstance(value, (list, str)) or origin.layer >= len(value):
         count = len(value) if isinstance(value, (list, str)) else "no"
-        raise PlanError(f"config.json gives the {key} of {count} layers, but there are {origin.depth}")
+        what = f"config.json gives the {key} of {count} layers, but there are {origin.depth}"
+        raise PlanError(what, hint="mend the model's config.json, or download the model again")
     return value[origin.layer]
 
 
@@ -120,7 +123,9 @@ def _flatten_attention_types(value: Any) -> list[Any]:
                 flat += pattern * times
             case _:
                 raise PlanError(
-                    f"config.json has attention_types of {entry!r}", why="it should be a pattern and its count"
+                    f"config.json has attention_types of {entry!r}",
+                    why="it should be a pattern and its count",
+                    hint="mend the model's config.json",
                 )
     return flat
 
@@ -275,6 +280,7 @@ def _restack_tail(section: dict[str, Any], origins: Sequence[Origin]) -> list[st
         raise PlanError(
             f"{key} cannot describe this stack",
             why="the layers that share keys and values must be the last, behind some that have their own",
+            hint="let the last slice end with the model's last layers",
         )
     section[key] = len(shared) - first
     return []

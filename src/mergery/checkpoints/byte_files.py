@@ -48,7 +48,9 @@ class LocalFile(ByteFile):
         self.name = str(path)
         try:
             if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for ever
-                raise CheckpointError("this is not a regular file", where=Where(self.name))
+                raise CheckpointError(
+                    "this is not a regular file", where=Where(self.name), hint="name a file or a folder"
+                )
             handle = open(path, "rb", buffering=0)  # noqa: SIM115 - held until `close`
         except OSError as error:
             raise _cannot_open(path, error) from None

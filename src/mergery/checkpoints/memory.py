@@ -28,7 +28,7 @@ class MemoryCheckpoint(Checkpoint):
     ) -> None:
         self.label, self.location, self._config = label or "a state dict", "memory", Config(config)
         if not state:
-            raise CheckpointError("the state dict is empty", where=Where(self.label))
+            raise CheckpointError("the state dict is empty", where=Where(self.label), hint="give tensors by name")
         self._values = {name: _wrap(name, value, self.label) for name, value in state.items()}
         self._tensors = {name: TensorInfo(name, value.shape, value.dtype) for name, value in self._values.items()}
 
@@ -132,7 +132,7 @@ class _Tensor(_Value):
 
 def _wrap(name: Any, value: Any, label: str) -> _Value:
     if not isinstance(name, str):
-        raise CheckpointError(f"the name {name!r} is not text", where=Where(label))
+        raise CheckpointError(f"the name {name!r} is not text", where=Where(label), hint="give tensors by name")
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     if torch is not None and isinstance(value, torch.Tensor):
         found, make, refused = str(value.dtype).removeprefix("torch."), _Tensor, _unreadable(value)
@@ -148,7 +148,9 @@ def _wrap(name: Any, value: Any, label: str) -> _Value:
     if not refused and (dtype is None or dtype.bits % 8):
         refused = f"its dtype is {found}"
     if refused or dtype is None:
-        raise CheckpointError(f"entry {name!r} cannot be read", where=Where(label), why=refused)
+        raise CheckpointError(
+            f"entry {name!r} cannot be read", where=Where(label), why=refused, hint="give a torch tensor on the CPU"
+        )
     return make(value, dtype)
 
 
@@ -173,7 +175,7 @@ class TextCheckpoint(Checkpoint):
         return {}
 
     def read(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
-        raise CheckpointError(f"no tensor {name!r} here", where=Where(self.label))
+        raise CheckpointError(f"no tensor {name!r} here", where=Where(self.label), hint="name one of `tensors`")
 
     @property
     def contents(self) -> Contents:

@@ -83,7 +83,9 @@ def _open(
         path, found = _look_up(text, relative_to)
     except (OSError, ValueError, RuntimeError) as error:  # a NUL, a name that is too long, the home of nobody
         why = getattr(error, "strerror", None) or str(error)
-        raise CheckpointError("this path cannot be looked up", where=Where(repr(text)), why=why) from None
+        raise CheckpointError(
+            "this path cannot be looked up", where=Where(repr(text)), why=why, hint="check the path"
+        ) from None
     if found:
         snapshot = cached_snapshot(path, revision)
         if snapshot is not None:

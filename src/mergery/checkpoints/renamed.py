@@ -112,7 +112,10 @@ def renamed(checkpoint: Checkpoint, rules: Mapping[str, str]) -> Checkpoint:
                 break
         if name in names:
             why = f"rename gives it to {names[name]!r} and {own!r}"
-            raise CheckpointError(f"two tensors would be called {name!r}", where=Where(checkpoint.label), why=why)
+            hint = "a pattern that fits one of them alone, before the other"
+            raise CheckpointError(
+                f"two tensors would be called {name!r}", where=Where(checkpoint.label), why=why, hint=hint
+            )
         names[name] = own
     for number, old in enumerate(rules):
         if number not in used:

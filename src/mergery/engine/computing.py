@@ -33,7 +33,10 @@ class Computing(Evaluator[Computed]):
         assert self.read is not None
         piece = np.ascontiguousarray(self.read(start, stop), dtype=np.float32).reshape(-1).view(np.uint8)
         if self.workspace.kernels.convert(piece, F32.code, stop - start, out, dtype.code):
-            raise DataError(f"{self.node.what} for {self.node.name!r} is not finite, or does not fit into {dtype}")
+            raise DataError(
+                f"{self.node.what} for {self.node.name!r} is not finite, or does not fit into {dtype}",
+                hint="output: {dtype: float32}",
+            )
 
     def held(self, size: int, dtype: DType) -> int:
         """See `Evaluator.held`: what the function holds is there from the first window on."""

@@ -27,7 +27,8 @@ class Copying(Evaluator[Stored]):
         status = self.workspace.kernels.convert(stored, node.dtype.code, size, out, dtype.code)
         if status:
             fault = "holds NaN or infinity" if status & 1 else f"does not fit into {dtype}"
-            raise DataError(f"tensor {node.info.name!r} of model {node.model!r} {fault}")
+            hint = "that checkpoint is damaged; use another one" if status & 1 else "output: {dtype: float32}"
+            raise DataError(f"tensor {node.info.name!r} of model {node.model!r} {fault}", hint=hint)
 
     def held(self, size: int, dtype: DType) -> int:
         """See `Evaluator.held`."""

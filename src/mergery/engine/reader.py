@@ -184,7 +184,10 @@ class Reader:
                         f"tensor {node.info.name!r} of model {node.model!r} holds NaN or infinity",
                         hint="that checkpoint is damaged; use another one",
                     )
-                raise DataError(f"a stage made NaN or infinity of tensor {self.node.name!r}")
+                raise DataError(
+                    f"a stage made NaN or infinity of tensor {self.node.name!r}",
+                    hint="smaller weights, or a smaller scale",
+                )
         raise DataError(
             f"merging tensor {self.node.name!r} of {', '.join(self.node.models)} gives NaN or infinity in {dtype}",
             why="the inputs are finite, so the settings or the output's range are at fault",

@@ -27,6 +27,14 @@ Settings = Mapping[str, Any]
 """A method's settings at one tensor, as it receives them."""
 
 
+OTHER_NAMES = {
+    "alpha": ("t", "scale"), "ratio": ("t", "density"), "lambda": ("scale",), "coefficient": ("scale", "weight"),
+    "coefficients": ("weight",), "scaling_factor": ("scale",), "scaling": ("scale",), "weights": ("weight",), "t": ("weight",),
+    "k": ("density",), "trim": ("density",), "p": ("density",), "fraction": ("density",), "interpolation": ("t",),
+}  # fmt: skip
+"""Settings under other names, and which of a method's own they may be."""
+
+
 @dataclass(frozen=True)
 class Declaration:
     """A merging method as it is declared: see `mergery.method.method` for what the fields mean."""
@@ -115,6 +123,16 @@ class Declaration:
         if settings.get("normalize") and hasattr(weight, "min") and weight.min() < 0.0 < weight.max():
             yield "normalize divides by the sum of the weights, and some are negative"
 
+    def setting_meant(self, name: str) -> str:
+        """What to try in place of a setting that it does not have."""
+        for other in OTHER_NAMES.get(name.lower(), ()):
+            if other in self.settings:
+                return f"did you mean {other!r}?"
+        near = did_you_mean(name, self.settings)
+        if near.startswith("did you mean"):
+            return near
+        return f"its settings: {', '.join(self.settings)}" if self.settings else f"leave it out: {self.name} has none"
+
     # --- called from Python -------------------------------------------------------------------------------------------
 
     def resolve(self, k: int, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,18 +142,23 @@ class Declaration:
         """
         for name in given:
             if name not in self.settings:
-                raise RecipeError(f"{self.name} has no setting {name!r}", hint=did_you_mean(name, self.settings))
+                raise RecipeError(f"{self.name} has no setting {name!r}", hint=self.setting_meant(name))
         names = tuple(str(index) for index in range(k))
         resolved: dict[str, Any] = {}
         for setting in self.settings.values():
             if setting.required and setting.name not in given:
-                raise RecipeError(f"{self.name} needs {setting.name!r}", why=setting.type_in_words())
+                raise RecipeError(
+                    f"{self.name} needs {setting.name!r}",
+                    why=setting.type_in_words(),
+                    hint=f"{setting.name}={setting.example()}",
+                )
             value = given.get(setting.name, setting.default)
             value = value.tolist() if hasattr(value, "tolist") else value  # of numpy
             listed = setting.per_model and isinstance(value, (list, tuple))
             each: list[Any] = list(value) if listed else [value] * (k if setting.per_model else 1)
             if listed and len(each) != k:
-                raise RecipeError(f"{setting.name} has {len(each)} values for {k} models")
+                hint = f"{k} values, or one for all models"
+                raise RecipeError(f"{setting.name} has {len(each)} values for {k} models", hint=hint)
             checked = [setting.check(item.item() if hasattr(item, "item") else item) for item in each]
             resolved[setting.name] = setting.received(checked, names)
         if self.check is not None:
@@ -147,12 +170,14 @@ class Declaration:
         least, most = self.models
         if not least <= len(models) <= (most or len(models)):
             wanted = least if least == most else f"at least {least}"
-            raise RecipeError(f"{self.name} merges {wanted} models, not {len(models)}")
+            hint = "give a list of tensors, one for each model"
+            raise RecipeError(f"{self.name} merges {wanted} models, not {len(models)}", hint=hint)
         if self.base == "required" and base is None:
-            raise RecipeError(f"{self.name} needs a base")
+            raise RecipeError(f"{self.name} needs a base", why="it merges differences from it", hint="base=<a tensor>")
         shapes = [tuple(tensor.shape) for tensor in (*models, *([] if base is None else [base]))]
         if len(set(shapes)) > 1:
-            raise RecipeError("the tensors differ in shape", why=", ".join(map(str, shapes)))
+            why, hint = ", ".join(map(str, shapes)), "merge tensors of one shape"
+            raise RecipeError("the tensors differ in shape", why=why, hint=hint)
         if self.unit == "matrix" and len(shapes[0]) < 2:
             raise RecipeError(
                 f"{self.name} merges matrices [out, in], not a tensor of shape {list(shapes[0])}",

@@ -148,11 +148,15 @@ def evaluate_factored(
         able = "methods on matrices take them: see `mergery methods`"
         raise RecipeError(f"{method.name} takes no low-rank factors", why="it works on entries", hint=able)
     if method.takes != "deltas":
-        raise RecipeError(f"{method.name} takes no low-rank factors", why="it works on models, not on task vectors")
+        raise RecipeError(
+            f"{method.name} takes no low-rank factors",
+            why="it works on models, not on task vectors",
+            hint="give tensors",
+        )
     if not all(isinstance(delta, Factored) for delta in deltas):
         raise RecipeError("some task vectors are factors and some are not", hint="give all of them as Factored")
     if base is None and any(ask.rows for _, ask in method.asks):
-        raise RecipeError(f"{method.name} needs a base", why="it turns the base's own weights")
+        raise RecipeError(f"{method.name} needs a base", why="it turns the base's own weights", hint="base=<a tensor>")
     shape = deltas[0].shape
     method.refuse(deltas, deltas[0] if base is None else base)
     given = Given(shape, None if base is None else base.float(), KeyedUniform(stream_keys(seed, len(deltas)), shape))
@@ -172,7 +176,7 @@ def finite(tensor: Tensor, what: str) -> Tensor:
     """A tensor in float32. Raises DataError where it is not finite."""
     values = tensor.detach().float()
     if not values.isfinite().all():
-        raise DataError(f"{what} holds NaN or infinity")
+        raise DataError(f"{what} holds NaN or infinity", hint="use tensors of finite numbers")
     return values
 
 

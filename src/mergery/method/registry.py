@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 
-from mergery.errors import RecipeError, did_you_mean
+from mergery.errors import RecipeError
 from mergery.method.declaring import Method
 
 GROUP = "mergery.methods"
@@ -36,9 +37,54 @@ def methods() -> Mapping[str, Method]:
     return dict(sorted(_registry.items()))
 
 
+OTHER_NAMES = {
+    "linear": (
+        "average",
+        "averaging",
+        "avg",
+        "mean",
+        "weightedaverage",
+        "weightaverage",
+        "modelsoup",
+        "soup",
+        "uniformsoup",
+        "lerp",
+    ),
+    "task_arithmetic": ("taskvector", "taskvectors", "ta"),
+    "slerp": ("spherical", "sphericallinear", "sphericallinearinterpolation"),
+    "karcher": ("karchermean", "frechetmean"),
+    "geometric_median": ("median",),
+    "passthrough": ("frankenmerge", "copy"),
+    "run_average": ("swa", "lawa", "checkpointaverage"),
+    "consensus": ("consensusta", "consensustaskarithmetic"),
+    "tall_mask": ("tallmasks", "tall"),
+    "tsv_merge": ("tsvm", "tsv", "tasksingularvectors"),
+    "iso_c": ("iso", "isotropic"),
+    "arcee_fusion": ("arcee",),
+}
+"""What else methods are called, without capitals and signs: any of these finds the method."""
+
+
 def find(name: str) -> Method:
-    """The method called `name`. Raises RecipeError with the nearest name."""
+    """The method called `name`, in any case, with any signs between its words, or by another of its names.
+
+    Raises RecipeError with the nearest name.
+    """
     known = methods()
-    if name not in known:
-        raise RecipeError(f"unknown method {name!r}", hint=did_you_mean(name, known))
-    return known[name]
+    if name in known:
+        return known[name]
+    plain = _plain(name)
+    for own in known:
+        if plain in (_plain(own), f"{_plain(own)}merging", f"{_plain(own)}merge", *OTHER_NAMES.get(own, ())):
+            return known[own]
+    near = difflib.get_close_matches(plain, map(_plain, known), n=1, cutoff=0.6)
+    hint = next((f"did you mean {own!r}?" for own in known if near == [_plain(own)]), LIST)
+    raise RecipeError(f"unknown method {name!r}", hint=hint)
+
+
+LIST = "`mergery methods` lists them; linear, slerp, task_arithmetic and ties are the usual ones"
+
+
+def _plain(name: str) -> str:
+    """A name without capitals and signs."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def _shown(value: Any) -> str:
+    """A value as YAML has it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+
+
 def _plain(number: float) -> float | int:
     """A whole number without its point."""
     return int(number) if number.is_integer() else number
@@ -107,7 +112,7 @@ class Setting:
             return value
         if not (self.numeric and isinstance(value, (int, float)) and not isinstance(value, bool)):
             why = f"{what} must be {self.type_in_words()}"
-            raise RecipeError(f"{what} is {value!r}", why=why, hint=self._meant(value, what))
+            raise RecipeError(f"{what} is {_shown(value)}", why=why, hint=self._meant(value, what))
         number = float(value)
         if not math.isfinite(number):
             why = f"{what} must be a finite number"

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 def check_thresholds(settings: Mapping[str, Any]) -> None:
     if (settings["threshold"] < 0.0).any():
-        raise RecipeError("threshold must not be negative", why="it bounds a ratio of magnitudes")
+        raise RecipeError(
+            "threshold must not be negative", why="it bounds a ratio of magnitudes", hint="threshold: 0.4"
+        )
 
 
 def check_task(settings: Mapping[str, Any]) -> None:

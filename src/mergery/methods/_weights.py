@@ -30,5 +30,7 @@ def check_positive(settings: Mapping[str, Any]) -> None:
     weight = settings["weight"]
     if vanishes(weight) or weight.sum() < 0.0:
         raise RecipeError(
-            "the weights do not sum to a positive number", why="a mean on the sphere divides by their sum"
+            "the weights do not sum to a positive number",
+            why="a mean on the sphere divides by their sum",
+            hint="weights above zero, such as weight: 1",
         )

@@ -23,7 +23,9 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
 def check_ridge(settings: Mapping[str, Any]) -> None:
     check_weight(settings)
     if settings["ridge"] <= 0.0:
-        raise RecipeError("ridge must be positive", why="without it the inputs that no task has have no solution")
+        raise RecipeError(
+            "ridge must be positive", why="without it the inputs that no task has have no solution", hint="ridge: 0.01"
+        )
 
 
 def unequal(l1_norms: Tensor, mode: str) -> Tensor:

@@ -13,7 +13,7 @@ from mergery.methods._multitask import by_ties, check_thresholds, masks, togethe
 def check(settings: Mapping[str, Any]) -> None:
     check_thresholds(settings)
     if settings["k"] < 0:
-        raise RecipeError(f"k is {settings['k']}", why="it counts tasks")
+        raise RecipeError(f"k is {settings['k']}", why="it counts tasks", hint="k: 2")
 
 
 @method(paper="2405.07813", check=check)

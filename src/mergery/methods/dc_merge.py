@@ -21,7 +21,9 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
 
 def check_ratio(settings: Mapping[str, Any]) -> None:
     if settings["ratio"] < 1.0:
-        raise RecipeError("ratio must be at least 1", why="it is that of the first singular value to the last")
+        raise RecipeError(
+            "ratio must be at least 1", why="it is that of the first singular value to the last", hint="ratio: 5"
+        )
 
 
 def smoothed(s: Tensor, smooth: str, ratio: float) -> Tensor:

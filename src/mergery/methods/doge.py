@@ -18,9 +18,13 @@ TIE = 1e-6  # singular values that differ by less, relatively, are the same
 
 def check_steps(settings: Mapping[str, Any]) -> None:
     if settings["steps"] < 0 or (settings["rate"] or 0.0) < 0.0:
-        raise RecipeError("steps and rate must not be negative", why="they say how far the descent goes")
+        raise RecipeError(
+            "steps and rate must not be negative",
+            why="they say how far the descent goes",
+            hint="leave them out: the defaults are the paper's",
+        )
     if (settings["size"] or 0.0) < 0.0:
-        raise RecipeError("size must not be negative", why="it is the length of a task vector")
+        raise RecipeError("size must not be negative", why="it is the length of a task vector", hint="leave it out")
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:

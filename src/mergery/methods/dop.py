@@ -16,7 +16,11 @@ BALANCE = 0.999  # how much of the share of the merge so far stays at a step
 
 def check_steps(settings: Mapping[str, Any]) -> None:
     if settings["steps"] < 0 or settings["rate"] < 0.0:
-        raise RecipeError("steps and rate must not be negative", why="they say how far the descent goes")
+        raise RecipeError(
+            "steps and rate must not be negative",
+            why="they say how far the descent goes",
+            hint="steps: 200, rate: 1.0e-4",
+        )
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:

@@ -17,9 +17,13 @@ SAME = 1e-7
 
 def check_iteration(settings: Mapping[str, Any]) -> None:
     if settings["max_iter"] < 0 or settings["tol"] < 0.0:
-        raise RecipeError("max_iter and tol must not be negative")
+        raise RecipeError(
+            "max_iter and tol must not be negative", why="they say when the iteration ends", hint="leave them out"
+        )
     if (settings["weight"] < 0.0).any() or settings["weight"].sum() == 0.0:
-        raise RecipeError("the weights must not be negative, and not all zero", why="they weigh distances")
+        raise RecipeError(
+            "the weights must not be negative, and not all zero", why="they weigh distances", hint="weight: 1"
+        )
 
 
 @method(paper="weiszfeld1937", span="either", check=check_iteration)

@@ -13,7 +13,9 @@ from mergery.methods._weights import check_positive
 def check_iteration(settings: Mapping[str, Any]) -> None:
     check_positive(settings)
     if settings["max_iter"] < 0 or settings["tol"] < 0.0:
-        raise RecipeError("max_iter and tol must not be negative")
+        raise RecipeError(
+            "max_iter and tol must not be negative", why="they say when the iteration ends", hint="leave them out"
+        )
 
 
 @method(paper="karcher1977", check=check_iteration, average=lambda settings: settings["weight"])

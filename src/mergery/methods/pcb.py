@@ -22,7 +22,11 @@ def lowest(n: int, settings: Mapping[str, Any]) -> int:
 
 def check_clip(settings: Mapping[str, Any]) -> None:
     if settings["clip"] >= 0.5:
-        raise RecipeError(f"clip is {settings['clip']:g}", why="it is cut from either end, so it must be below 0.5")
+        raise RecipeError(
+            f"clip is {settings['clip']:g}",
+            why="it is cut from either end, so it must be below 0.5",
+            hint="clip: 0.0001",
+        )
 
 
 def first(n: int, settings: Mapping[str, Any]) -> int:

@@ -12,7 +12,11 @@ from mergery.method.compiled import compiled
 
 def check_epsilon(settings: Mapping[str, Any]) -> None:
     if settings["epsilon"] < 0.0:
-        raise RecipeError(f"epsilon is {settings['epsilon']:g}", why="it bounds a magnitude, which is not negative")
+        raise RecipeError(
+            f"epsilon is {settings['epsilon']:g}",
+            why="it bounds a magnitude, which is not negative",
+            hint="epsilon: 1.0e-5",
+        )
 
 
 def changed(deltas: Deltas, epsilon: float) -> tuple[list[Tensor], Tensor]:

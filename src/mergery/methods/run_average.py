@@ -11,7 +11,7 @@ from mergery.method import Coefficients, Count, Fraction, method
 
 def check_window(settings: Mapping[str, Any]) -> None:
     if settings["last"] is not None and settings["last"] < 1:
-        raise RecipeError(f"last is {settings['last']}", why="it counts checkpoints, at least one")
+        raise RecipeError(f"last is {settings['last']}", why="it counts checkpoints, at least one", hint="last: 5")
 
 
 @method(paper="2507.17634", symmetric=False, check=check_window)

@@ -14,7 +14,9 @@ from mergery.methods._routes import by_svd
 
 def check_alpha(settings: Mapping[str, Any]) -> None:
     if settings["alpha"] is not None and settings["alpha"] <= 0.0:
-        raise RecipeError("alpha must be positive", why="the calibration divides by what it bounds from below")
+        raise RecipeError(
+            "alpha must be positive", why="the calibration divides by what it bounds from below", hint="alpha: 1"
+        )
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:

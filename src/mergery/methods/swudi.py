@@ -23,7 +23,7 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
 def check_time(settings: Mapping[str, Any]) -> None:
     check_weight(settings)
     if settings["time"] < 0.0:
-        raise RecipeError("time must not be negative", why="it says how long the descent goes on")
+        raise RecipeError("time must not be negative", why="it says how long the descent goes on", hint="time: 300")
 
 
 def filtered(deltas: Deltas, weight: Any, start: str, share: Any) -> MergedDelta:

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 def check_vote(settings: Mapping[str, Any]) -> None:
     if settings["zero"] == "majority" and settings["rescale"] == "l1":
-        raise RecipeError("zero: majority does not go with rescale: l1", why="the vote is of the trimmed task vectors")
+        raise RecipeError(
+            "zero: majority does not go with rescale: l1",
+            why="the vote is of the trimmed task vectors",
+            hint="rescale: none",
+        )
 
 
 def kept(n: int, settings: Mapping[str, Any]) -> int:

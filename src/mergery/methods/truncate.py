@@ -14,7 +14,7 @@ from mergery.methods._routes import by_svd
 
 def check_rank(settings: Mapping[str, Any]) -> None:
     if settings["rank"] is not None and settings["rank"] < 0:
-        raise RecipeError("rank must not be negative", why="it is a number of singular values")
+        raise RecipeError("rank must not be negative", why="it is a number of singular values", hint="rank: 16")
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:

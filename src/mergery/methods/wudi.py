@@ -15,7 +15,9 @@ from mergery.methods._routes import WIDE, by_interference
 def check_weight(settings: Mapping[str, Any]) -> None:
     """Refuse negative weights: each task's part of the loss is a square. Refuse a loss without parts."""
     if (settings["weight"] < 0.0).any():
-        raise RecipeError("weight must not be negative", why="it weighs a task's part of a sum of squares")
+        raise RecipeError(
+            "weight must not be negative", why="it weighs a task's part of a sum of squares", hint="weight: 1"
+        )
     if not settings["weight"].any():
         hint = "leave tensors as in the base with `parts` and `take`"
         raise RecipeError("weight is zero for all models", why="then any result is as good as another", hint=hint)
@@ -24,13 +26,19 @@ def check_weight(settings: Mapping[str, Any]) -> None:
 def check_cut(settings: Mapping[str, Any]) -> None:
     check_weight(settings)
     if settings["cut"] is not None and not 0.0 <= settings["cut"] < 1.0:
-        raise RecipeError("cut must be at least 0 and below 1", why="it is a part of the largest eigenvalue")
+        raise RecipeError(
+            "cut must be at least 0 and below 1", why="it is a part of the largest eigenvalue", hint="leave it out"
+        )
 
 
 def check_steps(settings: Mapping[str, Any]) -> None:
     check_cut(settings)
     if settings["steps"] < 0 or settings["rate"] < 0.0:
-        raise RecipeError("steps and rate must not be negative", why="they say how far the descent goes")
+        raise RecipeError(
+            "steps and rate must not be negative",
+            why="they say how far the descent goes",
+            hint="steps: 300, rate: 1.0e-5",
+        )
 
 
 def descent(k: int, out: int, into: int, settings: Mapping[str, Any], *, inner: int) -> Route:

@@ -82,7 +82,12 @@ class _Making:
                 hint="name the base in the merge, or as output: {adapter: {base: NAME}}",
             )
         elif not self.nodes and not self.biases:
-            self.findings.fail("nothing is left for an adapter", where=self.place, why="the merge is the base itself")
+            self.findings.fail(
+                "nothing is left for an adapter",
+                where=self.place,
+                why="the merge is the base itself",
+                hint="name models that differ from their base",
+            )
         if len(self.findings.problems) > before:
             return None
         for module, bias in self.biases.items():  # peft wraps the modules that it has factors for

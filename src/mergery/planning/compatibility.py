@@ -12,16 +12,17 @@ from mergery.checkpoints.config import Config
 from mergery.graph.findings import Findings
 from mergery.graph.view import View
 from mergery.recipe import Merge
+from mergery.views.vocabulary.rows import token_tensors
 
 
-def check_families(views: Mapping[str, View], merge: Merge, allowed: Collection[str], findings: Findings) -> None:
+def check_families(views: Mapping[str, View], merge: Merge, allowed: Collection[str], findings: Findings) -> bool:
     """Refuse models whose configs say that their weights mean different things, and warn of lesser differences.
 
-    `allowed` are facts in which they may differ.
+    `allowed` are facts in which they may differ. False where names and shapes need not be compared: they differ with these.
     """
     configs = {name: view.config for name, view in views.items() if view.config}
     if not configs:
-        return
+        return True
     first, *others = configs.items()
     kinds = {name: config.family for name, config in configs.items() if config.family}
     strangers = len({language_family(config) for config in configs.values() if config.family}) > 1
@@ -32,7 +33,7 @@ def check_families(views: Mapping[str, View], merge: Merge, allowed: Collection[
             why=", ".join(f"{name} is {family}" for name, family in kinds.items()),
             hint="merge models that were trained from one base, or say allow: [model_type]",
         )
-        return
+        return False
     wrong: dict[str, list[str]] = {}
     for name, config in others:
         for key, mine, theirs in config_differences(first[1], config):
@@ -44,14 +45,33 @@ def check_families(views: Mapping[str, View], merge: Merge, allowed: Collection[
                 wrong[name].append(text)
             else:
                 findings.warnings.append(f"{text}; the output takes its donor's")
+    sized = {name: same_sizes(views[first[0]], views[name]) for name in wrong}
     for name, found in wrong.items():
         keys, texts = found[::2], found[1::2]
+        hint = f"merge models of one base; to merge these all the same, say allow: [{', '.join(keys)}]"
+        if not sized[name]:
+            hint = "merge models of one size: tensors of different shapes have no average"
         findings.fail(
             f"{first[0]!r} and {name!r} use their weights differently",
             where=merge.place,
             why="; ".join(texts),
-            hint=f"merge models of one base; to merge these all the same, say allow: [{', '.join(keys)}]",
+            hint=hint,
         )
+    return all(sized.values())
+
+
+def same_sizes(mine: View, theirs: View) -> bool:
+    """Whether tensors of one name have one shape, but for the rows of tokens."""
+    tables = token_tensors(mine.nodes, mine.architecture)
+    for name, node in mine.nodes.items():
+        other = theirs.nodes.get(name)
+        if (
+            other is not None
+            and node.shape != other.shape
+            and (name not in tables or node.shape[1:] != other.shape[1:])
+        ):
+            return False
+    return True
 
 
 def config_differences(mine: Config, theirs: Config) -> list[tuple[str, Any, Any]]:

@@ -60,7 +60,9 @@ def gguf_plan(
     targets = {tensor.name: tensor for tensor in places.tensors}
     if not tied and "output.weight" not in targets:
         why = "its head is its own, by the config, and the model has none"
-        raise PlanError(f"this {family.kind} cannot be written as GGUF", why=why)
+        raise PlanError(
+            f"this {family.kind} cannot be written as GGUF", why=why, hint="tie_word_embeddings: true, if they are tied"
+        )
     lists = [OutTensor(name, (len(values),), 0) for name, values in stated.lists.items()]
     rows = targets["token_embd.weight"].shape[0]
     words, notes = _words(plan, texts, rows, family, cutting)
@@ -104,7 +106,9 @@ def _without_tied_head(plan: Plan, family: Family) -> tuple[list[Step], bool]:
     tied = bool(ties_head(plan.config)) or (plan.config.tied is None and family.kind.startswith(("gemma", "mamba")))
     if family.kind in ("gemma", "gemma2") and not tied:
         raise PlanError(
-            f"this {family.kind} cannot be written as GGUF", why="llama.cpp ties its head, and the config does not"
+            f"this {family.kind} cannot be written as GGUF",
+            why="llama.cpp ties its head, and the config does not",
+            hint="merge it to a folder, for programs that run safetensors",
         )
     return [step for step in plan.steps if not (tied and step.name == HEAD)], tied
 

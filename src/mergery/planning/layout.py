@@ -78,7 +78,9 @@ def lay_out(
     if len(names) <= len(infos):
         twice = names.most_common(1)[0][0]
         raise PlanError(
-            f"the tensor name {twice!r} cannot be written", why="another tensor, or safetensors itself, has it"
+            f"the tensor name {twice!r} cannot be written",
+            why="another tensor, or safetensors itself, has it",
+            hint="rename it in the model's file",
         )
     own, behind = _by_module(infos, modules)
     groups: list[list[TensorInfo]] = [[]]

@@ -58,7 +58,7 @@ def stored_views(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings
         findings.warnings += [f"{name}: {remark}" for remark in checkpoint.remarks]
         view: View | None = _stored(name, checkpoint, _architecture(checkpoint, known), recipe.drop)
         if not view.nodes:
-            findings.fail(f"the model {name!r} has no tensors", where=source.place)
+            findings.fail(f"the model {name!r} has no tensors", where=source.place, hint="check its files, and 'drop'")
         else:
             view = truly_tied(view, findings)
             if isinstance(checkpoint, AdaptedCheckpoint):
@@ -145,7 +145,8 @@ class _Merges:
         treatments = treatments_of(merge, findings.numbers(numbers(merge)))
         donor = views[self.recipe.donor if own else merge.names()[0]]
         views = {each: placed(donor, view, findings) for each, view in views.items()}
-        check_families(views, merge, self.recipe.allow, findings)
+        if not check_families(views, merge, self.recipe.allow, findings):
+            return None
         before = len(findings.problems)
         if merge.stack or merge.growth:
             view = stacked(name, donor, views, treatments, findings)

@@ -161,7 +161,8 @@ class NodeBuilder:
         if name is not None and name in inputs:
             return inputs[name]
         why = "no layer of it stands there"
-        self.findings.fail(f"{tensor!r} cannot be taken from {name!r}", where=treatment.merge.place, why=why)
+        hint = "narrow the part with layers, or take from a model of that slice"
+        self.findings.fail(f"{tensor!r} cannot be taken from {name!r}", where=treatment.merge.place, why=why, hint=hint)
         return copied
 
     def settings(self, treatment: Treatment, target: Target) -> dict[str, Any]:

@@ -54,10 +54,12 @@ def _value_at(
             return setting.check(answer)
     if not setting.required:
         return setting.default
-    what = f"{method.name} has no {setting.name!r} for {target.name!r}" + (f" of {model!r}" if model else "")
     where = merge.places.get(setting.name, merge.place)
-    hint = f"end the list with {{value: ...}}; {setting.name} is {setting.type_in_words()}"
-    problems.append(PlanError(what, where=where, hint=hint))
+    start = f"{method.name} has no {setting.name!r} for "
+    if not any(problem.where == where and problem.what.startswith(start) for problem in problems):
+        what = f"{start}some tensors, such as {target.name!r}" + (f" of {model!r}" if model else "")
+        hint = f"end the list with {{value: {setting.example()}}}; {setting.name} is {setting.type_in_words()}"
+        problems.append(PlanError(what, where=where, hint=hint))
     return 0
 
 

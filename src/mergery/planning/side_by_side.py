@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 from mergery.checkpoints.config import Config
-from mergery.errors import SHOWN, Where, listed
+from mergery.errors import Where, listed
 from mergery.graph.findings import Findings
 from mergery.graph.nodes import Node
 from mergery.graph.view import View
@@ -115,25 +115,29 @@ def fit(
         return None
     pairs = zip(donor.nodes.items(), looked_up(donor.nodes, view.nodes), strict=True) if view is not donor else ()
     wrong = [tensor for (tensor, own), node in pairs if node is not None and node.shape != own.shape]
-    for tensor in wrong[:SHOWN]:
-        shape_problem(tensor, donor, view, place, tokenizers, findings)
-    if len(wrong) > SHOWN:
-        findings.fail(f"and {len(wrong) - SHOWN} more tensors of {view.name!r} differ in shape", where=place)
-    return None if wrong else left_out or {}
+    if wrong:
+        other_shapes(wrong, donor, view, place, tokenizers, findings)
+        return None
+    return left_out or {}
 
 
-def shape_problem(
-    tensor: str, donor: View, view: View, place: Where | None, tokenizers: Tokenizers, findings: Findings
+def other_shapes(
+    tensors: Sequence[str], donor: View, view: View, place: Where | None, tokenizers: Tokenizers, findings: Findings
 ) -> None:
-    mine, theirs = donor.nodes[tensor].shape, view.nodes[tensor].shape
-    why, hint = "tensors are merged element by element", "merge models of one architecture"
-    tables = (token_tensors(each.nodes, each.architecture) for each in (donor, view))
-    if all(tensor in table for table in tables) and mine[1:] == theirs[1:]:
-        sides = ((donor.name, donor.donor, mine[0]), (view.name, view.donor, theirs[0]))
-        why, hint = explain_shapes(tokenizers, *sides)
-    findings.fail(
-        f"{tensor!r} is {list(mine)} in {donor.name!r} and {list(theirs)} in {view.name!r}",
-        where=place,
-        why=why,
-        hint=hint,
-    )
+    """Note tensors whose shapes differ, once for each cause: vocabularies, and all else."""
+    tables = [token_tensors(each.nodes, each.architecture) for each in (donor, view)]
+    shapes = {each: (donor.nodes[each].shape, view.nodes[each].shape) for each in tensors}
+    rows = [
+        each for each, (mine, theirs) in shapes.items() if mine[1:] == theirs[1:] and all(each in t for t in tables)
+    ]
+    rows.sort(key=lambda each: "embed" not in donor.architecture.names[each].roles)
+    for names in (rows, [each for each in tensors if each not in rows]):
+        if not names:
+            continue
+        why, hint = "tensors are merged element by element", "merge models of one architecture"
+        (mine, theirs), more = shapes[names[0]], f", and {len(names) - 1} more tensors differ" if names[1:] else ""
+        if names is rows:
+            sides = ((donor.name, donor.donor, mine[0]), (view.name, view.donor, theirs[0]))
+            why, hint = explain_shapes(tokenizers, *sides)
+        what = f"{names[0]!r} is {list(mine)} in {donor.name!r} and {list(theirs)} in {view.name!r}{more}"
+        findings.fail(what, where=place, why=why, hint=hint)

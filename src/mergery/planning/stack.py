@@ -29,7 +29,8 @@ def stacked(
     """The view of a stack, with what stands outside the layers under the donor's names; None where there are problems."""
     merge = treatments.own.merge
     if donor.architecture.stack is None:
-        findings.fail(f"{donor.name!r} has no numbered layers to stack", where=merge.place)
+        hint = "merge it whole: models: [a, b] in place of 'stack'"
+        findings.fail(f"{donor.name!r} has no numbered layers to stack", where=merge.place, hint=hint)
         return None
     if merge.growth:
         grown = views[merge.growth.model]
@@ -40,6 +41,7 @@ def stacked(
                 f"the layers of {view.name!r} cannot be stacked",
                 where=merge.place,
                 why="it has an encoder and a decoder, and a stack of one would not fit the other",
+                hint="merge it whole: models: [a, b] in place of 'stack'",
             )
     for part in merge.stack:
         for each, (low, high) in part.models:
@@ -49,6 +51,7 @@ def stacked(
                     f"layers {low}-{high} of {each!r} do not exist",
                     where=part.place,
                     why=f"it has {depth} layers, 0-{depth - 1}",
+                    hint=f"{each}: {min(low, depth - 1)}-{depth - 1}",
                 )
     if findings.problems:
         return None
@@ -114,7 +117,8 @@ class Stack:
                 continue
             if lacking:
                 why = f"{self.donor.name!r} has it"
-                self.findings.fail(f"{lacking[0]!r} lacks {tensor!r}", where=part.place, why=why)
+                hint = f"take config and names from another model: output: {{config: {lacking[0]}}}"
+                self.findings.fail(f"{lacking[0]!r} lacks {tensor!r}", where=part.place, why=why, hint=hint)
                 continue
             found = {each: name for each, name in names.items() if name is not None}
             self.add(part, builder, found, target_of(tensor, parsed), own)
@@ -134,7 +138,10 @@ class Stack:
                     this = f"layer {dict(part.models)[each][0] + step} of {each!r}"
                     that = f"layer {low + step} of {lead!r}"
                     why = "the layers of a slice must have the same tensors"
-                    self.findings.fail(f"{this} and {that} differ in {listed(gap)}", where=part.place, why=why)
+                    hint = "give each of them a slice of its own, or choose layers of one kind"
+                    self.findings.fail(
+                        f"{this} and {that} differ in {listed(gap)}", where=part.place, why=why, hint=hint
+                    )
                     return
             for rest, tensor in templates[lead].items():
                 layer = first + step
@@ -175,7 +182,7 @@ class Stack:
         if len(set(shapes.values())) > 1:
             what = f"{target.name!r} would be made of tensors of different shapes"
             why = ", ".join(f"{each} {list(shape)}" for each, shape in shapes.items())
-            self.findings.fail(what, where=part.place, why=why)
+            self.findings.fail(what, where=part.place, why=why, hint="stack models of one width")
             return
         self.nodes[target.name] = builder.node(target, inputs, own)
 

@@ -89,5 +89,9 @@ def main_dtype(kinds: Sequence[Sequence[Step]]) -> DType:
         if info.dtype.floating:
             weight[info.dtype] = weight.get(info.dtype, 0) + info.nbytes * (1 + len(others))
     if not weight:
-        raise PlanError("there is nothing to merge", why="no tensor holds floating-point numbers")
+        raise PlanError(
+            "there is nothing to merge",
+            why="no tensor holds floating-point numbers",
+            hint="check that the files are the model's",
+        )
     return max(weight, key=lambda dtype: weight[dtype])

@@ -48,7 +48,7 @@ def read_adapter_output(
     ranks = ranks if isinstance(ranks, dict) else {"": ranks}
     for rank, at in ((data.get("rank"), "rank"), *((each, "ranks") for each in ranks.values())):
         if rank is not None and (type(rank) is not int or rank < 1):
-            reader.fail(f"{at} is {rank!r}", (*path, at), why="it must be a whole number above zero")
+            reader.fail(f"{at} is {rank!r}", (*path, at), why="it must be a whole number above zero", hint=f"{at}: 16")
             return None
     for key, known in (("space", SPACES), ("calibrate", ("pico",)), ("embeddings", EMBEDDINGS)):
         if data.get(key) is not None and data[key] not in known:

@@ -20,7 +20,19 @@ MOST_NODES = 50_000  # values after aliases are expanded: a guard against docume
 DEEPEST = 64
 LONGEST = 10_000  # characters of one key or value
 LARGEST_INT = 1 << 64
+PLAIN = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")  # what collections are
 MERGE = "tag:yaml.org,2002:merge"  # of the key <<
+
+
+_SMALLER = "a recipe is a small file of names and numbers: check that this is one"
+_ANY = "check indentation, brackets and quotes in this place"
+_YAML = {
+    "mapping values are not allowed in this context": "check the indentation, and put text that holds ': ' in quotes",
+    "did not find expected key": "check the indentation: keys of one mapping begin in one column",
+    "found undefined alias": "*name refers to &name, which stands before it; put text that begins with * in quotes",
+    "could not find expected ':'": "put a colon and a space behind the key",
+}
+"""What to try, by what the parser says."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +75,12 @@ def read_documents(text: str, file: str) -> list[Document]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = Where(file, mark.line + 1, mark.column + 1) if mark else Where(file)
-        problem = getattr(error, "problem", None) or str(error)
-        raise RecipeError("not valid YAML", where=where, why=str(problem)) from None
+        problem = str(getattr(error, "problem", None) or error)
+        tab = mark is not None and text.splitlines()[mark.line : mark.line + 1] and "\t" in text.splitlines()[mark.line]
+        hint = "indent with spaces, not with tabs" if tab else _YAML.get(problem, _ANY)
+        raise RecipeError("not valid YAML", where=where, why=problem, hint=hint) from None
     except UnicodeEncodeError as error:
-        raise RecipeError("not text", where=Where(file), why=error.reason) from None
+        raise RecipeError("not text", where=Where(file), why=error.reason, hint="save it as UTF-8") from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -85,8 +99,8 @@ def _check_depth(events: Iterable[yaml.Event], file: str) -> None:
             mark = event.start_mark
             place = Where(file, mark.line + 1, mark.column + 1) if mark else Where(file)
             if depth > DEEPEST:
-                raise RecipeError("nested too deeply", where=place, why=f"over {DEEPEST} levels")
-            raise RecipeError("too many values", where=place, why=f"over {MOST_NODES:,}")
+                raise RecipeError("nested too deeply", where=place, why=f"over {DEEPEST} levels", hint=_SMALLER)
+            raise RecipeError("too many values", where=place, why=f"over {MOST_NODES:,}", hint=_SMALLER)
 
 
 def read_file(path: Path) -> list[Document]:
@@ -103,7 +117,7 @@ def read_stream(stream: BinaryIO, name: str) -> list[Document]:
     """The documents of a file, of a pipe or of standard input. Raises RecipeError."""
     data = stream.read(LARGEST + 1)
     if len(data) > LARGEST:
-        raise RecipeError("too large for a recipe", where=Where(name), why=f"over {LARGEST:,} bytes")
+        raise RecipeError("too large for a recipe", where=Where(name), why=f"over {LARGEST:,} bytes", hint=_SMALLER)
     try:
         documents = read_documents(data.decode("utf-8-sig"), name)
     except UnicodeDecodeError as error:
@@ -146,21 +160,31 @@ def _holders(root: yaml.Node) -> frozenset[str]:
 def _value(node: yaml.Node, path: KeyPath, document: Document, budget: Iterator[int]) -> Any:
     place = (node.start_mark.line + 1, node.start_mark.column + 1)
     if next(budget, None) is None:
-        raise RecipeError("too many values", where=Where(document.file, *place), why=f"over {MOST_NODES:,}")
+        why = f"over {MOST_NODES:,}"
+        raise RecipeError("too many values", where=Where(document.file, *place), why=why, hint=_SMALLER)
     if len(path) > DEEPEST:
-        raise RecipeError("nested too deeply", where=Where(document.file, *place), why=f"over {DEEPEST} levels")
+        why = f"over {DEEPEST} levels"
+        raise RecipeError("nested too deeply", where=Where(document.file, *place), why=why, hint=_SMALLER)
+    if isinstance(node, yaml.CollectionNode) and node.tag not in PLAIN:
+        raise RecipeError(
+            f"the tag {node.tag!r} is not allowed", where=Where(document.file, *place), hint="leave it out"
+        )
     document.values[path] = place
     if isinstance(node, yaml.MappingNode):
         mapping: dict[Any, Any] = {}
         for key_node, value_node in _merged_pairs(node, document.file, budget):
             at = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
             if not isinstance(key_node, yaml.ScalarNode):
-                raise RecipeError("a key must be a word", where=Where(document.file, *at))
+                raise RecipeError("a key must be a word", where=Where(document.file, *at), hint="put it in quotes")
             key = key_node.value
             if len(key) > LONGEST:
-                raise RecipeError("a key is too long", where=Where(document.file, *at), why=f"{len(key):,} characters")
+                why = f"{len(key):,} characters"
+                raise RecipeError("a key is too long", where=Where(document.file, *at), why=why, hint=_SMALLER)
             if key in mapping:
-                raise RecipeError(f"the key {key!r} stands twice", where=Where(document.file, *at))
+                first = document.keys.get((*path, key))
+                why = f"it stands in line {first[0]} too, and only one can count" if first else "only one can count"
+                hint = "keep one of them"
+                raise RecipeError(f"the key {key!r} stands twice", where=Where(document.file, *at), why=why, hint=hint)
             document.keys[(*path, key)] = at
             mapping[key] = _value(value_node, (*path, key), document, budget)
         return mapping
@@ -182,9 +206,9 @@ def _merged_pairs(
     if len(taken) > 1:
         raise RecipeError("the key '<<' stands twice", where=place, hint="list what it takes: <<: [*one, *two]")
     if depth > DEEPEST:
-        raise RecipeError("nested too deeply", where=place, why=f"over {DEEPEST} levels")
+        raise RecipeError("nested too deeply", where=place, why=f"over {DEEPEST} levels", hint=_SMALLER)
     if next(budget, None) is None:
-        raise RecipeError("too many values", where=place, why=f"over {MOST_NODES:,}")
+        raise RecipeError("too many values", where=place, why=f"over {MOST_NODES:,}", hint=_SMALLER)
     value = taken[0][1]
     names = {key.value for key, _ in own if isinstance(key, yaml.ScalarNode)}
     for each in value.value if isinstance(value, yaml.SequenceNode) else [value]:
@@ -203,7 +227,9 @@ def _merged_pairs(
 def _scalar(node: yaml.ScalarNode, file: str, place: tuple[int, int]) -> Any:
     text, tag = node.value, node.tag
     if len(text) > LONGEST:
-        raise RecipeError("a value is too long", where=Where(file, *place), why=f"{len(text):,} characters")
+        raise RecipeError(
+            "a value is too long", where=Where(file, *place), why=f"{len(text):,} characters", hint=_SMALLER
+        )
     if tag == "tag:yaml.org,2002:null":
         return None
     if tag == "tag:yaml.org,2002:bool":
@@ -214,7 +240,9 @@ def _scalar(node: yaml.ScalarNode, file: str, place: tuple[int, int]) -> Any:
         except ValueError:
             return text
         if abs(number) >= LARGEST_INT:
-            raise RecipeError("a whole number is too large", where=Where(file, *place), why="over 64 bits")
+            raise RecipeError(
+                "a whole number is too large", where=Where(file, *place), why="over 64 bits", hint="write a smaller one"
+            )
         return number
     if tag == "tag:yaml.org,2002:float" or (tag == "tag:yaml.org,2002:str" and not node.style):
         try:  # also 1e-5, which YAML 1.1 takes for a word
@@ -231,7 +259,7 @@ def _scalar(node: yaml.ScalarNode, file: str, place: tuple[int, int]) -> Any:
         "tag:yaml.org,2002:value",
     ):
         return text
-    raise RecipeError(f"the tag {tag!r} is not allowed", where=Where(file, *place))
+    raise RecipeError(f"the tag {tag!r} is not allowed", where=Where(file, *place), hint="leave it out")
 
 
 def _leading_zero(text: str) -> Any:

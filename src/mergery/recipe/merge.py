@@ -15,6 +15,9 @@ from mergery.recipe.recipe import Merge, Slice
 from mergery.recipe.shapes import read_growth
 from mergery.recipe.values import parse_layers, parsed
 
+KEYS = ("method", "base", "models", "stack", "dtype", *WORDS)
+"""The keys of a merge that are no settings."""
+
 
 def read_merge(
     reader: RecipeReader, data: Any, path: KeyPath, models: Mapping[str, Any], inside: str | None = None
@@ -25,16 +28,19 @@ def read_merge(
         return None
     word = data.get("method", "passthrough" if "stack" in data else None)
     method = reader.method(word, path, "method" in data)
-    base = data.get("base")
+    base, before = data.get("base"), len(reader.errors)
     if base is not None:
-        reader.name(base, (*path, "base"), models)
+        base = base if reader.name(base, (*path, "base"), models) else None
     elif method is not None and method.base == "required" and "stack" not in data:
         reader.fail(
             f"{method.name} needs a base", path, why="it merges differences from it", hint="base: <a model's name>"
         )
     merged = read_models(reader, data, path, models, base, inside)
+    known = (
+        bool(models) and len(reader.errors) == before
+    )  # else what is said of their names and number follows from that
     if method is None:  # what can be checked without it
-        read_parts(reader, data, path, Members(merged, base))
+        read_parts(reader, data, path, Members(merged, base, known=known))
         return None
     if "dtype" in data and str(data["dtype"]) not in OUTPUT_DTYPES:
         reader.fail(
@@ -43,17 +49,18 @@ def read_merge(
             hint=did_you_mean(str(data["dtype"]), OUTPUT_DTYPES),
         )
     if "dtype" in data and inside is None:
-        reader.fail("the dtype of the result stands under 'output'", (*path, "dtype"), key=True)
-    reserved = ("method", "base", "models", "stack", "dtype", *WORDS)
+        hint = f"output: {{dtype: {data['dtype']}}}"
+        reader.fail("the dtype of the result stands under 'output'", (*path, "dtype"), key=True, hint=hint)
     growth = read_growth(reader, data["stack"], (*path, "stack"), method, models) if "stack" in data else None
     stack = read_slices(reader, data["stack"], path, method, models) if "stack" in data and not growth else ()
     groups = [part.merged for part in stack] or [merged]
-    settings, places = reader.settings(data, path, reserved, method, *groups)
+    settings, places = reader.settings(data, path, KEYS, method, *(groups if known else ()))
     if "stack" not in data:
-        reader.count(method, merged, path)
+        if known:
+            reader.count(method, merged, base, path)
         reader.require(method, settings, path)
     slices = tuple((part.merged, part.base or base) for part in stack)
-    overrides = read_overrides(reader, data, path, method, Members(merged, base, slices))
+    overrides = read_overrides(reader, data, path, method, Members(merged, base, slices, known))
     place = reader.document.where(path)
     return Merge(method.name, merged, base, settings, stack, data.get("dtype"), place, places, growth, **overrides)
 
@@ -69,7 +76,8 @@ def read_models(
     """The names of what is merged: those listed, or every model but the base."""
     if "stack" in data:
         if "models" in data:
-            reader.fail("a stack names its models slice by slice", (*path, "models"), key=True)
+            hint = "leave it out, and name them in the slices: stack: [{models: {a: 0-15}}]"
+            reader.fail("a stack names its models slice by slice", (*path, "models"), key=True, hint=hint)
         return ()
     if "models" not in data:
         if inside is not None:
@@ -117,6 +125,7 @@ def read_slices(
             reader.fail("a slice names its models with their layers", at, hint="{models: {a: 0-15}}")
             continue
         ranges: list[tuple[str, tuple[int, int]]] = []
+        before = len(reader.errors)
         for name, layers in item["models"].items():
             if not reader.name(name, (*at, "models", name), models):
                 continue
@@ -126,15 +135,18 @@ def read_slices(
                 reader.keep(error, (*at, "models", name))
         lengths = {high - low + 1 for _, (low, high) in ranges}
         if len(lengths) > 1:
-            reader.fail("the ranges of a slice differ in length", at, why=f"{sorted(lengths)} layers")
+            why, hint = f"{sorted(lengths)} layers", f"give {min(lengths)} layers of each"
+            reader.fail("the ranges of a slice differ in length", at, why=why, hint=hint)
         base = item.get("base")
         if base is not None and reader.name(base, (*at, "base"), models) and base not in item["models"]:
             reader.fail(f"the slice gives no layers of its base {base!r}", at, hint=f"models: {{{base}: 0-15, …}}")
         if base is None and method.base == "required":
             reader.fail(f"{method.name} needs a base in each slice", at, hint="base: <a model's name>")
         merged = tuple(name for name, _ in ranges if name != base)
-        reader.count(method, merged, at)
-        settings, _ = reader.settings(item, at, ("models", "base"), method, merged)
+        known = len(reader.errors) == before
+        if known:
+            reader.count(method, merged, base, at)
+        settings, _ = reader.settings(item, at, ("models", "base"), method, *([merged] if known else ()))
         if ranges:
             slices.append(Slice(tuple(ranges), base, settings, reader.document.where(at)))
     return tuple(slices)

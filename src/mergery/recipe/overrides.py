@@ -24,6 +24,7 @@ class Members:
     merged: tuple[str, ...]
     base: str | None
     slices: tuple[tuple[tuple[str, ...], str | None], ...] = ()
+    known: bool = True  # else some names are wrong, and nothing more is said of them
 
     @property
     def groups(self) -> tuple[tuple[tuple[str, ...], str | None], ...]:
@@ -109,11 +110,13 @@ def _override(reader: RecipeReader, item: Any, path: KeyPath, members: Members, 
     method = reader.method(item["method"], path, given=True)
     if method is None:
         return None
-    for merged, base in members.groups:
-        reader.count(method, merged, path)
+    groups = members.groups if members.known else ()
+    for merged, base in groups:
+        reader.count(method, merged, base, path)
         if method.base == "required" and base is None:
-            reader.fail(f"{method.name} needs a base", path, why="it merges differences from it")
-    settings, places = reader.settings(item, path, reserved, method, *(merged for merged, _ in members.groups))
+            why, hint = "it merges differences from it", "base: <a model's name>, beside the merge's method"
+            reader.fail(f"{method.name} needs a base", path, why=why, hint=hint)
+    settings, places = reader.settings(item, path, reserved, method, *(merged for merged, _ in groups))
     reader.require(method, settings, path)
     return Override(condition, method.name, None, settings, place, places)
 
@@ -121,6 +124,8 @@ def _override(reader: RecipeReader, item: Any, path: KeyPath, members: Members, 
 def _take(reader: RecipeReader, name: Any, path: KeyPath, members: Members, condition: Condition) -> Override | None:
     """A part that takes the tensors of a model. `base` is the merge's own; where it has none, the model of that name."""
     at = (*path, "take")
+    if not members.known:
+        return None
     others = [base for merged, base in members.groups if base not in (None, BASE) and BASE in merged]
     if name == BASE and others:
         why = f"the base is {others[0]!r}, and a model that is merged is called 'base'"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from mergery.errors import MergeryError, RecipeError, Where, did_you_mean, raise_all
 from mergery.method import Method, Setting, find
 from mergery.recipe.document import Document, KeyPath
+from mergery.recipe.slips import meant, model_hint
 from mergery.recipe.values import ByModel, Filtered, Gradient, Value, parse_value, parsed
 
 MOST_PROBLEMS = 100  # shown at once
 OWN = ("x-", "_", ".")  # keys of the top that begin so are the writer's own: a place for anchors
-SLIP = 0.8  # likeness from which on a key is taken for a known one that is misspelt
 
 
 class DocumentReader:
@@ -50,7 +49,7 @@ class DocumentReader:
         """
         if key.startswith(OWN):
             return True
-        return key in self.document.holders and not difflib.get_close_matches(key, known, n=1, cutoff=SLIP)
+        return key in self.document.holders and not meant(key, known)
 
 
 class RecipeReader(DocumentReader):
@@ -70,15 +69,15 @@ class RecipeReader(DocumentReader):
                 hint=f"name one: {last}",
             )
             return False
-        if not isinstance(name, str) or name not in models:
-            self.fail(f"unknown model {name!r}", path, hint=did_you_mean(str(name), models))
+        if models and (not isinstance(name, str) or name not in models):  # without any, that has been told
+            self.fail(f"unknown model {name!r}", path, hint=model_hint(name, models))
             return False
         return True
 
     def method(self, word: Any, path: KeyPath, given: bool) -> Method | None:
         """The method of a name."""
         if word is None:
-            self.fail("no method is named", path, hint="method: linear")
+            self.fail("no method is named", path, hint="method: linear; `mergery methods` lists them")
             return None
         try:
             return find(str(word))
@@ -86,20 +85,29 @@ class RecipeReader(DocumentReader):
             self.keep(error, (*path, "method") if given else path)
             return None
 
-    def count(self, method: Method, merged: tuple[str, ...], path: KeyPath) -> None:
+    def count(self, method: Method, merged: tuple[str, ...], base: str | None, path: KeyPath) -> None:
         """Check how many models a method is given."""
         wanted = wanted_models(method.models, len(merged))
-        if wanted:
-            besides = " besides the base" if method.base != "unused" else ""
-            why = f"here: {', '.join(merged) or 'none'}"
-            self.fail(f"{method.name} merges {wanted}{besides}", path, why=why)
+        if not wanted:
+            return
+        besides = " besides the base" if base is not None or method.base != "unused" else ""
+        why = f"here: {', '.join(merged) or 'none'}"
+        most = method.models[1]
+        if most is not None and len(merged) > most:
+            hint = f"models: [{', '.join(merged[:most])}]"
+        elif base is not None and method.base == "unused":
+            hint = f"{method.name} merges no differences from a base: leave it out, and models: [{', '.join((base, *merged))}]"
+        else:
+            hint = f"add one under 'models': models: [{', '.join((*merged, '<another>'))}]"
+        self.fail(f"{method.name} merges {wanted}{besides}", path, why=why, hint=hint)
 
     def require(self, method: Method, settings: Mapping[str, Value], path: KeyPath) -> None:
         """Check that the settings without a default are there."""
         for setting in method.settings.values():
             if setting.required and setting.name not in settings:
                 why = f"{setting.type_in_words()}; it has no default"
-                self.fail(f"{method.name} needs {setting.name!r}", path, why=why)
+                hint = f"{setting.name}: {setting.example()}"
+                self.fail(f"{method.name} needs {setting.name!r}", path, why=why, hint=hint)
 
     def settings(
         self,
@@ -122,8 +130,8 @@ class RecipeReader(DocumentReader):
             at = (*path, name)
             setting = method.settings.get(name)
             if setting is None:
-                known = (*method.settings, *reserved)
-                self.fail(f"{method.name} has no setting {name!r}", at, key=True, hint=did_you_mean(str(name), known))
+                hint = method.setting_meant(str(name))
+                self.fail(f"{method.name} has no setting {name!r}", at, key=True, hint=hint)
                 continue
             try:
                 value = parsed(parse_value, item)
@@ -152,7 +160,8 @@ def check_value(setting: Setting, value: Value, merged: tuple[str, ...]) -> None
     """Check every scalar in a value against its setting. Raises RecipeError."""
     if isinstance(value, ByModel):
         if not setting.per_model:
-            raise RecipeError(f"{setting.name} is one value for the whole merge, not one for each model")
+            hint = f"such as {setting.name}: {setting.example()}"
+            raise RecipeError(f"{setting.name} is one value for the whole merge, not one for each model", hint=hint)
         for name, _ in value.values:
             if merged and name not in merged:
                 raise RecipeError(

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,15 @@ from mergery.recipe.adapters import read_adapter_output, read_adapters
 from mergery.recipe.changes import Changes
 from mergery.recipe.document import Document, read_documents, read_file, read_stream
 from mergery.recipe.merge import read_merge
+from mergery.recipe.paths import name_paths
 from mergery.recipe.reader import RecipeReader
 from mergery.recipe.recipe import DEFAULT_SHARD, TENSORS, Merge, Output, Recipe
+from mergery.recipe.repairing import KEYS, repaired
 from mergery.recipe.runs import unfold
 from mergery.recipe.shapes import read_conversions, read_rename
 from mergery.recipe.source import Source
 from mergery.recipe.stages import check_references
 from mergery.recipe.vocabulary import check_source, read_section
-
-KEYS = ("models", "merge", "output", "vocabulary", "seed", "drop", "tensors", "allow")
 
 
 def load_recipe(
@@ -72,13 +73,14 @@ def read_recipe(reader: RecipeReader, folder: Path) -> Recipe:
     """The whole document. Raises RecipeError or Problems."""
     data = reader.document.data
     if not isinstance(data, dict):
-        raise RecipeError("a recipe is a mapping with 'models' and 'merge'", where=reader.document.where())
-    reader.only(data, (), KEYS)
+        hint = "models: {a: ./a, b: ./b} and merge: {method: linear}"
+        raise RecipeError("a recipe is a mapping with 'models' and 'merge'", where=reader.document.where(), hint=hint)
+    data = name_paths(repaired(reader, data), reader.document)
     named, reader.runs, problems = unfold(data.get("models"), folder)
     for name, error in problems.items():
         reader.keep(error, ("models", name))
     models = read_sources(reader, named)
-    names = dict.fromkeys(named) if isinstance(named, dict) else {}
+    names = dict.fromkeys(named) if isinstance(named, dict) else {}  # that can be referred to, read or not
     merge = None
     if "merge" not in data:
         reader.fail("the recipe has no 'merge'", (), hint="merge: {method: linear}")
@@ -91,7 +93,7 @@ def read_recipe(reader: RecipeReader, folder: Path) -> Recipe:
         reader.fail("output.tokenizer and vocabulary say the same thing twice", ("output", "tokenizer"), hint=hint)
     seed = data.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**63:
-        reader.fail(f"seed is {seed!r}", ("seed",), why="it must be a whole number, zero or more")
+        reader.fail(f"seed is {seed!r}", ("seed",), why="it must be a whole number, zero or more", hint="seed: 0")
     drop = data.get("drop", [])
     if not isinstance(drop, list) or not all(isinstance(item, str) for item in drop):
         reader.fail(
@@ -105,8 +107,19 @@ def read_recipe(reader: RecipeReader, folder: Path) -> Recipe:
     check_references(reader, models, merge, output, vocabulary)
     raise_all(reader.errors)
     assert merge is not None
-    file, drop = reader.document.file, tuple(drop)
-    return Recipe(models, merge, output, seed, drop, allow, folder, file, vocabulary=vocabulary, tensors=tensors)
+    file, drop, notes = reader.document.file, tuple(drop), tuple(said_twice(models))
+    return Recipe(models, merge, output, seed, drop, allow, folder, file, notes, vocabulary, tensors=tensors)
+
+
+def said_twice(models: Mapping[str, Source | Merge]) -> Iterator[str]:
+    """Models that are the same one under two names."""
+    known: dict[str, str] = {}
+    for name, model in models.items():
+        if isinstance(model, Source) and isinstance(model.path, str):
+            bare = replace(model, path=os.path.normpath(model.path), place=None, places={})
+            first = known.setdefault(repr(bare), name)
+            if first != name:
+                yield f"{first} and {name} are the same model: {model.path}"
 
 
 def read_allowed(reader: RecipeReader, data: Any) -> tuple[str, ...]:
@@ -153,7 +166,8 @@ def read_sources(reader: RecipeReader, data: Any) -> dict[str, Source | Merge]:
         elif isinstance(item, str) and item:
             models[name] = Source(item, None, reader.document.where(at))
         elif item is None or isinstance(item, (bool, int, float, list, str)):
-            reader.fail(f"the model {name!r} is {item!r}", at, why="it must be a path or a hub id")
+            why, hint = "it must be a path or a hub id", f"{name}: ./folder, or {name}: org/name"
+            reader.fail(f"the model {name!r} is {item!r}", at, why=why, hint=hint)
         else:
             models[name] = Source(item, None, None)  # an object in memory
     known = dict.fromkeys(data)

@@ -59,7 +59,11 @@ def find_run(pattern: str, folder: Path) -> dict[int, str]:
             hint="check the path; * stands for any part of a name",
         )
     if len(matches) > MOST:
-        raise RecipeError(f"{len(matches)} checkpoints match {pattern!r}", why=f"a run has at most {MOST}")
+        raise RecipeError(
+            f"{len(matches)} checkpoints match {pattern!r}",
+            why=f"a run has at most {MOST}",
+            hint="write a narrower pattern",
+        )
     steps: dict[int, str] = {}
     for match in matches:
         part = Path(match).parts[wild]
@@ -69,7 +73,8 @@ def find_run(pattern: str, folder: Path) -> dict[int, str]:
             raise RecipeError(f"{match!r} has no step number", why=f"it matches {pattern!r}", hint=hint)
         step = int(numbers[-1])
         if step in steps:
-            raise RecipeError(f"{steps[step]!r} and {match!r} are both step {step}", why=f"both match {pattern!r}")
+            what, why = f"{steps[step]!r} and {match!r} are both step {step}", f"both match {pattern!r}"
+            raise RecipeError(what, why=why, hint="write a narrower pattern, or move one away")
         steps[step] = match
     empty = [path for path in steps.values() if not has_weights(folder / path)]
     if empty:

@@ -25,7 +25,9 @@ def read_conversions(reader: RecipeReader, data: Any, path: KeyPath) -> tuple[di
         if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**31:
             wanted[key] = value
         elif key in data:
-            reader.fail(f"{key} is {value!r}", (*path, key), why="it must be a whole number above zero")
+            reader.fail(
+                f"{key} is {value!r}", (*path, key), why="it must be a whole number above zero", hint=f"{key}: 8"
+            )
     return wanted, {key: reader.document.where((*path, key)) for key in wanted}
 
 

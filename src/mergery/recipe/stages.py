@@ -24,7 +24,8 @@ def check_references(
 
     def visit(name: str, trail: tuple[str, ...]) -> None:
         if name in trail:
-            reader.fail(f"the stage {name!r} needs itself", ("models", name), why=" -> ".join((*trail, name)))
+            why, hint = " -> ".join((*trail, name)), "name another model in one of them"
+            reader.fail(f"the stage {name!r} needs itself", ("models", name), why=why, hint=hint)
             return
         if len(trail) > MOST_STAGES:
             raise _too_deep(models[trail[0]])
@@ -77,4 +78,5 @@ def too_many_stages(models: Mapping[str, Source | Merge], merge: Merge) -> list[
 
 
 def _too_deep(model: Source | Merge) -> RecipeError:
-    return RecipeError("stages are nested too deeply", where=model.place, why=f"over {MOST_STAGES} levels")
+    hint = "merge some of them into a folder first"
+    return RecipeError("stages are nested too deeply", where=model.place, why=f"over {MOST_STAGES} levels", hint=hint)

@@ -188,7 +188,8 @@ def parsed(parse: Callable[[Any], Parsed], data: Any) -> Parsed:
     try:
         return parse(data)
     except (TypeError, ValueError, OverflowError) as error:  # words where lists belong, endless numbers
-        raise RecipeError(f"{reprlib.repr(data)} cannot be read", why=str(error)) from None
+        hint = "a number, a gradient such as {gradient: [0, 1]}, or a mapping by model"
+        raise RecipeError(f"{reprlib.repr(data)} cannot be read", why=str(error), hint=hint) from None
 
 
 def looks_at(value: Value) -> set[str]:
@@ -223,27 +224,29 @@ def parse_value(data: Any, *, nested: bool = False) -> Value:
             _only(data, {"gradient", "outside"})
             outside = data.get("outside", "ends")
             if outside not in ("ends", "first"):
-                raise RecipeError(f"outside is {outside!r}", why="it must be 'ends' or 'first'")
+                raise RecipeError(f"outside is {outside!r}", why="it must be 'ends' or 'first'", hint="outside: ends")
             if not isinstance(data["gradient"], list) or not data["gradient"]:
-                raise RecipeError("gradient must be a list of values")
+                raise RecipeError("gradient must be a list of values", hint="gradient: [0, 1]")
             return Gradient(_points(data["gradient"]), outside, named=True)
         if "value" in data:
             return Filtered((_parse_case(data),))
         if nested:
-            raise RecipeError("values by model cannot stand inside values by model or filters")
+            hint = "write the models outside, and filters inside: {math: [{where: {role: mlp}, value: 0.5}]}"
+            raise RecipeError("values by model cannot stand inside values by model or filters", hint=hint)
         result = []
         for name, item in data.items():
             value = parse_value(item, nested=True)
             assert not isinstance(value, ByModel)
             result.append((str(name), value))
         return ByModel(tuple(result))
-    raise RecipeError(f"{data!r} is no value")
+    raise RecipeError(f"{data!r} is no value", hint="a number, a word, a list or a mapping")
 
 
 def _points(items: list[Any]) -> tuple[Scalar, ...]:
     for item in items:
         if not isinstance(item, (bool, int, float, str)):
-            raise RecipeError(f"{item!r} cannot stand in a gradient", why="a gradient is a list of numbers or words")
+            why, hint = "a gradient is a list of numbers or words", "such as [0, 0.5, 1]"
+            raise RecipeError(f"{item!r} cannot stand in a gradient", why=why, hint=hint)
     return tuple(items)
 
 
@@ -253,7 +256,9 @@ def _parse_case(item: dict[str, Any]) -> tuple[Condition, Constant | Gradient]:
         raise RecipeError("a filtered value lacks its 'value'", hint="write {where: {role: mlp}, value: 0.5}")
     value = parse_value(item["value"], nested=True)
     if not isinstance(value, (Constant, Gradient)):
-        raise RecipeError("filters cannot be nested")
+        raise RecipeError(
+            "filters cannot be nested", hint="put all conditions into one where: {role: mlp, layers: 0-7}"
+        )
     return parse_condition(item.get("where") or {}), value
 
 
@@ -267,7 +272,7 @@ def parse_condition(data: Any) -> Condition:
     layers = layers if isinstance(layers, list) else [layers]
     name = data.get("name")
     if name is not None and not isinstance(name, str):
-        raise RecipeError("name must be a pattern over the whole tensor name, such as '*.mlp.*'")
+        raise RecipeError("name must be a pattern over the whole tensor name", hint="name: '*.mlp.*'")
     return Condition(tuple(parse_layers(item) for item in layers), roles, name, parts)
 
 
@@ -275,7 +280,7 @@ def _words(data: dict[str, Any], key: str, known: tuple[str, ...]) -> tuple[str,
     words = data.get(key, [])
     words = [words] if isinstance(words, str) else words
     if not isinstance(words, list):
-        raise RecipeError(f"{key} must be a word or a list of words, not {words!r}")
+        raise RecipeError(f"{key} must be a word or a list of words, not {words!r}", hint=f"{key}: {known[0]}")
     for word in words:
         if word not in known:
             raise RecipeError(f"unknown {key} {word!r}", hint=did_you_mean(str(word), known))
@@ -291,7 +296,7 @@ def parse_layers(data: Any) -> tuple[int, int]:
         raise RecipeError(f"{data!r} is no layer range", hint="write 0-15: counted from zero, both ends included")
     low, high = int(match[1]), int(match[2] or match[1])
     if high < low:
-        raise RecipeError(f"the layer range {data!r} runs backwards")
+        raise RecipeError(f"the layer range {data!r} runs backwards", hint=f"{high}-{low}, both ends included")
     return (low, high)
 
 

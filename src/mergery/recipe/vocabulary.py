@@ -59,7 +59,8 @@ def read_section(reader: RecipeReader, data: Any, models: Mapping[str, Any]) -> 
     multiple = data.get("pad_to_multiple_of")
     if multiple is not None and not (type(multiple) is int and 0 < multiple <= LARGEST_MULTIPLE):
         why = f"it must be a whole number from 1 to {LARGEST_MULTIPLE:,}"
-        reader.fail(f"pad_to_multiple_of is {multiple!r}", (*path, "pad_to_multiple_of"), why=why)
+        at, hint = (*path, "pad_to_multiple_of"), "pad_to_multiple_of: 64"
+        reader.fail(f"pad_to_multiple_of is {multiple!r}", at, why=why, hint=hint)
         multiple = None
     padding = _choice(reader, data.get("padding", "keep"), (*path, "padding"), PADDING)
     unknown, neighbours = _unknown(reader, data.get("unknown", "mean"), (*path, "unknown"))
@@ -82,7 +83,7 @@ def _unknown(reader: RecipeReader, data: Any, path: KeyPath) -> tuple[str, int]:
         count = data.get("omp")
         if "omp" in data and not (type(count) is int and 0 < count <= MOST_NEIGHBOURS):
             why = f"it is the number of tokens of which a row is made: a whole number from 1 to {MOST_NEIGHBOURS:,}"
-            reader.fail(f"omp is {count!r}", (*path, "omp"), why=why)
+            reader.fail(f"omp is {count!r}", (*path, "omp"), why=why, hint="omp: 64")
             count = None
         return "omp", count or Vocabulary.neighbours
     return _choice(reader, data, path, UNKNOWN), Vocabulary.neighbours
@@ -104,9 +105,11 @@ def _added(reader: RecipeReader, data: Any, path: KeyPath) -> dict[str, bool]:
         if not isinstance(token, str) or not token:
             reader.fail(f"{item!r} is no token", at, hint="put it in quotes")
         elif type(special) is not bool:
-            reader.fail(f"special is {special!r}", (*at, "special"), why="it must be true or false")
+            reader.fail(
+                f"special is {special!r}", (*at, "special"), why="it must be true or false", hint="special: true"
+            )
         elif token in result:
-            reader.fail(f"the token {token!r} stands twice", at)
+            reader.fail(f"the token {token!r} stands twice", at, hint="keep one of them")
         else:
             result[token] = special
     return result
@@ -137,7 +140,7 @@ def _row(reader: RecipeReader, data: Any, path: KeyPath, models: Mapping[str, An
     reader.only(data, path, ("from", "like", "id", "of", "zero", "force"))
     force = data.get("force", False)
     if type(force) is not bool:
-        reader.fail(f"force is {force!r}", (*path, "force"), why="it must be true or false")
+        reader.fail(f"force is {force!r}", (*path, "force"), why="it must be true or false", hint="force: true")
         return None
     given = [key for key in ("from", "like", "id", "zero") if key in data]
     if len(given) != 1:
@@ -171,6 +174,6 @@ def _row(reader: RecipeReader, data: Any, path: KeyPath, models: Mapping[str, An
             return None
         return TokenRow(data["of"], data["like"], None, force, place)
     if type(data["id"]) is not int or data["id"] < 0:
-        reader.fail(f"id is {data['id']!r}", (*path, "id"), why="it must be a whole number, zero or more")
+        reader.fail(f"id is {data['id']!r}", (*path, "id"), why="it must be a whole number, zero or more", hint="id: 5")
         return None
     return TokenRow(data["of"], None, data["id"], force, place)

@@ -42,7 +42,9 @@ def quantise(source: Path, out: Path, kind: str) -> None:
         code = library.llama_model_quantize(os.fsencode(source), os.fsencode(partial), params)
         if code:
             raise PlanError(
-                f"llama.cpp could not quantise {str(source)!r} to {kind.lower()}", why=f"its code is {code}"
+                f"llama.cpp could not quantise {str(source)!r} to {kind.lower()}",
+                why=f"its code is {code}",
+                hint="look whether the disk is full; q8_0 needs no llama.cpp",
             )
         partial.replace(out)
     finally:

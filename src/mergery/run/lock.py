@@ -50,7 +50,11 @@ def read_lock(folder: Path) -> dict[str, Any]:
             f"{str(folder)!r} has no {NAME}", hint="only folders that Mergery wrote can be verified"
         ) from None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {str(path)!r}", why=str(error)) from None
+        raise CheckpointError(f"cannot read {str(path)!r}", why=str(error), hint="restore it, or merge again") from None
     if not isinstance(lock, dict) or lock.get("format") != FORMAT:
-        raise CheckpointError(f"{str(path)!r} is of another format", why=f"this version reads format {FORMAT}")
+        raise CheckpointError(
+            f"{str(path)!r} is of another format",
+            why=f"this version reads format {FORMAT}",
+            hint="use the version that wrote it",
+        )
     return lock

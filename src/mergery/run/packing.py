@@ -92,7 +92,7 @@ def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: N
     reshaped += [node.name for node in nodes if node.matrices is not None and len(node.shape) != 2]
     if reshaped:
         why = "the base stores it in another form than the merge makes it"
-        raise PlanError(f"{reshaped[0]!r} cannot be packed", why=why)
+        raise PlanError(f"{reshaped[0]!r} cannot be packed", why=why, hint="pack models of the base's shape")
     kinds: dict[str, str] = {}
     infos: list[TensorInfo] = []
     for node in nodes:

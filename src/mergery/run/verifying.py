@@ -86,6 +86,7 @@ def make_again(record: dict[str, Any], sample: int) -> list[str]:
             raise PlanError(
                 "the lock's plan cannot be made again with this version of Mergery",
                 why=f"it was written by {record.get('mergery')}",
+                hint="verify without --sample, or with that version",
             )
         names = [step.name for step in plan.steps]
         chosen = set(random.Random(plan.digest).sample(names, min(sample, len(names))))

@@ -56,7 +56,10 @@ def bare_views(models: Mapping[str, Bare], findings: Findings) -> dict[str, View
             if shapes.setdefault(f"{update.module}.weight", shape) != shape:
                 why = f"it is {list(shape)} in {name!r}, and {list(shapes[f'{update.module}.weight'])} in another"
                 findings.fail(
-                    f"the adapters' module {update.module!r} differs in shape", where=models[name].place, why=why
+                    f"the adapters' module {update.module!r} differs in shape",
+                    where=models[name].place,
+                    why=why,
+                    hint="name the base in the merge: its shapes say which adapter fits",
                 )
                 return {}
     if not shapes:

@@ -33,10 +33,12 @@ def converted(view: View, source: Source, dtype: str | None, findings: Findings)
     widths = [key for key in source.convert if key != "layers"]
     what = f"{view.name!r} cannot be converted"
     if not view.config:
-        findings.fail(what, where=source.place, why="it has no config.json")
+        findings.fail(
+            what, where=source.place, why="it has no config.json", hint="put its config.json beside the weights"
+        )
         return None
     if view.config.get("is_encoder_decoder") or view.architecture.stack is None:
-        findings.fail(what, where=source.place, why="it is not one stack of layers")
+        findings.fail(what, where=source.place, why="it is not one stack of layers", hint="leave out 'convert'")
         return None
     if widths and anatomy is None:
         why = f"how its widths hang together is not known for the family {family!r}"
@@ -59,7 +61,11 @@ def _relayered(view: View, source: Source, findings: Findings) -> View:
     if wanted == depth:
         return view
     if wanted > MOST * depth:
-        findings.fail(f"{wanted} layers are more than {MOST} times the {depth} of {view.name!r}", where=place)
+        what, hint = (
+            f"{wanted} layers are more than {MOST} times the {depth} of {view.name!r}",
+            f"layers: {MOST * depth}",
+        )
+        findings.fail(what, where=place, hint=hint)
         return view
     if wanted > depth:
         check_residual(view, place, findings)

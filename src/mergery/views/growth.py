@@ -26,7 +26,8 @@ def grow(growth: Growth, view: View, depth: int, findings: Findings) -> tuple[Sl
     name, layers, place = growth.model, growth.layers, growth.place
     if layers >= depth and not (growth.rule == "insert" and layers == depth):
         number = "leave out" if growth.rule == "upscale" else "count"
-        findings.fail(f"{name!r} has {depth} layers, and the stack would {number} {layers}", where=place)
+        what, hint = f"{name!r} has {depth} layers, and the stack would {number} {layers}", f"a number below {depth}"
+        findings.fail(what, where=place, hint=hint)
         return ()
     if growth.rule == "upscale":
         ranges = ((0, depth - 1 - layers), (layers, depth - 1))

@@ -50,7 +50,11 @@ def read_sizes(section: Mapping[str, Any], inner: str) -> Sizes:
     def number(*keys: str, default: int | None = None) -> int:
         value = next((section[key] for key in keys if section.get(key) is not None), default)
         if not isinstance(value, int) or value < 1:
-            raise PlanError(f"config.json has {keys[0]} of {value!r}", why="a conversion must know it")
+            raise PlanError(
+                f"config.json has {keys[0]} of {value!r}",
+                why="a conversion must know it",
+                hint="mend the model's config.json",
+            )
         return value
 
     hidden, heads = number("hidden_size", "n_embd"), number("num_attention_heads", "n_head")
@@ -89,7 +93,12 @@ class Reshaping:
                 nodes[name] = self.tensor(name, node, axes)
         if unknown:
             why = "no conversion is sound while a tensor's place is not known"
-            self.fail("", f"{self.old.name!r} has {listed(unknown)}, which its family does not", why)
+            self.fail(
+                "",
+                f"{self.old.name!r} has {listed(unknown)}, which its family does not",
+                why,
+                hint="leave out 'convert'",
+            )
         if len(self.findings.problems) > self.before:
             return self.old
         infos = [TensorInfo(name, node.shape, node.dtype) for name, node in nodes.items()]
@@ -107,10 +116,13 @@ class Reshaping:
         """More key/value heads by repetition; fewer by the mean of each group (arXiv 2305.13245)."""
         have, head = sizes.kv_heads, sizes.head
         if not self.anatomy.grouped:
-            self.fail("kv_heads", f"kv_heads: every query head of {self.old.name!r} must have its own keys and values")
+            what = f"kv_heads: every query head of {self.old.name!r} must have its own keys and values"
+            self.fail("kv_heads", what, hint="leave out kv_heads")
         elif sizes.heads % wanted or (have % wanted and wanted % have):
             why = f"it has {have}, and {sizes.heads} query heads: the groups must come out even"
-            self.fail("kv_heads", f"{self.old.name!r} cannot have {wanted} key/value heads", why)
+            even = [n for n in range(1, sizes.heads + 1) if sizes.heads % n == 0 and (have % n == 0 or n % have == 0)]
+            hint = f"one of {', '.join(map(str, even))}"
+            self.fail("kv_heads", f"{self.old.name!r} cannot have {wanted} key/value heads", why, hint)
         elif wanted > have:
             times = wanted // have
             self.spaces["K"] = (tuple((j * head, head) for j in range(have) for _ in range(times)),)
@@ -129,14 +141,15 @@ class Reshaping:
         """More neurons, of zeros."""
         have = sizes.inner
         if not any("F" in axis for name in self.old.nodes for axis in self.anatomy.of(name) or ()):
-            self.fail("intermediate_size", f"intermediate_size: {self.old.name!r} has no MLP outside its experts")
+            what = f"intermediate_size: {self.old.name!r} has no MLP outside its experts"
+            self.fail("intermediate_size", what, hint="leave out intermediate_size")
         elif wanted < have:
             why = f"it has {have} neurons; which of them to leave out is a question of data"
-            self.fail("intermediate_size", f"{self.old.name!r} cannot be narrowed to {wanted} neurons", why)
+            hint = "widen the other model to this one's size instead"
+            self.fail("intermediate_size", f"{self.old.name!r} cannot be narrowed to {wanted} neurons", why, hint)
         elif wanted > MOST * have:
-            self.fail(
-                "intermediate_size", f"{wanted} neurons are more than {MOST} times the {have} of {self.old.name!r}"
-            )
+            what = f"{wanted} neurons are more than {MOST} times the {have} of {self.old.name!r}"
+            self.fail("intermediate_size", what, hint=f"intermediate_size: {MOST * have}")
         elif wanted > have:
             self.spaces["F"] = (((0, have), (-1, wanted - have)),)
             self.say(f"inner neurons {have} -> {wanted}, the new ones zero")
@@ -148,15 +161,18 @@ class Reshaping:
         key = "hidden_size"
         if self.anatomy.norm == "layer":
             why = "a layer norm takes off the mean of all channels, which zeros change"
-            self.fail(key, f"{self.old.name!r} cannot be widened to {wanted} channels", why)
+            self.fail(key, f"{self.old.name!r} cannot be widened to {wanted} channels", why, "leave out hidden_size")
         elif wanted < have:
             why = f"it has {have} channels; which of them to leave out is a question of data"
-            self.fail(key, f"{self.old.name!r} cannot be narrowed to {wanted} channels", why)
+            hint = "widen the other model to this one's size instead"
+            self.fail(key, f"{self.old.name!r} cannot be narrowed to {wanted} channels", why, hint)
         elif wanted > MOST * have:
-            self.fail(key, f"{wanted} channels are more than {MOST} times the {have} of {self.old.name!r}")
+            what = f"{wanted} channels are more than {MOST} times the {have} of {self.old.name!r}"
+            self.fail(key, what, hint=f"hidden_size: {MOST * have}")
         elif wanted % sizes.heads:
             why = f"hidden_size must be a multiple of the {sizes.heads} attention heads"
-            self.fail(key, f"{self.old.name!r} cannot be widened to {wanted} channels", why)
+            hint = f"hidden_size: {-(-wanted // sizes.heads) * sizes.heads}"
+            self.fail(key, f"{self.old.name!r} cannot be widened to {wanted} channels", why, hint)
         elif wanted > have:
             self.factor = math.sqrt(have / wanted)
             self.spaces["R"] = self.spaces["N"] = (((0, have), (-1, wanted - have)),)
@@ -182,7 +198,10 @@ class Reshaping:
             wanted = [part for part in parts if part is not None]
             if len(wanted) == len(parts) and sum(wanted) != length:
                 why = f"it is {list(node.shape)}, and the config gives {sum(wanted)}"
-                self.fail("", f"{name!r} of {self.old.name!r} does not have the shape that its config states", why)
+                hint = "config.json and weights are of different models: download the model again"
+                self.fail(
+                    "", f"{name!r} of {self.old.name!r} does not have the shape that its config states", why, hint
+                )
                 return False
         return True
 
@@ -245,7 +264,11 @@ class Reshaping:
     def epsilon(self) -> float:
         value = self.old.config.language.get("rms_norm_eps")
         if not isinstance(value, float):
-            raise PlanError(f"config.json has rms_norm_eps of {value!r}", why="a wider model needs another")
+            raise PlanError(
+                f"config.json has rms_norm_eps of {value!r}",
+                why="a wider model needs another",
+                hint="rms_norm_eps in config.json: a number",
+            )
         return value
 
     def config(self, sizes: Sizes) -> Config:

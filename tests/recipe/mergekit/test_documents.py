@@ -65,12 +65,13 @@ def test_models_that_cannot_be(refuse: Refuse) -> None:
         + "  - model: {modle: a}\n  - {}\n"
     )
     assert refuse(text) == [
-        "4:12: 'a+b+c' is no model\n  why: '@' stands before a revision and '+' before an adapter, once each",
+        "4:12: 'a+b+c' is no model\n  why: '@' stands before a revision and '+' before an adapter, once each\n"
+        "  try: {model: {path: …, revision: …}} where the path itself holds such a sign",
         "5:29: lora is 3\n  try: a path or a hub id",
-        "6:12: 'a@b@c' is no model\n  why: '@' stands before a revision and '+' before an adapter, once each",
+        "6:12: 'a@b@c' is no model\n  why: '@' stands before a revision and '+' before an adapter, once each\n"
+        "  try: {model: {path: …, revision: …}} where the path itself holds such a sign",
         "7:12: 3 is no model\n  try: a path, a hub id or {model: {path: …, revision: …}}",
         "8:13: unknown key 'modle'\n  try: did you mean 'model'?",
-        "8:12: {'modle': 'a'} is no model\n  try: a path, a hub id or {model: {path: …, revision: …}}",
         "9:5: an entry names its model\n  try: - model: ./a",
     ]
 
@@ -115,9 +116,10 @@ def test_one_module_is_the_whole_model(read: Read) -> None:
 @pytest.mark.parametrize(
     ("text", "messages"),
     [
-        ("merge_method: linear\n", ["1:1: a merge has one of 'models', 'slices' and 'modules'\n  why: here: none"]),
+        ("merge_method: linear\n", ["1:1: a merge has one of 'models', 'slices' and 'modules'\n  why: here: none\n"
+          "  try: models: [{model: ./a}, {model: ./b}]"]),
         (PAIR + "slices: [{sources: [{model: a, layer_range: [0, 1]}]}]\n",
-         ["1:1: a merge has one of 'models', 'slices' and 'modules'\n  why: here: models and slices"]),
+         ["1:1: a merge has one of 'models', 'slices' and 'modules'\n  why: here: models and slices\n  try: keep one of them"]),
         ("merge_method: linear\nmodules: {text: {models: [{model: a}]}, vision: {models: [{model: a}]}}\n",
          ["2:10: several modules cannot be merged in different ways yet\n  why: here: text, vision\n"
           "  try: use 'models:' to merge the whole model in one way, with filters where parts differ"]),
@@ -144,12 +146,14 @@ def slices(*parts: str, top: str = "") -> str:
     ("text", "message"),
     [
         (slices("sources: [{model: a, layer_range: [2, 0]}]"),
-         "4:39: the layer_range [2, 0] holds no layer\n  why: it counts from zero and ends before its second number"),
+         "4:39: the layer_range [2, 0] holds no layer\n  why: it counts from zero and ends before its second number\n"
+         "  try: layer_range: [0, 2]"),
         (slices("sources: [{model: a, layer_range: [1, 1]}]"),
-         "4:39: the layer_range [1, 1] holds no layer\n  why: it counts from zero and ends before its second number"),
+         "4:39: the layer_range [1, 1] holds no layer\n  why: it counts from zero and ends before its second number\n"
+         "  try: layer_range: [0, 16]"),
         (slices("sources: [{model: a}]"), "4:15: a source of a slice gives its layers\n  try: layer_range: [0, 16]"),
         (slices("sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [0, 3]}]"),
-         "4:5: the sources of a slice differ in length\n  why: [2, 3] layers"),
+         "4:5: the sources of a slice differ in length\n  why: [2, 3] layers\n  try: give 2 layers of each"),
         (slices("sources: []"), "4:5: a slice has sources\n  try: - sources: [{model: ./a, layer_range: [0, 16]}]"),
         (slices("{sources: [{model: a, layer_range: [0, 2]}], paramters: {weight: 1}}"),
          "4:50: unknown key 'paramters'\n  try: did you mean 'parameters'?"),
@@ -161,7 +165,7 @@ def test_slices_that_are_refused(refuse: Refuse, text: str, message: str) -> Non
 
 def test_a_slice_without_layers_of_its_base(refuse: Refuse) -> None:
     text = slices("sources: [{model: a, layer_range: [0, 2]}]", top="base_model: b\n").replace("linear", "ties")
-    assert refuse(text) == ["5:5: the slice gives no layers of its base 'b'"]
+    assert refuse(text) == ["5:5: the slice gives no layers of its base 'b'\n  try: - {model: b, layer_range: [0, 2]}"]
 
 
 def test_bases_of_slices(read: Read) -> None:
@@ -232,7 +236,7 @@ def test_dtype(read: Read, lines: str, dtype: str | None) -> None:
          "7:19: tokenizer and tokenizer_source say the same thing twice\n  try: keep one"),
         ("tokenizer: {suorce: a}", "6:13: unknown key 'suorce'\n  try: did you mean 'source'?"),
         ("tokenizer: base", "6:12: tokenizer must be a mapping\n  try: tokenizer: {source: base}"),
-        ("random_seed: -1", "6:14: random_seed is -1\n  why: it must be a whole number, zero or more"),
+        ("random_seed: -1", "6:14: random_seed is -1\n  why: it must be a whole number, zero or more\n  try: random_seed: 0"),
     ],
 )  # fmt: skip
 def test_outputs_that_are_refused(refuse: Refuse, lines: str, message: str) -> None:
@@ -300,7 +304,10 @@ def test_a_tokenizer_that_nothing_takes_is_no_model(read: Read) -> None:
         (PAIR + "---\n" + PAIR, ["7:1: two documents have no name\n  try: name: a word for each merge but the last"]),
         (
             PAIR + "---\nfoo: 1\n",
-            ["7:1: a document without 'merge_method'\n  try: each document of a mergekit file is a merge"],
+            [
+                "7:1: a document without 'merge_method'\n  why: each document of a mergekit file is a merge\n"
+                "  try: merge_method: linear"
+            ],
         ),
         (
             "name: x\n"

@@ -184,18 +184,32 @@ def test_a_listed_base_keeps_its_weight(read: Read) -> None:
         (file("ties", "weight: 1", base=""), "1:15: ties needs a base_model\n  try: base_model: <one of the models>"),
         (
             file("slerp", "t: 1", models="abc", base="a"),
-            "1:15: slerp merges exactly 2 models, base_model included\n  why: here: a, b, c",
+            "1:15: slerp merges exactly 2 models, base_model included\n  why: here: a, b, c\n"
+            "  try: keep 2, or merge the others in a document of their own",
         ),
-        (file("slerp", "t: 1"), "1:15: slerp merges exactly 2 models, base_model included\n  why: here: base, a, b"),
+        (
+            file("slerp", "t: 1"),
+            "1:15: slerp merges exactly 2 models, base_model included\n  why: here: base, a, b\n"
+            "  try: keep 2, or merge the others in a document of their own",
+        ),
         (
             file("nuslerp", "weight: 1", "abc"),
-            "1:15: nuslerp merges exactly 2 models besides base_model\n  why: here: a, b, c",
+            "1:15: nuslerp merges exactly 2 models besides base_model\n  why: here: a, b, c\n"
+            "  try: keep 2, or merge the others in a document of their own",
         ),
-        (file("model_stock", "", "a"), "1:15: model_stock merges at least 2 models besides base_model\n  why: here: a"),
-        (file("nearswap", "t: 1"), "1:15: nearswap merges exactly 1 model besides base_model\n  why: here: a, b"),
+        (
+            file("model_stock", "", "a"),
+            "1:15: model_stock merges at least 2 models besides base_model\n  why: here: a\n  try: add an entry",
+        ),
+        (
+            file("nearswap", "t: 1"),
+            "1:15: nearswap merges exactly 1 model besides base_model\n  why: here: a, b\n"
+            "  try: keep 1, or merge the others in a document of their own",
+        ),
         (
             file("passthrough", "", "a"),
-            "1:15: passthrough merges exactly 1 model, base_model included\n  why: here: base, a",
+            "1:15: passthrough merges exactly 1 model, base_model included\n  why: here: base, a\n"
+            "  try: keep 1, or merge the others in a document of their own",
         ),
         (file("slerp", "", "a"), "1:15: slerp needs 't'\n  why: it has no default\n  try: parameters: {t: 0.5}"),
         (file("tise"), "1:15: unknown merge_method 'tise'\n  try: did you mean 'ties'?"),

@@ -68,13 +68,13 @@ def test_single_tokens(read: Read) -> None:
          "  try: {source: <model>}, or {source: {kind: model_token, model: …, token: …}}"),
         ("tokenizer: {tokens: {x: {source: {kind: nil}}}}", "6:41: unknown kind 'nil'\n  try: known here: model_token, zero"),
         ("tokenizer: {tokens: {x: {source: {kind: model_token, model: a}}}}",
-         "6:34: a model_token has one of 'token' and 'token_id'"),
+         "6:34: a model_token has one of 'token' and 'token_id'\n  try: token: \"<tool>\""),
         ("tokenizer: {tokens: {x: 3}}",
          "6:25: 3 says no row\n  try: {source: <model>}, or {source: {kind: model_token, model: …, token: …}}"),
         ("tokenizer: {tokens: [x]}", "6:21: tokens must map tokens to their rows\n"
          '  try: tokens: {"<tool>": {source: ./a}}'),
         ("tokenizer: {pad_to_multiple_of: 0.5}",
-         "6:33: pad_to_multiple_of is 0.5\n  why: it must be a whole number from 1"),
+         "6:33: pad_to_multiple_of is 0.5\n  why: it must be a whole number from 1\n  try: pad_to_multiple_of: 64"),
         ("chat_template: chatmi",
          "6:16: chat_template is 'chatmi'\n"
          "  why: it is no named template, and no Jinja of 20 characters or more\n  try: did you mean 'chatml'?"),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CARD = "packed.json"
 WEIGHTS = "packed.safetensors"
+AGAIN = "pack the models again"
 FORMAT = 1
 KINDS = ("values", "bits", "number", "rows", "matrix")
 
@@ -80,15 +81,17 @@ class PackedCheckpoint(Checkpoint):
         try:
             card = parse_object((self._path / CARD).read_bytes(), where)
         except OSError as error:
-            raise CheckpointError("this file cannot be read", where=Where(where), why=str(error.strerror)) from None
+            why = str(error.strerror)
+            raise CheckpointError("this file cannot be read", where=Where(where), why=why, hint=AGAIN) from None
         if card.get("format") != FORMAT:
             why = f"its format is {card.get('format')!r}, and this version reads {FORMAT}"
-            raise CheckpointError("these packed models cannot be read", where=Where(where), why=why)
+            raise CheckpointError("these packed models cannot be read", where=Where(where), why=why, hint=AGAIN)
         base, parts = card.get("base"), card.get("parts")
         sound = isinstance(base, dict) and isinstance(base.get("location"), str)
         sound = sound and isinstance(card.get("tasks"), list) and bool(card["tasks"])
         if not sound or not isinstance(parts, dict) or any(kind not in KINDS for kind in parts.values()):
-            raise CheckpointError("these packed models cannot be read", where=Where(where), why="the file is damaged")
+            why = "the file is damaged"
+            raise CheckpointError("these packed models cannot be read", where=Where(where), why=why, hint=AGAIN)
         return card
 
     def _find_packing(self, name: str) -> Packing:
@@ -97,7 +100,10 @@ class PackedCheckpoint(Checkpoint):
         method = methods().get(name)
         if method is None or method.packing is None:
             why = f"they were packed by {name!r}, which is no method here that packs"
-            raise CheckpointError("these packed models cannot be served", where=Where(self.location), why=why)
+            hint = "install the package that has this method"
+            raise CheckpointError(
+                "these packed models cannot be served", where=Where(self.location), why=why, hint=hint
+            )
         return method.packing
 
     def _same_base(self, base: Mapping[str, Any], open_base: Callable[..., Checkpoint]) -> Checkpoint:
@@ -127,7 +133,9 @@ class PackedCheckpoint(Checkpoint):
                 wanted = part_info(stored.name, PackedPart(kind, width=width, shape=shape), info.shape)
                 if stored != wanted:
                     why = f"{stored.name!r} is {stored.dtype} {list(stored.shape)}, not {wanted.dtype} {list(wanted.shape)}"
-                    raise CheckpointError("the parts do not fit the base", where=Where(self.location), why=why)
+                    raise CheckpointError(
+                        "the parts do not fit the base", where=Where(self.location), why=why, hint=AGAIN
+                    )
                 found[part] = stored
             if found:
                 self._of[name] = found
@@ -135,7 +143,7 @@ class PackedCheckpoint(Checkpoint):
         strays = {name.split("::")[0] for name in self._parts.tensors} - set(self._of)
         if strays:
             why = f"there are parts of {sorted(strays)[0]!r}, which the base lacks"
-            raise CheckpointError("the parts do not fit the base", where=Where(self.location), why=why)
+            raise CheckpointError("the parts do not fit the base", where=Where(self.location), why=why, hint=AGAIN)
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

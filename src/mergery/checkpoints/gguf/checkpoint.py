@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _SPLIT = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.gguf")
 FACTORS_MOST = 1 << 16  # elements of a tensor that is a list of the config
 OF_CONFIG = (FACTORS, LONG, SHORT)  # tensors that are lists of the config, not weights
+AGAIN = "download the file again, or use the model's safetensors"
 PLAIN = ("F32", "F16", "BF16", "F64")
 
 
@@ -102,7 +103,9 @@ class GgufCheckpoint(StoredCheckpoint):
             rows = piece.info.shape[0] if piece.info.shape else 0
             if piece.heads and rows % (2 * piece.heads):
                 why = f"{piece.source!r} has {rows} rows, and its model {piece.heads} heads"
-                raise CheckpointError("the rows of a tensor are no whole heads", where=Where(self.location), why=why)
+                raise CheckpointError(
+                    "the rows of a tensor are no whole heads", where=Where(self.location), why=why, hint=AGAIN
+                )
         return {piece.info.name: piece for piece in pieces}, unknown
 
     def _refuse_unknown(self, unknown: list[str]) -> None:
@@ -118,7 +121,7 @@ class GgufCheckpoint(StoredCheckpoint):
         info = self._weights.tensors[name]
         if info.elements > FACTORS_MOST or info.dtype != F32:
             why = f"it holds {info.elements:,} numbers of {info.dtype}"
-            raise CheckpointError(f"{name} is no list of a config", where=Where(self.location), why=why)
+            raise CheckpointError(f"{name} is no list of a config", where=Where(self.location), why=why, hint=AGAIN)
         return [float(each) for each in self._floats(name, 0, info.elements)]
 
     def _generation(self, metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,11 @@ def place(family: Family, infos: Mapping[str, TensorInfo], heads: Mapping[str, i
         raise PlanError("this model cannot be written as GGUF", why=why, hint=hint)
     for target, numbers in experts.items():
         if numbers != set(range(len(numbers))):
-            raise PlanError("this model cannot be written as GGUF", why=f"experts are missing of {target!r}")
+            raise PlanError(
+                "this model cannot be written as GGUF",
+                why=f"experts are missing of {target!r}",
+                hint="look for a shard that was not downloaded",
+            )
         shapes[target] = (len(numbers), *shapes[target])
     _check_whole(family, shapes, depth)
     return _with_types(shapes, of, wanted)

@@ -29,7 +29,7 @@ class RemoteFile(ByteFile):
     def read_into(self, offset: int, into: memoryview) -> None:
         if offset + len(into) > self.size:
             what = f"the file ended early: {len(into)} bytes at offset {offset} are beyond its {self.size}"
-            raise CheckpointError(what, where=Where(self.name))
+            raise CheckpointError(what, where=Where(self.name), hint="try again")
         done = 0
         while done < len(into):
             begin, data = self._block_at(offset + done, len(into) - done)
@@ -105,7 +105,9 @@ def explain(error: Exception, repo: str, revision: str | None) -> Exception:
         return error
     where = Where(f"{repo}@{revision}" if revision else repo)
     if isinstance(error, hub.HFValidationError):
-        return CheckpointError("this is no id of a model on the hub", where=where, why=_first_line(error))
+        return CheckpointError(
+            "this is no id of a model on the hub", where=where, why=_first_line(error), hint="name it org/name"
+        )
     if isinstance(error, hub.GatedRepoError):
         hint = f"accept its terms at https://huggingface.co/{repo}, then {LOGIN}"
         return CheckpointError("access to this model is restricted", where=where, why="its owner gates it", hint=hint)

@@ -56,7 +56,9 @@ def read_template(checkpoint: Checkpoint) -> str | None:
             return checkpoint.file(FILE).decode("utf-8")
         except UnicodeDecodeError as error:
             where = Where(f"{checkpoint.label}/{FILE}")
-            raise CheckpointError("this file is not valid UTF-8", where=where, why=error.reason) from None
+            raise CheckpointError(
+                "this file is not valid UTF-8", where=where, why=error.reason, hint="save it as UTF-8"
+            ) from None
     if "tokenizer_config.json" not in checkpoint.files:
         return None
     settings = parse_object(checkpoint.file("tokenizer_config.json"), f"{checkpoint.label}/tokenizer_config.json")

@@ -22,7 +22,10 @@ def recognises(data: Any) -> bool:
     """
     if not isinstance(data, dict) or "merge" in data:
         return False
-    return ("merge_method" in data and not isinstance(data.get("models"), dict)) or other_program(data) is not None
+    models = data.get("models")
+    listed = isinstance(models, list) and any(isinstance(item, dict) and "model" in item for item in models)
+    merge = "merge_method" in data and not isinstance(models, dict)
+    return merge or listed or "slices" in data or other_program(data) is not None
 
 
 def other_program(data: Any) -> RecipeError | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mergery.dtypes import OUTPUT_DTYPES
-from mergery.errors import Where, did_you_mean
+from mergery.errors import RecipeError, Where, did_you_mean
 from mergery.method import Method, find
 from mergery.recipe.document import Document, KeyPath
 from mergery.recipe.mergekit.methods import KNOWN, RULES, Parameter, Rule
@@ -22,6 +22,14 @@ DOCUMENT = (
 """The keys of a merge."""
 
 
+def find_rule(word: Any) -> str:
+    """The name of the method that a file means, in any case or by another name; empty where there is none."""
+    try:
+        return find(word).name if isinstance(word, str) else ""
+    except RecipeError:
+        return ""
+
+
 class MergekitReader(ReferenceReader):
     """Reads one document, collecting every problem and everything that its writer may want to know."""
 
@@ -30,17 +38,25 @@ class MergekitReader(ReferenceReader):
         self.marks: dict[str, Where] = {}
         self.rule: Rule
         self.method: Method
+        self.word = ""
 
     def read(self) -> MergeStatement | None:
         data = self.document.data
         if not isinstance(data, dict) or "merge_method" not in data:
-            self.fail("a document without 'merge_method'", (), hint="each document of a mergekit file is a merge")
+            why, hint = "each document of a mergekit file is a merge", "merge_method: linear"
+            self.fail("a document without 'merge_method'", (), why=why, hint=hint)
             return None
         self.only(data, (), DOCUMENT)
         word = data["merge_method"]
-        if not isinstance(word, str) or word not in RULES:
-            self.fail(f"unknown merge_method {word!r}", ("merge_method",), hint=did_you_mean(str(word), RULES))
+        found = find_rule(word)
+        if found not in RULES:
+            near = did_you_mean(str(word), RULES)
+            hint = (
+                f"{found} is a method of recipes, not of mergekit files: merge: {{method: {found}}}" if found else near
+            )
+            self.fail(f"unknown merge_method {word!r}", ("merge_method",), hint=hint)
             return None
+        word = self.word = found
         self.rule = RULES[word]
         self.method = find(word)
         statement = MergeStatement(self.document, word, self.rule, self.method, places=self.places, marks=self.marks)
@@ -53,7 +69,8 @@ class MergekitReader(ReferenceReader):
         given = [key for key in ("models", "slices", "modules") if data.get(key)]
         if len(given) != 1:
             why = "here: " + (" and ".join(given) if given else "none")
-            self.fail("a merge has one of 'models', 'slices' and 'modules'", (), why=why)
+            hint = "keep one of them" if given else "models: [{model: ./a}, {model: ./b}]"
+            self.fail("a merge has one of 'models', 'slices' and 'modules'", (), why=why, hint=hint)
         elif given == ["modules"]:
             body, path = self.module(data["modules"])
             common.insert(0, self.level(body.get("parameters"), (*path, "parameters")).chains)
@@ -104,7 +121,8 @@ class MergekitReader(ReferenceReader):
         low, high = data
         if not 0 <= low < high:
             why = "it counts from zero and ends before its second number"
-            self.fail(f"the layer_range {data} holds no layer", path, why=why)
+            hint = f"layer_range: {sorted(data)}" if low != high and min(data) >= 0 else "layer_range: [0, 16]"
+            self.fail(f"the layer_range {data} holds no layer", path, why=why, hint=hint)
             return None
         return (low, high)
 
@@ -127,7 +145,8 @@ class MergekitReader(ReferenceReader):
             inputs = self.inputs(item["sources"], (*at, "sources"), ranges=True)
             lengths = sorted({source.layers[1] - source.layers[0] for source in inputs})
             if len(lengths) > 1:
-                self.fail("the sources of a slice differ in length", at, why=f"{lengths} layers")
+                why, hint = f"{lengths} layers", f"give {lengths[0]} layers of each"
+                self.fail("the sources of a slice differ in length", at, why=why, hint=hint)
             level = self.level(item.get("parameters"), (*at, "parameters"))
             result.append(OutputSlice(inputs, base, level, at))
         return tuple(result)
@@ -149,7 +168,7 @@ class MergekitReader(ReferenceReader):
             return {}, path
         self.only(body, path, ("slices", "models", "parameters"))
         if bool(body.get("slices")) == bool(body.get("models")):
-            self.fail(f"the module {name!r} has one of 'models' and 'slices'", path)
+            self.fail(f"the module {name!r} has one of 'models' and 'slices'", path, hint="keep one of them")
         return body, path
 
     # --- parameters -----------------------------------------------------------------------------------------
@@ -166,10 +185,10 @@ class MergekitReader(ReferenceReader):
             at = (*path, name)
             parameter = self.rule.find(name)
             if parameter is None and name in KNOWN:
-                self.note(f"{name} changes nothing: {self.rule_word()} has no such parameter", at)
+                self.note(f"{name} changes nothing: {self.word} has no such parameter", at)
             elif parameter is None:
                 known = [own.name for own in self.rule.parameters]
-                hint = did_you_mean(str(name), known) or f"{self.rule_word()} has no parameters"
+                hint = did_you_mean(str(name), known) or f"{self.word} has no parameters"
                 self.fail(f"unknown parameter {name!r}", at, key=True, hint=hint)
             elif source and not parameter.each:
                 self.note(f"{name} of one model changes nothing: it belongs to the whole merge or a slice", at)
@@ -192,9 +211,6 @@ class MergekitReader(ReferenceReader):
         setting = self.method.settings.get(parameter.setting) if parameter.setting else parameter.own
         return read_chain(data, path, parameter, setting, self.fail)
 
-    def rule_word(self) -> str:
-        return str(self.document.data["merge_method"])
-
     # --- output ---------------------------------------------------------------------------------------------
 
     def dtype(self, data: Mapping[str, Any], key: str) -> str | None:
@@ -211,7 +227,12 @@ class MergekitReader(ReferenceReader):
         if data is None:
             return 0
         if type(data) is not int or not 0 <= data < 2**63:
-            self.fail(f"random_seed is {data!r}", ("random_seed",), why="it must be a whole number, zero or more")
+            self.fail(
+                f"random_seed is {data!r}",
+                ("random_seed",),
+                why="it must be a whole number, zero or more",
+                hint="random_seed: 0",
+            )
             return 0
         self.note(
             "random_seed becomes the recipe's seed; mergekit takes it from the command line only",

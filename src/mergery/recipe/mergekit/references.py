@@ -60,7 +60,7 @@ class ReferenceReader(DocumentReader):
 
     def reference(self, data: Any, path: KeyPath) -> Reference | None:
         """A model: `path`, `path@revision`, `path+adapter`, or the same as a mapping."""
-        result, adapter = None, None
+        result, adapter, before = None, None, len(self.errors)
         if isinstance(data, dict):
             self.only(data, path, ("model", "lora", "override_architecture"))
             if data.get("override_architecture"):
@@ -76,7 +76,7 @@ class ReferenceReader(DocumentReader):
         elif isinstance(data, str):
             result, adapter = self.split(data, path)
         if result is None or not result.path:
-            if not any(error.where == self.document.where(path) for error in self.errors):
+            if len(self.errors) == before:
                 self.fail(f"{data!r} is no model", path, hint="a path, a hub id or {model: {path: …, revision: …}}")
             return None
         if adapter:
@@ -100,6 +100,7 @@ class ReferenceReader(DocumentReader):
                 f"{text!r} is no model",
                 path,
                 why="'@' stands before a revision and '+' before an adapter, once each",
+                hint="{model: {path: …, revision: …}} where the path itself holds such a sign",
             )
             return None, ""
         return Reference(place, revision or None), adapter

@@ -84,9 +84,8 @@ def read_tokens(reader: ReferenceReader, data: Mapping[str, Any]) -> Tokens | No
     source = _source(reader, block.get("source") or "union", (*path, "source"))
     pad = block.get("pad_to_multiple_of")
     if pad is not None and not (type(pad) is int and 0 < pad <= 1 << 20):
-        reader.fail(
-            f"pad_to_multiple_of is {pad!r}", (*path, "pad_to_multiple_of"), why="it must be a whole number from 1"
-        )
+        at, why = (*path, "pad_to_multiple_of"), "it must be a whole number from 1"
+        reader.fail(f"pad_to_multiple_of is {pad!r}", at, why=why, hint="pad_to_multiple_of: 64")
         pad = None
     tokens = block.get("tokens") or {}
     if not isinstance(tokens, dict):
@@ -116,7 +115,7 @@ def _row(reader: ReferenceReader, data: Any, path: KeyPath) -> Row | None:
     reader.only(data, path, ("source", "force"))
     force, source = data.get("force", False), data.get("source")
     if type(force) is not bool:
-        reader.fail(f"force is {force!r}", (*path, "force"), why="it must be true or false")
+        reader.fail(f"force is {force!r}", (*path, "force"), why="it must be true or false", hint="force: true")
         return None
     if source is None:
         if force:
@@ -137,7 +136,8 @@ def _row(reader: ReferenceReader, data: Any, path: KeyPath) -> Row | None:
     reader.only(source, at, ("kind", "model", "token", "token_id"))
     token, index = source.get("token"), source.get("token_id")
     if (token is None) == (index is None):
-        reader.fail("a model_token has one of 'token' and 'token_id'", at)
+        hint = "keep one of them" if token is not None else 'token: "<tool>"'
+        reader.fail("a model_token has one of 'token' and 'token_id'", at, hint=hint)
         return None
     if (token is not None and not isinstance(token, str)) or (index is not None and type(index) is not int):
         reader.fail(f"{token if index is None else index!r} is no token", at, hint="put tokens in quotes")

@@ -253,7 +253,10 @@ class _Translator:
         own = next((item for item in piece.inputs if item.model == base), None)
         others = tuple(item for item in piece.inputs if item is not own)
         if base and own is None and sliced and rule.base != "input":
-            settings.fail(f"the slice gives no layers of its base {base.path!r}", piece.path)
+            hint = (
+                f"- {{model: {base.path}, layer_range: {list(piece.inputs[0].layers)}}}" if piece.inputs else "add it"
+            )
+            settings.fail(f"the slice gives no layers of its base {base.path!r}", piece.path, hint=hint)
             return None, others
         if base and own is None and not sliced:
             own = Input(base, Level({}), ("base_model",))
@@ -283,4 +286,6 @@ class _Translator:
         elif statement.base:
             what += ", base_model included"
         here = ", ".join(item.model.path for item in merged) or "none"
-        settings.fail(what, piece.path, why=f"here: {here}")
+        least, most = statement.rule.models or statement.method.models
+        hint = "add an entry" if len(merged) < least else f"keep {most}, or merge the others in a document of their own"
+        settings.fail(what, piece.path, why=f"here: {here}", hint=hint)

@@ -118,7 +118,11 @@ def count_rows(wanted: Vocabulary, chosen: Chosen, lead_rows: int | None) -> int
     size = chosen.end
     if size > 2 * len(chosen.tokens) + SPARE:
         why = f"{len(chosen.tokens):,} tokens have ids up to {size - 1:,}"
-        raise PlanError(f"the ids of the tokenizer of {chosen.lead.label!r} lie too far apart", why=why)
+        raise PlanError(
+            f"the ids of the tokenizer of {chosen.lead.label!r} lie too far apart",
+            why=why,
+            hint="check its tokenizer.json",
+        )
     if wanted.padding == "keep" and lead_rows is not None:
         size = max(size, lead_rows)
     multiple = wanted.pad_to_multiple_of or 1

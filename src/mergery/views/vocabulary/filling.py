@@ -221,4 +221,6 @@ def _encoder(tokenizer: Tokenizer, file: bytes | None) -> Any:
     try:
         return Encoder.from_str(file.decode("utf-8"))
     except Exception as error:  # the library raises nothing narrower
-        raise PlanError(f"the tokenizer of {tokenizer.label!r} cannot be loaded", why=str(error)[:300]) from None
+        raise PlanError(
+            f"the tokenizer of {tokenizer.label!r} cannot be loaded", why=str(error)[:300], hint="unknown: mean"
+        ) from None

@@ -129,7 +129,11 @@ class TokenTensors:
         if other is None or (
             (BIAS.search(tensor) or len(self.views[name].nodes[tensor].shape) < 2) and other != tensor
         ):
-            raise PlanError(f"{giver!r} cannot give rows of {tensor!r} to {name!r}", why="it has no such tensor")
+            raise PlanError(
+                f"{giver!r} cannot give rows of {tensor!r} to {name!r}",
+                why="it has no such tensor",
+                hint="name another model, or leave the token out",
+            )
         node = view.nodes[other]
         return node, node.elements // found[other]
 

@@ -1,0 +1,42 @@
+"""Every refusal says what to try."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import mergery
+
+ROOT = Path(mergery.__file__).parent
+ROOMS = (
+    "architecture", "checkpoints", "engine", "graph", "method", "methods", "planning", "recipe", "run", "views",
+)  # fmt: skip
+ERRORS = ("RecipeError", "PlanError", "CheckpointError", "DataError")
+
+
+def refusals(path: Path) -> list[tuple[int, bool]]:
+    """The line of every error that a file makes, or notes, and whether it comes with something to try."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        named = isinstance(node.func, ast.Name) and node.func.id in ERRORS
+        noted = (
+            isinstance(node.func, ast.Attribute) and node.func.attr == "fail" and ast.unparse(node.func.value) != "self"
+        )
+        if named or noted:
+            found.append((node.lineno, any(keyword.arg == "hint" for keyword in node.keywords)))
+    return found
+
+
+def test_every_refusal_has_something_to_try():
+    files = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    found = {f"{path.relative_to(ROOT)}:{line}": tries for path in files for line, tries in refusals(path)}
+    assert len(found) > 200
+    assert [place for place, tries in found.items() if not tries] == []
+
+
+def test_what_a_refusal_without_a_try_looks_like(tmp_path):
+    path = tmp_path / "x.py"
+    path.write_text("def f(reader):\n    reader.fail('no', ())\n    raise RecipeError('no', hint='yes')\n")
+    assert refusals(path) == [(2, False), (3, True)]

@@ -6,7 +6,6 @@ import dataclasses
 import importlib
 import inspect
 import re
-import typing
 from collections.abc import Callable
 from typing import Any
 
@@ -27,7 +26,7 @@ state = mergery.merge(plan)                   # a state dict in memory; with a s
 Everything that a user can get wrong raises `MergeryError`, whose text says what, where, why and what to try.
 
 """
-VERBS = ("merge", "plan", "verify", "inspect", "open", "pack", "evaluate", "compare", "load_recipe")
+VERBS = ("merge", "plan", "explain", "verify", "inspect", "open", "pack", "evaluate", "compare", "load_recipe")
 SCORES = ("split", "TaskScore", "Score", "Splits", "load_task", "read_result", "open_subject", "EvaluationOptions")
 CLASSES = ("Options", "MergeryError")
 RETURNED = (
@@ -81,9 +80,8 @@ def methods() -> list[str]:
 
 
 def function(title: str, value: Callable[..., Any]) -> list[str]:
-    """A function: its signatures and what it says of itself."""
-    found = typing.get_overloads(value) or [value]
-    shown = "\n\n".join(signature(title.rpartition(".")[2], each) for each in found)
+    """A function: its signature and what it says of itself."""
+    shown = signature(title.rpartition(".")[2], value)
     return [f"### {title}", "", "```text", shown, "```", "", *prose(inspect.getdoc(value) or "")]
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mergery import methods as methods
     from mergery.api import compare as compare
     from mergery.api import evaluate as evaluate
+    from mergery.api import explain as explain
     from mergery.api import inspect as inspect
     from mergery.api import merge as merge
     from mergery.api import pack as pack
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from mergery.run.workers import Options as Options
 
 _HOMES = {  # of public names: the module, and the name there where it is another
-    **dict.fromkeys(("compare", "evaluate", "inspect", "merge", "pack", "plan", "verify"), "api"),
+    **dict.fromkeys(("compare", "evaluate", "explain", "inspect", "merge", "pack", "plan", "verify"), "api"),
     **dict.fromkeys(("evaluation", "methods"), ""),
     "MergeryError": "errors",
     "Options": "run.workers",
@@ -57,4 +58,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted([*_HOMES, "__version__"])

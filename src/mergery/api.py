@@ -4,71 +4,186 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from mergery.errors import PlanError
 from mergery.planning.plan import Plan, make_plan
 from mergery.recipe import Recipe
+from mergery.recipe.building import stated_recipe
 from mergery.report.files import side_files
-from mergery.report.telling import logged
-from mergery.run.events import Notify, Packed, ignore
+from mergery.report.notebook import listening
+from mergery.run.events import Notify, Packed
 from mergery.run.merging import Result, merge_to_folder, merge_to_memory
 from mergery.run.workers import Options
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from mergery import evaluation
+    from mergery.method import Method
+
+RecipeLike = Recipe | str | Path | Mapping[str, Any]
+"""A YAML file or text, a mapping, or a recipe that has been read."""
+Models = Mapping[str, Any] | Sequence[Any]
+"""Sources by name, or in a list: folders, hub ids, state dicts or modules."""
 
 
-def plan(recipe: Recipe | str | Path | Mapping[str, Any], *, only: Sequence[str] = ()) -> Plan:
+def plan(
+    recipe: RecipeLike | None = None,
+    *,
+    only: Sequence[str] = (),
+    models: Models | None = None,
+    method: str | Method | None = None,
+    base: Any = None,
+    output: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    drop: Sequence[str] | None = None,
+    allow: Sequence[str] | None = None,
+    **settings: Any,
+) -> Plan:
     """Plan a merge from headers and configs alone; no weights are read.
 
     `recipe` is a path to a YAML file (Mergery's or mergekit's), YAML text, a mapping, or a `Recipe`. Models may also be state
-    dicts or `torch.nn.Module`s. `only` restricts the output to parts of the model, to try a recipe: `layers.0-1`, a role, or
-    a pattern over whole tensor names. Raises MergeryError with all that is wrong.
+    dicts or `torch.nn.Module`s. Without a recipe, `models`, `method` and the rest say the same: see `merge`. `only`
+    restricts the output to parts of the model, to try a recipe: `layers.0-1`, a role, or a pattern over whole tensor names.
+    Raises MergeryError with all that is wrong.
     """
-    return make_plan(recipe, only=only)
+    sections = {"output": output, "seed": seed, "drop": drop, "allow": allow}
+    return make_plan(stated_recipe(recipe, models, method, base, settings, sections), only=only)
 
 
+@overload
 def merge(
-    recipe: Recipe | Plan | str | Path | Mapping[str, Any],
-    out: str | Path | None = None,
+    recipe: RecipeLike | Plan | None = None,
     *,
-    options: Options = Options(),
-    on_event: Notify = ignore,
+    out: str | Path,
+    models: Models | None = None,
+    method: str | Method | None = None,
+    base: Any = None,
+    output: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    drop: Sequence[str] | None = None,
+    allow: Sequence[str] | None = None,
+    options: Options = ...,
+    on_event: Notify | None = None,
     replace: bool = False,
     restart: bool = False,
     ray: str | None = None,
-) -> Result | dict[str, Tensor]:
-    """Merge models. With `out`, write a model folder and return a `Result`; without, return the merged state dict.
+    **settings: Any,
+) -> Result: ...
+@overload
+def merge(
+    recipe: RecipeLike | Plan,
+    out: str | Path,
+    *,
+    options: Options = ...,
+    on_event: Notify | None = None,
+    replace: bool = False,
+    restart: bool = False,
+    ray: str | None = None,
+) -> Result: ...
+@overload
+def merge(
+    recipe: RecipeLike | Plan | None = None,
+    out: None = None,
+    *,
+    as_model: Literal[True],
+    models: Models | None = None,
+    method: str | Method | None = None,
+    base: Any = None,
+    output: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    drop: Sequence[str] | None = None,
+    allow: Sequence[str] | None = None,
+    options: Options = ...,
+    on_event: Notify | None = None,
+    **settings: Any,
+) -> PreTrainedModel: ...
+@overload
+def merge(
+    recipe: RecipeLike | Plan | None = None,
+    out: None = None,
+    *,
+    as_model: Literal[False] = False,
+    models: Models | None = None,
+    method: str | Method | None = None,
+    base: Any = None,
+    output: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    drop: Sequence[str] | None = None,
+    allow: Sequence[str] | None = None,
+    options: Options = ...,
+    on_event: Notify | None = None,
+    **settings: Any,
+) -> dict[str, Tensor]: ...
+def merge(
+    recipe: RecipeLike | Plan | None = None,
+    out: str | Path | None = None,
+    *,
+    as_model: bool = False,
+    models: Models | None = None,
+    method: str | Method | None = None,
+    base: Any = None,
+    output: Mapping[str, Any] | None = None,
+    seed: int | None = None,
+    drop: Sequence[str] | None = None,
+    allow: Sequence[str] | None = None,
+    options: Options = Options(),
+    on_event: Notify | None = None,
+    replace: bool = False,
+    restart: bool = False,
+    ray: str | None = None,
+    **settings: Any,
+) -> Result | dict[str, Tensor] | PreTrainedModel:
+    """Merge models. With `out`, write a model folder and return a `Result`; without, return the merged state dict, or with
+    `as_model` a transformers model.
 
-    An interrupted run is taken up where it stopped; with `restart` it is thrown away. An output folder that holds anything
-    else is never touched, unless `replace` says so and it is a model; then it is exchanged for the new one at the very end.
-    `ray` is the address of a Ray cluster that does the work: `auto` for the one that is running, `local` for processes of
-    this machine. `Options(device="cuda")` computes on GPUs. Raises MergeryError.
+    recipe:   a YAML file or text, a mapping, a `Recipe` or a `Plan`. Without one:
+    models:   sources by name, or in a list: folders, hub ids, state dicts or modules;
+    method:   by name;
+    base:     the name of one of the models, or another source;
+    settings: of the method, as keywords; a list gives each model its own value. `output`, `seed`, `drop` and `allow` are as in
+              a recipe.
+    options:  `Options(device="cuda")` computes on GPUs.
+    on_event: called with each event; None shows a bar in a notebook, and nothing elsewhere.
+    replace:  exchange the model that stands in `out` for the new one at the very end; anything else is never touched.
+    restart:  throw away what an interrupted run has left, which is taken up otherwise.
+    ray:      the address of a Ray cluster that does the work: `auto` for the one that is running, `local` for processes of
+              this machine.
+
+    Raises MergeryError.
     """
     if out is None and ray is not None:
         raise PlanError("a cluster cannot write to memory", hint="name an output folder that all machines see")
-    planned = recipe if isinstance(recipe, Plan) else make_plan(recipe)
+    if out is not None and as_model:
+        hint = "leave out `out`, or load the folder: AutoModelForCausalLM.from_pretrained(out)"
+        raise PlanError("as_model is for a merge that stays in memory", hint=hint)
+    sections = {"output": output, "seed": seed, "drop": drop, "allow": allow}
+    if isinstance(recipe, Plan) and not (models or method or settings or any(sections.values())):
+        planned = recipe
+    else:
+        planned = make_plan(stated_recipe(recipe, models, method, base, settings, sections))
     try:
-        if out is None:
-            return merge_to_memory(planned, options, logged(on_event))
-        return merge_to_folder(
-            planned, Path(out), side_files, options, logged(on_event), replace=replace, restart=restart, ray=ray
-        )
+        with listening(on_event) as notify:
+            if out is None:
+                state = merge_to_memory(planned, options, notify)
+                return model_of(planned, state) if as_model else state
+            return merge_to_folder(
+                planned, Path(out), side_files, options, notify, replace=replace, restart=restart, ray=ray
+            )
     finally:
         planned.close()
 
 
 def export_gguf(
-    model: Recipe | Plan | str | Path | Mapping[str, Any],
+    model: RecipeLike | Plan,
     out: str | Path,
     *,
     type: str = "f16",
     pre: str | None = None,
     options: Options = Options(),
-    on_event: Notify = ignore,
+    on_event: Notify | None = None,
     replace: bool = False,
     restart: bool = False,
 ) -> tuple[Result, tuple[str, ...]]:
@@ -83,9 +198,10 @@ def export_gguf(
 
     planned = model if isinstance(model, Plan) else make_plan(_as_recipe(model))
     try:
-        return export_gguf(
-            planned, Path(out), side_files, type, options, on_event, cutting=pre, replace=replace, restart=restart
-        )
+        with listening(on_event) as notify:
+            return export_gguf(
+                planned, Path(out), side_files, type, options, notify, cutting=pre, replace=replace, restart=restart
+            )
     finally:
         planned.close()
 
@@ -98,12 +214,26 @@ def _as_recipe(model: Any) -> Any:
     return {"models": {"model": text}, "merge": {"method": "passthrough", "models": ["model"]}}
 
 
+def model_of(plan: Plan, state: dict[str, Tensor]) -> PreTrainedModel:
+    """A merged state dict as the transformers model that the plan's config describes. Raises CheckpointError."""
+    from mergery.evaluation.loading import model_of
+
+    return model_of(state, side_files(plan), plan.dtype.torch)
+
+
+def explain(plan: Plan, options: Options = Options()) -> dict[str, Any]:
+    """All that `mergery plan` prints of a plan, ready for JSON: what each tensor gets, bytes, memory, time, warnings."""
+    from mergery.report.explain import explain
+
+    return explain(plan, options)
+
+
 def pack(
-    recipe: Recipe | str | Path | Mapping[str, Any],
+    recipe: RecipeLike,
     out: str | Path,
     *,
     options: Options = Options(),
-    on_event: Notify = ignore,
+    on_event: Notify | None = None,
 ) -> Packed:
     """Keep all models that a recipe's serving method serves, by task, in the folder `out`.
 
@@ -112,17 +242,19 @@ def pack(
     """
     from mergery.run.packing import pack
 
-    return pack(recipe, Path(out), options, logged(on_event))
+    with listening(on_event) as notify:
+        return pack(recipe, Path(out), options, notify)
 
 
-def verify(folder: str | Path, *, sample: int = 0, on_event: Notify = ignore) -> list[str]:
+def verify(folder: str | Path, *, sample: int = 0, on_event: Notify | None = None) -> list[str]:
     """Check a merged folder against its lock; with `sample`, make that many tensors again and compare their bytes.
 
     Returns what is wrong, one line each; an empty list is a sound folder. Raises MergeryError where it cannot be checked.
     """
     from mergery.run.verifying import verify
 
-    return verify(Path(folder), sample, logged(on_event))
+    with listening(on_event) as notify:
+        return verify(Path(folder), sample, notify)
 
 
 def inspect(path: Any, others: Sequence[Any] = (), *, memory: bool = False) -> dict[str, Any]:
@@ -148,7 +280,7 @@ def evaluate(
     results: str | Path | None = None,
     harness: Sequence[str | Path] = (),
     include: str | Path | None = None,
-    on_event: Notify = ignore,
+    on_event: Notify | None = None,
 ) -> evaluation.Evaluation:
     """Score a model on tasks.
 
@@ -168,7 +300,8 @@ def evaluate(
     options = options or EvaluationOptions()
     listed = running.read_tasks(tasks, options, harness, include)
     subject = open_subject(model, tokenizer=tokenizer, base=base, name=name)
-    return running.answer_all(subject, listed, options, results, logged(on_event))
+    with listening(on_event) as notify:
+        return running.answer_all(subject, listed, options, results, notify)
 
 
 def compare(

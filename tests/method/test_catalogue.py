@@ -32,10 +32,11 @@ def test_every_example_is_a_recipe(name):
 
 
 def test_the_table_of_the_command_line(mergery):
-    outcome = mergery("methods")
-    assert outcome.code == 0
-    assert all(name in outcome.out for name in methods())
-    assert "statistics of the whole" in outcome.out
+    short, whole = mergery("methods"), mergery("methods", "--all")
+    assert short.code == whole.code == 0
+    assert all(name in short.out for name in FIRST)
+    assert all(name in whole.out for name in methods())
+    assert "statistics of the whole" in " ".join(mergery("methods", "ties").out.split())
 
 
 def test_one_method_on_the_command_line(mergery):

@@ -13,6 +13,7 @@ from mergery.engine.workspace import Shared, Workspace
 from mergery.graph.nodes import Merged, Stored, read_matrices
 from mergery.kernels.threads import quiet_torch
 from mergery.method import Method
+from mergery.method.evaluating import as_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,13 +22,13 @@ if TYPE_CHECKING:
 def merge_tensors(
     method: Method, models: Sequence[Tensor], base: Tensor | None = None, *, seed: int = 0, **settings: Any
 ) -> Tensor:
-    """Merge plain tensors of one shape, byte for byte as one tensor of a checkpoint would be merged.
+    """Merge plain tensors, or numpy arrays, of one shape, byte for byte as one tensor of a checkpoint would be merged.
 
     For its arguments and errors see `Method.__call__`. The one tensor is the whole model, where a statistic is of that.
     """
     import torch
 
-    models = list(models)
+    models, base, give = as_tensors(method, models, base)
     resolved = method.resolve(len(models), settings)
     method.refuse(models, base)
     given = [*models, *([base] if base is not None else [])]
@@ -41,10 +42,10 @@ def merge_tensors(
     matrices = read_matrices(shape) if method.unit == "matrix" else None
     node = Merged(method, "tensor", names, tuple(leaves[: len(models)]), origin, resolved, dtype, 0, matrices)
     if not node.elements or not dtype.floating:
-        return given[0 if origin is None else -1].clone()
+        return give(given[0 if origin is None else -1].clone())
     out = np.empty(node.elements * dtype.itemsize, dtype=np.uint8)
     merging = Merging(node, Shared(seed, alone=True), Workspace())
     with quiet_torch(load=False):
         for start, stop in merging.outputs():
             merging.compute(start, stop, out[start * dtype.itemsize : stop * dtype.itemsize], dtype)
-    return torch.from_numpy(out).view(getattr(torch, dtype.torch)).reshape(shape)
+    return give(torch.from_numpy(out).view(getattr(torch, dtype.torch)).reshape(shape))

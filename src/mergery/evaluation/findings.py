@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mergery.report.html import listed, table
+
 LEVEL = 0.95
 
 
@@ -117,7 +119,7 @@ class Optimism:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """All that can be said of several models on the same tasks."""
 
@@ -127,6 +129,21 @@ class Comparison:
     pairs: tuple[Pair, ...]
     overlaps: tuple[Overlap, ...]
     optimisms: tuple[Optimism, ...]
+
+    def __repr__(self) -> str:
+        tasks = len({score.task for score in self.scores})
+        return f"<Comparison of {', '.join(self.models)} on {tasks} task{'s' if tasks != 1 else ''}>"
+
+    def __str__(self) -> str:
+        return "\n".join(self.words)
+
+    def _repr_html_(self) -> str:
+        """The scores as a table and the findings as sentences, for a notebook."""
+        whole = {(score.model, score.task): score for score in self.scores if not score.category}
+        tasks = list(dict.fromkeys(score.task for score in self.scores))
+        cells = {place: f"{each.value:.3f} [{each.low:.3f}, {each.high:.3f}]" for place, each in whole.items()}
+        rows = [(model, *(cells.get((model, task), "") for task in tasks)) for model in self.models]
+        return table(("model", *tasks), rows) + listed(self.words)
 
     @property
     def candidates(self) -> tuple[str, ...]:

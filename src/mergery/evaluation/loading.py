@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,11 +64,11 @@ def complete(module: Any, report: Mapping[str, Any], where: str) -> Any:
     raise CheckpointError(f"a {type(module).__name__} cannot be made of it", where=Where(where), why=why, hint=hint)
 
 
-def check_transformers() -> None:
+def check_transformers(what: str = "evaluation") -> None:
     """Say that transformers is missing before anything is read; a plain install leaves it out. Raises RecipeError."""
     if find_spec("transformers") is None:
         raise RecipeError(
-            "evaluation needs transformers", hint="pip install 'mergery[models]', or pip install transformers"
+            f"{what} needs transformers", hint="pip install 'mergery[models]', or pip install transformers"
         )
 
 
@@ -108,6 +109,35 @@ def assembled(state: Mapping[str, Any], folder: Path, head: Head, dtype: str, na
         None, config=config, state_dict=dict(state), dtype=dtype_of(dtype), output_loading_info=True
     )
     return complete(module, report, name)
+
+
+def model_of(state: Mapping[str, Any], files: Mapping[str, bytes], dtype: str) -> Any:
+    """A transformers model of a merged state dict and the small files beside it, in eval mode, with nothing made up."""
+    check_transformers("a transformers model of a merge")
+    import transformers
+
+    if "config.json" not in files:
+        hint = "merge folders or transformers models, or leave out as_model and load the state dict yourself"
+        raise CheckpointError("the merged model has no config", why="none of its models brings one", hint=hint)
+    with tempfile.TemporaryDirectory(prefix="mergery-") as folder:
+        for name, content in files.items():
+            if name.endswith("config.json"):
+                Path(folder, name).parent.mkdir(parents=True, exist_ok=True)
+                Path(folder, name).write_bytes(content)
+        config = read_with(transformers.AutoConfig, folder, "the merged model")
+        names = getattr(config, "architectures", None) or [None]
+        family: Any = getattr(transformers, str(names[0]), None)
+        if family is None:
+            known = transformers.AutoModelForCausalLM._model_mapping
+            family = known[type(config)] if type(config) in known else transformers.AutoModel  # noqa: SIM401 - lazy
+        with quiet():
+            module, report = family.from_pretrained(
+                None, config=config, state_dict=dict(state), dtype=dtype_of(dtype), output_loading_info=True
+            )
+        complete(module, report, "the merged model")
+        if "generation_config.json" in files and hasattr(module, "generation_config"):
+            module.generation_config = transformers.GenerationConfig.from_pretrained(folder)
+    return module
 
 
 def dtype_of(name: str) -> Any:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergery.errors import TaskError, Where
 from mergery.evaluation.task import Metric
+from mergery.report.html import table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +44,7 @@ class Outcome:
         return {"item": self.item, "category": self.category, "values": dict(self.values), **weights, **self.details}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TaskResult:
     """One model's results on one task."""
 
@@ -58,6 +59,9 @@ class TaskResult:
     seconds: float = 0.0
     cached: bool = False  # whether all of it had been computed before
     file: str = ""
+
+    def __repr__(self) -> str:
+        return f"<TaskResult: {self.model} on {self.task}, {len(self.items)} items, {in_words(self.scores)}>"
 
     @cached_property
     def scores(self) -> dict[str, float]:
@@ -83,13 +87,25 @@ class TaskResult:
         }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """One model's results on all tasks."""
 
     model: str
     fingerprint: str
     tasks: tuple[TaskResult, ...]
+
+    def __repr__(self) -> str:
+        return f"<Evaluation of {self.model}: {in_words(self.scores)}>"
+
+    def _repr_html_(self) -> str:
+        """The scores as a table, for a notebook."""
+        rows = [
+            (task.task, len(task.items), metric.name, f"{task.scores[metric.name]:.4f}")
+            for task in self.tasks
+            for metric in task.metrics
+        ]
+        return table(("task", "items", "metric", self.model), rows)
 
     @property
     def scores(self) -> dict[str, float]:
@@ -98,6 +114,11 @@ class Evaluation:
 
     def plain(self) -> dict[str, Any]:
         return {"model": self.model, "fingerprint": self.fingerprint, "tasks": [task.plain() for task in self.tasks]}
+
+
+def in_words(scores: Mapping[str, float]) -> str:
+    """`arc.accuracy 0.7130, code.loss 1.2040`."""
+    return ", ".join(f"{name} {score:.4f}" for name, score in scores.items())
 
 
 def mean(values: np.ndarray, weights: np.ndarray, metric: Metric) -> float:

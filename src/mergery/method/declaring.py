@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mergery.method.asks import Ask, Coefficients, Count, Deltas, Gram, MergedDelta, Models
+from mergery.method.calling import manual, signature_of
 from mergery.method.consensus import Consensus
 from mergery.method.declaration import Declaration, Gives, Settings, Span, Takes, Unit
-from mergery.method.evaluating import Evaluation, evaluate_factored
+from mergery.method.evaluating import Evaluation, as_tensors, evaluate_factored
 from mergery.method.packing import Packing
 from mergery.method.roles import Preset, Rest
 from mergery.method.routing import Routing
@@ -26,6 +27,14 @@ else:
 
 class Method(Declaration):
     """A merging method: a plain function, all that it declares, and what is said of it. It can be called."""
+
+    def __repr__(self) -> str:
+        return f"<mergery.methods.{self.name}: {self.summary}>"
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """How it is called, with the types of its settings."""
+        return signature_of(self)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -68,17 +77,18 @@ class Method(Declaration):
         return re.sub(r"\n{3,}", "\n\n", _BLOCK.sub("", self.doc.partition("\n")[2])).strip("\n")
 
     def __call__(self, models: Sequence[Any], base: Tensor | None = None, *, seed: int = 0, **settings: Any) -> Any:
-        """Merge plain tensors of one shape: what the method means, up to the rounding of sums.
+        """Merge plain tensors, or numpy arrays, of one shape: what the method means, up to the rounding of sums.
 
         `mergery.merge_tensors` gives the bytes of a merge. `settings` are the method's own; a per-model setting takes one value
-        or a sequence with one for each model. Returns a tensor of the first model's dtype. Methods on matrices also take task
-        vectors as low-rank factors (`mergery.kernels.spectral.Factored`): without a base the result is the merged task vector,
-        factored where the method allows. Raises RecipeError for settings or shapes that do not fit, DataError for what is not
-        finite.
+        or a sequence with one for each model. Returns a tensor, or an array, of the first model's dtype. Methods on matrices
+        also take task vectors as low-rank factors (`mergery.kernels.spectral.Factored`): without a base the result is the
+        merged task vector, factored where the method allows. Raises RecipeError for settings or shapes that do not fit,
+        DataError for what is not finite.
         """
         if any(hasattr(model, "left") for model in models):
             return evaluate_factored(self, models, base, seed, settings)
-        return Evaluation(self, models, base, seed, settings).result()
+        tensors, origin, give = as_tensors(self, models, base)
+        return give(Evaluation(self, tensors, origin, seed, settings).result())
 
 
 def method(
@@ -125,7 +135,7 @@ def method(
     def declare(function: Callable[..., Any]) -> Method:
         takes, gives, asks, settings = _read_signature(function)
         resolved = span or ("deltas" if takes == "deltas" or gives == "consensus" else "models")
-        return Method(
+        made = Method(
             name=function.__name__,
             function=function,
             takes=takes,
@@ -147,6 +157,8 @@ def method(
             average=average,
             preserves_l1=preserves_l1,
         )
+        object.__setattr__(made, "__doc__", manual(made))  # what `help` shows of an object is its own docstring
+        return made
 
     return declare
 

@@ -167,6 +167,50 @@ def evaluate_factored(
     return (base.float() + (merged.dense() if isinstance(merged, Factored) else merged)).to(base.dtype)
 
 
+def as_tensors(
+    method: Declaration, models: Any, base: Any
+) -> tuple[list[Tensor], Tensor | None, Callable[[Tensor], Any]]:
+    """Models and base as tensors, and what makes of a merged tensor what the caller gave: an array where all are arrays.
+
+    Raises RecipeError for what is neither tensors nor arrays.
+    """
+    import numpy as np
+    import torch
+
+    call = f"{method.name}([a, b]{', base=base' if method.base == 'required' else ''})"
+    if isinstance(models, Mapping) or (
+        not isinstance(models, (str, bytes)) and any(isinstance(m, Mapping) for m in models)
+    ):
+        whole = f"mergery.merge(models={{'a': a, 'b': b}}, method={method.name!r})"
+        raise RecipeError(
+            f"{method.name} merges single tensors, and these are state dicts", hint=f"whole models: {whole}"
+        )
+    if isinstance(models, (torch.Tensor, np.ndarray, str)):
+        what = (
+            "a tensor" if isinstance(models, torch.Tensor) else "an array" if isinstance(models, np.ndarray) else "text"
+        )
+        raise RecipeError(f"{method.name} takes its models in a list, not {what}", hint=call)
+    if not len(models):
+        raise RecipeError(f"{method.name} is given no models", hint=call)
+    given = [*models, *([base] if base is not None else [])]
+    names = [*(f"model {index}" for index in range(len(given) - (base is not None))), "the base"]
+    for name, value in zip(names, given, strict=False):
+        if not isinstance(value, (torch.Tensor, np.ndarray)):
+            hint = f"{call}; a model by its folder or its module: mergery.merge"
+            raise RecipeError(f"{name} is a {type(value).__name__}, not a tensor", hint=hint)
+    tensors: list[Any] = []
+    for name, value in zip(names, given, strict=False):
+        try:
+            tensors.append(value if isinstance(value, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(value)))
+        except TypeError:
+            raise RecipeError(
+                f"{name} is an array of {value.dtype}", hint="an array of floating point numbers"
+            ) from None
+    arrays = bool(given) and all(isinstance(value, np.ndarray) for value in given)
+    origin = tensors.pop() if base is not None else None
+    return tensors, origin, (lambda merged: merged.numpy()) if arrays else (lambda merged: merged)
+
+
 def stream_keys(seed: int, k: int) -> list[int]:
     """The keys of k models' randomness, for a tensor that has no name."""
     return [keyed.key(seed, "tensor", str(index)) for index in range(k)]

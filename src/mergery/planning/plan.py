@@ -8,13 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from mergery.checkpoints import Checkpoint, Config
 from mergery.checkpoints.config import without_scheme
 from mergery.dtypes import OUTPUT_DTYPES, DType
-from mergery.errors import MergeryError, raise_all
+from mergery.errors import MergeryError, raise_all, size
 from mergery.graph.findings import Findings
 from mergery.graph.view import Change, View
 from mergery.graph.walking import leaf_columns
@@ -42,9 +43,9 @@ from mergery.views.vocabulary.comparing import Tokenizers
 from mergery.views.vocabulary.unifying import OutputVocabulary, find_lead, stored_source, unify_vocabularies
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
-    """All that a run needs and a reader wants to know beforehand."""
+    """All that a run needs and a reader wants to know beforehand. `print(plan)` says it in a few lines."""
 
     recipe: Recipe
     checkpoints: Mapping[str, Checkpoint]
@@ -66,6 +67,22 @@ class Plan:
     generation: bytes | None  # generation_config.json, where its donor's is not right
     changes: tuple[Change, ...] = ()  # of the shape of models: conversions and stacks
     adapter: AdapterPlan | None = None  # where the output is an adapter
+
+    def __repr__(self) -> str:
+        return f"<Plan: {self.recipe.title}; {len(self.steps)} tensors, {size(self.bytes_out)} in {self.dtype.torch}>"
+
+    def __str__(self) -> str:
+        tensors = (
+            f"{len(self.steps)} tensors, {size(self.bytes_out)} in {self.dtype.torch}, reading {size(self.bytes_in)}"
+        )
+        donors = f"config from {self.recipe.donor}, tokenizer from {self.tokenizer.label}"
+        places = [f"  {name}: {checkpoint.location}" for name, checkpoint in self.checkpoints.items()]
+        told = [*self.notes, *(f"warning: {warning}" for warning in self.warnings)]
+        return "\n".join([self.recipe.title, *places, tensors, donors, *told])
+
+    def _repr_html_(self) -> str:
+        """The plan in a few lines, for a notebook."""
+        return f"<pre>{escape(str(self))}</pre>"
 
     def changed(self) -> list[str]:
         """Models whose files have been written to since the plan was made."""

@@ -29,11 +29,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
 from mergery.errors import Where
 from mergery.method.roles import BASE
+from mergery.recipe.document import write_yaml
 from mergery.recipe.source import Source
 from mergery.recipe.values import Condition, Value
 
@@ -269,7 +271,7 @@ class Vocabulary:
         return result
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recipe:
     """All that determines a merge. `folder` is what relative paths start from."""
 
@@ -290,6 +292,19 @@ class Recipe:
     def donor(self) -> str:
         """The model whose names, config and side files the output takes."""
         return self.output.config or self.merge.base or self.merge.names()[0]
+
+    @property
+    def title(self) -> str:
+        """The merge in a few words: `ties of math, code on base`."""
+        names = ", ".join(name for name in self.merge.names() if name != self.merge.base)
+        return f"{self.merge.method} of {names}" + (f" on {self.merge.base}" if self.merge.base else "")
+
+    def __repr__(self) -> str:
+        return f"<Recipe: {self.title}>"
+
+    def _repr_html_(self) -> str:
+        """The recipe as YAML, for a notebook."""
+        return f"<pre>{escape(write_yaml(self.plain()).strip())}</pre>"
 
     @property
     def wanted_vocabulary(self) -> Vocabulary | None:

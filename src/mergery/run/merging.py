@@ -7,10 +7,11 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mergery.errors import DataError, PlanError
+from mergery.errors import DataError, PlanError, size
 from mergery.kernels.devices import CPU
 from mergery.planning.plan import Plan
 from mergery.run import lock
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 SideFiles = Callable[[Plan], dict[str, bytes]]  # the small files beside a plan's weights: content by name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A finished merge."""
 
@@ -35,6 +36,15 @@ class Result:
     seconds: float  # from the first byte that is read to the folder's name
     resumed: int  # tensors that an earlier, interrupted run had made
     already: bool = False  # the folder was there before, made by the same plan
+
+    def __repr__(self) -> str:
+        what = f"{len(self.plan.steps)} tensors, {size(self.plan.bytes_out)}"
+        how = "there before, made by the same plan" if self.already else f"written in {self.seconds:.1f} s"
+        return f"<Result: {self.folder}, {what}, {how}>"
+
+    def _repr_html_(self) -> str:
+        """The result in a line, for a notebook."""
+        return f"<pre>{escape(repr(self)[1:-1])}</pre>"
 
 
 def merge_to_memory(plan: Plan, options: Options, notify: Notify) -> dict[str, Tensor]:
@@ -105,7 +115,7 @@ def make_run(plan: Plan, sink: FolderSink, options: Options, notify: Notify, ray
 def prepare(plan: Plan, notify: Notify, options: Options) -> None:
     """Tell what is going to be merged, and download what is not here yet."""
     if notify is not ignore:
-        facts = (said(plan), plan.digest, len(plan.steps), plan.bytes_in, plan.bytes_out)
+        facts = (plan.recipe.title, plan.digest, len(plan.steps), plan.bytes_in, plan.bytes_out)
         notify(Planned(*facts, plan.notes, [*plan.warnings, *machine_warnings(plan, options)]))
     for name, checkpoint in plan.checkpoints.items():
 
@@ -113,10 +123,3 @@ def prepare(plan: Plan, notify: Notify, options: Options) -> None:
             notify(Downloading(name, done, total))
 
         checkpoint.prepare(report)
-
-
-def said(plan: Plan) -> str:
-    """`ties of math, code on base`."""
-    merge = plan.recipe.merge
-    names = ", ".join(name for name in merge.names() if name != merge.base)
-    return f"{merge.method} of {names}" + (f" on {merge.base}" if merge.base else "")

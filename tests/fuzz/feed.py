@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from mergery.errors import MergeryError, Problems
-from tests.fuzz.feeds import FEEDS, ON_DISK, RECIPES, sound
+from tests.fuzz.feeds import FEEDS, ON_DISK, RECIPES, WRITTEN, sound
 from tests.fuzz.inputs import Case
 from tests.fuzz.weights import safetensors
 
@@ -78,7 +78,7 @@ class Watch:
         elif event in CHANGES:
             for path in arguments[: 2 if event in ("os.rename", "os.link") else 1]:
                 if isinstance(path, (str, bytes, os.PathLike)):
-                    self._check(os.fsdecode(path), event)
+                    self._check(os.path.join(_folder(event, arguments), os.fsdecode(path)), event)
 
     def _check(self, path: str, what: str) -> None:
         real = os.path.abspath(path)  # noqa: PTH100 - links are not followed
@@ -174,7 +174,7 @@ class Feeder:
 
     def prepare(self, case: Case) -> Case:
         """Write the files of a case that needs a disk."""
-        if case.kind in RECIPES:
+        if case.kind in WRITTEN:
             _write(self.room, case.files)
         if case.kind not in ON_DISK:
             return case
@@ -208,6 +208,12 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
+
+
+def _folder(event: str, arguments: tuple[Any, ...]) -> str:
+    """The folder by whose number a name is meant, as `shutil.rmtree` says it; empty for the one that the process is in."""
+    number = arguments[1] if event in ("os.remove", "os.rmdir") and len(arguments) > 1 else -1
+    return str(Path(f"/proc/self/fd/{number}").readlink()) if isinstance(number, int) and number >= 0 else ""
 
 
 def _too_slow(number: int, frame: FrameType | None) -> None:

@@ -140,11 +140,32 @@ def _tokenizer(case: Case, room: Path) -> None:
         read(room / "case/a")
 
 
+def _gguf(case: Case, room: Path) -> None:
+    """A model in GGUF: planned, its small files made, and its small tensors decoded."""
+    import numpy as np
+
+    from mergery.checkpoints import open_checkpoint
+    from mergery.planning.plan import make_plan
+
+    with open_checkpoint(room / "x.gguf") as checkpoint:
+        for name in checkpoint.files:
+            text = checkpoint.file(name)
+            if name.endswith(".json"):
+                json.loads(text)
+        left = READ
+        for name, info in checkpoint.tensors.items():
+            if info.nbytes <= left:
+                checkpoint.read(name, 0, info.elements, np.empty(info.nbytes, np.uint8))
+                left -= info.nbytes
+        make_plan({"models": {"x": checkpoint}, "merge": {"method": "passthrough", "models": ["x"]}})
+
+
 READERS: tuple[Callable[[Path], Any], ...] = ()  # what reads a tokenizer: each is called with a model's folder
 FEEDS = {
     "safetensors": _weights, "torch": _weights, "index": _index, "config": _config, "recipe": _recipe,
     "mergekit": _recipe, "folder": _merge, "merged": _merge,
-    "tokenizer": _tokenizer,
+    "tokenizer": _tokenizer, "gguf": _gguf,
 }  # fmt: skip
 RECIPES = ("recipe", "mergekit")
+WRITTEN = (*RECIPES, "gguf")  # read from a file, which is written beforehand
 ON_DISK = ("folder", "merged", "tokenizer")

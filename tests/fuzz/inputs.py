@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.fuzz.damage import as_json, spoil
 from tests.fuzz.folders import CONFIG, folder, merged, tokenizer
+from tests.fuzz.llama_files import gguf_file
 from tests.fuzz.recipes import mergekit, native, recipe_text
 from tests.fuzz.weights import index_files, safetensors_file, torch_file
 
@@ -66,4 +67,5 @@ KINDS: dict[str, tuple[int, Callable[[random.Random], dict[str, bytes]]]] = {
     "folder": (15, folder),
     "merged": (6, merged),
     "tokenizer": (12, tokenizer),
+    "gguf": (120, lambda chance: {"x.gguf": gguf_file(chance)}),
 }

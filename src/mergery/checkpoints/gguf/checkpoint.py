@@ -13,7 +13,7 @@ from mergery.checkpoints.base import Contents, TensorInfo
 from mergery.checkpoints.byte_files import LocalFile
 from mergery.checkpoints.config import Config
 from mergery.checkpoints.gguf.config import config_of, keys_unread
-from mergery.checkpoints.gguf.families import Family, architectures, family_of_architecture
+from mergery.checkpoints.gguf.families import ROTARY, Family, architectures, family_of_architecture
 from mergery.checkpoints.gguf.file import GgufFile, type_name
 from mergery.checkpoints.gguf.metadata import Metadata
 from mergery.checkpoints.gguf.rotation import FACTORS, LONG, SHORT
@@ -101,7 +101,8 @@ class GgufCheckpoint(StoredCheckpoint):
         pieces, unknown = pieces_of(self.family, tensors, of)
         for piece in pieces:
             rows = piece.info.shape[0] if piece.info.shape else 0
-            if piece.heads and rows % (2 * piece.heads):
+            whole = piece.info.elements and rows and piece.heads > 0 and rows % (2 * piece.heads) == 0
+            if piece.change == ROTARY and not whole:
                 why = f"{piece.source!r} has {rows} rows, and its model {piece.heads} heads"
                 raise CheckpointError(
                     "the rows of a tensor are no whole heads", where=Where(self.location), why=why, hint=AGAIN

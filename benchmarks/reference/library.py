@@ -19,14 +19,16 @@ Made by `python -m benchmarks.reference` from the program itself; do not edit. `
 ```python
 import mergery
 
-plan = mergery.plan({"models": {"a": "./llama-math", "b": "./llama-code"}, "merge": {"method": "linear"}})
+plan = mergery.plan(models=["./llama-math", "./llama-code"], method="linear")
 state = mergery.merge(plan)                   # a state dict in memory; with a second argument, a folder
 ```
+
+[Python and notebooks](notebooks.md) is a guide: sweeps, scores of one's own, models in memory, the hub.
 
 Everything that a user can get wrong raises `MergeryError`, whose text says what, where, why and what to try.
 
 """
-VERBS = ("merge", "plan", "explain", "verify", "inspect", "open", "pack", "evaluate", "compare", "load_recipe")
+VERBS = ("merge", "plan", "explain", "verify", "push", "inspect", "open", "pack", "evaluate", "compare", "load_recipe")
 SCORES = ("split", "TaskScore", "Score", "Splits", "load_task", "read_result", "open_subject", "EvaluationOptions")
 CLASSES = ("Options", "MergeryError")
 RETURNED = (

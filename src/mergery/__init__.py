@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mergery.api import merge as merge
     from mergery.api import pack as pack
     from mergery.api import plan as plan
+    from mergery.api import push as push
     from mergery.api import verify as verify
     from mergery.checkpoints import open_checkpoint as open  # noqa: F401
     from mergery.engine.in_memory import merge_tensors as merge_tensors
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from mergery.run.workers import Options as Options
 
 _HOMES = {  # of public names: the module, and the name there where it is another
-    **dict.fromkeys(("compare", "evaluate", "explain", "inspect", "merge", "pack", "plan", "verify"), "api"),
+    **dict.fromkeys(("compare", "evaluate", "explain", "inspect", "merge", "pack", "plan", "push", "verify"), "api"),
     **dict.fromkeys(("evaluation", "methods"), ""),
     "MergeryError": "errors",
     "Options": "run.workers",

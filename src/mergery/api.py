@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -11,8 +12,8 @@ from mergery.planning.plan import Plan, make_plan
 from mergery.recipe import Recipe
 from mergery.recipe.building import stated_recipe
 from mergery.report.files import side_files
-from mergery.report.notebook import listening
-from mergery.run.events import Notify, Packed
+from mergery.report.notebook import in_notebook, listening
+from mergery.run.events import Notify, Packed, Pushed
 from mergery.run.merging import Result, merge_to_folder, merge_to_memory
 from mergery.run.workers import Options
 
@@ -168,7 +169,11 @@ def merge(
         with listening(on_event) as notify:
             if out is None:
                 state = merge_to_memory(planned, options, notify)
-                return model_of(planned, state) if as_model else state
+                if not as_model:
+                    return state
+                from mergery.evaluation.loading import model_of
+
+                return model_of(state, side_files(planned), planned.dtype.torch)
             return merge_to_folder(
                 planned, Path(out), side_files, options, notify, replace=replace, restart=restart, ray=ray
             )
@@ -214,13 +219,6 @@ def _as_recipe(model: Any) -> Any:
     return {"models": {"model": text}, "merge": {"method": "passthrough", "models": ["model"]}}
 
 
-def model_of(plan: Plan, state: dict[str, Tensor]) -> PreTrainedModel:
-    """A merged state dict as the transformers model that the plan's config describes. Raises CheckpointError."""
-    from mergery.evaluation.loading import model_of
-
-    return model_of(state, side_files(plan), plan.dtype.torch)
-
-
 def explain(plan: Plan, options: Options = Options()) -> dict[str, Any]:
     """All that `mergery plan` prints of a plan, ready for JSON: what each tensor gets, bytes, memory, time, warnings."""
     from mergery.report.explain import explain
@@ -244,6 +242,31 @@ def pack(
 
     with listening(on_event) as notify:
         return pack(recipe, Path(out), options, notify)
+
+
+def push(
+    folder: str | Path,
+    repo: str,
+    *,
+    private: bool = False,
+    replace: bool = False,
+    message: str = "A model merged with Mergery",
+    on_event: Notify | None = None,
+) -> Pushed:
+    """Put a model folder with its card on the Hugging Face hub, as one commit of the model `repo`, `org/name`.
+
+    It is made where there is none; one that holds weights is refused, unless `replace` says that the commit shall hold this
+    model instead. Folders that were merged are looked at first: fragments and unfinished ones are refused. In the lock,
+    folders of this machine are named by their last names alone. The token is that of `hf auth login` or HF_TOKEN.
+    Raises MergeryError.
+    """
+    from mergery.run.pushing import push
+
+    with listening(on_event) as notify:
+        bars = in_notebook() or (on_event is None and sys.stderr.isatty())
+        return push(
+            Path(folder).expanduser(), repo, notify, private=private, replace=replace, message=message, bars=bars
+        )
 
 
 def verify(folder: str | Path, *, sample: int = 0, on_event: Notify | None = None) -> list[str]:

@@ -8,7 +8,7 @@ from tests.docs.pages import blocks, read, run
 
 FOLLOWED = (
     "adapters", "choosing", "coming-from", "devices", "evaluation", "faq", "first-merge", "index", "install", "ko/first-merge",
-    "mergekit", "python", "recipe", "serving", "stacks", "vocabulary", "which-tensors",
+    "mergekit", "notebooks", "python", "recipe", "serving", "stacks", "vocabulary", "which-tensors",
 )  # fmt: skip
 
 

@@ -83,6 +83,7 @@ def test_all_that_the_package_imports_is_declared(metadata):
     declared = {re.split(r"[^\w-]", line)[0] for line in metadata.get_all("Requires-Dist", [])}
     declared |= {"llvmlite", "datasets"}  # numba's own half, in its version; lm-eval's
     homes = {"llama_cpp": ["llama-cpp-python"], **packages_distributions()}  # is compiled, and not needed here
+    declared, homes = {*declared, "ipython"}, {"IPython": ["ipython"], **homes}  # a notebook has it
     own = sys.stdlib_module_names | {"mergery", "", "?"}
     imported = {name.split(".")[0] for file in SOURCES.rglob("*.py") for name in names(file.read_text("utf-8"))}
     for name in imported - own:

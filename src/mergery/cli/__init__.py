@@ -39,6 +39,7 @@ COMMANDS = {
         "methods": "methods:methods",
         "inspect": "inspect:inspect",
         "verify": "verify:verify",
+        "push": "push:push",
         "export": "export:app",
         "pack": "pack:pack",
         "vocabulary": "vocabulary:app",

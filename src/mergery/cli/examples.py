@@ -26,6 +26,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("mergery inspect llama-math org/llama-code", "and whether another can be merged with it"),
         ("mergery inspect llama-math --memory", "and what it takes to run it: formats, contexts, machines"),
     ),
+    "push": (
+        ("mergery push merged my-name/my-merge", "put a merged model and its card on the hub"),
+        ("mergery push merged my-name/my-merge --private --dry-run", "say what would be sent"),
+    ),
     "verify": (
         ("mergery verify merged", "whether anything has changed since the merge"),
         ("mergery verify merged --sample 20", "and whether 20 tensors come out the same again"),

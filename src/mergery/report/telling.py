@@ -39,6 +39,9 @@ def sentences(event: Event) -> list[str]:
             return [f"{event.folder} is already there, made by the same plan"]
         case events.Finished():
             return [f"wrote {event.folder} in {duration(event.seconds)}"]
+        case events.Pushed():
+            what = f"{event.files} files, {size(event.bytes)}"
+            return [*(f"note: {note}" for note in event.notes), f"pushed {what} to {event.address}"]
         case events.Loading():
             return [f"loading {event.model}"]
         case events.Asked() if 0 < event.resumed < event.items:

@@ -140,6 +140,18 @@ class Verified(Event):
     wrong: Sequence[str]  # one line each; none for a sound folder
 
 
+@dataclass(frozen=True)
+class Pushed(Event):
+    """A model folder is on the hub."""
+
+    repo: str
+    address: str  # of the commit, on the web
+    commit: str
+    files: int
+    bytes: int
+    notes: Sequence[str]
+
+
 class Tally:
     """Bytes of work done so far. They are told ten times a second at most, and when all are done, one thread at a time."""
 

@@ -40,6 +40,21 @@ def make_lock(plan: Plan, tensors: Mapping[str, str], texts: Mapping[str, str], 
     }
 
 
+def without_places(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A lock for others: folders of this machine by their last names alone."""
+
+    def named(place: Any) -> Any:
+        return Path(place).name if isinstance(place, str) and Path(place).is_absolute() else place
+
+    def told(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: told(item) for key, item in value.items()}
+        return [told(item) for item in value] if isinstance(value, list) else named(value)
+
+    inputs = {name: told(mark) for name, mark in record["inputs"].items()}
+    return {**record, "folder": ".", "inputs": inputs, "recipe": told(record["recipe"])}
+
+
 def read_lock(folder: Path) -> dict[str, Any]:
     """The lock of a merged model's folder. Raises CheckpointError where it is missing or broken."""
     path = folder / NAME

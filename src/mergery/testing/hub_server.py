@@ -1,18 +1,21 @@
 """A small hub on this machine, for tests without a network.
 
 It answers the requests that `huggingface_hub` makes for models, and serves folders as models with commits,
-revisions, range requests, gates and, as the real hub does, weight files by redirect to another host. Every
+revisions, range requests, gates and, as the real hub does, weight files by redirect to another host. Those who
+carry a token of `writers` may make models and commits: small files come with the commit, weights before it. Every
 request is kept, so that a test can say which bytes were asked for.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
 import re
 import socket
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,6 +26,9 @@ LARGE_SUFFIXES = (".safetensors", ".bin", ".pt")
 _API = re.compile(r"/api/models/(?P<repo>[^/]+(?:/[^/]+)?)(?:/revision/(?P<revision>.+))?")
 _RESOLVE = re.compile(r"/(?P<repo>[^/]+(?:/[^/]+)?)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 _STORE = re.compile(r"/store/(?P<digest>[0-9a-f]{64})")
+_PREUPLOAD = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/preupload/(?P<revision>.+)")
+_BATCH = re.compile(r"/(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch")
+_COMMIT = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/commit/(?P<revision>.+)")
 
 
 @dataclass(frozen=True)
@@ -43,16 +49,21 @@ class _Repo:
     commits: dict[str, Path] = field(default_factory=dict)
     revisions: dict[str, str] = field(default_factory=dict)
     token: str | None = None
+    private: bool = False
+    messages: list[str] = field(default_factory=list)
 
 
 class HubServer:
     """Serves folders as hub models at `url`. Use as a context manager.
 
-    With `ranges` false, range requests are answered by whole files, as some mirrors do.
+    With `ranges` false, range requests are answered by whole files, as some mirrors do. What is pushed by `writers`, tokens
+    by organisation, is kept under the folder `pushed`.
     """
 
-    def __init__(self, *, ranges: bool = True) -> None:
-        self.ranges = ranges
+    def __init__(
+        self, *, ranges: bool = True, writers: Mapping[str, str] | None = None, pushed: Path | None = None
+    ) -> None:
+        self.ranges, self.writers, self.pushed = ranges, dict(writers or {}), pushed
         self.requests: list[Request] = []
         self._repos: dict[str, _Repo] = {}
         self._store: dict[str, Path] = {}
@@ -86,6 +97,10 @@ class HubServer:
         entry.commits[commit] = folder
         entry.revisions[revision] = commit
         return commit
+
+    def repo(self, name: str) -> _Repo:
+        """What is kept of a model: its commits, in order, with their folders."""
+        return self._repos[name]
 
     def asked(self, file: str) -> list[Request]:
         """The requests for a file's content, in order, whether answered directly or from the store."""
@@ -138,6 +153,105 @@ class _Handler(BaseHTTPRequestHandler):
             self._resolve(match["repo"], match["revision"], match["file"])
         else:
             self._fail(404, "", "not found")
+
+    def do_POST(self) -> None:
+        url = urlsplit(self.path)
+        path = unquote(url.path)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if path == "/api/repos/create":
+            self._create(json.loads(body))
+        elif path == "/api/validate-yaml":  # of a card's front matter
+            told = (
+                []
+                if json.loads(body)["content"].startswith("---\n")
+                else [{"message": "empty or missing yaml metadata"}]
+            )
+            self._send(200, json.dumps({"errors": [], "warnings": told}).encode())
+        elif match := _PREUPLOAD.fullmatch(path):
+            files = [
+                {"path": each["path"], "shouldIgnore": False, "uploadMode": _mode(each["path"])}
+                for each in json.loads(body)["files"]
+            ]
+            self._send(200, json.dumps({"files": files}).encode())
+        elif match := _BATCH.fullmatch(path):
+            self._announce(json.loads(body)["objects"])
+        elif match := _COMMIT.fullmatch(path):
+            self._commit(match["repo"], match["revision"], [json.loads(line) for line in body.splitlines() if line])
+        else:
+            self._fail(404, "", "not found")
+
+    def do_PUT(self) -> None:
+        """Bytes of a weight file, at the place that was announced for them."""
+        digest = self.path.rpartition("/")[2]
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if hashlib.sha256(body).hexdigest() != digest or self.hub.pushed is None:
+            self._fail(400, "", "these are not the bytes that were announced")
+            return
+        path = self.hub.pushed / "store" / digest
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+        self.hub._store[digest] = path
+        self._send(200, b"")
+
+    def _may_write(self, organisation: str) -> bool:
+        token = self.hub.writers.get(organisation)
+        if token is None or self.headers.get("Authorization") != f"Bearer {token}":
+            self._fail(403, "", f"You don't have the rights to create a model under the namespace {organisation!r}")
+            return False
+        return True
+
+    def _create(self, asked: dict[str, Any]) -> None:
+        name = f"{asked['organization']}/{asked['name']}"
+        if not self._may_write(asked["organization"]):
+            return
+        if name in self.hub._repos:
+            self._fail(409, "", "You already created this model repo")
+            return
+        private = asked.get("visibility") == "private" or bool(asked.get("private"))
+        entry = self.hub._repos[name] = _Repo(private=private)
+        self._add_commit(name, entry, {})
+        self._send(200, json.dumps({"url": f"{self.hub.url}/{name}", "id": name}).encode())
+
+    def _announce(self, objects: list[dict[str, Any]]) -> None:
+        """Where weights are to be sent; what is here already need not be."""
+        found = []
+        for each in objects:
+            actions = {"upload": {"href": f"{self.hub.url}/upload/{each['oid']}"}}
+            found.append({**each, **({} if each["oid"] in self.hub._store else {"actions": actions})})
+        self._send(200, json.dumps({"transfer": "basic", "objects": found}).encode())
+
+    def _commit(self, repo: str, revision: str, lines: list[dict[str, Any]]) -> None:
+        entry = self.hub._repos.get(repo)
+        if entry is None or not self._may_write(repo.partition("/")[0]):
+            return self._fail(404, "RepoNotFound", "Repository not found") if entry is None else None
+        head = entry.revisions[revision]
+        files = {name: path.read_bytes() for name, path in _files(entry.commits[head]).items()}
+        for line in lines:
+            match line["key"], line["value"]:
+                case "header", {"parentCommit": parent} if parent != head:
+                    return self._fail(412, "", "the branch has moved on")
+                case "header", {"summary": summary}:
+                    entry.messages.append(summary)
+                case "file", {"path": path, "content": content}:
+                    files[path] = base64.b64decode(content)
+                case "lfsFile", {"path": path, "oid": digest}:
+                    files[path] = self.hub._store[digest].read_bytes()
+                case "deletedFile", {"path": path}:
+                    del files[path]
+        commit = self._add_commit(repo, entry, files)
+        address = f"{self.hub.url}/{repo}/commit/{commit}"
+        self._send(200, json.dumps({"success": True, "commitUrl": address, "commitOid": commit}).encode())
+        return None
+
+    def _add_commit(self, repo: str, entry: _Repo, files: Mapping[str, bytes]) -> str:
+        assert self.hub.pushed is not None
+        folder = self.hub.pushed / repo / str(len(entry.commits))
+        folder.mkdir(parents=True)
+        for name, content in files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        return self.hub.add(repo, folder)
 
     do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
 
@@ -223,6 +337,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Requests are kept in `HubServer.requests`, not written to the terminal."""
+
+
+def _mode(name: str) -> str:
+    return "lfs" if name.endswith(LARGE_SUFFIXES) else "regular"
 
 
 def _files(folder: Path) -> dict[str, Path]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mergery.checkpoints.base import Checkpoint, Contents, TensorInfo
 from mergery.checkpoints.config import Config
 from mergery.checkpoints.file_kinds import ADAPTER
+from mergery.dtypes import DType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,11 +38,17 @@ class NoModel(Checkpoint):
 
 class AdaptedCheckpoint(Checkpoint):
     """A base and the adapters on it. Names, shapes, config, side files and stored weights are the base's; what the adapters
-    make of the weights is a view: `mergery.views.adapters`.
+    make of the weights is a view: `mergery.views.adapters`. `dtype` is that of peft's roundings, where it is not the base's.
     """
 
-    def __init__(self, base: Checkpoint, adapters: Sequence[Checkpoint], rounding: str = ROUNDINGS[0]) -> None:
-        self.base, self.adapters, self.rounding = base, tuple(adapters), rounding
+    def __init__(
+        self,
+        base: Checkpoint,
+        adapters: Sequence[Checkpoint],
+        rounding: str = ROUNDINGS[0],
+        dtype: DType | None = None,
+    ) -> None:
+        self.base, self.adapters, self.rounding, self.dtype = base, tuple(adapters), rounding, dtype
         self.label, self.location = base.label, base.location
 
     @property

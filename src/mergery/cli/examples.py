@@ -33,6 +33,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "verify": (
         ("mergery verify merged", "whether anything has changed since the merge"),
         ("mergery verify merged --sample 20", "and whether 20 tensors come out the same again"),
+        ("mergery verify merged --base llama --adapter math-lora", "whether another tool has merged an adapter right"),
     ),
     "evaluate": (
         ("mergery evaluate merged --tasks questions.jsonl", "score a model"),

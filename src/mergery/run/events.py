@@ -152,6 +152,16 @@ class Pushed(Event):
     notes: Sequence[str]
 
 
+@dataclass(frozen=True)
+class Proved(Event):
+    """A folder that any tool wrote has been compared with what a recipe, or an adapter on its base, makes."""
+
+    folder: str
+    outcome: str  # proven, within rounding, wrong, inconclusive
+    way: str | None  # what made all of it, to the bit
+    tensors: Sequence[str]  # one line for each that is not proven
+
+
 class Tally:
     """Bytes of work done so far. They are told ten times a second at most, and when all are done, one thread at a time."""
 

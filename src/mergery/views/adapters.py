@@ -17,6 +17,7 @@ from mergery.checkpoints.adapted import AdaptedCheckpoint
 from mergery.checkpoints.base import Checkpoint, TensorInfo
 from mergery.checkpoints.config import Config
 from mergery.checkpoints.lora import LoraAdapter, Update, read_lora
+from mergery.dtypes import DType
 from mergery.errors import MergeryError, Where, listed
 from mergery.graph.findings import Findings
 from mergery.graph.fused import from_parts, take_part
@@ -48,7 +49,7 @@ def adapted_view(
     for each in adapters:
         if ALLOW not in allowed:
             check_base(each, checkpoint.base, view.name, place, findings)
-    adding = _Adding(view, checkpoint.rounding, place, findings)
+    adding = _Adding(view, checkpoint.rounding, checkpoint.dtype, place, findings)
     for each in adapters:
         adding.take(each)
     made = adding.view()
@@ -80,6 +81,7 @@ class _Adding:
 
     base: View
     rounding: str
+    dtype: DType | None  # of peft's roundings; None: each tensor's own
     place: Where | None
     findings: Findings
     updates: dict[str, list[Placed]] = field(default_factory=dict)  # by the tensor's name
@@ -250,7 +252,7 @@ class _Adding:
 
     def _made(self, name: str) -> Node:
         node = self.node(name)
-        dtype = self.base.nodes.get(name, node).dtype
+        dtype = self.dtype or self.base.nodes.get(name, node).dtype
         if name in self.parts:
             own = self.parts[name]
             parts = [part for _, part in expert_parts(self.base, name, self.names.alias(name), node)]

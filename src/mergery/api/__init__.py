@@ -1,0 +1,20 @@
+"""The verbs. The command line and a notebook are thin shells over these."""
+
+from mergery.api.handing_on import export_gguf, push
+from mergery.api.looking import inspect, prove, verify
+from mergery.api.measuring import compare, evaluate
+from mergery.api.merging import explain, merge, pack, plan
+
+__all__ = [
+    "compare",
+    "evaluate",
+    "explain",
+    "export_gguf",
+    "inspect",
+    "merge",
+    "pack",
+    "plan",
+    "prove",
+    "push",
+    "verify",
+]

@@ -1,0 +1,78 @@
+"""Hand a model on: to another program, to the hub."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from mergery.api.merging import RecipeLike
+from mergery.planning.plan import Plan, make_plan
+from mergery.report.files import side_files
+from mergery.report.notebook import in_notebook, listening
+from mergery.run.events import Notify, Pushed
+from mergery.run.merging import Result
+from mergery.run.workers import Options
+
+
+def export_gguf(
+    model: RecipeLike | Plan,
+    out: str | Path,
+    *,
+    type: str = "f16",
+    pre: str | None = None,
+    options: Options = Options(),
+    on_event: Notify | None = None,
+    replace: bool = False,
+    restart: bool = False,
+) -> tuple[Result, tuple[str, ...]]:
+    """Write a model, or what a recipe merges, as the GGUF file `out`, with its tokenizer and chat template.
+
+    `model` is a folder, a file or a hub id, or a recipe; a recipe's merge is written directly, in one rounding. `type` is that
+    of matrices: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, tq2_0, tq1_0, or what llama.cpp's package makes where it is
+    installed, such as q4_k_m. `pre` is llama.cpp's word for how the tokenizer cuts text, where that is not found. Returns what
+    was done, and notes for the user. Raises MergeryError, also for a family that llama.cpp computes otherwise.
+    """
+    from mergery.run.exporting import export_gguf
+
+    planned = model if isinstance(model, Plan) else make_plan(_as_recipe(model))
+    try:
+        with listening(on_event) as notify:
+            return export_gguf(
+                planned, Path(out), side_files, type, options, notify, cutting=pre, replace=replace, restart=restart
+            )
+    finally:
+        planned.close()
+
+
+def _as_recipe(model: Any) -> Any:
+    """A recipe as it is; for a model, the recipe that copies it."""
+    text = str(model) if isinstance(model, (str, Path)) else ""
+    if not text or text.endswith((".yaml", ".yml")) or "\n" in text:
+        return model
+    return {"models": {"model": text}, "merge": {"method": "passthrough", "models": ["model"]}}
+
+
+def push(
+    folder: str | Path,
+    repo: str,
+    *,
+    private: bool = False,
+    replace: bool = False,
+    message: str = "A model merged with Mergery",
+    on_event: Notify | None = None,
+) -> Pushed:
+    """Put a model folder with its card on the Hugging Face hub, as one commit of the model `repo`, `org/name`.
+
+    It is made where there is none; one that holds weights is refused, unless `replace` says that the commit shall hold this
+    model instead. Folders that were merged are looked at first: fragments and unfinished ones are refused. In the lock,
+    folders of this machine are named by their last names alone. The token is that of `hf auth login` or HF_TOKEN.
+    Raises MergeryError.
+    """
+    from mergery.run.pushing import push
+
+    with listening(on_event) as notify:
+        bars = in_notebook() or (on_event is None and sys.stderr.isatty())
+        return push(
+            Path(folder).expanduser(), repo, notify, private=private, replace=replace, message=message, bars=bars
+        )

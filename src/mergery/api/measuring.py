@@ -1,0 +1,70 @@
+"""Measure models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergery.report.notebook import listening
+from mergery.run.events import Notify
+
+if TYPE_CHECKING:
+    from mergery import evaluation
+
+
+def evaluate(
+    model: Any,
+    tasks: Sequence[str | Path | evaluation.Task] | str | Path | evaluation.Task = (),
+    *,
+    tokenizer: Any = None,
+    base: str | Path | None = None,
+    name: str | None = None,
+    options: evaluation.EvaluationOptions | None = None,
+    results: str | Path | None = None,
+    harness: Sequence[str | Path] = (),
+    include: str | Path | None = None,
+    on_event: Notify | None = None,
+) -> evaluation.Evaluation:
+    """Score a model on tasks.
+
+    model:     a model folder, a PEFT adapter's folder, a recipe (merged in memory, never written), a transformers module or
+               a `Subject`.
+    tasks:     task files (see `mergery.evaluation.reading`) or `Task`s.
+    tokenizer: of a module; elsewhere instead of the model's own.
+    base:      the folder of an adapter's base, where the adapter does not name it.
+    results:   a folder in which results are kept: what has been asked before is not computed again, and a run that was
+               killed goes on. None keeps nothing.
+    harness:   tasks of lm-eval to run on the same model, by name or as YAML files; `include` is a folder of more of these.
+
+    All files are read and checked before a model is loaded. Raises MergeryError.
+    """
+    from mergery.evaluation import EvaluationOptions, open_subject, running
+
+    options = options or EvaluationOptions()
+    listed = running.read_tasks(tasks, options, harness, include)
+    subject = open_subject(model, tokenizer=tokenizer, base=base, name=name)
+    with listening(on_event) as notify:
+        return running.answer_all(subject, listed, options, results, notify)
+
+
+def compare(
+    models: Sequence[evaluation.Evaluation | str | Path],
+    *,
+    parents: Sequence[str] = (),
+    seed: int = 0,
+    resamples: int = 10_000,
+) -> evaluation.Comparison:
+    """Compare models that were evaluated on the same tasks with the same settings.
+
+    models:    evaluations, or results that `evaluate` kept: a file, or the folder of one model.
+    parents:   names of those that the others were merged from. Every other model is compared with each of them; without
+               parents, every model with the first.
+    resamples: of the bootstrap, and sign changes of the permutation test.
+
+    0/1 scores are tested with McNemar's exact test, others with a permutation test of paired differences; p-values are
+    corrected by Holm's method for the comparisons on one task. Raises TaskError where the results are of different items.
+    """
+    from mergery.evaluation.comparison import compare
+
+    return compare(models, parents=parents, seed=seed, resamples=resamples)

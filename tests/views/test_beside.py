@@ -167,3 +167,70 @@ def test_a_part_of_another_kind_is_refused(tmp_path):
     other = changed(a, tmp_path / "other", model_type="siglip_vision_model")
     said = refused(base, other)
     assert 'vision.model_type differs: a has "clip_vision_model", b has "siglip_vision_model"' in said
+
+
+@pytest.mark.parametrize("order", ["wv", "vw"])
+def test_two_vision_models_of_which_one_has_a_projection(order, tmp_path):
+    """Their names have nothing in common, and neither tower may pass for a part that the other lacks."""
+    import transformers
+
+    vision = transformers.CLIPVisionConfig(**SEEN, projection_dim=8)
+    folders = {}
+    for seed, (name, kind) in enumerate({"v": "CLIPVisionModel", "w": "CLIPVisionModelWithProjection"}.items()):
+        torch.manual_seed(seed)
+        getattr(transformers, kind)(vision).save_pretrained(tmp_path / name)
+        folders[name] = tmp_path / name
+    out, _ = average(*(folders[name] for name in order), tmp_path / "out")
+    v, w = (tensors_of(folder) for folder in folders.values())
+    prefix = "vision_model." if order == "wv" else ""
+    for name, value in v.items():
+        assert torch.equal(out[prefix + name], (value + w[f"vision_model.{name}"]) / 2)
+    assert ("visual_projection.weight" in out) == (order == "wv")
+
+
+def test_models_that_have_no_part_in_common_are_refused(tmp_path):
+    a = vit(tmp_path / "a", 1, "ViTModel")
+    other = changed(a, tmp_path / "other", lambda name: f"vision_tower.{name}")
+    tensors = {f"eyes.{name}": value for name, value in tensors_of(a).items()}
+    strange = tmp_path / "strange"
+    strange.mkdir()
+    save_file(tensors | {"extra": torch.ones(2)}, strange / "model.safetensors")
+    (strange / "config.json").write_text((a / "config.json").read_text())
+    assert "'b' lacks" in refused(other, strange)
+    assert "rename" not in refused(a, strange) or "eyes" in refused(a, strange)
+
+
+@pytest.mark.parametrize("kind", ["ViT", "DeiT", "Dinov2", "Beit", "Swin"])
+def test_modules_and_files_of_vision_models_are_one(kind, tmp_path):
+    """A module's names are those of its class; its file has those of older versions of transformers."""
+    import transformers
+
+    small = {"image_size": 16, "patch_size": 2, "embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2}
+    config = getattr(transformers, f"{kind}Config")(**(small if kind == "Swin" else SEEN))
+    models = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        models.append(getattr(transformers, f"{kind}ForImageClassification")(config).eval())
+    models[0].save_pretrained(tmp_path / "file")
+    plan = api.merge(
+        {"models": {"a": tmp_path / "file", "b": models[1]}, "merge": {"method": "linear"}}, tmp_path / "out"
+    ).plan
+    assert any("b is respelled with the names of a" in warning for warning in plan.warnings)
+    merged = type(models[0]).from_pretrained(tmp_path / "out").state_dict()
+    for name, mine in models[0].state_dict().items():
+        theirs = models[1].state_dict()[name]
+        assert torch.equal(merged[name], (mine + theirs) / 2 if mine.is_floating_point() else mine), name
+
+
+def test_a_prefix_of_nobody_is_no_obstacle(tmp_path):
+    """Where all names differ by what stands before them, and by nothing else."""
+    a, b = vit(tmp_path / "a", 1), vit(tmp_path / "b", 2)
+    other = changed(b, tmp_path / "other", lambda name: f"net.eyes.{name}")
+    for pair in ((a, other), (other, a)):
+        out, said = average(*pair, tmp_path / f"out-{pair[0].name}")
+        assert out.keys() == tensors_of(pair[0]).keys()
+        assert "respelled" in said
+        first, second = (tensors_of(each) for each in pair)
+        assert all(
+            torch.equal(out[m], (first[m] + second[n]) / 2) for m, n in zip(sorted(first), sorted(second), strict=True)
+        )

@@ -143,3 +143,36 @@ def test_bytes_are_compared_to_the_last_one():
     assert not same_bytes(checkpoint, "a", "d")
     other[-1, -1] = np.nextafter(np.float32(0), np.float32(1)).item()
     assert not same_bytes(checkpoint, "a", "b")
+
+
+def test_a_t5_with_a_trained_head_goes_on_scaling(tmp_path):
+    """T5 scales what its head gets by the same word that says that the head is tied, so that the word must stay."""
+    from transformers import AutoModelForSeq2SeqLM, T5Config, T5ForConditionalGeneration
+
+    config = T5Config(vocab_size=16, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    for seed, name in enumerate("ab"):
+        torch.manual_seed(seed)
+        T5ForConditionalGeneration(config).save_pretrained(tmp_path / name)
+    b = load_file(tmp_path / "b" / "model.safetensors")
+    b["lm_head.weight"] = b["shared.weight"] + 1
+    save_file(b, tmp_path / "b" / "model.safetensors", metadata={"format": "pt"})
+    out, _, said, _ = merge({name: tmp_path / name for name in "ab"}, tmp_path / "out")
+    assert torch.equal(out["lm_head.weight"], (tensors_of(tmp_path / "a")["shared.weight"] + b["lm_head.weight"]) / 2)
+    assert "a program that trusts it loses the head" in said
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out")
+    assert model.config.scale_decoder_outputs
+    config = json.loads((tmp_path / "b" / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (tmp_path / "b" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(MergeryError, match="tie_word_embeddings differs: a has true, b has false"):
+        merge({name: tmp_path / name for name in "ab"}, tmp_path / "next")
+
+
+def test_zeros_are_no_alias(tmp_path):
+    """Vectors that start as zeros are equal to the byte, and each is its own."""
+    names = ("model.embed_tokens.weight", "lm_head.bias", "score.bias")
+    models = {}
+    for name in "ab":
+        values = {each: torch.zeros(4) for each in names if name == "a" or each != "score.bias"}
+        models[name] = MemoryCheckpoint(values | {"model.norm.weight": torch.ones(4)}, name)
+    with pytest.raises(MergeryError, match=r"'b' lacks 'score.bias'"):
+        api.plan({"models": models, "merge": {"method": "linear"}})

@@ -94,10 +94,10 @@ def test_rules_that_cannot_be_meant_are_refused(rules, text, models):
 
 
 def test_a_hint_says_what_to_rename(models, tmp_path):
-    b = changed(models["b"], tmp_path / "net", lambda name: f"net.llm.{name}")
+    b = changed(models["b"], tmp_path / "net", lambda name: name.replace("model.", "net.llm."))
     said = refused({"a": models["a"], "b": b})
-    assert "rename: {'net.llm.*': '*'}" in said
-    out, _ = merge({"a": models["a"], "b": {"path": str(b), "rename": {"net.llm.*": "*"}}}, tmp_path / "out")
+    assert "rename: {'net.llm.*': 'model.*'}" in said
+    out, _ = merge({"a": models["a"], "b": {"path": str(b), "rename": {"net.llm.*": "model.*"}}}, tmp_path / "out")
     assert out.keys() == tensors_of(models["a"]).keys()
 
 

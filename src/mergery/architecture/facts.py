@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mergery.architecture.spelling import scales_if_tied
 from mergery.checkpoints.config import Config
 
 # Facts under which the same weights compute something else: models that differ in one do not belong together.
@@ -105,7 +106,10 @@ def _keys() -> Iterator[str]:
 KEYS = tuple(dict.fromkeys(key for key in _keys() if key != "model_type"))
 """Keys of a config whose defaults are known: those of all facts but ids of tokens and sizes that the weights tell."""
 
-ALLOWABLE = ("model_type", "norm", "rope_theta", "rope_scaling", "sliding_window", *_MEANING, *_VISION, "adapter_base")
+ALLOWABLE = (
+    "model_type", "norm", "tie_word_embeddings", "rope_theta", "rope_scaling", "sliding_window", *_MEANING, *_VISION,
+    "adapter_base",
+)  # fmt: skip
 """Differences that a recipe may allow by name; the last one is between a model and the one that an adapter on it names."""
 
 
@@ -129,6 +133,8 @@ def meanings(config: Config) -> dict[str, Any]:
         facts["norm"] = norms.pop()
     if isinstance(facts.get("layer_types"), list) and set(map(str, facts["layer_types"])) == {"full_attention"}:
         facts["layer_types"] = "full_attention"
+    if scales_if_tied(config):
+        facts["tie_word_embeddings"] = config.tied is not False
     vision = config.section("vision")
     return facts | (_take(vision, _VISION, defaults(vision)) if vision else {})
 

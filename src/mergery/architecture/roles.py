@@ -83,7 +83,7 @@ _HEAD = re.compile(
     r"(^|\.)(lm_head|embed_out|output|head|classifier|score|qa_outputs|proj_out)(\.decoder|\.out_proj)?\.(weight|bias)$"
     r"|(^|\.)cls\.(predictions\.(decoder\.)?|seq_relationship\.)(weight|bias)$|(^|\.)final_logits_bias$"
 )
-_BEHIND = re.compile(r"(^|\.)(cls|lm_head)\.")
+_BEHIND = re.compile(r"(^|\.)(cls|lm_head|v_head)\.")
 _BEFORE = re.compile(r"embed|pre_|patch|conv|(^|\.)ln_pre", re.IGNORECASE)
 _PLAIN = ("embed", "head", "norm", "attention.norm", "router", "conv", "buffer")
 

@@ -20,6 +20,12 @@ _VISION = re.compile(
 _AUDIO = re.compile(r"(^|\.)(audio_tower|audio_model|audio_embed|audio_encoder|embed_audio|audio)(\.|$)")
 
 
+def projector_of(name: str) -> str:
+    """The module that leads from a tower to the language model, or beside it, where the name is of one; else empty."""
+    found = _PROJECTOR.search(name) or _MERGER.search(name)
+    return name[: found.end()].strip(".") if found else ""
+
+
 def part_of(name: str) -> str:
     """`vision`, `audio`, `projector` (what leads from either to the language model), or `language`: all else."""
     if _PROJECTOR.search(name) or _MERGER.search(name):

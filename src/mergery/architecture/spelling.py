@@ -22,13 +22,14 @@ _RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"^(vision_tower|image_tower)\.vision_model\.", r"\1."),
         (r"^(vision_tower|vision_model|visual|vision_encoder)\.(vision_model\.)?", r"vision."),
         (r"^(multi_modal_projector|multimodal_projector|mm_projector)\.", "projector."),
-        (r"(^|\.)encoder\.layer\.(\d+)\.", r"\1layers.\2."),  # of ViT and its kin, before transformers 5
-        (r"(layers\.\d+\.attention)\.attention\.query\.", r"\1.q_proj."),
-        (r"(layers\.\d+\.attention)\.attention\.key\.", r"\1.k_proj."),
-        (r"(layers\.\d+\.attention)\.attention\.value\.", r"\1.v_proj."),
-        (r"(layers\.\d+\.attention)\.output\.dense\.", r"\1.o_proj."),
-        (r"(layers\.\d+)\.intermediate\.dense\.", r"\1.mlp.fc1."),
-        (r"(layers\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
+        (r"encoder\.layer\.(\d+)\.", r"layers.\1."),  # of ViT and its kin, before transformers 5
+        (r"\.attention\.(attention|self)\.query\.", ".attention.q_proj."),
+        (r"\.attention\.(attention|self)\.key\.", ".attention.k_proj."),
+        (r"\.attention\.(attention|self)\.value\.", ".attention.v_proj."),
+        (r"\.attention\.(self|attention|relative_position_bias)\.relative_position", ".attention.relative_position"),
+        (r"(\.\d+\.attention)\.output\.dense\.", r"\1.o_proj."),
+        (r"(\.\d+)\.intermediate\.dense\.", r"\1.mlp.fc1."),
+        (r"(\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
         (r"^embed_out\.", "lm_head."),
         (r"\.block_sparse_moe\.", ".mlp."),
         (r"\.mlp\.input_linear\.weight$", ".mlp.experts.gate_up_proj"),
@@ -77,6 +78,8 @@ _TIED_FAMILIES = {
     "falcon", "bloom", "mpt", "opt", "cohere", "cohere2", "mamba", "falcon_mamba", "whisper", "distilbert", "modernbert",
     "albert", "xlm-roberta", "camembert", "mpnet", "deberta", "deberta-v2", "mbart", "m2m_100", "marian", "pegasus",
 }  # fmt: skip
+
+_SCALED_FAMILIES = {"t5", "mt5", "umt5", "longt5", "switch_transformers", "udop", "pop2piano"}
 
 # A tensor that is another one's alias: always, or where the config ties the head to the embeddings.
 _EMBEDDINGS = (
@@ -129,6 +132,11 @@ def ties_head(config: Config) -> bool | None:
     if config.tied is not None:
         return config.tied
     return True if config.language.family in _TIED_FAMILIES else None
+
+
+def scales_if_tied(config: Config) -> bool:
+    """Whether a model that says that its head is tied also scales what the head gets, as T5 does."""
+    return config.language.family in _SCALED_FAMILIES
 
 
 def aliases(config: Config, names: Iterable[str]) -> dict[str, str]:

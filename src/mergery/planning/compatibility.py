@@ -57,7 +57,7 @@ def check_families(views: Mapping[str, View], merge: Merge, allowed: Collection[
             why="; ".join(texts),
             hint=hint,
         )
-    return all(sized.values())
+    return all(sized.values()) and not any("vision.model_type" in found for found in wrong.values())
 
 
 def same_sizes(mine: View, theirs: View) -> bool:

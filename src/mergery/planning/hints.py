@@ -29,8 +29,10 @@ def extra_hint(extra: Sequence[str]) -> str:
 def _rename(missing: Sequence[str], extra: Sequence[str]) -> tuple[str, str] | None:
     """The one change of what stands before names that makes all that is left over what is missing."""
     wanted = set(missing)
+    if len(missing) != len(extra):
+        return None
     for other in missing:
-        head, tail = _common_end(extra[0], other) if extra else ("", "")
+        head, tail = _common_end(extra[0], other)
         if "." not in tail:
             continue
         before = other[: len(other) - len(tail)]

@@ -145,9 +145,9 @@ class _Merges:
         treatments = treatments_of(merge, findings.numbers(numbers(merge)))
         donor = views[self.recipe.donor if own else merge.names()[0]]
         views = {each: placed(donor, view, findings) for each, view in views.items()}
+        before = len(findings.problems)
         if not check_families(views, merge, self.recipe.allow, findings):
             return None
-        before = len(findings.problems)
         if merge.stack or merge.growth:
             view = stacked(name, donor, views, treatments, findings)
         else:

@@ -37,10 +37,14 @@ def side_by_side(
     `tensors` is the recipe's word for those that not all models have.
     """
     merge = treatments.own.merge
-    views, stored = {each: respelled(donor, view, findings) for each, view in views.items()}, views
-    whole = with_heads(donor, views, merge.base, findings)
-    if whole is not donor:
-        donor, views = whole, {each: respelled(whole, view, findings) for each, view in stored.items()}
+    first = Findings()
+    named = {each: respelled(donor, view, first) for each, view in views.items()}
+    whole = with_heads(donor, named, merge.base, findings)
+    if whole is donor:
+        views = named
+        findings.warnings += first.warnings
+    else:
+        donor, views = whole, {each: respelled(whole, view, findings) for each, view in views.items()}
     views = {each: without_buffers(donor, view, findings) for each, view in views.items()}
     alone = heads_alone(donor, views, merge.base)
     for owner in dict.fromkeys(alone.values()):

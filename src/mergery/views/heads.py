@@ -11,15 +11,14 @@ from dataclasses import replace
 
 from mergery.architecture import read_architecture
 from mergery.architecture.roles import is_behind
-from mergery.architecture.spelling import HEADS, aliases, canonical_name, canonical_names, ties_head
+from mergery.architecture.spelling import HEADS, aliases, canonical_name, canonical_names, scales_if_tied, ties_head
 from mergery.checkpoints.base import TensorInfo
+from mergery.checkpoints.config import Config
 from mergery.graph.equality import same_tensor
 from mergery.graph.findings import Findings
 from mergery.graph.nodes import Node
 from mergery.graph.view import View
 from mergery.graph.walking import is_computed
-
-_TABLES = ("embed", "head")
 
 
 def truly_tied(view: View, findings: Findings) -> View:
@@ -30,7 +29,7 @@ def truly_tied(view: View, findings: Findings) -> View:
     findings.warnings.append(
         f"{view.name}: {pair[0]!r} differs from {pair[1]!r}, although config.json ties them: it is taken for a head of its own"
     )
-    return replace(view, config=view.config.with_tied(False))
+    return replace(view, config=_untied(view.config))
 
 
 def settled(view: View, findings: Findings) -> View:
@@ -42,9 +41,20 @@ def settled(view: View, findings: Findings) -> View:
     if same_tensor(head, words):
         return replace(view, nodes={**view.nodes, pair[0]: words}) if is_computed(head) else view
     findings.warnings.append(
-        f"the output has a head of its own: {pair[0]!r} is not {pair[1]!r}, and its config says tie_word_embeddings: false"
+        f"the output has a head of its own: {pair[0]!r} is not {pair[1]!r}, and {_said(view.config)}"
     )
-    return replace(view, config=view.config.with_tied(False))
+    return replace(view, config=_untied(view.config))
+
+
+def _untied(config: Config) -> Config:
+    """The config of a model whose head is its own; as it was, where it says by the same word that outputs are scaled."""
+    return config if scales_if_tied(config) else config.with_tied(False)
+
+
+def _said(config: Config) -> str:
+    if scales_if_tied(config):
+        return "its config ties them all the same, for it scales by that word: a program that trusts it loses the head"
+    return "its config says tie_word_embeddings: false"
 
 
 def _stored_pair(view: View) -> tuple[str, str] | None:
@@ -55,7 +65,7 @@ def _stored_pair(view: View) -> tuple[str, str] | None:
 
 
 class OtherNames:
-    """The other names under which a view stores a tensor: the file shows it, or bytes do, for tied tensors and tables."""
+    """The other names under which a view stores a tensor: the file shows it, or bytes do, for heads and embeddings."""
 
     def __init__(self, view: View) -> None:
         self._view = view
@@ -67,13 +77,17 @@ class OtherNames:
         tied = aliases(view.config, stored)
         self._tied = {stored[alias]: stored[target] for alias, target in tied.items() if alias in stored}
         names = view.architecture.names
-        self._tables = [name for name in view.nodes if name in names and names[name].roles[0] in _TABLES]
+        tables = [name for name, node in view.nodes.items() if name in names and len(node.shape) == 2]
+        self._heads, self._words = (
+            [name for name in tables if names[name].roles[0] == role] for role in ("head", "embed")
+        )
 
     def of(self, name: str) -> Iterator[str]:
         """The other names of a tensor. Bytes are read where neither header nor file tells."""
         group = self._groups.get(self._view.donor.aliases.get(name, name), ())
         yield from (each for each in group if each != name)
-        candidates = [self._tied[name]] if name in self._tied else self._tables if name in self._tables else []
+        candidates = self._words if name in self._heads else self._heads if name in self._words else []
+        candidates = [self._tied[name]] if name in self._tied else candidates
         nodes = self._view.nodes
         for other in candidates:
             if other != name and nodes[other].shape == nodes[name].shape and same_tensor(nodes[name], nodes[other]):
@@ -104,11 +118,11 @@ def with_heads(donor: View, views: Mapping[str, View], base: str | None, finding
                 spelled = f"language_model.{canonical}" if inner else canonical if canonical in HEADS else name
                 if spelled not in found:
                     head = canonical in HEADS
-                    config = config.with_tied(False) if head else config
+                    config = _untied(config) if head else config
                     found[spelled] = donor.nodes[words]
                     findings.warnings.append(
                         f"{donor.name} ties {spelled!r} to {words!r}, which stands for it: {view.name} has one of its own, and "
-                        f"so has the output{', whose config says tie_word_embeddings: false' if head else ''}"
+                        f"so has the output{', and ' + _said(config) if head and not scales_if_tied(config) else ''}"
                     )
             elif name in view.architecture.names and is_behind(name, view.architecture.names[name].roles):
                 owners.setdefault(name, []).append(view)

@@ -36,8 +36,10 @@ def respelled(donor: View, view: View, findings: Findings) -> View:
     """The view under the donor's names; what the donor lacks keeps its own."""
     if view is donor or view.nodes.keys() == donor.nodes.keys():
         return view
-    own = canonical_names(view.nodes, view.config)
-    wanted = canonical_names(donor.nodes, donor.config)
+    own = canonical_names(view.nodes, view.config or donor.config)
+    wanted = canonical_names(donor.nodes, donor.config or view.config)
+    if set(own.values()) != set(wanted.values()):
+        own, wanted = _by_prefix(donor, view) or (own, wanted)
     if not own or not wanted:
         return view
     index = _index(view, own)
@@ -69,6 +71,20 @@ def respelled(donor: View, view: View, findings: Findings) -> View:
             f"{view.name} is respelled with the names of {donor.name}: {len(respelt)} tensors (such as {respelt[0]!r})"
         )
     return replace(view, nodes=nodes, dropped=dropped)
+
+
+def _by_prefix(donor: View, view: View) -> tuple[dict[str, str], dict[str, str]] | None:
+    """The names of view and donor, each with what stands for both, where all of them differ by one prefix; else None."""
+    if len(donor.nodes) != len(view.nodes):
+        return None
+    for short, long in ((donor, view), (view, donor)):
+        first = next(iter(short.nodes))
+        for name in long.nodes:
+            prefix = name.removesuffix(first)
+            if name.endswith(f".{first}") and all(prefix + each in long.nodes for each in short.nodes):
+                plain, named = ({before + each: each for each in short.nodes} for before in ("", prefix))
+                return (named, plain) if short is donor else (plain, named)
+    return None
 
 
 def _index(view: View, own: Mapping[str, str]) -> _Index:

@@ -172,3 +172,19 @@ def test_the_schema_knows_both():
     assert not validator.is_valid(recipe | {"tensors": "all"})
     recipe["models"]["b"]["rename"] = {"net.*": 1}
     assert not validator.is_valid(recipe)
+
+
+def test_a_model_with_an_adapter_is_not_renamed(models, tmp_path):
+    """Its adapter knows it by its own names, and must not be passed over."""
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    width = tensors_of(models["b"])["model.layers.0.self_attn.q_proj.weight"].shape
+    stem = "base_model.model.model.layers.0.self_attn.q_proj"
+    factors = {f"{stem}.lora_A.weight": torch.ones(2, width[1]), f"{stem}.lora_B.weight": torch.ones(width[0], 2)}
+    save_file(factors, folder / "adapter_model.safetensors")
+    said = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["q_proj"]}
+    (folder / "adapter_config.json").write_text(json.dumps(said))
+    b = {"path": f"{models['b']}+{folder}", "rename": {"lm_head.*": "out.*"}}
+    text = refused({"a": models["a"], "b": b})
+    assert "a model with an adapter cannot be renamed" in text
+    assert "merge the adapter in by a recipe of its own" in text

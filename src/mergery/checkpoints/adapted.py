@@ -73,6 +73,13 @@ class AdaptedCheckpoint(Checkpoint):
     def read(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
         self.base.read(name, start, stop, into)
 
+    def glance(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
+        self.base.glance(name, start, stop, into)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return tuple(remark for each in (self.base, *self.adapters) for remark in each.remarks)
+
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         for each in (self.base, *self.adapters):
             each.prepare(progress)

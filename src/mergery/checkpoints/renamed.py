@@ -75,6 +75,15 @@ class RenamedCheckpoint(Checkpoint):
         pairs = self._inner.aliases.items()
         return {new[name]: new[other] for name, other in pairs if name in new and other in new}
 
+    @property
+    def kept(self) -> Mapping[str, TensorInfo]:
+        infos = self._inner.kept
+        return {name: infos[own]._replace(name=name) for name, own in self._names.items()}
+
+    @property
+    def decoded(self) -> str:
+        return self._inner.decoded
+
     def file(self, name: str) -> bytes:
         return self._inner.file(name)
 

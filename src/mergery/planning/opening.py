@@ -10,9 +10,10 @@ from mergery.checkpoints.adapted import AdaptedCheckpoint, NoModel
 from mergery.checkpoints.adapters import read_adapter
 from mergery.checkpoints.file_kinds import ADAPTER
 from mergery.checkpoints.renamed import renamed
-from mergery.errors import MergeryError, raise_all
+from mergery.errors import CheckpointError, MergeryError, Where, raise_all
 from mergery.recipe import Recipe, Source
 
+MERGE_FIRST = "merge the adapter in by a recipe of its own, and rename what that gives"
 FILES = 1 << 16  # open files wanted at most
 
 
@@ -40,6 +41,11 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
                 adapters=model.adapters,
                 rounding=model.rounding,
             )
+            if model.rename and isinstance(opened[name], AdaptedCheckpoint):
+                why = "an adapter is put on a model under the model's own names"
+                raise CheckpointError(
+                    "a model with an adapter cannot be renamed", where=Where(name), why=why, hint=MERGE_FIRST
+                )
             if model.rename:
                 opened[name] = renamed(opened[name], model.rename)
             if not _baseless(recipe):

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from mergery import api
-from mergery.architecture.spelling import HEADS, aliases, canonical_name
+from mergery.architecture.spelling import HEADS, aliases, canonical_name, canonical_names
 from mergery.checkpoints.config import Config
 from mergery.checkpoints.memory import MemoryCheckpoint
 from mergery.errors import MergeryError
@@ -176,3 +176,13 @@ def test_names_that_would_collide_keep_their_own(tmp_path):
     models = {"twice": MemoryCheckpoint(twice, "twice"), "once": MemoryCheckpoint(once, "once")}
     with pytest.raises(MergeryError, match=r"'once' lacks 'model.norm.weight', 'norm.weight'"):
         merged(models, {"method": "linear"}, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", [family.name for family in FAMILIES][::6])
+def test_names_that_differ_in_numbers_are_read_together_and_come_out_as_one_by_one(name, tmp_path):
+    family = BY_NAME[name]
+    folder = make(family, tmp_path / "model")
+    config = Config(json.loads((folder / "config.json").read_text()))
+    names = list(tensors_of(folder))
+    kind = config.family_of("language")
+    assert canonical_names(names, config) == {each: canonical_name(each, kind) for each in names}

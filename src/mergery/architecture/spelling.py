@@ -99,6 +99,9 @@ HEADS = (
 """Canonical names of heads that may be tied to the embeddings."""
 
 
+_NUMBER = re.compile(r"\.(\d+)(?=\.)")
+
+
 def language_family(config: Config) -> str | None:
     """The model type of the language model, by which a multimodal model and a plain one can belong together."""
     kind = config.family_of("language")
@@ -121,10 +124,20 @@ def canonical_name(name: str, kind: str | None = None) -> str:
 
 def canonical_names(names: Iterable[str], config: Config) -> dict[str, str]:
     """Canonical names of all tensors of a checkpoint; none where two would have the same."""
-    names = list(names)
     kind = config.family_of("language")
-    result = {name: canonical_name(name, kind) for name in names}
-    return result if len(set(result.values())) == len(names) else {}
+    known: dict[str, list[str]] = {}  # names that differ in numbers alone are read once: there may be 100,000
+    result: dict[str, str] = {}
+    for name in names:
+        pieces = _NUMBER.split(name)
+        pattern = ".0".join(pieces[::2])
+        if pattern not in known:
+            known[pattern] = _NUMBER.split(canonical_name(pattern, kind))[::2]
+        texts = known[pattern]
+        if 2 * len(texts) == len(pieces) + 1:
+            result[name] = texts[0] + "".join([f".{n}{t}" for n, t in zip(pieces[1::2], texts[1:], strict=True)])
+        else:
+            result[name] = canonical_name(name, kind)
+    return result if len(set(result.values())) == len(result) else {}
 
 
 def ties_head(config: Config) -> bool | None:

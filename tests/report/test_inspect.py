@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import torch
+from safetensors.torch import load_file, save_file
 
 import mergery as library
 from mergery.checkpoints.memory import MemoryCheckpoint
@@ -84,3 +85,21 @@ def test_no_model_there(mergery, tmp_path):
     outcome = mergery("inspect", tmp_path / "nothing")
     assert outcome.code == 2
     assert "nothing" in outcome.err
+
+
+def test_a_head_that_only_the_config_ties_and_names_without_wrappers(tmp_path):
+    make_llama(tmp_path / "tied", 0, tie_word_embeddings=True)
+    tensors = load_file(tmp_path / "tied" / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
+    save_file({f"_orig_mod.{name}": value for name, value in tensors.items()}, tmp_path / "tied" / "model.safetensors")
+    facts = library.inspect(tmp_path / "tied")
+    assert facts["tied"] == {"head": False, "aliases": {}}
+    assert facts["remarks"] == [
+        "taken without '_orig_mod.' in its names, which wrappers put there",
+        "the head differs from the embeddings, although config.json ties them: it is taken for a head of its own",
+    ]
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, tmp_path / "tied" / "model.safetensors")
+    assert library.inspect(tmp_path / "tied")["tied"] == {
+        "head": True, "aliases": {"lm_head.weight": "model.embed_tokens.weight"},
+    }  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 from mergery.architecture import Architecture, read_architecture
 from mergery.architecture.fused import fused_parts
-from mergery.architecture.spelling import aliases, canonical_names, language_family, ties_head
+from mergery.architecture.spelling import HEADS, aliases, canonical_names, language_family, ties_head
 from mergery.checkpoints import Checkpoint, Config, TensorInfo, open_checkpoint
 from mergery.checkpoints.adapters import read_adapter
 from mergery.checkpoints.equality import same_bytes
@@ -67,6 +67,9 @@ def describe(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _remarks(checkpoint: Checkpoint, architecture: Architecture) -> Iterator[str]:
     """What a plan would warn of, of this model alone."""
+    yield from checkpoint.remarks
+    if ties_head(checkpoint.config) and _tied(checkpoint)["head"] is False:
+        yield "the head differs from the embeddings, although config.json ties them: it is taken for a head of its own"
     if scheme := leftover_scheme(checkpoint):
         yield f"config.json has a quantization_config ({scheme}), but the weights are plain numbers"
     rows = max(token_tensors(checkpoint.tensors, architecture).values(), default=0)
@@ -148,7 +151,7 @@ def _roles(tensors: Mapping[str, TensorInfo], architecture: Architecture) -> lis
 
 
 def _tied(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the config says of the head, and which tensors stand for others, as the config or the file tells."""
+    """What the bytes, or else the config, say of the head, and which tensors stand for others."""
     config = checkpoint.config
     canonical = canonical_names(checkpoint.tensors, config)
     stored = {each: name for name, each in canonical.items()}
@@ -158,7 +161,8 @@ def _tied(checkpoint: Checkpoint) -> dict[str, Any]:
         for alias, target in aliases(config, stored).items()
         if alias in (*heads, *stored) and (alias not in stored or same_bytes(checkpoint, stored[alias], stored[target]))
     }
-    return {"head": ties_head(config), "aliases": {**checkpoint.aliases, **found}}
+    own = any(head in stored and head in aliases(config, stored) and head not in found for head in HEADS)
+    return {"head": False if own else ties_head(config), "aliases": {**checkpoint.aliases, **found}}
 
 
 def _fused(tensors: Mapping[str, TensorInfo], architecture: Architecture, config: Config) -> list[dict[str, Any]]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from mergery import api
+from mergery.cli.plan import show_facts
 from mergery.method import methods
 from tests.conftest import merge_killed, weights_of
 
@@ -96,6 +98,23 @@ def test_quiet_says_nothing(mergery, recipe, tmp_path):
         outcome = mergery("verify", tmp_path / flag, flag)
         assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
     assert mergery("merge", recipe(TIES.replace("ties", "tise")), tmp_path / "none", "-q").err
+
+
+def test_a_quiet_plan_says_what_is_wrong_alone(mergery, recipe):
+    outcome = mergery("plan", recipe(TIES), "-q")
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    assert "did you mean 'ties'" in mergery("plan", recipe(TIES.replace("ties", "tise")), "-q").err
+
+
+def test_a_verbose_plan_shows_every_part(mergery, recipe, capsys):
+    path = recipe(PAIR + "merge: {method: linear, base: base, parts: [{where: {role: norm}, take: base}]}\n")
+    plan = api.plan(path)
+    show_facts(api.explain(plan), 1)
+    assert "... and 1 more; --verbose shows them" in capsys.readouterr().out
+    plan.close()
+    shown = mergery("plan", path, "-v").out
+    assert "copy of base" in shown
+    assert "--verbose" not in shown
 
 
 def test_verbose_says_what_happens_inside_with_the_time(mergery, recipe, tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
 
 from mergery.cli.common import (
     CHUNK,
@@ -44,6 +46,10 @@ def plan(
     only: Only = (),
     graph: str = "",
     json: Document = False,
+    quiet: Annotated[bool, Parameter(name=("--quiet", "-q"), help="Print nothing but what is wrong.")] = False,
+    verbose: Annotated[
+        bool, Parameter(name=("--verbose", "-v"), help="Print every part, however many there are.")
+    ] = False,
 ) -> None:
     """Show what merging RECIPE would do, from headers alone, without writing anything.
 
@@ -64,13 +70,15 @@ def plan(
     options = run_options(threads, CHUNK, device)
     planned = api.plan(read_recipe(recipe, values, allow, drop), only=only)
     output = outlook(planned, place_of(out)) if out is not None else ""
-    if graph:
+    if quiet:
+        planned.close()
+    elif graph:
         show_graph(planned, graph, json=json)
     else:
-        show(planned, options, json=json, output=output)
+        show(planned, options, json=json, output=output, most=None if verbose else MOST)
 
 
-def show(plan: Plan, options: Options, *, json: bool, output: str = "") -> None:
+def show(plan: Plan, options: Options, *, json: bool, output: str = "", most: int | None = MOST) -> None:
     """Print what a plan would do, and close it. `output` says what would become of the output folder."""
     from mergery.report.explain import explain
 
@@ -80,7 +88,7 @@ def show(plan: Plan, options: Options, *, json: bool, output: str = "") -> None:
     if json:
         print_json(facts)
     else:
-        show_facts(facts)
+        show_facts(facts, most)
 
 
 def show_graph(plan: Plan, names: str, *, json: bool) -> None:
@@ -95,7 +103,7 @@ def show_graph(plan: Plan, names: str, *, json: bool) -> None:
         print("\n".join(line for tree in found for line in lines(tree)))
 
 
-def show_facts(facts: dict[str, Any]) -> None:
+def show_facts(facts: dict[str, Any], most: int | None = MOST) -> None:
     """Print a plan for a person."""
     from mergery.errors import size
     from mergery.report.words import about, several, vocabulary_line
@@ -107,13 +115,13 @@ def show_facts(facts: dict[str, Any]) -> None:
     out.print(models)
     out.print()
     parts = table("tensors", "layers", "roles", "what they get")
-    for part in facts["parts"][:MOST]:
+    for part in facts["parts"][:most]:
         time = f", {about(part['seconds'])}" if part["seconds"] >= 1 else ""
         what = f"{part['what']}: {part['route']}{time}" if "route" in part else part["what"]
         parts.add_row(str(part["tensors"]), part["layers"] or "-", ", ".join(part["roles"]), what)
     out.print(parts)
-    if len(facts["parts"]) > MOST:
-        out.print(f"... and {len(facts['parts']) - MOST} more; see --json")
+    if most is not None and len(facts["parts"]) > most:
+        out.print(f"... and {len(facts['parts']) - most} more; --verbose shows them")
     out.print()
     output = facts["output"]
     files = several(len(output["shards"]), "file")

@@ -42,15 +42,6 @@ class RenamedCheckpoint(Checkpoint):
     def tensors(self) -> Mapping[str, TensorInfo]:
         return self._tensors
 
-    @property
-    def kept(self) -> Mapping[str, TensorInfo]:
-        kept = self._inner.kept
-        return {name: kept[own]._replace(name=name) for name, own in self._names.items()}
-
-    @property
-    def decoded(self) -> str:
-        return self._inner.decoded
-
     def read(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
         self._inner.read(self._names.get(name, name), start, stop, into)
 

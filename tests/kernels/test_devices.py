@@ -14,6 +14,7 @@ from mergery.kernels import BLOCK, devices
 from mergery.kernels.device import DeviceKernels
 from mergery.kernels.devices import CPU, Device, TorchDevice, find_devices
 from mergery.report.explain import explain
+from mergery.run.merging import Result
 from mergery.run.workers import Options
 from tests.conftest import tensors_of, weights_of
 
@@ -189,7 +190,7 @@ def test_a_full_gpu_is_told(recipe, tmp_path):
         with pytest.raises(PlanError, match=r"the memory of the GPU is full\n  why: CUDA out of memory") as caught:
             api.merge(path, out, options=options)
     assert "fewer --threads" in str(caught.value)
-    assert isinstance(api.merge(path, out, options=options), api.Result)
+    assert isinstance(api.merge(path, out, options=options), Result)
 
 
 # --- what is recorded -------------------------------------------------------------------------------------------------
@@ -207,7 +208,7 @@ def test_a_run_goes_on_only_on_the_kind_of_device_that_it_began_on(recipe, tmp_p
     assert "why: the two may differ by one rounding" in str(caught.value)
     assert f"try: say --device {first}" in str(caught.value)
     result = api.merge(path, out, options=Options(device=first))
-    assert isinstance(result, api.Result)
+    assert isinstance(result, Result)
     assert result.resumed == len(result.plan.steps)
 
 

@@ -16,6 +16,7 @@ from mergery.errors import DataError, PlanError
 from mergery.run import cluster as driver
 from mergery.run.cluster import Batch, Queue, WorkerHandle
 from mergery.run.events import Event, Finished, Joined, Lost, Progress
+from mergery.run.merging import Result
 from tests.conftest import weights_of
 
 TEXT = """\
@@ -56,7 +57,7 @@ def test_a_cluster_gives_the_bytes_of_one_machine(recipe, tmp_path, cluster):
     api.merge(path, tmp_path / "local")
     events: list[Event] = []
     result = api.merge(path, tmp_path / "out", ray="auto", on_event=events.append)
-    assert isinstance(result, api.Result)
+    assert isinstance(result, Result)
     assert weights_of(tmp_path / "out") == weights_of(tmp_path / "local")
     assert not api.verify(tmp_path / "out", sample=2)
     assert any(isinstance(event, Joined) for event in events) and isinstance(events[-1], Finished)
@@ -102,7 +103,7 @@ def test_a_cluster_and_one_machine_go_on_with_each_others_runs(
         api.merge(path, tmp_path / "out", ray=first, on_event=stop)
     assert (tmp_path / "out.partial/journal.jsonl").exists()
     result = api.merge(path, tmp_path / "out", ray=second)
-    assert isinstance(result, api.Result)
+    assert isinstance(result, Result)
     assert result.resumed > 0
     assert weights_of(tmp_path / "out") == weights_of(tmp_path / "calm")
 

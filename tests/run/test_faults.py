@@ -19,6 +19,7 @@ import pytest
 from mergery import api
 from mergery.errors import MergeryError
 from mergery.run.cluster_worker import SharedFiles
+from mergery.run.merging import Result
 from mergery.run.sinks import FolderSink
 from mergery.run.workers import Options
 from tests.conftest import held_merge, journalled, mergery_process
@@ -117,7 +118,7 @@ def test_finished_tensors_are_kept_when_the_disk_fills(calm, tmp_path, monkeypat
         with pytest.raises(MergeryError, match="the disk is full"):
             api.merge(path, tmp_path / "out", options=ONE)
     result = api.merge(path, tmp_path / "out", options=ONE)
-    assert isinstance(result, api.Result)
+    assert isinstance(result, Result)
     assert result.resumed > 0
     assert folder_of(tmp_path / "out") == whole
 

@@ -10,6 +10,7 @@ import pytest
 
 from mergery import api
 from mergery.errors import MergeryError, PlanError
+from mergery.run.merging import Result
 from mergery.run.output import place_of
 from tests.conftest import held_merge, journalled, merge_killed, weights_of
 
@@ -225,7 +226,7 @@ def test_restart_mends_a_damaged_journal(recipe, tmp_path, copy):
     with pytest.raises(MergeryError, match="is damaged"):
         api.merge(path, tmp_path / "out")
     result = api.merge(path, tmp_path / "out", restart=True)
-    assert isinstance(result, api.Result)
+    assert isinstance(result, Result)
     assert result.resumed == 0
 
 

@@ -17,6 +17,7 @@ import pytest
 from mergery import api
 from mergery.errors import DataError, PlanError
 from mergery.run.events import Started, Statistics
+from mergery.run.merging import Result
 from mergery.run.sinks import MemorySink
 from mergery.run.workers import Options, Run
 from tests.conftest import Killed, held_merge, journalled, merge_killed, weights_of
@@ -51,7 +52,7 @@ def test_an_interrupted_run_goes_on(recipe, tmp_path):
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "out.partial").is_dir()
     result = api.merge(path, tmp_path / "out")
-    assert isinstance(result, api.Result)
+    assert isinstance(result, Result)
     assert weights_of(tmp_path / "out") == weights_of(tmp_path / "calm")
     assert not (tmp_path / "out.partial").exists()
 
@@ -127,7 +128,7 @@ def test_events_are_json_lines(recipe, tmp_path, mergery):
 def test_time_is_kept(recipe, tmp_path):
     started = time.perf_counter()
     result = api.merge(recipe(TEXT), Path(tmp_path / "out"))
-    assert isinstance(result, api.Result)
+    assert isinstance(result, Result)
     assert 0 < result.seconds <= time.perf_counter() - started
 
 
@@ -146,7 +147,7 @@ def test_a_signal_stops_cleanly_and_says_how_to_go_on(recipe, tmp_path, number, 
     assert not out.exists()
     kept = journalled(tmp_path / "out.partial")
     result = api.merge(path, out)
-    assert isinstance(result, api.Result)
+    assert isinstance(result, Result)
     assert 0 < kept <= result.resumed < len(result.plan.steps)
     api.merge(path, tmp_path / "calm")
     assert weights_of(out) == weights_of(tmp_path / "calm")
@@ -163,7 +164,7 @@ def test_an_input_that_changes_during_the_run_is_noticed(recipe, tmp_path, llama
     with pytest.raises(DataError, match="the files of a were written to during the merge"):
         api.merge(path, tmp_path / "out", on_event=write)
     assert not (tmp_path / "out").exists()
-    assert isinstance(api.merge(path, tmp_path / "out"), api.Result)
+    assert isinstance(api.merge(path, tmp_path / "out"), Result)
 
 
 def test_an_unfinished_run_does_not_go_on_with_other_files(recipe, tmp_path, llamas):
@@ -180,7 +181,7 @@ def test_what_a_batch_has_made_is_kept_when_the_rest_of_it_fails(recipe, tmp_pat
     path = recipe(TEXT)
     merge_killed(path, tmp_path / "out", after=5)
     result = api.merge(path, tmp_path / "out")
-    assert isinstance(result, api.Result)
+    assert isinstance(result, Result)
     assert result.resumed == 5
 
 

@@ -17,6 +17,7 @@ from mergery import api
 from mergery.checkpoints import open_checkpoint
 from mergery.errors import DataError, MergeryError
 from mergery.run.exporting import GgufSink
+from mergery.run.workers import Options
 from mergery.testing.families import FAMILIES, fine_tune, make
 from mergery.testing.families.making import load, logits
 from mergery.testing.families.table import Family
@@ -117,7 +118,7 @@ def test_a_recipe_goes_straight_into_the_file(mergery: Any, tmp_path: Path) -> N
     assert all(np.array_equal(merged[name], written[name]) for name in merged)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "base", "out", "recipe.yaml", "x.gguf"]
     for threads in (1, 2):
-        api.export_gguf(recipe, tmp_path / f"{threads}.gguf", type="q4_0", options=api.Options(threads, 1 << 16))
+        api.export_gguf(recipe, tmp_path / f"{threads}.gguf", type="q4_0", options=Options(threads, 1 << 16))
     one, two = ((tmp_path / f"{threads}.gguf").read_bytes() for threads in (1, 2))
     assert one.replace(b"general.name\x08\0\0\0\1\0\0\0\0\0\0\x001", b"") == two.replace(
         b"general.name\x08\0\0\0\1\0\0\0\0\0\0\x002", b""

@@ -17,6 +17,7 @@ from mergery import api
 from mergery.checkpoints.tokenizer.reading import WORDS, Tokenizer
 from mergery.errors import MergeryError
 from mergery.recipe import Vocabulary
+from mergery.run.merging import Result
 from mergery.views.vocabulary.choosing import Member, assign_rows, choose_tokens, count_rows
 from tests.views.vocabulary.models import BIAS, EMBED, HEAD, words, write_model
 
@@ -172,7 +173,7 @@ def test_configs_speak_of_the_outputs_ids(home: Path, tmp_path: Path) -> None:
     with api.plan(recipe).checkpoints["base"]:
         pass
     result = api.merge(recipe, tmp_path / "out")
-    assert isinstance(result, api.Result)
+    assert isinstance(result, Result)
     config = json.loads((result.folder / "config.json").read_text())
     assert (config["vocab_size"], config["bos_token_id"], config["eos_token_id"]) == (4, 0, [2])  # b has no v
     assert config["pad_token_id"] is None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from mergery.cli.common import flowing, print_json
+from mergery.cli.common import flowing
 
 
 @flowing
 def schema() -> None:
     """Print the JSON schema of recipes, for editors."""
-    from mergery.recipe.schema import recipe_schema
+    from mergery.recipe.schema import schema_text
 
-    print_json(recipe_schema())
+    print(schema_text(), end="")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mergery.architecture.facts import ALLOWABLE
@@ -20,56 +21,117 @@ from mergery.recipe.vocabulary import LARGEST_MULTIPLE, MOST_NEIGHBOURS, PADDING
 
 _COUNT = {"type": "integer", "minimum": 1}
 _NAME = {"type": "string"}
-_RANGE = {"oneOf": [{"type": "integer", "minimum": 0}, {"type": "string", "pattern": r"^\s*\d+\s*(-\s*\d+\s*)?$"}]}
-_WHERE = {"where": {"$ref": "#/$defs/where"}}
+_RANGE = {"type": ["integer", "string"], "minimum": 0, "pattern": r"^\s*\d+\s*(-\s*\d+\s*)?$"}
 
 
 def recipe_schema() -> dict[str, Any]:
-    """JSON schema, draft 2020-12."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Mergery recipe",
-        **_mapping(
-            {
-                "models": {
-                    "description": "A name for each source: a path, a hub id, or a merge of others.",
-                    "type": "object",
-                    "minProperties": 1,
-                    "additionalProperties": {
-                        "oneOf": [{"type": "string", "minLength": 1}, _source(), {"$ref": "#/$defs/merge"}]
-                    },
-                },
-                "merge": {"$ref": "#/$defs/merge"},
-                "output": _output(),
-                "vocabulary": _vocabulary(),
-                "seed": {"type": "integer", "minimum": 0, "default": 0},
-                "drop": _list(_NAME),
-                "tensors": {
-                    "description": "What not all models have: each tensor, copied, or none. Without it, it is refused.",
-                    "enum": list(TENSORS),
-                },
-                "allow": {
-                    "description": "Facts of the configs in which the models may differ on purpose.",
-                    **_list({"enum": list(ALLOWABLE)}),
-                },
-            },
-            "models",
-            "merge",
-        ),
-        "$defs": {
-            "part": {"oneOf": [_take(_WHERE), *(_treatment(method, _WHERE) for method in methods().values())]},
-            "treatment": {"oneOf": [_take({}), *(_treatment(method, {}) for method in methods().values())]},
-            "merge": {"type": "object", "oneOf": [_merge(method) for method in methods().values()]},
-            "where": _mapping(
-                {
-                    "layers": _one_or_more(_RANGE),
-                    "role": _one_or_more({"enum": list(ROLES)}),
-                    "part": _one_or_more({"enum": list(PARTS)}),
-                    "name": {**_NAME, "description": "A pattern over the whole tensor name."},
-                }
-            ),
-        },
+    """JSON schema, of draft 7, which editors know best; later drafts read it the same.
+
+    What is the same stands once, under `$defs`. Where one of several forms is meant, a key or the kind of the value tells which
+    (`if`, `then`, `else`), so that a mistake is told against that form alone. Methods stand under their own names.
+    """
+    defs: dict[str, Any] = {
+        "where": _where(),
+        "range": _RANGE,
+        "ranges": {"type": "object", "additionalProperties": _ref("range"), "minProperties": 1},
+        "names": _list(_NAME, minItems=1),
+        "dtype": {"enum": list(OUTPUT_DTYPES)},
+        "parts": _list(_ref("part"), minItems=1),
     }
+    for method in methods().values():
+        _define(method, defs)
+    names = list(methods())
+    method = {"description": "The name of a method.", "enum": names}
+    defs["merge"] = {
+        "type": "object",
+        "properties": {"method": method},
+        **_if({"required": ["method"]}, {"allOf": _by_method("merge", names)}, _stack_alone()),
+    }
+    defs["treatment"] = {
+        "type": "object",
+        **_if(
+            {"required": ["take"]},
+            _mapping({"where": _ref("where"), "take": {**_NAME, "description": "The model whose tensor is taken."}}),
+            {"required": ["method"], "properties": {"method": method}, "allOf": _by_method("part", names)},
+        ),
+    }
+    defs["part"] = {"required": ["where"], "allOf": [_ref("treatment")]}
+    defs["rest"] = _if(
+        {"type": "string"}, {"enum": [BASE, *names]}, {"not": {"required": ["where"]}, "allOf": [_ref("treatment")]}
+    )
+    stage = {"anyOf": [{"required": ["method"]}, {"required": ["stack"]}]}
+    model = _if({"type": "string"}, {"minLength": 1}, {"type": "object", **_if(stage, _ref("merge"), _source())})
+    path = _if({"type": "string"}, {"minLength": 1}, _source())
+    whole = _mapping(
+        {
+            "models": {
+                "description": "A name for each source: a path, a hub id, or a merge of others. Or a list of paths.",
+                **_if(
+                    {"type": "array"},
+                    _list(path, minItems=1),
+                    {"type": "object", "minProperties": 1, "additionalProperties": model},
+                ),
+            },
+            "merge": _ref("merge"),
+            "output": _output(),
+            "vocabulary": _vocabulary(),
+            "seed": {"type": "integer", "minimum": 0, "default": 0},
+            "drop": _list(_NAME),
+            "tensors": {
+                "description": "What not all models have: each tensor, copied, or none. Without it, it is refused.",
+                "enum": list(TENSORS),
+            },
+            "allow": {
+                "description": "Facts of the configs in which the models may differ on purpose.",
+                **_list({"enum": list(ALLOWABLE)}),
+            },
+        },
+        "models",
+        "merge",
+        patternProperties={"^(x-|_|\\.)": {}},
+    )
+    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Mergery recipe", **whole, "$defs": defs}
+
+
+def schema_text() -> str:
+    """The schema as a file for editors: each definition on a line of its own."""
+    schema = recipe_schema()
+    defs = ",\n".join(f"{json.dumps(name)}: {json.dumps(said)}" for name, said in schema.pop("$defs").items())
+    return f'{json.dumps(schema)[:-1]}, "$defs": {{\n{defs}\n}}}}\n'
+
+
+def _ref(name: str) -> dict[str, Any]:
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def _if(condition: Mapping[str, Any], then: Mapping[str, Any], otherwise: Mapping[str, Any]) -> dict[str, Any]:
+    """One form or another, as the condition says."""
+    return {"if": dict(condition), "then": dict(then), "else": dict(otherwise)}
+
+
+def _by_method(kind: str, names: Iterable[str]) -> list[dict[str, Any]]:
+    """What is said of a merge, a slice or a part by each method."""
+    return [
+        {"if": {"required": ["method"], "properties": {"method": {"const": name}}}, "then": _ref(f"{name}.{kind}")}
+        for name in names
+    ]
+
+
+def _stack_alone() -> dict[str, Any]:
+    """A merge that names no method: layers are copied."""
+    return {"required": ["stack"], "allOf": [_ref("passthrough.merge")]}
+
+
+def _where() -> dict[str, Any]:
+    """Which tensors a part or a value is for."""
+    return _mapping(
+        {
+            "layers": _one_or_more(_ref("range")),
+            "role": _one_or_more({"enum": list(ROLES)}),
+            "part": _one_or_more({"enum": list(PARTS)}),
+            "name": {**_NAME, "description": "A pattern over the whole tensor name."},
+        }
+    )
 
 
 def _mapping(properties: Mapping[str, Any], *required: str, **more: Any) -> dict[str, Any]:
@@ -83,7 +145,7 @@ def _list(item: Mapping[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def _one_or_more(item: Mapping[str, Any]) -> dict[str, Any]:
-    return {"oneOf": [item, _list(item)]}
+    return _if({"type": "array"}, _list(item), item)
 
 
 def _source() -> dict[str, Any]:
@@ -109,12 +171,12 @@ def _output() -> dict[str, Any]:
     """The section `output`."""
     return _mapping(
         {
-            "dtype": {"enum": list(OUTPUT_DTYPES)},
-            "shard_size": {"oneOf": [_COUNT, _NAME], "default": "5GB"},
+            "dtype": _ref("dtype"),
+            "shard_size": {"type": ["integer", "string"], "minimum": 1, "default": "5GB"},
             "config": {**_NAME, "description": "The model whose config and names the output takes."},
             "tokenizer": {**_NAME, "description": "The output's vocabulary: base, union or a model's."},
             "chat_template": {**_NAME, "description": "auto, a model, a named template, or Jinja."},
-            "adapter": {"oneOf": [{"const": True}, _adapter_output()]},
+            "adapter": _if({"type": "object"}, _adapter_output(), {"const": True}),
         }
     )
 
@@ -140,93 +202,99 @@ def _vocabulary() -> dict[str, Any]:
         return _mapping({**properties, "force": {"type": "boolean", "default": False}}, *properties)
 
     token = {"type": "string", "minLength": 1}
-    rows = [
-        {"const": "zero"},
-        row(zero={"const": True}),
-        row(**{"from": _NAME}),
-        row(like=token, of=_NAME),
-        row(id={"type": "integer", "minimum": 0}, of=_NAME),
-    ]
+    rows = row(zero={"const": True})
+    for kind, keys in (
+        ("id", row(id={"type": "integer", "minimum": 0}, of=_NAME)),
+        ("like", row(like=token, of=_NAME)),
+        ("from", row(**{"from": _NAME})),
+    ):
+        rows = _if({"required": [kind]}, keys, rows)
+    rows = _if({"type": "object"}, rows, {"const": "zero"})
     new = _mapping({"token": token, "special": {"type": "boolean", "default": True}}, "token")
     omp = _mapping({"omp": {**_COUNT, "maximum": MOST_NEIGHBOURS, "default": 64}}, "omp")
     return _mapping(
         {
             "from": {**_NAME, "default": "base", "description": "base, union, or a model's name."},
             "base": {**_NAME, "description": "The model whose rows fill what others lack."},
-            "tokens": {"type": "object", "additionalProperties": {"oneOf": rows}},
-            "add": _list({"oneOf": [token, new]}),
+            "tokens": {"type": "object", "additionalProperties": rows},
+            "add": _list(_if({"type": "object"}, new, token)),
             "pad_to_multiple_of": {**_COUNT, "maximum": LARGEST_MULTIPLE},
             "padding": {"enum": list(PADDING), "default": "keep"},
-            "unknown": {"oneOf": [{"enum": list(UNKNOWN)}, omp], "default": "mean"},
+            "unknown": {"default": "mean", **_if({"type": "object"}, omp, {"enum": list(UNKNOWN)})},
         },
         description="The output's tokens and the rows that they get.",
     )
 
 
-def _merge(method: Method) -> dict[str, Any]:
-    """A merge by one method."""
-    settings = {setting.name: _setting(setting) for setting in method.settings.values()}
-    ranges = {"type": "object", "additionalProperties": _RANGE, "minProperties": 1}
-    slice_ = _mapping({"models": ranges, "base": _NAME, **settings}, "models")
-    growths = [_mapping({rule: _NAME, number: _COUNT}, rule, number) for rule, number in GROWTHS.items()]
-    rest = {
-        "description": "What the tensors get on which the method does not work.",
-        "oneOf": [{"enum": [BASE, *methods()]}, {"$ref": "#/$defs/treatment"}],
-    }
-    return {
-        "title": method.name,
-        "description": method.summary,
-        "additionalProperties": False,
-        "anyOf": [{"required": ["method"]}, *([{"required": ["stack"]}] if method.name == "passthrough" else [])],
-        "properties": {
-            "method": {"const": method.name},
+def _define(method: Method, defs: dict[str, Any]) -> None:
+    """Add what a method takes: in a merge, in a slice of a stack, and for a part or the rest."""
+    settings = {setting.name: _setting(method, setting, defs) for setting in method.settings.values()}
+    slices = _list(_ref(f"{method.name}.slice"), minItems=1)
+    name = {"const": method.name}
+    defs[f"{method.name}.slice"] = _mapping({"models": _ref("ranges"), "base": _NAME, **settings}, "models")
+    defs[f"{method.name}.part"] = _mapping({"where": _ref("where"), "method": name, **settings})
+    defs[f"{method.name}.merge"] = _mapping(
+        {
+            "method": name,
             "base": _NAME,
-            "models": _list(_NAME, minItems=1),
-            "stack": {"oneOf": [_list(slice_, minItems=1), *growths]},
-            "dtype": {"enum": list(OUTPUT_DTYPES)},
+            "models": _ref("names"),
+            "stack": _if({"type": "object"}, _growth(), slices) if method.name == "passthrough" else slices,
+            "dtype": _ref("dtype"),
             **({"preset": {"enum": list(method.presets)}} if method.presets else {}),
-            **({"rest": rest} if method.roles is not None else {}),
-            "parts": _list({"$ref": "#/$defs/part"}, minItems=1),
+            **({"rest": _ref("rest")} if method.roles is not None else {}),
+            "parts": _ref("parts"),
             **settings,
         },
-    }
+        title=method.name,
+        description=method.summary,
+    )
 
 
-def _treatment(method: Method, where: Mapping[str, Any]) -> dict[str, Any]:
-    """A method with its settings, for the rest or for a part."""
-    settings = {setting.name: _setting(setting) for setting in method.settings.values()}
-    return _mapping({**where, "method": {"const": method.name}, **settings}, "method", *where, title=method.name)
+def _growth() -> dict[str, Any]:
+    """A stack by rule."""
+    first, second = (_mapping({rule: _NAME, number: _COUNT}, rule, number) for rule, number in GROWTHS.items())
+    return _if({"required": [next(iter(GROWTHS))]}, first, second)
 
 
-def _take(where: Mapping[str, Any]) -> dict[str, Any]:
-    """One model's own tensors, for the rest or for a part."""
-    take = {**_NAME, "description": "A model of the merge, or its base, whose tensor is taken."}
-    return _mapping({**where, "take": take}, *where, "take")
-
-
-def _setting(setting: Setting) -> dict[str, Any]:
-    scalar = _scalar(setting)
-    gradient = _list(scalar, minItems=1)
-    spread = _mapping({"gradient": gradient, "outside": {"enum": ["ends", "first"]}}, "gradient")
-    plain = [scalar, gradient, spread]
-    case = _mapping({**_WHERE, "value": {"anyOf": plain}}, "value")
-    forms: list[dict[str, Any]] = [*plain, case, _list(case, minItems=1)]
-    if setting.per_model:
-        forms.append({"type": "object", "additionalProperties": {"anyOf": list(forms)}})
-    result: dict[str, Any] = {"description": setting.doc, "anyOf": forms}
+def _setting(method: Method, setting: Setting, defs: dict[str, Any]) -> dict[str, Any]:
+    """A reference to what is said of a setting: methods that say the same share it."""
+    said: dict[str, Any] = {"description": setting.doc, **_value(setting, defs)}
     if not setting.required:
-        result["default"] = setting.default
-    return result
+        said["default"] = setting.default
+    same = next((name for name, known in defs.items() if known == said), f"{method.name}.{setting.name}")
+    defs[same] = said
+    return _ref(same)
+
+
+def _value(setting: Setting, defs: dict[str, Any]) -> dict[str, Any]:
+    """The forms of a value: a scalar, a gradient, filtered, or by model."""
+    scalar, kind = _scalar(setting), _kind(setting)
+    case, points, spread = (_ref(f"{kind}.{form}") for form in ("case", "points", "gradient"))
+    listed = _if({"type": "array"}, _ref(f"{kind}.list"), scalar)
+    if f"{kind}.one" not in defs:
+        defs[f"{kind}.points"] = _list(scalar, minItems=1)
+        defs[f"{kind}.gradient"] = _mapping({"gradient": points, "outside": {"enum": ["ends", "first"]}}, "gradient")
+        defs[f"{kind}.plain"] = _if({"type": "object"}, spread, _if({"type": "array"}, points, scalar))
+        defs[f"{kind}.case"] = _mapping({"where": _ref("where"), "value": _ref(f"{kind}.plain")}, "value")
+        defs[f"{kind}.list"] = _if({"contains": {"type": "object"}}, _list(case), points)
+        defs[f"{kind}.one"] = _if({"type": "object"}, _if({"required": ["value"]}, case, spread), listed)
+    if setting.per_model and f"{kind}.each" not in defs:
+        named = _if({"required": ["value"]}, case, {"additionalProperties": _ref(f"{kind}.one")})
+        defs[f"{kind}.each"] = _if({"type": "object"}, _if({"required": ["gradient"]}, spread, named), listed)
+    return {"allOf": [_ref(f"{kind}.{'each' if setting.per_model else 'one'}")]}
+
+
+def _kind(setting: Setting) -> str:
+    """A name for all settings with the same values."""
+    kind = "-".join(setting.choices) if setting.kind == "choice" else setting.kind
+    return f"{kind}-or-null" if setting.optional else kind
 
 
 def _scalar(setting: Setting) -> dict[str, Any]:
-    kinds: dict[str, dict[str, Any]] = {
-        "bool": {"type": "boolean"},
-        "int": {"type": "integer"},
-        "float": {"type": "number"},
-        **{kind: {"type": "number", "minimum": low, "maximum": high} for kind, (low, high) in LIMITS.items()},
-        "choice": {"enum": list(setting.choices)},
-        "task": {"type": "string", "description": "The name of one of the merged models."},
-    }
-    scalar = kinds[setting.kind]
-    return {"anyOf": [scalar, {"type": "null"}]} if setting.optional else scalar
+    null = ["null"] if setting.optional else []
+    if setting.kind == "choice":
+        return {"enum": [*setting.choices, *([None] if null else [])]}
+    types = {"bool": "boolean", "int": "integer", "task": "string"}
+    kind = types.get(setting.kind, "number")
+    limits = dict(zip(("minimum", "maximum"), LIMITS.get(setting.kind, ()), strict=False))
+    return {"type": [kind, *null] if null else kind, **limits}

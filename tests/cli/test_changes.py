@@ -68,6 +68,14 @@ def test_a_recipe_from_standard_input(mergery, llamas, tmp_path, monkeypatch):
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
+def test_recipe_and_output_the_other_way_round(mergery, recipe, tmp_path):
+    path = recipe(SLERP)
+    outcome = mergery("merge", tmp_path / "out", path)
+    assert outcome.code == 2
+    assert f"try: mergery merge {path} {tmp_path / 'out'}\n" in outcome.err
+    assert path.read_text()
+
+
 def test_mistakes_of_standard_input_have_a_place(mergery, monkeypatch):
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"models: {a: ./a}\nmerge: {method: tise}\n")))
     assert "mergery: standard input:2:17: unknown method 'tise'" in mergery("plan", "-").err

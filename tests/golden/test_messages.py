@@ -15,10 +15,7 @@ def test_message(name):
     assert found == measure.expected("messages")[name]
 
 
-OPTIONS = ("unknown option", "unknown command", "no argument")  # of the command line itself
-
-
-@pytest.mark.parametrize("name", [name for name in MISTAKES if name not in OPTIONS])
+@pytest.mark.parametrize("name", MISTAKES)
 def test_every_problem_comes_with_something_to_try(name):
     says = measure.expected("messages")[name]["says"]
     problems = sum(line.startswith("mergery: ") for line in says)

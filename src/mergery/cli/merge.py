@@ -69,8 +69,11 @@ def merge(
         machine. --threads is then of each worker.
     """
     from mergery import api
+    from mergery.errors import RecipeError
 
     options = run_options(threads, chunk, device)
+    if out.is_file() and str(recipe) != "-" and not recipe.is_file():
+        raise RecipeError(f"the recipe stands where OUT belongs: {str(out)!r}", hint=f"mergery merge {out} {recipe}")
     plan = api.plan(read_recipe(recipe, values, allow, drop), only=only)
     if dry_run:
         say_beforehand(plan, out, options, json=json, replace=replace, restart=restart)

@@ -99,7 +99,7 @@ class MergekitReader(ReferenceReader):
         for index, item in enumerate(data):
             at = (*path, index)
             if not isinstance(item, dict) or "model" not in item:
-                self.fail("an entry names its model", at, hint="- model: ./a")
+                self.fail("an entry names its model", at, hint=f"- model: {item if isinstance(item, str) else './a'}")
                 continue
             self.only(item, at, known)
             model = self.reference(item["model"], (*at, "model"))

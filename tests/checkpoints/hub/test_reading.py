@@ -10,6 +10,7 @@ import torch
 from huggingface_hub import constants, hf_hub_download
 from safetensors.torch import save_file
 
+from mergery.checkpoints.equality import BLOCK, same_bytes
 from mergery.checkpoints.hub.remote import AHEAD
 from mergery.errors import CheckpointError
 from mergery.testing.hub_server import HubServer
@@ -215,3 +216,19 @@ def test_weights_in_the_cache_are_not_asked_for(hub: HubServer, model: Path) -> 
     open_hub()
     assert not hub.asked(SHARDS[0])
     assert hub.asked(SHARDS[1])
+
+
+def test_whether_a_head_is_its_embeddings_is_seen_before_it_is_downloaded(hub: HubServer, tmp_path: Path) -> None:
+    """Block by block, up to the first that differs; the weights themselves still come when they are wanted."""
+    (tmp_path / "repo").mkdir()
+    rows = torch.randn(3 * BLOCK // 8, 8)
+    save_file({"a": rows, "b": rows.clone(), "c": rows + 1}, tmp_path / "repo" / "model.safetensors")
+    hub.add("org/model", tmp_path / "repo")
+    checkpoint = open_hub()
+    assert same_bytes(checkpoint, "a", "b")
+    before = sum(request.sent for request in hub.asked("model.safetensors"))
+    assert not same_bytes(checkpoint, "a", "c")
+    seen = sum(request.sent for request in hub.asked("model.safetensors")) - before
+    assert seen < 3 * 4 * BLOCK, "one block of each, of the three that they have"
+    with pytest.raises(CheckpointError, match="not on this machine yet"):
+        read_bytes(checkpoint, "a")

@@ -25,6 +25,12 @@ def test_the_page_is_the_scripts(script, page, more, monkeypatch):
     assert module.page(data, *more) == read(page), f"run: python benchmarks/{script}.py --page --write {page}"
 
 
+def test_the_figures_of_adapters_are_the_scripts(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    module, figures = importlib.import_module("adapters"), importlib.import_module("pages").figures
+    assert module.page(figures("adapters")) == read("docs/adapters.md"), "run: python benchmarks/adapters.py --page"
+
+
 def test_no_measured_page_keeps_the_developers_books():
     for page in ("performance", "methods-cost", "scaling", "which-method"):
         text = read(f"docs/{page}.md")

@@ -203,6 +203,13 @@ class _Reader:
         if not rank or len(down.shape) < 2 or len(up.shape) < 2 or down.shape[0] != up.shape[1]:
             self.fail(f"the factors of {module!r} do not fit together", shapes, "check that the file is whole")
             return
+        sizes = {"magnitude": up.shape[0], "alpha": 1}
+        odd = [found[role] for role, size in sizes.items() if role in found and found[role].elements != size]
+        odd += [info for info in found.values() if not info.dtype.mergeable or not info.elements]
+        if odd:
+            why = f"{odd[0].name} is {odd[0].dtype} {list(odd[0].shape)}"
+            self.fail(f"the adapter's module {module!r} cannot be read", why, "check that the file is whole")
+            return
         experts = down.shape[0] // int(rank)
         if experts * int(rank) != down.shape[0] or (experts > 1 and not parameters):
             self.fail(
@@ -261,8 +268,9 @@ class _Reader:
             said = next((ids for key, ids in said.items() if module == key or module.endswith(f".{key}")), None)
         if not isinstance(said, list) or not all(type(each) is int and each >= 0 for each in said):
             said = []
-        if len(said) != info.shape[0]:
-            why = f"{info.name} has {info.shape[0]} rows, and trainable_token_indices in {ADAPTER} has {len(said)}"
+        rows = info.shape[0] if len(info.shape) == 2 else 0
+        if len(said) != rows or not rows:
+            why = f"{info.name} has {rows} rows, and trainable_token_indices in {ADAPTER} has {len(said)}"
             self.fail("the adapter does not say whose rows it replaces", why)
         return tuple(said)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 from mergery.checkpoints.file_kinds import CONFIG, WEIGHT_SUFFIXES, is_weight_file, other_form
 from mergery.errors import CheckpointError, Where
@@ -108,6 +109,9 @@ def _gguf(names: list[str], where: str) -> CheckpointError:
     """A folder may hold several quantisations of one model; which is meant, only the user knows."""
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     what, hint = "the weights here are in GGUF", f"name a file: {where}/{names[0]}"
+    if "@" in where and not Path(where).is_dir():  # on the hub
+        repo = where.partition("@")[0]
+        hint = f"download the one that you want, and name it: hf download {repo} {names[0]} --local-dir ."
     return CheckpointError(what, where=Where(where), why=f"here: {shown}", hint=hint)
 
 

@@ -42,11 +42,12 @@ class GgufPlan:
 
 
 def gguf_plan(
-    plan: Plan, texts: Mapping[str, bytes], file: str, wanted: str, *, cutting: str | None = None
+    plan: Plan, texts: Mapping[str, bytes], file: str, wanted: str, *, name: str, cutting: str | None = None
 ) -> GgufPlan:
     """The plan of a model that is written as one file of this name. Raises PlanError where llama.cpp has no such model.
 
-    `texts` are the small files that the model would have in a folder; `wanted` is the type of its matrices.
+    `texts` are the small files that the model would have in a folder; `wanted` is the type of its matrices; `name` is what
+    the file calls the model.
     """
     family = _family(plan)
     stated = Stated(family, plan.config)
@@ -68,7 +69,7 @@ def gguf_plan(
     words, notes = _words(plan, texts, rows, family, cutting)
     metadata = {
         "general.architecture": family.architecture, "general.type": "model",
-        "general.name": file.removesuffix(".gguf"), "general.file_type": _file_type(wanted),
+        "general.name": name, "general.file_type": _file_type(wanted),
         "general.quantization_version": 2, "mergery.plan": plan.digest,
         **{f"{family.architecture}.{key}": value for key, value in {"vocab_size": rows, **stated.keys}.items()},
         **words,

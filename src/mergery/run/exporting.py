@@ -44,8 +44,10 @@ def export_gguf(
         finer, wanted = wanted, {"bfloat16": "BF16", "float16": "F16"}.get(plan.dtype.torch, "F32")
     out = _place_of(out)
     _check_output(plan, out, replace=replace)
-    first = out if finer is None else out.with_name(f"{out.stem}.{wanted.lower()}.gguf")
-    made = gguf_plan(plan, side_files(plan), first.name, wanted, cutting=cutting)
+    first = out if finer is None else out.with_name(f"{out.stem}.unquantised.gguf")
+    if finer is not None:
+        _check_output(plan, first, replace=False)
+    made = gguf_plan(plan, side_files(plan), first.name, wanted, name=out.stem, cutting=cutting)
     started = time.perf_counter()
     prepare(made.plan, notify, options)
     sink = GgufSink(made, first, options.devices[0].kind, restart=restart)

@@ -51,6 +51,17 @@ def test_a_model_is_found_under_the_spellings_that_people_use(source: str, hub: 
     assert open_hub(checkpoint.location).commit == commit  # what Mergery prints can be typed
 
 
+def test_a_model_in_gguf_is_downloaded_by_its_file(hub: HubServer, tmp_path: Path) -> None:
+    (tmp_path / "repo").mkdir()
+    (tmp_path / "repo" / "m-Q8_0.gguf").write_bytes(b"GGUF")
+    commit = hub.add("org/packed", tmp_path / "repo")
+    assert message("org/packed") == (
+        f"org/packed@{commit}: the weights here are in GGUF\n"
+        "  why: here: m-Q8_0.gguf\n"
+        "  try: download the one that you want, and name it: hf download org/packed m-Q8_0.gguf --local-dir ."
+    )
+
+
 def test_a_model_of_the_first_years_has_no_owner(hub: HubServer, model: Path) -> None:
     commit = hub.add("gpt2", model)
     assert open_hub("gpt2").location == f"gpt2@{commit}"

@@ -73,12 +73,13 @@ def call(
     tensors = decode(reader, window, start, stop)
     base = tensors[0] if reader.node.base is not None else None
     models = tensors if base is None else tensors[1:]
-    if reader.deltas and base is not None and method.takes != "models":
-        models = [model - base for model in models]
     place, shape = reader.workspace.device.place, piece_shape(reader, stop - start)
     random = KeyedUniform(keys, shape, start=start, place=place, view=partial(turned, reader))
-    given = Given(reader.node.shape, base, random)
+    dtypes = [row.dtype.torch for row in reader.rows[len(tensors) - len(models) :]]
+    given = Given(reader.node.shape, base, random, models, dtypes)
     taken = {name: ask.take(given) for name, ask in method.asks if not ask.streamed}
+    if reader.deltas and base is not None and method.takes != "models":
+        models = [model.sub_(base) for model in models]
     result = call_by_name(function, {**known, **taken, "models": models, "deltas": models, method.first: models})
     if function is not method.function:
         return result

@@ -7,7 +7,9 @@ Where a kept singular value lies below 1e-4 s_1, the singular vectors on the lon
 orthonormal once more (to better than 1e-8).
 
 **Rank.** A singular value below `RANK` s_1 counts as zero, and its singular vectors *are* zeros. No direction that the data
-do not have enters a product: duplicate, zero and low-rank task vectors need no special case.
+do not have enters a product: duplicate, zero and low-rank task vectors need no special case. Where inputs are stored in 16
+bits, what their rounding may have made by itself counts as zero too (`noise_of`): an adapter that was merged into bfloat16
+weights is a matrix of low rank plus white noise, whose many directions no task knows.
 
 All functions take matrices (..., m, n) and work on each by itself; many small matrices go through one call. One thread
 makes the same bytes from the same input; see `mergery.kernels.threads`.
@@ -24,21 +26,26 @@ from torch import Tensor
 
 RANK = 1e-6  # of the largest singular value: smaller ones are zero
 FAINT = 1e-4  # of the largest singular value: below it, vectors are made orthonormal once more
+EDGE = 1.05  # of the largest singular value of rounding, as theory has it: what lies below may be rounding
 TIE = 1e-9  # of a magnitude: what lies closer is the same number but for rounding
 
 
-def svd(matrix: Tensor, top: int | None = None, *, of: Tensor | float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+def svd(
+    matrix: Tensor, top: int | None = None, *, of: Tensor | float = 0.0, noise: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
     """Singular vectors and values, largest first: float64 u (..., m, r), s (..., r), vh (..., r, n).
 
     r is min(m, n), or `top` where that is less. What is numerically zero is exactly zero, vectors included. Of a matrix that
-    is a difference, `of` is the size (...) of what it is a difference of: then rounding is told from what is left.
+    is a difference, `of` is the size (...) of what it is a difference of: then rounding is told from what is left. `noise`
+    (...) is the largest singular value that rounding of the inputs may have by itself, see `noise_of`.
     """
     wide = matrix.double()
     tall = wide if wide.shape[-2] >= wide.shape[-1] else wide.mT
     values, vectors = torch.linalg.eigh(tall.mT @ tall)
     count = vectors.shape[-1] if top is None else min(top, vectors.shape[-1])
     size = values.flip(-1).clamp(min=0.0).sqrt()
-    least = RANK * torch.as_tensor(of, dtype=torch.float64, device=matrix.device).unsqueeze(-1)
+    bounds = (torch.as_tensor(each, dtype=torch.float64, device=matrix.device) for each in (of, noise))
+    least = torch.maximum(RANK * next(bounds), next(bounds)).unsqueeze(-1)
     kept = ((size > RANK * size[..., :1]) & (size > least))[..., :count]
     right = vectors.flip(-1)[..., :count] * kept.unsqueeze(-2)
     left = tall @ right
@@ -47,6 +54,32 @@ def svd(matrix: Tensor, top: int | None = None, *, of: Tensor | float = 0.0) -> 
     if bool((kept & (s < FAINT * s[..., :1])).any()):
         left = 1.5 * left - 0.5 * left @ (left.mT @ left)
     return (left, s, right.mT) if tall is wide else (right, s, left.mT)
+
+
+def noise_of(deltas: Sequence[Tensor | Factored], deviations: Sequence[Tensor]) -> list[Tensor]:
+    """The largest singular value that rounding may have of each task vector, (...), from the standard deviation of an entry's
+    rounding (`mergery.method.Noise`).
+
+    That of an m x n matrix of independent errors lies at deviation (sqrt(m) + sqrt(n)), closely. A task vector that is no
+    longer than twice that in every direction is not told from its rounding, and is taken as it is.
+    """
+    bounds = []
+    for delta, deviation in zip(deltas, deviations, strict=True):
+        if isinstance(delta, Factored) or not bool(deviation.any()):
+            bounds.append(deviation)
+            continue
+        m, n = delta.shape[-2:]
+        apart = norm(delta)[..., 0, 0] > 2.0 * EDGE * deviation * (m * n) ** 0.5
+        bounds.append(EDGE * deviation * (m**0.5 + n**0.5) * apart)
+    return bounds
+
+
+def noise_of_sum(noises: Sequence[Tensor], weight: Any) -> Tensor:
+    """The same of a weighted sum, whose terms were rounded independently of each other."""
+    total = noises[0] * 0.0
+    for noise, factor in zip(noises, weight, strict=True):
+        total = total + (noise * float(factor)).square()
+    return total.sqrt()
 
 
 def polar(matrix: Tensor, *, of: Tensor | float = 0.0) -> Tensor:

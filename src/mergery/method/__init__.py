@@ -3,8 +3,8 @@
 A parameter of the function is one of three things, told by its annotation:
 
 * **what is merged** (the first parameter): `Count`, `Gram`, `Models` or `Deltas`;
-* **what it asks the engine for**: `Annotated[..., ask]` with an `Ask` such as `Base()`, `Random()`, `Largest("density")`
-  or `Sum(of)`;
+* **what it asks the engine for**: `Annotated[..., ask]` with an `Ask` such as `Base()`, `Random()`, `Noise()`,
+  `Largest("density")` or `Sum(of)`;
 * **a setting** (keyword-only): `bool`, `int`, `float`, `Fraction`, `Way`, `Task`, a `Literal`, or `PerModel[...]` of those.
 
 Asks are answered in the order of the signature, and later ones may use what earlier ones gave. A statistic is of the tensor
@@ -24,6 +24,7 @@ from mergery.method.asks import (
     Largest,
     MergedDelta,
     Models,
+    Noise,
     Random,
     Shape,
     Sum,
@@ -38,6 +39,6 @@ from mergery.method.setting import Fraction, PerModel, Setting, Task, Way, each
 
 __all__ = [
     "Ask", "Base", "Coefficients", "Consensus", "Count", "Deltas", "Fraction", "Gram", "Largest", "MergedDelta",
-    "Method", "Models", "PackedPart", "Packing", "PerModel", "Preset", "Random", "Setting", "Shape", "Sum", "Task",
+    "Method", "Models", "Noise", "PackedPart", "Packing", "PerModel", "Preset", "Random", "Setting", "Shape", "Sum", "Task",
     "Tensor", "Way", "each", "find", "method", "methods", "register", "serve",
 ]  # fmt: skip

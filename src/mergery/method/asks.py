@@ -6,7 +6,7 @@ Loads neither torch nor numpy.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -63,6 +63,8 @@ else:
         """What a method returns that mixes its vectors: float64 `(..., k)`, one coefficient for each."""
 
 
+EXPONENT = 0x7F800000  # the bits of a float32 that give its power of two
+
 # --- asks ---------------------------------------------------------------------------------------------------------
 
 
@@ -71,12 +73,14 @@ class Given:
     """What a method may be given of one piece of a tensor, besides what is merged.
 
     shape: of the whole tensor. base: the base's values, where there is one. random: numbers keyed by seed, tensor, model and
-    element.
+    element. models: each model's values, float32, before the base is taken off. dtypes: in which they are stored.
     """
 
     shape: tuple[int, ...]
     base: Tensor | None
     random: KeyedUniform
+    models: Sequence[Tensor] = ()
+    dtypes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,35 @@ class Random(Ask):
     def take(self, given: Given) -> KeyedUniform:
         """See `Ask.take`."""
         return given.random
+
+
+SPACING = {"bfloat16": 2.0**-7, "float16": 2.0**-10}
+"""Between 1 and the next number, of the types whose rounding can be told from what was learned."""
+NORMAL = {"bfloat16": 2.0**-126, "float16": 2.0**-14}
+"""The least number of each with all its bits; the spacing below is that at it."""
+
+
+@dataclass(frozen=True)
+class Noise(Ask):
+    """What rounding has added to the matrices of each model that is stored in 16 bits: a list of k float64 tensors (...), the
+    standard deviation of an entry; zero for models in float32 or float64, and for low-rank factors.
+
+    A rounding error is anywhere within half a spacing, so that its variance is a twelfth of the spacing's square.
+    """
+
+    def take(self, given: Given) -> list[Tensor]:
+        """See `Ask.take`."""
+        return [self.of(model, dtype) for model, dtype in zip(given.models, given.dtypes, strict=True)]
+
+    def of(self, values: Tensor, dtype: str) -> Tensor:
+        """That of one model's matrices (..., m, n)."""
+        import torch
+
+        if dtype not in SPACING or not values.numel():
+            return torch.zeros(values.shape[:-2], dtype=torch.float64, device=values.device)
+        power = (values.contiguous().view(torch.int32) & EXPONENT).view(torch.float32).clamp_(min=NORMAL[dtype])
+        size = torch.linalg.vector_norm(power, dim=(-2, -1), dtype=torch.float64)
+        return size * (SPACING[dtype] / math.sqrt(12 * values.shape[-2] * values.shape[-1]))
 
 
 @dataclass(frozen=True)

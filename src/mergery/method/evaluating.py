@@ -34,7 +34,8 @@ class Evaluation:
         self.like, self.base = models[0], None
         if base is not None and method.base != "unused":
             self.like, self.base = base, finite(base, "the base")
-        self.vectors = [finite(model, f"model '{index}'") for index, model in enumerate(models)]
+        self.vectors = self.stored = [finite(model, f"model '{index}'") for index, model in enumerate(models)]
+        self.dtypes = [str(model.dtype).removeprefix("torch.") for model in models]
         if self.base is not None and method.span != "models":
             self.vectors = [model - self.base for model in self.vectors]
         self.dtype, self.shape = models[0].dtype, tuple(models[0].shape)
@@ -87,7 +88,8 @@ class Evaluation:
         views = [self.view(vector)[cut] for vector in self.vectors]
         whole = self.view(self.vectors[0])
         random = KeyedUniform(self.keys, whole.shape, place=whole.device, view=lambda stream: stream[cut])
-        given = Given(self.shape, None if self.base is None else self.view(self.base)[cut], random)
+        base = None if self.base is None else self.view(self.base)[cut]
+        given = Given(self.shape, base, random, [self.view(model)[cut] for model in self.stored], self.dtypes)
         taken = {name: ask.take(given) for name, ask in self.method.asks if not ask.streamed}
         return call_by_name(
             function, {**self.known, **taken, "models": views, "deltas": views, self.method.first: views}
@@ -159,7 +161,8 @@ def evaluate_factored(
         raise RecipeError(f"{method.name} needs a base", why="it turns the base's own weights", hint="base=<a tensor>")
     shape = deltas[0].shape
     method.refuse(deltas, deltas[0] if base is None else base)
-    given = Given(shape, None if base is None else base.float(), KeyedUniform(stream_keys(seed, len(deltas)), shape))
+    random, exact = KeyedUniform(stream_keys(seed, len(deltas)), shape), ["float32"] * len(deltas)
+    given = Given(shape, None if base is None else base.float(), random, [delta.left for delta in deltas], exact)
     taken = {name: ask.take(given) for name, ask in method.asks if not ask.streamed}
     merged = method.function(list(deltas), **taken, **resolved)
     if base is None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from mergery.errors import RecipeError
-from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Tensor, each, method
+from mergery.method import Deltas, Fraction, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
 from mergery.methods._routes import by_svd
@@ -54,6 +54,7 @@ def smoothed(s: Tensor, smooth: str, ratio: float) -> Tensor:
 )
 def dc_merge(
     deltas: Deltas,
+    noise: Annotated[list[Tensor], Noise()],
     *,
     weight: PerModel[float] = each(1.0),
     smooth: Literal["none", "mean", "linear"] = "none",
@@ -69,7 +70,8 @@ def dc_merge(
         keep the largest entries of each M_i, elect signs, average those that agree, keep the k diagonal blocks: M
         out = base + scale * P M Q^T
 
-    Entries of M_i below 1e-6 of its largest are zero.
+    Entries of M_i below 1e-6 of its largest are zero, and triplets that rounding to 16 bits may have made by itself are
+    left out.
 
     Settings:
         weight: factor of each task's M_i.
@@ -88,11 +90,11 @@ def dc_merge(
     """
     import torch
 
-    from mergery.kernels.spectral import cleared, framed, largest, polar, rank, svd
+    from mergery.kernels.spectral import cleared, framed, largest, noise_of, polar, rank, svd
 
     cores, frame = framed(deltas)
     kept = share(frame.smaller, len(cores))
-    triplets = [svd(core, kept) for core in cores]
+    triplets = [svd(core, kept, noise=bound) for core, bound in zip(cores, noise_of(deltas, noise), strict=True)]
     left = polar(torch.cat([u for u, _, _ in triplets], dim=-1))
     right = polar(torch.cat([vh for _, _, vh in triplets], dim=-2))
     entries = rank(torch.cat([s for _, s, _ in triplets], dim=-1)).square()

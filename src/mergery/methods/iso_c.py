@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from mergery.method import Deltas, MergedDelta, PerModel, Preset, each, method
+from mergery.method import Deltas, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
 from mergery.methods._routes import by_svd
@@ -27,14 +27,20 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     },
     routing=routing,
 )
-def iso_c(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: float | None = None) -> MergedDelta:
+def iso_c(
+    deltas: Deltas,
+    noise: Annotated[list[Tensor], Noise()],
+    *,
+    weight: PerModel[float] = each(1.0),
+    scale: float | None = None,
+) -> MergedDelta:
     """Add the task vectors and give every direction of the sum the same weight.
 
         sum_i w_i (x_i - base) = U S V^T;   out = base + scale * s U V^T   with s the mean of the singular values
 
     The sum of singular values stays. Only directions of numerical rank (singular values above 1e-6 of the
-    largest) take part, in the mean and in U V^T: a sum of low rank stays of low rank, where the formula read to
-    the letter would give directions that no task knows the full weight s.
+    largest, and above what rounding to 16 bits has by itself) take part, in the mean and in U V^T: a sum of low rank stays
+    of low rank, where the formula read to the letter would give directions that no task knows the full weight s.
 
     Settings:
         weight: factor of each task vector.
@@ -48,8 +54,8 @@ def iso_c(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: float |
     Use it for many fine-tunes of one base whose sum is dominated by a few directions that they share. One model
     alone does not come back unchanged.
     """
-    from mergery.kernels.spectral import flat_level, framed, svd, total
+    from mergery.kernels.spectral import flat_level, framed, noise_of, noise_of_sum, svd, total
 
     cores, frame = framed(deltas)
-    u, s, vh = svd(total(cores, weight))
+    u, s, vh = svd(total(cores, weight), noise=noise_of_sum(noise_of(deltas, noise), weight))
     return frame.lift(u * (flat_level(s) * outer(scale, len(deltas))).unsqueeze(-2), vh)

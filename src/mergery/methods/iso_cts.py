@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, each, method
+from mergery.method import Deltas, Fraction, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
 from mergery.methods._routes import by_svd
@@ -35,7 +35,12 @@ def split(smaller: int, k: int, common: float) -> tuple[int, int]:
     routing=routing,
 )
 def iso_cts(
-    deltas: Deltas, *, weight: PerModel[float] = each(1.0), common: Fraction = 0.8, scale: float | None = None
+    deltas: Deltas,
+    noise: Annotated[list[Tensor], Noise()],
+    *,
+    weight: PerModel[float] = each(1.0),
+    common: Fraction = 0.8,
+    scale: float | None = None,
 ) -> MergedDelta:
     """Give the same weight to the leading directions of the sum and to each task's own beyond them.
 
@@ -44,8 +49,8 @@ def iso_cts(
         out = base + scale * s P([U_1 .. U_k, U_c]) P([V_1 .. V_k, V_c])^T
 
     s is the mean of all these singular values and P the orthogonal polar factor; c and q are rounded so that they
-    add up. Directions of no numerical rank (singular values below 1e-6 of the largest) are left out everywhere.
-    With `common` 1 it is Iso-C.
+    add up. Directions of no numerical rank (singular values below 1e-6 of the largest, or below what rounding to 16 bits
+    has by itself) are left out everywhere. With `common` 1 it is Iso-C.
 
     Settings:
         weight: factor of each task vector.
@@ -62,15 +67,17 @@ def iso_cts(
     """
     import torch
 
-    from mergery.kernels.spectral import flat_level, framed, norm, polar, svd, total
+    from mergery.kernels.spectral import flat_level, framed, noise_of, noise_of_sum, norm, polar, svd, total
 
     cores, frame = framed(deltas)
+    bounds = noise_of(deltas, noise)
     kept, own = split(frame.smaller, len(cores), common)
-    triplets = [svd(total(cores, weight), kept)]
+    triplets = [svd(total(cores, weight), kept, noise=noise_of_sum(bounds, weight))]
     shared = triplets[0][0]
-    for core, factor in zip(cores, weight, strict=True) if own else ():
+    for core, factor, bound in zip(cores, weight, bounds, strict=True) if own else ():
         rest = core.double() * float(factor)
-        triplets.append(svd(rest - shared @ (shared.mT @ rest), own, of=norm(rest)[..., 0, 0]))
+        size = norm(rest)[..., 0, 0]
+        triplets.append(svd(rest - shared @ (shared.mT @ rest), own, of=size, noise=bound * abs(float(factor))))
     left = polar(torch.cat([u for u, _, _ in triplets], dim=-1))
     right = polar(torch.cat([vh for _, _, vh in triplets], dim=-2))
     level = flat_level(torch.cat([s for _, s, _ in triplets], dim=-1)) * outer(scale, len(deltas))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Tensor, each, method
+from mergery.method import Deltas, Fraction, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR
 from mergery.method.routing import Route
 from mergery.methods._routes import by_svd
@@ -32,15 +32,21 @@ def boosted(s: Tensor, beta: float) -> Tensor:
     routing=routing,
 )
 def subspace_boosting(
-    deltas: Deltas, *, weight: PerModel[float] = each(1.0), beta: Fraction = 0.01, scale: float | None = None
+    deltas: Deltas,
+    noise: Annotated[list[Tensor], Noise()],
+    *,
+    weight: PerModel[float] = each(1.0),
+    beta: Fraction = 0.01,
+    scale: float | None = None,
 ) -> MergedDelta:
     """Add the task vectors and raise the weak directions of the sum to a level.
 
         sum_i w_i (x_i - base) = U diag(s_1 >= s_2 >= ..) V^T;   j the first with s_1 + .. + s_j >= beta sum_i s_i
         out = base + scale * U diag(max(s_i, s_j)) V^T
 
-    With a small beta the level is the largest singular value, or close to it. Directions of no numerical rank
-    (singular values below 1e-6 of the largest) stay out; the formula read to the letter would raise them too.
+    With a small beta the level is the largest singular value, or close to it. Directions of no numerical rank (singular
+    values below 1e-6 of the largest, or below what rounding to 16 bits has by itself) stay out; the formula read to the
+    letter would raise them too.
 
     Settings:
         weight: factor of each task vector.
@@ -55,8 +61,8 @@ def subspace_boosting(
     Use it for many fine-tunes of one base, whose sum is nearly of low rank because what they share adds up and what
     each has alone does not.
     """
-    from mergery.kernels.spectral import framed, svd, total
+    from mergery.kernels.spectral import framed, noise_of, noise_of_sum, svd, total
 
     cores, frame = framed(deltas)
-    u, s, vh = svd(total(cores, weight))
+    u, s, vh = svd(total(cores, weight), noise=noise_of_sum(noise_of(deltas, noise), weight))
     return frame.lift(u * (boosted(s, beta) * outer(scale, len(deltas))).unsqueeze(-2), vh)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from mergery.errors import RecipeError
-from mergery.method import Deltas, MergedDelta, PerModel, Preset, each, method
+from mergery.method import Deltas, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
 from mergery.methods._routes import by_svd
@@ -32,7 +32,12 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     routing=routing,
 )
 def svc(
-    deltas: Deltas, *, weight: PerModel[float] = each(1.0), alpha: float | None = 1.0, scale: float = 1.0
+    deltas: Deltas,
+    noise: Annotated[list[Tensor], Noise()],
+    *,
+    weight: PerModel[float] = each(1.0),
+    alpha: float | None = 1.0,
+    scale: float = 1.0,
 ) -> MergedDelta:
     """Add the task vectors and scale each singular value back by how much the sum overstates the tasks there.
 
@@ -42,7 +47,7 @@ def svc(
     p_ri is how long the sum's answer along u_r is, measured along task i's own: above 1 where tasks share the
     direction and have been counted several times. Identical models come back as one, at any alpha up to k, and tasks
     that share nothing are summed at alpha 1. A task without an answer along u_r (below 1e-6 of its length) counts
-    with alpha.
+    with alpha. Directions that rounding to 16 bits may have made by itself are left out.
 
     Settings:
         weight: factor of each task vector in the sum; 0.3 in the paper's task arithmetic.
@@ -56,10 +61,10 @@ def svc(
 
     Use it where task arithmetic needs a low scale because fine-tunes of one base share much of what they learned.
     """
-    from mergery.kernels.spectral import RANK, framed, norm, svd, total
+    from mergery.kernels.spectral import RANK, framed, noise_of, noise_of_sum, norm, svd, total
 
     cores, frame = framed(deltas)
-    u, s, vh = svd(total(cores, weight))
+    u, s, vh = svd(total(cores, weight), noise=noise_of_sum(noise_of(deltas, noise), weight))
     answer = s.unsqueeze(-1) * vh
     least = 1.0 / len(cores) if alpha is None else alpha
     counted = s * 0.0

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
-from mergery.method import Deltas, MergedDelta, PerModel, Preset, each, method
+from mergery.method import Deltas, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
 from mergery.methods._routes import by_svd
@@ -21,15 +21,15 @@ def share(smaller: int, k: int) -> int:
     return max(1, smaller // k)
 
 
-def combine(deltas: Deltas, weight: Any) -> MergedDelta:
-    """P(U) S P(V)^T of the tasks' leading triplets, stacked."""
+def combine(deltas: Deltas, weight: Any, noise: Sequence[Tensor | float]) -> MergedDelta:
+    """P(U) S P(V)^T of the tasks' leading triplets, stacked; `noise` is what rounding may have of each task."""
     import torch
 
     from mergery.kernels.spectral import framed, polar, svd
 
     cores, frame = framed(deltas)
     kept = share(frame.smaller, len(cores))
-    triplets = [svd(core, kept) for core in cores]
+    triplets = [svd(core, kept, noise=bound) for core, bound in zip(cores, noise, strict=True)]
     left = polar(torch.cat([u for u, _, _ in triplets], dim=-1))
     right = polar(torch.cat([vh for _, _, vh in triplets], dim=-2))
     size = torch.cat([s * float(factor) for (_, s, _), factor in zip(triplets, weight, strict=True)], dim=-1)
@@ -43,7 +43,13 @@ def combine(deltas: Deltas, weight: Any) -> MergedDelta:
     presets={"paper": Preset({"scale": 1.0}, roles=MATRICES)},
     routing=routing,
 )
-def tsv_merge(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: float | None = None) -> MergedDelta:
+def tsv_merge(
+    deltas: Deltas,
+    noise: Annotated[list[Tensor], Noise()],
+    *,
+    weight: PerModel[float] = each(1.0),
+    scale: float | None = None,
+) -> MergedDelta:
     """Keep each task's leading singular vectors and make those of different tasks orthogonal.
 
         x_i - base = U_i S_i V_i^T, of which the leading r = floor(min(out, in) / k) triplets are kept
@@ -52,7 +58,7 @@ def tsv_merge(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: flo
     P is the orthogonal polar factor: the nearest matrix with orthonormal columns. Where task vectors coincide
     the stacked vectors are dependent, and P is taken on what they span, so that identical models come back as one;
     the plain factor would fill up with arbitrary directions. With more models than min(out, in) each keeps one
-    triplet.
+    triplet. Triplets that rounding to 16 bits may have made by itself are left out.
 
     Settings:
         weight: factor of each task's singular values.
@@ -65,4 +71,6 @@ def tsv_merge(deltas: Deltas, *, weight: PerModel[float] = each(1.0), scale: flo
 
     Use it for several fine-tunes of one base on different tasks, where averages lose what each has learned.
     """
-    return combine(deltas, weight) * outer(scale, len(deltas))
+    from mergery.kernels.spectral import noise_of
+
+    return combine(deltas, weight, noise_of(deltas, noise)) * outer(scale, len(deltas))

@@ -45,9 +45,9 @@ def test_by_hand():
 def test_signs_are_elected_among_what_is_left():
     # nothing dropped: 5, -2 elect +, mean 5; with the sum of dare_linear, 3
     assert equals(merge(dare_ties, [[5.0], [-2.0]], [0.0], density=1.0), [5.0])
-    assert equals(merge(dare_linear, [[5.0], [-2.0]], [0.0], density=1.0), [3.0])
+    assert equals(merge(dare_linear, [[5.0], [-2.0]], [0.0], density=1.0, scale=1.0), [3.0])
     assert equals(merge(dare_ties, [[5.0], [3.0]], [0.0], density=1.0), [4.0])
-    assert equals(merge(dare_ties, [[5.0], [3.0]], [0.0], density=1.0, normalize=False), [8.0])
+    assert equals(merge(dare_ties, [[5.0], [3.0]], [0.0], density=1.0, normalize=False, scale=1.0), [8.0])
 
 
 @BOTH

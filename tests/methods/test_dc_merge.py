@@ -44,7 +44,8 @@ def test_by_hand():
     # each keeps its first direction; they are at right angles, so that no entry is both tasks'
     models, zero = [diagonal(3, 1), diagonal(1, 2)], torch.zeros(2, 2)
     assert equals(merge(dc_merge, models, zero, scale=1.0), diagonal(3, 2))
-    assert equals(merge(dc_merge, models, zero), diagonal(3, 2) / math.sqrt(2))
+    # it answers to (3, 1) by 11 / 10 and to (1, 2) by 7 / 5 of themselves
+    assert equals(merge(dc_merge, models, zero), diagonal(3, 2) / ((11 / 10 + 7 / 5) / 2))
     assert equals(merge(dc_merge, models, zero, scale=1.0, weight=[2.0, 5.0]), diagonal(3, 2))  # each alone: its mean
 
 
@@ -86,7 +87,7 @@ def test_identical_models(k):
 def test_smoothed_spectra_keep_their_sum(out, into, ratio, seed):
     delta, zero = normal(out, into, seed=seed), torch.zeros(out, into)
     whole = spectrum(delta)
-    own = {"density": 1.0, "ratio": ratio}
+    own = {"density": 1.0, "ratio": ratio, "scale": 1.0}
     assert equals(merge(dc_merge, [delta], zero, **own), delta, 2e-6)
     flat = spectrum(merge(dc_merge, [delta], zero, smooth="mean", **own))
     assert torch.allclose(flat, whole.mean().expand_as(flat), rtol=1e-4)
@@ -100,8 +101,8 @@ def test_smoothed_spectra_keep_their_sum(out, into, ratio, seed):
 def test_the_density_counts_entries_of_the_basis():
     """Of 8 x 8 coordinates 1 / 64 is one: the first singular triplet."""
     delta, zero = normal(8, 8), torch.zeros(8, 8)
-    assert equals(merge(dc_merge, [delta], zero, density=1 / 64), truncated(delta, 1), 2e-6)
-    assert equals(merge(dc_merge, [delta], zero, density=3 / 64), truncated(delta, 3), 2e-6)
+    assert equals(merge(dc_merge, [delta], zero, density=1 / 64, scale=1.0), truncated(delta, 1), 2e-6)
+    assert equals(merge(dc_merge, [delta], zero, density=3 / 64, scale=1.0), truncated(delta, 3), 2e-6)
     assert torch.equal(merge(dc_merge, [delta], zero, density=0.0), zero)
     assert rank(merge(dc_merge, [delta], zero, smooth="mean")) == 8  # all are alike: none is left out by rounding
 
@@ -117,7 +118,7 @@ def test_the_presets():
         by_recipe(dc_merge),
         by_recipe(dc_merge, preset="adapters"),
     )
-    assert equals(usual[LINEAR], of_models(dc_merge, LINEAR, scale=1 / math.sqrt(2), density=0.001))
+    assert equals(usual[LINEAR], of_models(dc_merge, LINEAR, scale="auto", density=0.001))
     assert equals(paper[LINEAR], of_models(dc_merge, LINEAR, scale=1.0, density=0.001))
     assert equals(adapters[LINEAR], of_models(dc_merge, LINEAR, scale=1.0, density=1.0, smooth="mean"))
     assert equals(paper[EMBED], of_models(dc_merge, EMBED, scale=1.0))

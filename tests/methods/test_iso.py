@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -43,10 +41,12 @@ def test_hard_cases_of_iso_cts(case):
 
 def test_iso_c_by_hand():
     zero = torch.zeros(2, 2)
-    assert equals(merge(iso_c, [diagonal(3, -1)], zero), diagonal(2, -2))  # one model does not come back
+    assert equals(merge(iso_c, [diagonal(3, -1)], zero, scale=1.0), diagonal(2, -2))  # one model does not come back
     out = merge(iso_c, [diagonal(3, 1), diagonal(3, 1)], zero, weight=[1.0, -0.5], scale=2.0)
     assert equals(out, diagonal(2, 2))  # of the sum (1.5, 0.5)
-    assert equals(merge(iso_c, [diagonal(3, 1), diagonal(0, 3)], zero), diagonal(3.5, 3.5) / math.sqrt(2))
+    # at (3.5, 3.5) the answers to (3, 1) and (0, 3) are 14 / 10 and 10.5 / 9 of themselves
+    answer = (14 / 10 + 10.5 / 9) / 2
+    assert equals(merge(iso_c, [diagonal(3, 1), diagonal(0, 3)], zero), diagonal(3.5, 3.5) / answer)
 
 
 @settings(max_examples=40)
@@ -117,7 +117,7 @@ def test_low_ranks_stay_low():
 @pytest.mark.parametrize(("method", "scale"), [(iso_c, 1.3), (iso_cts, 1.5)], ids=["iso_c", "iso_cts"])
 def test_the_scale_and_where_they_work(method, scale):
     paper, usual = by_recipe(method, preset="paper"), by_recipe(method)
-    assert equals(usual[LINEAR], of_models(method, LINEAR, scale=1 / math.sqrt(2)))
+    assert equals(usual[LINEAR], of_models(method, LINEAR, scale="auto"))
     assert equals(paper[LINEAR], of_models(method, LINEAR, scale=scale))
     assert equals(paper[EMBED], of_models(method, EMBED, scale=scale))
     assert equals(usual[EMBED], mean(EMBED)) and equals(usual[NORM], mean(NORM))

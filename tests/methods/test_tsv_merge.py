@@ -78,7 +78,7 @@ def test_a_task_that_changed_nothing_takes_only_its_share():
 def test_the_scale_and_where_it_works():
     paper, usual = by_recipe(tsv_merge, preset="paper"), by_recipe(tsv_merge)
     assert equals(paper[LINEAR], of_models(tsv_merge, LINEAR, scale=1.0))
-    assert equals(usual[LINEAR], of_models(tsv_merge, LINEAR, scale=1 / math.sqrt(2)))
+    assert equals(usual[LINEAR], of_models(tsv_merge, LINEAR, scale="auto"))
     assert equals(paper[EMBED], of_models(tsv_merge, EMBED, scale=1.0))
     assert equals(usual[EMBED], mean(EMBED))
     assert equals(paper[NORM], mean(NORM)) and equals(usual[NORM], mean(NORM))

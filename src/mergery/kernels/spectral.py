@@ -122,6 +122,11 @@ def norm(matrix: Tensor) -> Tensor:
     return torch.linalg.matrix_norm(matrix.double(), keepdim=True)
 
 
+def inner(a: Tensor, b: Tensor) -> Tensor:
+    """The sum of the products of entries in float64, (..., 1, 1)."""
+    return (a.double() * b.double()).sum((-2, -1), keepdim=True)
+
+
 # --- low-rank factors ---------------------------------------------------------------------------------------------
 
 

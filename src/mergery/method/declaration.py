@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,10 +14,12 @@ from mergery.method.compiled import find_compiled
 from mergery.method.packing import Packing
 from mergery.method.roles import Preset, Rest
 from mergery.method.routing import Routing
-from mergery.method.setting import WEIGHT, Setting
+from mergery.method.setting import SCALE, WEIGHT, Setting
 
 if TYPE_CHECKING:
     import numpy as np
+
+OVERSHOOTS = 1.3  # times the usual scale: what is above is worth a word
 
 Takes = Literal["count", "gram", "models", "deltas"]
 Gives = Literal["coefficients", "consensus", "tensor"]
@@ -59,6 +61,7 @@ class Declaration:
     factor: Callable[[Settings], float] | None = None
     average: Callable[[Settings], np.ndarray] | None = None
     preserves_l1: Callable[[Settings], bool] | None = None
+    usual: Callable[[Settings], float] | None = None
 
     @cached_property
     def base(self) -> Literal["required", "optional", "unused"]:
@@ -122,6 +125,20 @@ class Declaration:
         weight: Any = settings.get(WEIGHT)
         if settings.get("normalize") and hasattr(weight, "min") and weight.min() < 0.0 < weight.max():
             yield "normalize divides by the sum of the weights, and some are negative"
+        if self.usual is not None and settings[SCALE] > OVERSHOOTS * (usual := self.usual(settings)):
+            yield f"the sum of {len(weight)} task vectors at full weight usually overshoots: begin with scale {usual:.2f}"
+
+    def settle(self, settings: dict[str, Any], given: Container[str]) -> dict[str, Any]:
+        """Settings as the method receives them, checked together; in `scale: auto` of a sum, the number that it stands for.
+
+        That is 1 where a weight is among what was given: it says already how much is added. Raises RecipeError for settings
+        that do not fit each other.
+        """
+        if self.check is not None:
+            self.check(settings)
+        if self.usual is not None and settings[SCALE] == "auto":
+            settings[SCALE] = 1.0 if WEIGHT in given else self.usual(settings)
+        return settings
 
     def setting_meant(self, name: str) -> str:
         """What to try in place of a setting that it does not have."""
@@ -161,9 +178,7 @@ class Declaration:
                 raise RecipeError(f"{setting.name} has {len(each)} values for {k} models", hint=hint)
             checked = [setting.check(item.item() if hasattr(item, "item") else item) for item in each]
             resolved[setting.name] = setting.received(checked, names)
-        if self.check is not None:
-            self.check(resolved)
-        return resolved
+        return self.settle(resolved, given)
 
     def refuse(self, models: Sequence[Any], base: Any = None) -> None:
         """Raise RecipeError where models and base, tensors or factors of one, are not what the method merges."""

@@ -107,6 +107,7 @@ def method(
     factor: Callable[[Settings], float] | None = None,
     average: Callable[[Settings], np.ndarray] | None = None,
     preserves_l1: Callable[[Settings], bool] | None = None,
+    usual: Callable[[Settings], float] | None = None,
 ) -> Callable[[Callable[..., Any]], Method]:
     """Make a function a merging method. Its name is the function's name.
 
@@ -130,6 +131,8 @@ def method(
     average:   for a method that goes by the directions of models: the weights (k,) of the average that stands for it where
                the numbers of a tensor have no direction. Task vectors always have one.
     preserves_l1: for a method that returns a `Consensus`: whether that preserves L1 norms, as the settings say.
+    usual:     for a method whose sum overshoots at full weight: the `scale` that `auto` stands for where no weight is
+               given, from the other settings.
     """
 
     def declare(function: Callable[..., Any]) -> Method:
@@ -156,6 +159,7 @@ def method(
             factor=factor,
             average=average,
             preserves_l1=preserves_l1,
+            usual=usual,
         )
         object.__setattr__(made, "__doc__", manual(made))  # what `help` shows of an object is its own docstring
         return made
@@ -218,6 +222,11 @@ def _read_setting(name: str, hint: Any, default: Any, doc: str) -> Setting:
     if type(None) in typing.get_args(hint):
         optional = True
         (hint,) = (arg for arg in typing.get_args(hint) if arg is not type(None))
+    words: tuple[str, ...] = ()
+    for other in typing.get_args(hint):
+        if typing.get_origin(hint) is not Literal and typing.get_origin(other) is Literal:  # a number or a word
+            words = typing.get_args(other)
+            (hint,) = (arg for arg in typing.get_args(hint) if arg is not other)
     if typing.get_origin(hint) is Annotated:
         hint, *extras = typing.get_args(hint)
         if extras:  # "fraction", "way" or "task"
@@ -225,4 +234,4 @@ def _read_setting(name: str, hint: Any, default: Any, doc: str) -> Setting:
     if typing.get_origin(hint) is Literal:
         return Setting(name, "choice", default, per_model, typing.get_args(hint), optional, doc)
     kinds: dict[Any, Literal["bool", "int", "float"]] = {bool: "bool", int: "int", float: "float"}
-    return Setting(name, kinds[hint], default, per_model, optional=optional, doc=doc)
+    return Setting(name, kinds[hint], default, per_model, words, optional, doc)

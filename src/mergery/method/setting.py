@@ -41,6 +41,10 @@ Task = Annotated[int, "task"]
 """One of the merged models: by its name in a recipe, by its index in Python. The method receives the index."""
 
 
+Auto = float | Literal["auto"]
+"""A number, or the word `auto` for what a rule of the method finds."""
+
+
 if TYPE_CHECKING:
 
     class PerModel(np.ndarray, Generic[T]):
@@ -53,6 +57,9 @@ else:
 
 WEIGHT = "weight"
 """The setting of many methods that says how much each model weighs: parts and rest of a merge take over the merge's own."""
+
+SCALE = "scale"
+"""The setting of many methods that multiplies the merged task vector."""
 
 
 def each(value: Any) -> Any:
@@ -68,7 +75,7 @@ class Setting:
     kind: Literal["bool", "int", "float", "fraction", "way", "choice", "task"]
     default: Any
     per_model: bool = False
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()  # all values, or words that a number may be replaced by, such as `auto`
     optional: bool = False  # None is a legal value
     doc: str = ""
 
@@ -87,7 +94,8 @@ class Setting:
             "task": "one of the merged models",
         }
         text = words.get(self.kind) or "one of " + ", ".join(self.choices)
-        return text + (" or null" if self.optional else "")
+        words_too = self.choices if self.kind != "choice" else ()
+        return " or ".join([text, *words_too, *(["null"] if self.optional else [])])
 
     @property
     def numeric(self) -> bool:
@@ -106,7 +114,7 @@ class Setting:
             return value
         if self.kind == "int" and isinstance(value, int) and not isinstance(value, bool):
             return value
-        if self.kind == "choice" and value in self.choices:
+        if isinstance(value, str) and value in self.choices:
             return value
         if self.kind == "task" and isinstance(value, (str, int)) and not isinstance(value, bool):
             return value

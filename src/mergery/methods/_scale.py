@@ -1,10 +1,55 @@
-"""The outer scale of methods whose result has the size of a sum of task vectors."""
+"""The outer scale of a merged task vector, where the recipe does not give it."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+STRETCH = 1.2  # of the scale 1 / sqrt(k) that gives k orthogonal task vectors of one length the length of one
 
 
-def outer(scale: float | None, k: int) -> float:
-    """The scale, or 1 / sqrt(k) without one: between a sum, right for tasks that share nothing, and a mean."""
-    return 1.0 / math.sqrt(k) if scale is None else scale
+def of_sum(settings: Mapping[str, Any]) -> float:
+    """The scale of a sum of k task vectors: min(1, 1.2 / sqrt(k)) where every weight is 1 and nothing is divided by, else 1."""
+    if settings.get("normalize"):
+        return 1.0
+    return of_terms(settings["weight"], len(settings["weight"]))
+
+
+def of_terms(weight: Any, terms: float) -> float:
+    """The same of a sum in which so many task vectors meet in an entry."""
+    return min(1.0, STRETCH / math.sqrt(terms)) if bool((weight == 1.0).all()) else 1.0
+
+
+def scaled(merged: Tensor, scale: float | str, deltas: Sequence[Tensor], weight: Any) -> Tensor:
+    """A merged task vector (..., out, in), float64, times its scale: a number, or that of `unit_response`."""
+    return merged * (unit_response(merged, deltas, weight) if isinstance(scale, str) else scale)
+
+
+def unit_response(merged: Tensor, deltas: Sequence[Tensor], weight: Any) -> Tensor:
+    """The scale (..., 1, 1) at which a merged task vector answers to each task's own as that does itself, on average.
+
+    a_i = <merged, d_i> / |d_i|^2;   scale = sum_i |w_i| / sum_i sign(w_i) a_i,  over the tasks with a weight and a vector
+
+    1 where the sum below is not positive. The result is never longer than twice sum_i |w_i| |d_i|.
+    """
+    from mergery.kernels.spectral import inner, norm
+
+    answered, wanted, longest = merged[..., :1, :1] * 0.0, merged[..., :1, :1] * 0.0, merged[..., :1, :1] * 0.0
+    for delta, factor in zip(deltas, weight, strict=True):
+        own = abs(float(factor))
+        if own == 0.0:
+            continue
+        size = norm(delta)
+        there = size > 0.0
+        answer = inner(merged, delta) / size.square().where(there, 1.0) * there
+        answered = answered + math.copysign(1.0, factor) * answer
+        wanted = wanted + own * there
+        longest = longest + own * size
+    scale = wanted / answered.where(answered > 0.0, 1.0)
+    length = norm(merged)
+    most = 2.0 * longest / length.where(length > 0.0, 1.0)
+    return scale.where(answered > 0.0, 1.0).minimum(most)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from mergery.method import Consensus, Count, Fraction, PerModel, each, method
+from mergery.method import Auto, Consensus, Count, Fraction, PerModel, each, method
+from mergery.methods._scale import of_sum
 from mergery.methods._thinning import by_l1
 from mergery.methods._weights import check_sum
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-@method(paper="2311.03099", check=check_sum, preserves_l1=by_l1)
+@method(paper="2311.03099", check=check_sum, preserves_l1=by_l1, usual=of_sum)
 def dare_linear(
     count: Count,
     *,
@@ -20,7 +21,7 @@ def dare_linear(
     density: PerModel[Fraction] = each(0.1),
     rescale: Literal["probability", "l1", "none"] = "probability",
     normalize: bool = False,
-    scale: float = 1.0,
+    scale: Auto = "auto",
 ) -> Consensus:
     """Drop entries of each task vector at random, scale up the rest so that its mean stays, and add.
 
@@ -36,15 +37,15 @@ def dare_linear(
             original. `l1` multiplies it by one number so that, tensor by tensor, the sum of magnitudes is as
             before (mergekit). `none` leaves it.
         normalize: divide by the sum of the weights, which must not be zero. The paper does not.
-        scale: factor of the whole sum; the paper uses 0.5 to 1 for language models.
+        scale: factor of the whole sum; the paper uses 0.5 to 1 for language models. `auto` is min(1, 1.2 / sqrt(k))
+            where no weight is given and normalize is false, else 1.
 
     Source: Yu et al. 2024, Language models are super Mario (arXiv 2311.03099), with task arithmetic.
 
     Use it for fine-tunes whose entries moved little (below about 0.002). It adds noise of variance d^2 (1 -
-    p) / p to every entry; checkpoints of continued pretraining do not stand that. As with
-    `task_arithmetic`, several models at full weight overshoot: with k of them, begin with a `scale` of about
-    1.2 / sqrt(k) or less.
+    p) / p to every entry; checkpoints of continued pretraining do not stand that.
     """
+    assert not isinstance(scale, str)  # settled
     return Consensus(
         weight,
         probability=density,

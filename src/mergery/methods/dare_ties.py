@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from mergery.method import Consensus, Count, Fraction, PerModel, each, method
+from mergery.method import Auto, Consensus, Count, Fraction, PerModel, each, method
+from mergery.methods._scale import of_terms
 from mergery.methods._thinning import by_l1
 from mergery.methods.dare_linear import gain
 
 
-@method(paper="2311.03099", preserves_l1=by_l1)
+def usual(settings: Mapping[str, Any]) -> float:
+    """The scale at which what meets in an entry has about the length of one task vector.
+
+    Of k entries, each kept with probability p and divided by it, the average of those kept is 1 - (1 - p)^k over p of the
+    average of all: a sum of all where p is small, an average where it is 1.
+    """
+    weight, p = settings["weight"], settings["density"]
+    dropped = float((1.0 - p).prod())
+    terms = (1.0 - dropped) / float(p.mean()) if settings["normalize"] and p.any() else len(weight)
+    return of_terms(weight, max(1.0, terms))
+
+
+@method(paper="2311.03099", preserves_l1=by_l1, usual=usual)
 def dare_ties(
     count: Count,
     *,
@@ -17,7 +31,7 @@ def dare_ties(
     density: PerModel[Fraction] = each(0.1),
     rescale: Literal["probability", "l1", "none"] = "probability",
     normalize: bool = True,
-    scale: float = 1.0,
+    scale: Auto = "auto",
 ) -> Consensus:
     """Drop entries at random, scale up the rest, elect a sign per parameter, average those that agree.
 
@@ -34,7 +48,8 @@ def dare_ties(
             that, tensor by tensor, the sum of magnitudes is as before (mergekit). `none` leaves it.
         normalize: divide by the weights of those that agree (the disjoint mean of TIES). mergekit's default
             is false.
-        scale: factor of the whole sum.
+        scale: factor of the whole sum. `auto` is min(1, 1.2 / sqrt(m)) where no weight is given, else 1. m is k, or with
+            normalize (1 - (1 - p)^k) / p: of a low density too few entries meet for the average to be one.
 
     Source: Yu et al. 2024 (arXiv 2311.03099) for the dropping; Yadav et al. 2023 (arXiv 2306.01708) for the
     election. The trimming of TIES is left out, since dropping takes its place.
@@ -42,6 +57,7 @@ def dare_ties(
     Use it where dare_linear is used and the task vectors contradict each other. At a low density two models
     rarely keep the same entry, so that little is elected.
     """
+    assert not isinstance(scale, str)  # settled
     return Consensus(
         weight,
         probability=density,

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from mergery.errors import RecipeError
-from mergery.method import Deltas, Fraction, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
+from mergery.method import Auto, Deltas, Fraction, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
 from mergery.methods._routes import by_svd
-from mergery.methods._scale import outer
+from mergery.methods._scale import scaled
 from mergery.methods._thinning import combine
 from mergery.methods.tsv_merge import share
 
@@ -61,7 +61,7 @@ def dc_merge(
     ratio: float = 5.0,
     density: Fraction = 0.001,
     blocks: bool = True,
-    scale: float | None = None,
+    scale: Auto = "auto",
 ) -> MergedDelta:
     """Write all task vectors in shared orthonormal directions, and elect signs there as TIES does.
 
@@ -80,7 +80,9 @@ def dc_merge(
         ratio: of the first singular value of the line to the last.
         density: fraction of the entries of M_i that is kept; 0.001 in the authors' code, which is about the diagonal.
         blocks: keep what joins directions of one task only.
-        scale: factor of the merged task vector. Without one, 1 / sqrt(k), which is Mergery's choice; the paper's is 1.
+        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over the
+            tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). Nothing is
+            tuned; the paper's scale is 1.
 
     Source: Zhang et al. 2026, DC-Merge (arXiv 2603.06242), from the description of its code; the line and the preset
     `adapters` are reconstructed. The preset `paper` also merges embeddings and head this way. Everything else is
@@ -103,9 +105,9 @@ def dc_merge(
         own = smoothed(s, smooth, ratio)
         seen = (left.mT @ u * own.unsqueeze(-2)) @ (vh @ right.mT)
         inside.append(largest(cleared(seen), density, entries))
-    merged = combine(inside, weight, elect=True, normalize=True) * outer(scale, len(cores))
+    merged = combine(inside, weight, elect=True, normalize=True)
     if blocks:
         wide = triplets[0][1].shape[-1]
         task = torch.arange(merged.shape[-1], device=merged.device) // wide
         merged = merged * (task[:, None] == task[None, :])
-    return frame.lift(left @ merged, right)
+    return frame.restore(scaled(left @ merged @ right, scale, cores, weight))

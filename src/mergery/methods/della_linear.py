@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mergery.errors import RecipeError
-from mergery.method import Deltas, Fraction, PerModel, Random, Sum, Tensor, each, method
+from mergery.method import Auto, Deltas, Fraction, PerModel, Random, Sum, Tensor, each, method
 from mergery.method.compiled import compiled
+from mergery.methods._scale import of_sum
 from mergery.methods._thinning import by_l1, combine, magnitudes, restore
 from mergery.methods._weights import check_sum
 
@@ -91,7 +92,7 @@ def kept_sizes(deltas: Deltas, random: Any, density: np.ndarray, window: np.ndar
     return magnitudes(kept(deltas, random, density, window, rescale))
 
 
-@method(paper="2406.11617", unit="row", check=check_linear)
+@method(paper="2406.11617", unit="row", check=check_linear, usual=of_sum)
 @compiled("mergery.methods.compiled.masks:della_linear")
 def della_linear(
     deltas: Deltas,
@@ -104,7 +105,7 @@ def della_linear(
     window: PerModel[Fraction] = each(0.14),
     rescale: Literal["probability", "l1", "none"] = "probability",
     normalize: bool = False,
-    scale: float = 1.0,
+    scale: Auto = "auto",
 ) -> Tensor:
     """Drop small entries of each task vector more often than large ones, scale up the rest, and add.
 
@@ -125,11 +126,13 @@ def della_linear(
             vector is the original. `l1` multiplies the kept entries by one number so that, tensor by tensor,
             the sum of magnitudes is as before (mergekit). `none` leaves them.
         normalize: divide by the sum of the weights, which must not be zero.
-        scale: factor of the whole sum; 1.1 in the paper's code.
+        scale: factor of the whole sum; 1.1 in the paper's code. `auto` is min(1, 1.2 / sqrt(k)) where no weight is
+            given and normalize is false, else 1.
 
     Source: Deep, Bhardwaj, Poria 2024, DELLA-Merging (arXiv 2406.11617), its variant without election.
 
     Use it in place of dare_linear where the size of an entry says something about its worth.
     """
+    assert not isinstance(scale, str)  # settled
     thinned = magprune(deltas, random, before, after, density, window, rescale)
     return combine(thinned, weight, elect=False, normalize=normalize) * scale

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from mergery.method import Deltas, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
+from mergery.method import Auto, Deltas, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
 from mergery.methods._routes import by_svd
-from mergery.methods._scale import outer
+from mergery.methods._scale import scaled
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
@@ -32,7 +32,7 @@ def iso_c(
     noise: Annotated[list[Tensor], Noise()],
     *,
     weight: PerModel[float] = each(1.0),
-    scale: float | None = None,
+    scale: Auto = "auto",
 ) -> MergedDelta:
     """Add the task vectors and give every direction of the sum the same weight.
 
@@ -44,8 +44,10 @@ def iso_c(
 
     Settings:
         weight: factor of each task vector.
-        scale: factor of the merged task vector. Without one, 1 / sqrt(k), which is Mergery's choice; the paper
-            tunes it on validation data, to 1.3 to 1.5 for eight tasks.
+        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over the
+            tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). Nothing is
+            tuned; the paper tunes a scale on validation data, to 1.3 to 1.5
+            for eight tasks.
 
     Source: Marczak et al. 2025, No task left behind (arXiv 2502.04959). The preset `paper` is that of ViT-B/32 with
     eight tasks: scale 1.3 for every matrix, embeddings and head included, and 1.3 times the mean task vector for
@@ -58,4 +60,4 @@ def iso_c(
 
     cores, frame = framed(deltas)
     u, s, vh = svd(total(cores, weight), noise=noise_of_sum(noise_of(deltas, noise), weight))
-    return frame.lift(u * (flat_level(s) * outer(scale, len(deltas))).unsqueeze(-2), vh)
+    return frame.restore(scaled(u * flat_level(s).unsqueeze(-2) @ vh, scale, cores, weight))

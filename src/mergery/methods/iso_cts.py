@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from mergery.method import Deltas, Fraction, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
+from mergery.method import Auto, Deltas, Fraction, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
 from mergery.methods._routes import by_svd
-from mergery.methods._scale import outer
+from mergery.methods._scale import scaled
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
@@ -40,7 +40,7 @@ def iso_cts(
     *,
     weight: PerModel[float] = each(1.0),
     common: Fraction = 0.8,
-    scale: float | None = None,
+    scale: Auto = "auto",
 ) -> MergedDelta:
     """Give the same weight to the leading directions of the sum and to each task's own beyond them.
 
@@ -55,8 +55,10 @@ def iso_cts(
     Settings:
         weight: factor of each task vector.
         common: fraction of the directions that is taken from the sum; 0.8 in the paper.
-        scale: factor of the merged task vector. Without one, 1 / sqrt(k), which is Mergery's choice; the paper
-            tunes it on validation data, to 1.5 to 1.9 for eight tasks.
+        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over the
+            tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). Nothing is
+            tuned; the paper tunes a scale on validation data, to 1.5 to 1.9
+            for eight tasks.
 
     Source: Marczak et al. 2025, No task left behind (arXiv 2502.04959). As in the authors' code only the common left
     directions are taken out of a task. The preset `paper` is that of ViT-B/32 with eight tasks: scale 1.5 for every
@@ -80,5 +82,5 @@ def iso_cts(
         triplets.append(svd(rest - shared @ (shared.mT @ rest), own, of=size, noise=bound * abs(float(factor))))
     left = polar(torch.cat([u for u, _, _ in triplets], dim=-1))
     right = polar(torch.cat([vh for _, _, vh in triplets], dim=-2))
-    level = flat_level(torch.cat([s for _, s, _ in triplets], dim=-1)) * outer(scale, len(deltas))
-    return frame.lift(left * level.unsqueeze(-2), right)
+    level = flat_level(torch.cat([s for _, s, _ in triplets], dim=-1))
+    return frame.restore(scaled(left * level.unsqueeze(-2) @ right, scale, cores, weight))

@@ -122,5 +122,6 @@ def orthomerge(
     whole = turned(averaged(generators, weight))
     left = [delta.double() - (origin @ turned(own) - origin) for delta, own in zip(full, generators, strict=True)]
     share = 1.0 / len(full) if scale is None else scale
-    (merged,) = dense([combine(left, weight, [0.0] * len(left)) if residual == "tsv" else total(left, weight)])
+    exact = [0.0] * len(left)
+    merged = combine(left, min(origin.shape), weight, exact) if residual == "tsv" else total(left, weight)
     return (origin @ whole - origin) + merged * share

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from mergery.method import Deltas, Fraction, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
+from mergery.method import Auto, Deltas, Fraction, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR
 from mergery.method.routing import Route
 from mergery.methods._routes import by_svd
-from mergery.methods._scale import outer
+from mergery.methods._scale import scaled
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
@@ -37,7 +37,7 @@ def subspace_boosting(
     *,
     weight: PerModel[float] = each(1.0),
     beta: Fraction = 0.01,
-    scale: float | None = None,
+    scale: Auto = "auto",
 ) -> MergedDelta:
     """Add the task vectors and raise the weak directions of the sum to a level.
 
@@ -52,8 +52,10 @@ def subspace_boosting(
         weight: factor of each task vector.
         beta: the share of the sum of singular values that sets the level, in [0, 1]; the authors' code takes 0.01
             and tries 0 to 0.02. 1 raises nothing.
-        scale: factor of the merged task vector. Without one, 1 / sqrt(k), which is Mergery's choice; in the paper it
-            is tuned on validation data, and the preset `paper` sets 1.
+        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over the
+            tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). Nothing is
+            tuned; in the paper a scale is tuned on validation data, and the
+            preset `paper` sets 1.
 
     Source: Skorobogat, Roth and Georgescu 2025, Subspace-boosted model merging (arXiv 2506.16506), on a host of
     task arithmetic; details from the descriptions of ports, as the paper's own code was not at hand.
@@ -65,4 +67,4 @@ def subspace_boosting(
 
     cores, frame = framed(deltas)
     u, s, vh = svd(total(cores, weight), noise=noise_of_sum(noise_of(deltas, noise), weight))
-    return frame.lift(u * (boosted(s, beta) * outer(scale, len(deltas))).unsqueeze(-2), vh)
+    return frame.restore(scaled(u * boosted(s, beta).unsqueeze(-2) @ vh, scale, cores, weight))

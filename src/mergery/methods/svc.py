@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from mergery.errors import RecipeError
-from mergery.method import Deltas, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
+from mergery.method import Auto, Deltas, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
 from mergery.methods._routes import by_svd
+from mergery.methods._scale import scaled
 
 
 def check_alpha(settings: Mapping[str, Any]) -> None:
@@ -28,7 +29,7 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     unit="matrix",
     check=check_alpha,
     roles=LINEAR,
-    presets={"paper": Preset({"weight": 0.3, "alpha": None}, roles=MATRICES)},
+    presets={"paper": Preset({"weight": 0.3, "alpha": None, "scale": 1.0}, roles=MATRICES)},
     routing=routing,
 )
 def svc(
@@ -37,7 +38,7 @@ def svc(
     *,
     weight: PerModel[float] = each(1.0),
     alpha: float | None = 1.0,
-    scale: float = 1.0,
+    scale: Auto = "auto",
 ) -> MergedDelta:
     """Add the task vectors and scale each singular value back by how much the sum overstates the tasks there.
 
@@ -53,7 +54,9 @@ def svc(
         weight: factor of each task vector in the sum; 0.3 in the paper's task arithmetic.
         alpha: the least that a task counts. 1 never enlarges a direction; without one 1 / k, the paper's choice,
             which enlarges those that few tasks use.
-        scale: factor of the merged task vector.
+        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over the
+            tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). Nothing is
+            tuned; the paper's scale is 1.
 
     Source: Li et al. 2026, When shared knowledge hurts (arXiv 2602.05536), singular value calibration on a host of
     task arithmetic, from descriptions of the paper and of a port; the bound where a task has no answer is
@@ -73,4 +76,5 @@ def svc(
         size = own.square().sum(-1)
         there = size > (RANK * norm(core)[..., 0]).square()
         counted = counted + ((answer * own).sum(-1) * there / size.where(there, 1.0)).clamp(min=least)
-    return frame.lift(u * (s * (scale * len(cores) / counted)).unsqueeze(-2), vh)
+    merged = u * (s * (len(cores) / counted)).unsqueeze(-2) @ vh
+    return frame.restore(scaled(merged, scale, cores, weight))

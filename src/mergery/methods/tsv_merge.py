@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-from mergery.method import Deltas, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
+from mergery.method import Auto, Deltas, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
 from mergery.methods._routes import by_svd
-from mergery.methods._scale import outer
+from mergery.methods._scale import scaled
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
@@ -21,19 +21,21 @@ def share(smaller: int, k: int) -> int:
     return max(1, smaller // k)
 
 
-def combine(deltas: Deltas, weight: Any, noise: Sequence[Tensor | float]) -> MergedDelta:
-    """P(U) S P(V)^T of the tasks' leading triplets, stacked; `noise` is what rounding may have of each task."""
+def combine(cores: Sequence[Tensor], smaller: int, weight: Any, noise: Sequence[Tensor | float]) -> Tensor:
+    """P(U) S P(V)^T of the leading triplets of tasks' cores, stacked, float64.
+
+    `smaller` is the smaller side of the full matrices, `noise` what rounding may have of each.
+    """
     import torch
 
-    from mergery.kernels.spectral import framed, polar, svd
+    from mergery.kernels.spectral import polar, svd
 
-    cores, frame = framed(deltas)
-    kept = share(frame.smaller, len(cores))
+    kept = share(smaller, len(cores))
     triplets = [svd(core, kept, noise=bound) for core, bound in zip(cores, noise, strict=True)]
     left = polar(torch.cat([u for u, _, _ in triplets], dim=-1))
     right = polar(torch.cat([vh for _, _, vh in triplets], dim=-2))
     size = torch.cat([s * float(factor) for (_, s, _), factor in zip(triplets, weight, strict=True)], dim=-1)
-    return frame.lift(left * size.unsqueeze(-2), right)
+    return left * size.unsqueeze(-2) @ right
 
 
 @method(
@@ -48,7 +50,7 @@ def tsv_merge(
     noise: Annotated[list[Tensor], Noise()],
     *,
     weight: PerModel[float] = each(1.0),
-    scale: float | None = None,
+    scale: Auto = "auto",
 ) -> MergedDelta:
     """Keep each task's leading singular vectors and make those of different tasks orthogonal.
 
@@ -62,8 +64,10 @@ def tsv_merge(
 
     Settings:
         weight: factor of each task's singular values.
-        scale: factor of the merged task vector. Without one, 1 / sqrt(k), which is Mergery's choice for models that
-            share directions; the paper's is 1, right where tasks are orthogonal.
+        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over the
+            tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). Nothing is
+            tuned; the paper's scale is 1, right where tasks
+            are orthogonal.
 
     Source: Gargiulo et al. 2025, Task singular vectors (arXiv 2412.00081). The preset `paper` also merges
     embeddings and head this way, as the authors' code does with all matrices, and sets scale to 1. Everything else
@@ -71,6 +75,8 @@ def tsv_merge(
 
     Use it for several fine-tunes of one base on different tasks, where averages lose what each has learned.
     """
-    from mergery.kernels.spectral import noise_of
+    from mergery.kernels.spectral import framed, noise_of
 
-    return combine(deltas, weight, noise_of(deltas, noise)) * outer(scale, len(deltas))
+    cores, frame = framed(deltas)
+    merged = combine(cores, frame.smaller, weight, noise_of(deltas, noise))
+    return frame.restore(scaled(merged, scale, cores, weight))

@@ -31,9 +31,9 @@ def resolve_settings(
         names = merged if setting.per_model else (None,)
         each = [_value_at(merge, method, setting, values, target, name, problems) for name in names]
         result[setting.name] = setting.received(each, merged)
-    if method.check is not None and not problems:
+    if not problems:
         try:
-            method.check(result)
+            method.settle(result, {name for level in levels for name in level})
         except RecipeError as error:
             problems.append(error.at(merge.place))
     return result

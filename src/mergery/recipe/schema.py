@@ -297,4 +297,6 @@ def _scalar(setting: Setting) -> dict[str, Any]:
     types = {"bool": "boolean", "int": "integer", "task": "string"}
     kind = types.get(setting.kind, "number")
     limits = dict(zip(("minimum", "maximum"), LIMITS.get(setting.kind, ()), strict=False))
-    return {"type": [kind, *null] if null else kind, **limits}
+    words = {"pattern": f"^({'|'.join(setting.choices)})$"} if setting.choices else {}
+    more = [*(["string"] if words else []), *null]
+    return {"type": [kind, *more] if more else kind, **limits, **words}

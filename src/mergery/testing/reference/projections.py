@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mergery.testing.reference.arrays import Array, KeyedUniform, add, by_matrix
-from mergery.testing.reference.spectral import largest, procrustes, task_vectors, thin, weighed
+from mergery.testing.reference.spectral import largest, procrustes, scaled, task_vectors, thin, weighed
 
 
 def adam(start: Array, slope: Callable[[Array], Array], steps: int, rate: float) -> Array:
@@ -47,7 +47,7 @@ def opcm(
 
 
 def svc(
-    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, alpha: float | None, scale: float
+    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, alpha: float | None, scale: Any
 ) -> Array:
     bound = 1.0 / len(models) if alpha is None else alpha
 
@@ -61,7 +61,7 @@ def svc(
                 there = np.linalg.norm(own) > 1e-6 * np.linalg.norm(delta)
                 counted += max(bound, float(size * right @ own / (own @ own)) if there else 0.0)
             result += len(deltas) / counted * size * np.outer(left, right)
-        return scale * result
+        return scaled(result, scale, deltas, weight)
 
     return task_vectors(merge, models, base)
 

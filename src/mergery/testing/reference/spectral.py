@@ -32,8 +32,16 @@ def stacked(triplets: Sequence[tuple[Array, Array, Array]]) -> tuple[Array, Arra
     return polar(np.hstack([u for u, _, _ in triplets])), polar(np.vstack([vh for _, _, vh in triplets]))
 
 
-def usual(scale: float | None, k: int) -> float:
-    return 1.0 / math.sqrt(k) if scale is None else scale
+def scaled(merged: Array, scale: float | str, deltas: Sequence[Array], weight: Any) -> Array:
+    """Times the scale, or so that it answers to the tasks' own vectors as they do themselves, on average."""
+    if scale != "auto":
+        return merged * scale
+    tasks = [(w, delta) for w, delta in zip(weight, deltas, strict=True) if w != 0.0 and delta.any()]
+    answer = float(sum(np.sign(w) * (merged * delta).sum() / (delta**2).sum() for w, delta in tasks))
+    longest = sum(abs(w) * np.linalg.norm(delta) for w, delta in tasks)
+    if answer <= 0.0:
+        return merged * min(1.0, 2.0 * longest / (np.linalg.norm(merged) or 1.0))
+    return merged * min(sum(abs(w) for w, _ in tasks) / answer, 2.0 * longest / np.linalg.norm(merged))
 
 
 def weighed(deltas: Sequence[Array], weight: Any) -> Array:
@@ -53,8 +61,8 @@ def tsv(deltas: Sequence[Array], weight: Any) -> Array:
     return left @ np.diag(size) @ right
 
 
-def tsv_merge(models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, scale: float | None) -> Array:
-    return task_vectors(lambda deltas: usual(scale, len(models)) * tsv(deltas, weight), models, base)
+def tsv_merge(models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, scale: Any) -> Array:
+    return task_vectors(lambda deltas: scaled(tsv(deltas, weight), scale, deltas, weight), models, base)
 
 
 def tsv_compress(models: Sequence[Array], base: Array, coins: KeyedUniform, *, task: int, scale: Any) -> Array:
@@ -65,16 +73,16 @@ def tsv_compress(models: Sequence[Array], base: Array, coins: KeyedUniform, *, t
     return task_vectors(merge, models, base)
 
 
-def iso_c(models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, scale: float | None) -> Array:
+def iso_c(models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, scale: Any) -> Array:
     def merge(deltas: list[Array]) -> Array:
         u, s, vh = thin(weighed(deltas, weight))
-        return usual(scale, len(models)) * (s.mean() if s.size else 0.0) * u @ vh
+        return scaled((s.mean() if s.size else 0.0) * u @ vh, scale, deltas, weight)
 
     return task_vectors(merge, models, base)
 
 
 def iso_cts(
-    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, common: float, scale: float | None
+    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, common: float, scale: Any
 ) -> Array:
     k = len(models)
 
@@ -88,7 +96,7 @@ def iso_cts(
             triplets.append(thin(rest, own, of=float(np.linalg.norm(w * delta))))
         left, right = stacked(triplets)
         sizes = np.concatenate([s for _, s, _ in triplets])
-        return usual(scale, k) * (sizes.mean() if sizes.size else 0.0) * left @ right
+        return scaled((sizes.mean() if sizes.size else 0.0) * left @ right, scale, deltas, weight)
 
     return task_vectors(merge, models, base)
 
@@ -139,12 +147,12 @@ def knots(
 
 
 def subspace_boosting(
-    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, beta: float, scale: float | None
+    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, beta: float, scale: Any
 ) -> Array:
     def merge(deltas: list[Array]) -> Array:
         u, s, vh = thin(weighed(deltas, weight))
         level = next((own for own, so_far in zip(s, np.cumsum(s), strict=True) if so_far >= beta * s.sum()), 0.0)
-        return usual(scale, len(models)) * u @ np.diag(np.maximum(s, level)) @ vh
+        return scaled(u @ np.diag(np.maximum(s, level)) @ vh, scale, deltas, weight)
 
     return task_vectors(merge, models, base)
 
@@ -159,7 +167,7 @@ def dc_merge(
     ratio: float,
     density: float,
     blocks: bool,
-    scale: float | None,
+    scale: Any,
 ) -> Array:
     def even(s: Array) -> Array:
         if smooth == "none" or not s.size:
@@ -181,7 +189,7 @@ def dc_merge(
         if blocks:
             task = np.repeat(np.arange(len(deltas)), [s.size for _, s, _ in triplets])
             merged = merged * (task[:, None] == task)
-        return usual(scale, len(deltas)) * left @ merged @ right
+        return scaled(left @ merged @ right, scale, deltas, weight)
 
     return task_vectors(merge, models, base)
 

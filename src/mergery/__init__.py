@@ -18,6 +18,7 @@ from mergery.version import __version__ as __version__
 if TYPE_CHECKING:
     from mergery import evaluation as evaluation
     from mergery import methods as methods
+    from mergery.api import calibrate as calibrate
     from mergery.api import compare as compare
     from mergery.api import evaluate as evaluate
     from mergery.api import explain as explain
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mergery.api import plan as plan
     from mergery.api import push as push
     from mergery.api import verify as verify
+    from mergery.calibration.options import CalibrationOptions as CalibrationOptions
     from mergery.checkpoints import open_checkpoint as open  # noqa: F401
     from mergery.engine.in_memory import merge_tensors as merge_tensors
     from mergery.errors import MergeryError as MergeryError
@@ -35,8 +37,9 @@ if TYPE_CHECKING:
     from mergery.run.workers import Options as Options
 
 _HOMES = {  # of public names: the module, and the name there where it is another
-    **dict.fromkeys(("compare", "evaluate", "explain", "inspect", "merge", "pack", "plan", "push", "verify"), "api"),
+    **dict.fromkeys(("calibrate", "compare", "evaluate", "explain", "inspect", "merge", "pack", "plan", "push", "verify"), "api"),
     **dict.fromkeys(("evaluation", "methods"), ""),
+    "CalibrationOptions": "calibration.options",
     "MergeryError": "errors",
     "Options": "run.workers",
     "Recipe": "recipe",

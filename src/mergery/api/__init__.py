@@ -2,10 +2,11 @@
 
 from mergery.api.handing_on import export_gguf, push
 from mergery.api.looking import inspect, prove, verify
-from mergery.api.measuring import compare, evaluate
+from mergery.api.measuring import calibrate, compare, evaluate
 from mergery.api.merging import explain, merge, pack, plan
 
 __all__ = [
+    "calibrate",
     "compare",
     "evaluate",
     "explain",

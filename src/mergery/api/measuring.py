@@ -11,6 +11,8 @@ from mergery.run.events import Notify
 
 if TYPE_CHECKING:
     from mergery import evaluation
+    from mergery.calibration.options import CalibrationOptions
+    from mergery.checkpoints.statistics import Statistics
 
 
 def evaluate(
@@ -46,6 +48,34 @@ def evaluate(
     subject = open_subject(model, tokenizer=tokenizer, base=base, name=name)
     with listening(on_event) as notify:
         return running.answer_all(subject, listed, options, results, notify)
+
+
+def calibrate(
+    model: Any,
+    data: str | Path,
+    out: str | Path,
+    *,
+    options: CalibrationOptions | None = None,
+    tokenizer: Any = None,
+    add: Sequence[str | Path] = (),
+    on_event: Notify | None = None,
+) -> Statistics:
+    """Measure a model on data, and write the statistics as a checkpoint, for methods that read them.
+
+    model:     a model folder, a hub id, a GGUF file, or a recipe, which is run as it is merged and never written.
+    data:      a task file (.jsonl: texts, or prompts with answers), or plain text.
+    options:   what is measured, and on how much.
+    tokenizer: a tokenizer, or the folder of one, instead of the model's own.
+    add:       statistics of the same model on other data, which are added to those of this data.
+
+    The model runs block by block, with no more of its weights in memory than one block's. Raises MergeryError.
+    """
+    from mergery.calibration.options import CalibrationOptions
+    from mergery.calibration.running import calibrate
+
+    wanted = options or CalibrationOptions()
+    with listening(on_event) as notify:
+        return calibrate(model, data, out, options=wanted, tokenizer=tokenizer, add=add, on_event=notify)
 
 
 def compare(

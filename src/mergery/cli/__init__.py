@@ -45,7 +45,11 @@ COMMANDS = {
         "vocabulary": "vocabulary:app",
         "adapter": "adapter:app",
     },
-    MEASURING: {"evaluate": "evaluate:evaluate", "compare": "compare:compare"},
+    MEASURING: {
+        "evaluate": "evaluate:evaluate",
+        "compare": "compare:compare",
+        "calibrate": "calibrate:calibrate",
+    },
     RECIPES: {"import": "import_:import_", "schema": "schema:schema"},
     MACHINE: {"doctor": "doctor:doctor", "completion": "completion:completion"},
 }

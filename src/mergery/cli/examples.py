@@ -46,6 +46,13 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
         ("mergery compare merged --parents llama-math llama-code --tasks questions.jsonl", "what the merge has lost"),
     ),
+    "calibrate": (
+        ("mergery calibrate llama-math --data texts.jsonl math-stats", "what the model's weights are multiplied with"),
+        (
+            "mergery calibrate llama-math --data texts.jsonl --stats fisher math-fisher",
+            "which weights its text rests on",
+        ),
+    ),
     "pack": (("mergery pack recipe.yaml packed", "keep the models of all tasks beside their base"),),
     "export gguf": (
         ("mergery export gguf merged merged.gguf --type q8_0", "a model as one file, in eight bits"),

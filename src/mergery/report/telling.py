@@ -48,6 +48,9 @@ def sentences(event: Event) -> list[str]:
             return [f"{event.task}: going on: {event.resumed} of {event.items} items are done"]
         case events.Scored(cut=cut) if cut:
             return [f"{event.task}: {cut} items are longer than the model takes at once, and were cut"]
+        case events.Calibrated():
+            facts = f"wrote {event.folder}: statistics of {event.tokens} tokens in {event.examples} rows"
+            return [facts, *(f"warning: {each}" for each in event.warnings)]
         case events.Lost():
             return [f"the worker {event.worker} is gone ({event.reason}); its tensors are made elsewhere"]
     return []
@@ -86,6 +89,8 @@ def share(event: Event) -> Share | None:
             return Share(event.task, event.resumed, event.items, False)
         case events.Answered():
             return Share(event.task, event.items, event.total, False)
+        case events.Visited():
+            return Share("calibrating", event.place, event.total, False)
     return None
 
 

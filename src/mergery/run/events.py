@@ -243,3 +243,25 @@ class Compared(Event):
     pairs: Sequence[Mapping[str, Any]]
     overlaps: Sequence[Mapping[str, Any]]
     optimism: Sequence[Mapping[str, Any]]
+
+
+# --- calibrating --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Visited(Event):
+    """A unit of a model has been run on all data."""
+
+    unit: str
+    place: int  # among the units, from 1
+    total: int
+
+
+@dataclass(frozen=True)
+class Calibrated(Event):
+    """The folder of a model's statistics is complete."""
+
+    folder: Path
+    examples: int
+    tokens: int
+    warnings: Sequence[str]

@@ -1,0 +1,166 @@
+"""What each weight of a model is multiplied with: Gram matrices and mean magnitudes of inputs, gathered while the model runs.
+
+    gram        X^T X, summed over all tokens             (in, in) for a weight [out, in]; (experts, in, in) for a stack
+    activation  |X|, summed over all tokens               (in,), or (experts, in)
+
+An input is seen where torch multiplies it with a weight, whatever module that stands in. What several weights share, such as
+the input of query, key and value, is summed once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch.overrides import TorchFunctionMode
+
+from mergery.architecture.fused import transposed
+from mergery.calibration.model import StreamedModel, Unit
+from mergery.errors import DataError
+
+Place = tuple[str, int | None]  # one of the view's tensors; which matrix of a stack
+
+
+@dataclass
+class Sums:
+    """What has been summed of the inputs of one weight."""
+
+    tokens: int = 0
+    gram: Any = None  # float64 (in, in)
+    activation: Any = None  # float64 (in,)
+
+
+@dataclass
+class Inputs:
+    """Gathers the inputs of a model's linear weights, unit by unit."""
+
+    model: StreamedModel
+    stats: frozenset[str]  # gram, activation
+    sums: dict[Place, Sums] = field(default_factory=dict)  # of the unit at hand
+    leads: dict[Place, Place] = field(default_factory=dict)  # whose sums are a weight's own
+
+    def watching(self, weights: Mapping[str, Any]) -> Watch:
+        """A context in which what a unit's weights are multiplied with is gathered."""
+        return Watch(self, {value.untyped_storage().data_ptr(): (name, value) for name, value in weights.items()})
+
+    def wanted(self, name: str) -> list[str]:
+        """What is gathered of the inputs of one of the view's tensors: of heads, magnitudes alone."""
+        roles = self.model.roles(name)
+        return [stat for stat in sorted(self.stats) if "linear" in roles or (stat, roles[0]) == ("activation", "head")]
+
+    def add(self, rows: Any, places: list[Place], seen: dict[Any, Place]) -> None:
+        """Rows (any, in) that the matrices at some places are multiplied with."""
+        key = (rows.data_ptr(), rows.shape, rows.stride(), rows._version)
+        first = seen.setdefault(key, places[0])
+        for place in places:
+            if self.leads.setdefault(place, first) != first:
+                raise AssertionError(f"{place} shares its input with {self.leads[place]}, and once with {first}")
+        if first == places[0]:
+            sums = self.sums.setdefault(first, Sums())
+            flat = rows.reshape(-1, rows.shape[-1])
+            sums.tokens += len(flat)
+            if "gram" in self.wanted(first[0]):
+                product = (flat.T @ flat).double()
+                sums.gram = product if sums.gram is None else sums.gram.add_(product)
+            if "activation" in self.stats:
+                product = flat.abs().double().sum(0)
+                sums.activation = product if sums.activation is None else sums.activation.add_(product)
+
+    def finish(self, unit: Unit) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, list[int]]]]:
+        """The unit's statistics by name, float32; and for each of its weights, whose they are and of how many tokens.
+
+        Experts that no token reached have zeros.
+        """
+        arrays: dict[str, np.ndarray] = {}
+        table: dict[str, tuple[str, list[int]]] = {}
+        owners: dict[str, str] = {}
+        for name, (first, _) in ((place[0], lead) for place, lead in self.leads.items()):
+            owners.setdefault(name, first)
+        for name in self._idle(unit, owners):
+            owners[name] = name
+        for name, owner in owners.items():
+            shape = self.model.view.nodes[owner].shape
+            count = shape[0] if len(shape) == 3 else None
+            each = [self.sums.get((owner, index)) for index in (range(count) if count else (None,))]
+            table[name] = owner, [0 if sums is None else sums.tokens for sums in each]
+            if name != owner:
+                continue
+            size = shape[-2] if transposed(name, shape, self.model.view.config) else shape[-1]
+            for stat in self.wanted(name):
+                one = (size, size) if stat == "gram" else (size,)
+                found = [np.zeros(one) if sums is None else getattr(sums, stat).numpy() for sums in each]
+                if not all(np.isfinite(array).all() for array in found):
+                    raise DataError(
+                        f"the inputs of {name!r} hold NaN or infinity", hint="the model overflows on this data"
+                    )
+                arrays[f"{name}.{stat}"] = (np.stack(found) if count else found[0]).astype(np.float32)
+        self.sums.clear()
+        self.leads.clear()
+        return arrays, table
+
+    def _idle(self, unit: Unit, owners: Mapping[str, str]) -> Iterator[str]:
+        """Experts' matrices that no token reached."""
+        names = {piece[0] for _, _, name in unit.parameters for piece in self.model.stored(name)}
+        for name in sorted(names - owners.keys()):
+            if "expert" in self.model.roles(name) and self.wanted(name):
+                yield name
+
+
+class Watch(TorchFunctionMode):
+    """Sees every product of torch, and gathers the inputs of those with a unit's weights."""
+
+    def __init__(self, inputs: Inputs, weights: Mapping[int, tuple[str, Any]]) -> None:
+        super().__init__()
+        self.inputs, self.weights = inputs, weights
+        self.seen: dict[Any, Place] = {}
+        self.held: list[Any] = []  # inputs of the call at hand: as long as they are there, no other has their address
+
+    def next_call(self) -> None:
+        """The unit is called with another batch."""
+        self.seen.clear()
+        self.held.clear()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in _PRODUCTS and self.weights:
+            self._look(name, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+    def _look(self, name: str, args: Any, kwargs: Any) -> None:
+        rows, weight = (kwargs.get(key, args[at] if len(args) > at else None) for key, at in _PRODUCTS[name])
+        if not all(hasattr(each, "untyped_storage") for each in (rows, weight)) or weight.dim() < 2:
+            return
+        known = self.weights.get(weight.untyped_storage().data_ptr())
+        if known is None:
+            return
+        stack = list(zip(rows, weight, strict=True)) if weight.dim() == 3 else [(rows, weight)]
+        for each, matrix in stack:
+            self._gather(known[0], each, matrix)
+
+    def _gather(self, name: str, rows: Any, matrix: Any) -> None:
+        inputs, start = self.inputs, matrix.storage_offset()
+        places: list[Place] = []
+        for piece in inputs.model.stored(name, start, start + math.prod(matrix.shape)):
+            tensor, first = piece[0], piece[1]
+            shape = inputs.model.view.nodes[tensor].shape
+            place = tensor, first // math.prod(shape[1:]) if len(shape) == 3 else None
+            if inputs.wanted(tensor) and place not in places:
+                places.append(place)
+        if places:
+            self.held.append(rows)
+            inputs.add(rows.detach(), places, self.seen)
+
+
+_PRODUCTS = {
+    "linear": (("input", 0), ("weight", 1)),
+    "addmm": (("mat1", 1), ("mat2", 2)),
+    "matmul": (("input", 0), ("other", 1)),
+    "__matmul__": (("input", 0), ("other", 1)),
+    "mm": (("input", 0), ("mat2", 1)),
+    "bmm": (("input", 0), ("mat2", 1)),
+    "baddbmm": (("batch1", 1), ("batch2", 2)),
+}
+"""Functions of torch that multiply rows of inputs with a matrix: where those stand, by keyword and by place."""

@@ -1,0 +1,103 @@
+"""What can be calibrated, as a view: a folder, a GGUF file, a model of the hub, or a recipe that is never written."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mergery.architecture import read_architecture
+from mergery.checkpoints import open_checkpoint
+from mergery.checkpoints.base import Checkpoint
+from mergery.checkpoints.statistics import model_mark
+from mergery.engine import Shared
+from mergery.errors import CheckpointError, Where
+from mergery.graph.nodes import Node, Stored
+from mergery.graph.view import View
+from mergery.kernels.threads import quiet_torch
+from mergery.planning.inputs import quantisation
+from mergery.planning.plan import Plan, make_plan
+from mergery.recipe import Recipe
+from mergery.report.files import side_files
+from mergery.run.events import ignore
+from mergery.run.workers import Options, Run, wake_kernels
+
+RECIPES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model to run: its view, where its tokenizer lies, and what tells it from others."""
+
+    name: str
+    view: View
+    folder: Path
+    mark: Mapping[str, Any]
+    statistics: Callable[[], Shared]  # what its merges ask of whole models, found when it is wanted
+
+
+@contextmanager
+def open_model(source: Any) -> Iterator[Opened]:
+    """Open a folder, a hub id, a GGUF file, or a recipe: a YAML file, a mapping or a `Recipe`. Raises MergeryError."""
+    if isinstance(source, (Recipe, Mapping)) or Path(str(source)).suffix in RECIPES:
+        with _planned(source) as opened:
+            yield opened
+        return
+    with open_checkpoint(source) as checkpoint:
+        checkpoint.prepare()
+        codes = quantisation(checkpoint)
+        if codes is not None:
+            what = f"this model is quantised ({codes.scheme})"
+            raise CheckpointError(what, where=Where(checkpoint.location), why=codes.why, hint="use its plain version")
+        folder = Path(checkpoint.location) if Path(checkpoint.location).is_dir() else Path(str(source))
+        yield Opened(checkpoint.label, stored_view(checkpoint), folder, model_mark(checkpoint), Shared)
+
+
+def stored_view(checkpoint: Checkpoint) -> View:
+    """A stored model as a view."""
+    nodes: dict[str, Node] = {
+        name: Stored(checkpoint.label, checkpoint, info) for name, info in checkpoint.tensors.items()
+    }
+    architecture = read_architecture(checkpoint.tensors.values(), checkpoint.config)
+    return View(checkpoint.label, nodes, architecture, checkpoint.config, checkpoint)
+
+
+@contextmanager
+def _planned(recipe: Any) -> Iterator[Opened]:
+    """A merge as a view, read as it is made. The files beside its weights are written for the tokenizer alone."""
+    plan = make_plan(recipe)
+    name = Path(str(recipe)).stem if isinstance(recipe, (str, Path)) else "merge"
+    try:
+        with tempfile.TemporaryDirectory(prefix="mergery-") as folder:
+            for file, content in side_files(plan).items():
+                place = Path(folder, file)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content)
+            yield Opened(name, plan.view, Path(folder), {"plan": plan.digest}, lambda: _statistics(plan))
+    finally:
+        plan.close()
+
+
+def _statistics(plan: Plan) -> Shared:
+    """What the merges of a plan ask of whole models."""
+    run = Run(plan, _Nothing(), Options(), ignore)
+    wake_kernels()
+    with quiet_torch(load=True), ThreadPoolExecutor(run.options.workers, thread_name_prefix="mergery") as pool:
+        run.statistics(pool, list(plan.steps))
+    return run.shared
+
+
+class _Nothing:
+    """Where nothing is written."""
+
+    done: Mapping[str, str] = {}
+
+    def write(self, slot: Any, start: int, data: Any) -> None:
+        raise AssertionError("nothing is written")
+
+    def finished(self, steps: Any, digests: Any) -> None:
+        raise AssertionError("nothing is written")

@@ -1,0 +1,43 @@
+"""What is measured of a model, and on how much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mergery.checkpoints.statistics import KINDS
+from mergery.errors import RecipeError, did_you_mean
+
+LONGEST = 512  # tokens of a row
+LABELS = ("sampled", "empirical", "exact")
+
+
+@dataclass(frozen=True)
+class CalibrationOptions:
+    """What is measured, and on how much.
+
+    stats:   gram, activation, fisher.
+    limit:   the first so many items of the data; all where None.
+    longest: tokens of a row; what the model takes, if that is less.
+    labels:  of the Fisher information: `sampled` from the model, `empirical` (the data's), `exact` (all classes).
+    seed:    of sampled labels.
+    """
+
+    stats: tuple[str, ...] = ("gram",)
+    limit: int | None = None
+    longest: int = LONGEST
+    labels: str = "sampled"
+    seed: int = 0
+    threads: int = 0  # of torch; 0 takes one for each core
+
+    def __post_init__(self) -> None:
+        for stat in self.stats:
+            if stat not in KINDS:
+                raise RecipeError(f"unknown statistic {stat!r}", hint=did_you_mean(stat, KINDS))
+        if not self.stats:
+            raise RecipeError("no statistic is wanted", hint=f"known here: {', '.join(KINDS)}")
+        if self.labels not in LABELS:
+            raise RecipeError(f"unknown labels {self.labels!r}", hint=did_you_mean(self.labels, LABELS))
+        for name, least in (("limit", 1), ("longest", 2), ("threads", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise RecipeError(f"{name} is {value}", why=f"it must be {least} or more")

@@ -1,0 +1,299 @@
+"""Calibrating: a model's statistics on data, block by block, with no more of its weights in memory than one block's."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mergery.calibration.data import Row, Texts, inputs_of, read_texts
+from mergery.calibration.model import StreamedModel, Unit
+from mergery.calibration.opening import Opened, open_model
+from mergery.calibration.options import CalibrationOptions
+from mergery.calibration.passes import Passes, Shelf
+from mergery.calibration.storing import Store
+from mergery.checkpoints import open_checkpoint
+from mergery.checkpoints.base import Checkpoint
+from mergery.checkpoints.statistics import Shared, Statistics, read_statistics
+from mergery.errors import CheckpointError, RecipeError, Where, listed
+from mergery.evaluation.loading import check_transformers, quiet, tokenizer_of
+from mergery.run.events import Calibrated, Notify, Visited, ignore
+
+AT_ONCE = 1 << 30  # bytes that the examples of one sweep for Fisher information may hold
+
+
+def calibrate(
+    model: Any,
+    data: str | Path,
+    out: str | Path,
+    *,
+    options: CalibrationOptions = CalibrationOptions(),
+    tokenizer: Any = None,
+    add: Sequence[str | Path] = (),
+    on_event: Notify = ignore,
+) -> Statistics:
+    """Measure a model on data, and write the statistics as a checkpoint. See `mergery.api.calibrate`."""
+    check_transformers()
+    store = Store(out)
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(open_model(model))
+        added = [stack.enter_context(open_checkpoint(each)) for each in add]
+        before = [_addable(each, opened.mark, options) for each in added]
+        stack.enter_context(quiet())
+        streamed = StreamedModel(opened.view)
+        task = task_of(streamed)
+        texts = _texts(streamed, opened, Path(data).expanduser(), options, tokenizer, task)
+        store.begin()
+        with threads_of(options.threads):
+            streamed.prepare(opened.statistics())
+            inputs = _Measuring(streamed, texts, options, store, on_event).run(task)
+        for each, statistics in zip(added, before, strict=True):
+            inputs = _add(store, each, statistics, inputs)
+        own = {
+            "file": Path(texts.file).name,
+            "sha256": texts.sha256,
+            "examples": len(texts.rows),
+            "tokens": texts.tokens,
+        }
+        found = Statistics(
+            tuple(sorted(options.stats)),
+            {"name": opened.name, **opened.mark},
+            (*(file for each in before for file in each.data), own),
+            inputs,
+            options.labels if "fisher" in options.stats else "",
+        )
+        store.finish(found)
+        on_event(Calibrated(store.out, len(texts.rows), texts.tokens, tuple(remarks(found, streamed))))
+    return found
+
+
+def task_of(model: StreamedModel) -> str:
+    """What a model's answer is: `labels`, `pairs` (of prompt and answer), `text`, or empty where it has no likelihood."""
+    from transformers.models.auto import modeling_auto as auto
+
+    name = type(model.module).__name__
+    if getattr(model.config, "is_encoder_decoder", False):
+        return "pairs"
+    if name.endswith("ForSequenceClassification"):
+        return "labels"
+    return "text" if name in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() else ""
+
+
+def _texts(
+    model: StreamedModel,
+    opened: Opened,
+    path: Path,
+    options: CalibrationOptions,
+    tokenizer: Any,
+    task: str,
+) -> Texts:
+    """The data in tokens, once it is known to serve. Raises MergeryError."""
+    where = Where(opened.view.donor.location)
+    if "fisher" in options.stats:
+        if not task:
+            what = f"a {type(model.module).__name__} gives no likelihood of its text"
+            hint = "use gram or activation; fisher is of language models and classifiers"
+            raise CheckpointError(what, where=where, hint=hint)
+        if options.labels == "exact" and task != "labels":
+            why = "an expectation over all texts has no end"
+            raise RecipeError("exact labels are of classifiers", why=why, hint="--labels sampled")
+    words = tokenizer_of(tokenizer, opened.folder)
+    most = limit_of(model.config)
+    texts = read_texts(
+        path, words, longest=min(options.longest, most), limit=options.limit, pair=task == "pairs",
+        config=model.config.to_dict(),
+    )  # fmt: skip
+    rows = model.module.get_input_embeddings().weight.shape[0]
+    largest = max(max(row.tokens) for row in texts.rows)
+    if largest >= rows:
+        why = f"a text has the token {largest}, and the model has {rows} rows"
+        raise CheckpointError("the tokenizer is not the model's", where=where, why=why, hint="--tokenizer FOLDER")
+    unlabelled = task == "labels" and any(row.label is None for row in texts.rows)
+    if "fisher" in options.stats and options.labels == "empirical" and unlabelled:
+        hint = 'write {"text": "...", "label": 1}, or say --labels sampled'
+        raise RecipeError("empirical labels are those of the data, which has none", hint=hint)
+    return texts
+
+
+def limit_of(config: Any) -> int:
+    """Tokens that a model takes at once, as far as its config says; without a say, as many as are wanted."""
+    text = getattr(config, "text_config", None) or config
+    for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
+        if isinstance(getattr(text, key, None), int) and getattr(text, key) > 0:
+            return getattr(text, key)
+    return 1 << 30
+
+
+class _Measuring:
+    """One calibration under way."""
+
+    def __init__(
+        self, model: StreamedModel, texts: Texts, options: CalibrationOptions, store: Store, notify: Notify
+    ) -> None:
+        self.model, self.texts, self.options, self.store, self.notify = model, texts, options, store, notify
+        self.table: dict[str, Shared] = {}
+
+    def run(self, task: str) -> dict[str, Shared]:
+        stats = set(self.options.stats)
+        if stats - {"fisher"}:
+            self.inputs(frozenset(stats - {"fisher"}), task)
+        if "fisher" in stats:
+            self.fisher()
+        return self.table
+
+    @property
+    def width(self) -> int:
+        text = getattr(self.model.config, "text_config", None) or self.model.config
+        return int(getattr(text, "hidden_size", 0) or getattr(text, "d_model", 0) or 1)
+
+    def inputs(self, stats: frozenset[str], task: str) -> None:
+        """Gram matrices and magnitudes of what weights are multiplied with."""
+        import torch
+
+        from mergery.calibration.inputs import Inputs
+
+        model, found = self.model, Inputs(self.model, stats)
+        shelf = Shelf(self.store.partial, 2 * self.texts.tokens * self.width * 4)
+        watch: Any = None
+
+        def call(unit: Unit, ask: Any, args: Any, kwargs: Any) -> Any:
+            def work() -> Any:
+                watch.next_call()
+                return shelf.keep(unit.forward(*args, **kwargs))
+
+            return ask(work)
+
+        @contextmanager
+        def before(unit: Unit, weights: Mapping[str, Any]) -> Iterator[None]:
+            nonlocal watch
+            watch = found.watching(weights)
+            with torch.no_grad(), watch:
+                yield
+            watch = None
+            arrays, table = found.finish(unit)
+            self.store.add(unit.name, arrays)
+            for name, (owner, tokens) in table.items():
+                earlier = self.table[name].tokens if name in self.table else (0,) * len(tokens)
+                self.table[name] = Shared(owner, tuple(a + b for a, b in zip(earlier, tokens, strict=True)))
+
+        def function(rows: Sequence[Row]) -> Any:
+            def run() -> None:
+                with torch.no_grad():
+                    model.module(**inputs_of(rows, model.config))
+
+            return run
+
+        passes = Passes(model, call)
+        head = "activation" in stats
+        passes.run(
+            [function(rows) for rows in self.texts.batches(task == "pairs")],
+            before=before,
+            last=lambda unit: not head and model.is_head(unit),
+            told=lambda unit: self.notify(Visited(unit.name, self._place(unit), len(model.units))),
+        )
+
+    def fisher(self) -> None:
+        """Squared gradients, in sweeps of as many examples as may be in memory."""
+        from mergery.calibration.fisher import Fisher
+
+        model, found = self.model, Fisher(self.model)
+        passes = Passes(model, found.call)
+        longest = max(len(row.tokens) for row in self.texts.rows)
+        tied = sum(model.view.nodes[name].elements for name in found.tied)
+        each = longest * self.width * 4 * (len(model.units) + 8) + 16 * tied
+        size = max(1, AT_ONCE // each)
+
+        @contextmanager
+        def before(unit: Unit, weights: Mapping[str, Any]) -> Iterator[None]:
+            yield
+            self.store.add(f"{unit.name}.fisher", found.take(found.sums))
+
+        rows = self.texts.rows
+        labels: Any = self.options.labels
+        for start in range(0, len(rows), size):
+            numbered = list(enumerate(rows))[start : start + size]
+            functions = [found.pass_of(row, labels, self.options.seed + number) for number, row in numbered]
+            passes.run(
+                functions,
+                before=before,
+                told=lambda unit: self.notify(Visited(unit.name, self._place(unit), len(model.units))),
+            )
+        self.store.add("tied.fisher", found.take(found.late))
+
+    def _place(self, unit: Unit) -> int:
+        return next(number for number, each in enumerate(self.model.units, 1) if each is unit)
+
+
+# --- adding to earlier statistics ---------------------------------------------------------------------------------------
+
+
+def _addable(checkpoint: Checkpoint, mark: Mapping[str, Any], options: CalibrationOptions) -> Statistics:
+    """What earlier statistics say, once they are known to be of the same model and kinds. Raises CheckpointError."""
+    found, where = read_statistics(checkpoint), Where(checkpoint.location)
+    if found is None:
+        raise CheckpointError(
+            "these are no statistics", where=where, hint="name a folder that `mergery calibrate` wrote"
+        )
+    if {key: value for key, value in found.model.items() if key != "name"} != dict(mark):
+        raise CheckpointError("these statistics are of another model", where=where, why=f"of {found.model.get('name')}")
+    if set(found.kinds) != set(options.stats) or (found.labels and found.labels != options.labels):
+        have = ", ".join(found.kinds) + (f" of {found.labels} labels" if found.labels else "")
+        raise CheckpointError("these statistics are of other kinds", where=where, why=f"they are {have}")
+    return found
+
+
+def _add(store: Store, earlier: Checkpoint, said: Statistics, inputs: Mapping[str, Shared]) -> dict[str, Shared]:
+    """Add earlier statistics to those in the store."""
+    import numpy as np
+
+    if {name: shared.of for name, shared in said.inputs.items()} != {name: each.of for name, each in inputs.items()}:
+        why = "they say otherwise which weights share an input"
+        raise CheckpointError("these statistics cannot be added", where=Where(earlier.location), why=why)
+    for unit, infos in store.files.items():
+        for name, info in infos.items():
+            if name not in earlier.tensors:
+                raise CheckpointError(f"these statistics have no {name!r}", where=Where(earlier.location))
+            values = np.empty(info.elements, np.float32)
+            earlier.read(name, 0, info.elements, values.view(np.uint8))
+            store.add(unit, {name: values.reshape(info.shape)})
+    return {
+        name: Shared(each.of, tuple(a + b for a, b in zip(each.tokens, said.inputs[name].tokens, strict=True)))
+        for name, each in inputs.items()
+    }
+
+
+@contextmanager
+def threads_of(threads: int) -> Iterator[None]:
+    """As many threads of torch as are wanted."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def remarks(found: Statistics, model: StreamedModel) -> Iterator[str]:
+    """What is to be known of statistics: singular Gram matrices, experts without tokens."""
+    if not found.inputs:
+        return
+    few = {
+        name: (min(shared.tokens), width)
+        for name, shared in found.inputs.items()
+        if 0 < min(shared.tokens) < (width := model.view.nodes[name].shape[-1]) and "gram" in found.kinds
+    }
+    if few:
+        worst = max(few, key=lambda name: few[name][1] / few[name][0])
+        tokens, width = few[worst]
+        yield (
+            f"{len(few)} weights have seen fewer tokens than they have inputs, such as {worst!r} with {tokens} tokens and "
+            f"{width} inputs: their Gram matrices are singular, and shrinkage decides what they do not"
+        )
+    idle = [name for name, shared in found.inputs.items() if min(shared.tokens) == 0]
+    if idle:
+        yield f"no token has reached {listed(idle)}"

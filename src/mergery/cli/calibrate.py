@@ -1,0 +1,70 @@
+"""`mergery calibrate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from mergery.cli.common import Json, Quiet, Verbose, flowing, wait_without_spinning
+
+Add = Annotated[tuple[Path, ...], Parameter(consume_multiple=False)]
+Names = Annotated[str, Parameter(help="What is measured, with commas between: gram, activation, fisher.")]
+TorchThreads = Annotated[int, Parameter(help="Threads of torch; 0 takes one for each core.")]
+
+
+@flowing
+def calibrate(
+    model: Path,
+    out: Path,
+    /,
+    *,
+    data: Path,
+    stats: Names = "gram",
+    limit: int | None = None,
+    longest: int = 512,
+    labels: Literal["sampled", "empirical", "exact"] = "sampled",
+    seed: int = 0,
+    tokenizer: Path | None = None,
+    add: Add = (),
+    threads: TorchThreads = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Measure MODEL on data, and write the statistics to the folder OUT, for methods that read them.
+
+    MODEL is a model folder, a GGUF file, a hub id, or a recipe, which is run as it is merged and never written. It runs
+    block by block: no more of its weights is in memory than one block's.
+
+    Parameters
+    ----------
+    model
+        A model folder, a GGUF file, a hub id, or a recipe.
+    out
+        The folder to write: a checkpoint with a tensor for each statistic. It must not exist.
+    data
+        A task file of `mergery evaluate` (.jsonl), or plain text.
+    limit
+        Take the first so many items only.
+    longest
+        Tokens of a row; longer texts are cut into several.
+    labels
+        Of the Fisher information: drawn from the model, those of the data, or all classes of a classifier.
+    seed
+        Of the labels that are drawn.
+    tokenizer
+        A folder with a tokenizer, instead of the model's own.
+    add
+        Statistics of the same model on other data, which are added. It may be given several times.
+    """
+    wait_without_spinning()
+    from mergery import api
+    from mergery.calibration.options import CalibrationOptions
+    from mergery.cli.progress import reporter
+
+    names = tuple(dict.fromkeys(name.strip() for name in stats.split(",") if name.strip()))
+    options = CalibrationOptions(names, limit, longest, labels, seed, threads)
+    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+        api.calibrate(model, data, out, options=options, tokenizer=tokenizer, add=add, on_event=report.event)

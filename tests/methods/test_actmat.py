@@ -71,7 +71,8 @@ def test_hard_cases(name):
     assert bool(out.isfinite().all())
     assert float(out.abs().max()) > 0.0
     wide = [delta.double().numpy() for delta in deltas]
-    wanted = quadratic.actmat(wide, 0.0 * wide[0], lambda i: wide[i], weight=[1.0] * len(wide), cut=None, scale=1.0)
+    own = {"weight": [1.0] * len(wide), "cut": None, "precision": "exact", "scale": 1.0}
+    wanted = quadratic.actmat(wide, 0.0 * wide[0], lambda i: wide[i], **own)
     assert equals(out, wanted, 1e-5)
     if name == "a zero":
         assert equals(out, merge(actmat, [deltas[0], deltas[2]], np.zeros(deltas[0].shape)))

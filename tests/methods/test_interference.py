@@ -1,7 +1,6 @@
 """The shared solver of the family of quadratic interference."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -51,9 +50,6 @@ def test_by_hand():
     problem = interference(targets, [torch.tensor(probe) for probe in probes])
     assert equals(problem.values[:1], [5.0])
     assert equals(problem.solution() @ problem.basis, [[4.4, 0.0]])
-    # from (1, 1), a tenth of the way along the only input, nothing along the other
-    moved = problem.flow(torch.ones(1, 2, dtype=torch.float64), torch.tensor(0.1)) @ problem.basis
-    assert equals(moved, [[0.34, 0.0]])
 
 
 @settings(max_examples=60)
@@ -72,42 +68,9 @@ def test_the_loss_has_no_slope_at_the_solution(problem):
     assert np.abs(quadratic.gradient(solution, terms(*problem))).max() <= 1e-9 * steep
 
 
-@settings(max_examples=40)
-@given(problems())
-def test_what_no_task_has_stays_where_it_is(problem):
-    given_ = interference(*problem)
-    start = normal(*problem[0][0].shape, seed=7).double()
-    whole = start + given_.flow(start, torch.ones_like(given_.values)) @ given_.basis
-    seen = given_.basis.mT @ given_.basis
-    assert equals(whole @ seen, given_.solution() @ given_.basis, 1e-9)
-    outside = torch.eye(len(seen)) - seen
-    assert float((whole @ outside - start @ outside).abs().max()) < 1e-9 * float(whole.abs().max())
-
-
-@settings(max_examples=20)
-@given(problems(), st.floats(0.0, 20.0))
-def test_flow_follows_the_slope(problem, time):
-    # dD/dt = -(D C - pull), in very small steps of Runge and Kutta
-    found = interference(*problem)
-    time /= float(found.values.max())
-    point = start = normal(*problem[0][0].shape, seed=7).double()
-    pull, whole = quadratic.summed(terms(*problem))
-    pull, whole = torch.from_numpy(pull), torch.from_numpy(whole)
-    steps = 150
-    h = time / steps
-    for _ in range(steps):
-        a = pull - point @ whole
-        b = pull - (point + h / 2 * a) @ whole
-        c = pull - (point + h / 2 * b) @ whole
-        d = pull - (point + h * c) @ whole
-        point = point + h / 6 * (a + 2 * b + 2 * c + d)
-    closed = start + found.flow(start, -(-time * found.values).expm1()) @ found.basis
-    assert equals(closed, point.numpy(), 1e-4)
-
-
 def test_eigenvalues_are_those_of_the_summed_covariance():
     deltas = [normal(5, 8, seed=seed) for seed in range(2)]
-    problem = interference(deltas, rows_as_inputs(deltas, [1.0, 3.0], equal=True))
+    problem = interference(deltas, rows_as_inputs(deltas, [1.0, 3.0]))
     wide = [delta.double().numpy() for delta in deltas]
     values, vectors = np.linalg.eigh(sum(w * d.T @ d / (d**2).sum() for w, d in zip([1, 3], wide, strict=True)))
     assert equals(problem.values, values[::-1].copy())
@@ -117,17 +80,15 @@ def test_eigenvalues_are_those_of_the_summed_covariance():
 
 def test_inputs_of_a_task_vector_of_zeros_are_none():
     deltas = [normal(2, 3, seed=1), torch.zeros(2, 3)]
-    one, zero = rows_as_inputs(deltas, [4.0, 4.0], equal=True)
+    one, zero = rows_as_inputs(deltas, [4.0, 4.0])
     assert equals(one.norm(), 2.0)
     assert not zero.any()
-    assert equals(rows_as_inputs(deltas, [4.0, 4.0], equal=False)[0], 2 * deltas[0])
 
 
 def test_a_problem_without_inputs_has_the_solution_zero():
     zeros = [torch.zeros(3, 4)] * 2
     problem = interference(zeros, zeros)
     assert not (problem.solution() @ problem.basis).any()
-    assert not problem.flow(normal(3, 4).double(), torch.ones(())).any()
 
 
 def test_matrices_of_a_stack_are_problems_of_their_own():
@@ -139,15 +100,14 @@ def test_matrices_of_a_stack_are_problems_of_their_own():
         assert equals(together.solution()[place] @ together.basis[place], alone.solution() @ alone.basis, 1e-9)
 
 
-@pytest.mark.parametrize("equal", [True, False])
-def test_low_rank_cores_solve_the_full_problem(equal):
+def test_low_rank_cores_solve_the_full_problem():
     pairs = factors(10, 13)
     deltas = [pair.left.double() @ pair.right.double() for pair in pairs]
-    full = interference(deltas, rows_as_inputs(deltas, [1, 2, 3], equal=equal))
+    full = interference(deltas, rows_as_inputs(deltas, [1, 2, 3]))
     cores, frame = framed(pairs)
     assert frame.left is not None
     assert frame.right is not None
-    small = interference(cores, rows_as_inputs(cores, [1, 2, 3], equal=equal))
+    small = interference(cores, rows_as_inputs(cores, [1, 2, 3]))
     assert len(small.values) == 6
     assert equals(small.values, full.values[:6], 1e-9)
     lifted = small.lifted(frame)
@@ -169,13 +129,13 @@ def test_adam_takes_the_steps_of_adam_in_float64(deltas):
     # long steps, from far away: nothing is near its end, where rounding decides
     wide = [delta.double().numpy() for delta in deltas]
     own = quadratic.own_rows(wide, [1.0] * len(wide))
-    problem = interference(deltas, rows_as_inputs(deltas, [1.0] * len(deltas), equal=True))
+    problem = interference(deltas, rows_as_inputs(deltas, [1.0] * len(deltas)))
     start = beginning(deltas, "sum") + 10.0
     assert equals(descend(problem, start, 12, 0.05), quadratic.adam(start.numpy(), own, 12, 0.05), 1e-5)
 
 
 def test_adam_stays_where_nothing_pulls():
     deltas = [normal(6, 9, seed=1)]
-    problem = interference(deltas, rows_as_inputs(deltas, [1.0], equal=True))
+    problem = interference(deltas, rows_as_inputs(deltas, [1.0]))
     start = deltas[0].double()
     assert torch.equal(descend(problem, start, 50, 0.1), start)

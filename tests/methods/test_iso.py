@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from mergery.methods.iso_c import iso_c
 from mergery.methods.iso_cts import iso_cts
+from mergery.testing.reference import spectral
 
 from .hard_cases import consensus, hard_cases
 from .matrices import apart, diagonal, of_rank, rank, spectrum
@@ -103,6 +104,16 @@ def test_orthogonal_tasks_without_common_directions_all_take_part_alike(k, own, 
     s = spectrum(merge(iso_cts, deltas, torch.zeros(side, side), common=0.0, scale=1.0))
     level = sum(spectrum(delta)[:own].sum() for delta in deltas) / side
     assert torch.allclose(s, level, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (12, 20), (20, 12), (3, 10, 10)])
+def test_what_a_task_has_left_is_found_alike_on_either_side(shape):
+    own = {"weight": [1.0, 0.5, -0.7], "common": 0.6, "scale": 1.0}
+    deltas, zero = [normal(*shape, seed=seed) for seed in range(3)], torch.zeros(shape)
+    wanted = spectral.iso_cts(
+        [d.double().numpy() for d in deltas], zero.double().numpy(), lambda i: zero.numpy(), **own
+    )
+    assert equals(merge(iso_cts, deltas, zero, **own), wanted, 1e-5)
 
 
 def test_low_ranks_stay_low():

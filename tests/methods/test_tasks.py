@@ -82,7 +82,7 @@ def test_a_clip_from_either_end_leaves_something():
 def test_the_algebra_of_masks(seed):
     deltas = [normal(50, seed=seed + i) for i in range(4)]
     zero = torch.zeros(50)
-    assert equals(merge(consensus, deltas, zero, k=0), merge(task_arithmetic, deltas, zero))
+    assert equals(merge(consensus, deltas, zero, k=0), merge(task_arithmetic, deltas, zero, scale=1.0))
     assert torch.equal(merge(consensus, deltas, zero, k=5), zero)
     kept = [merge(consensus, deltas, zero, k=k) != 0 for k in range(5)]
     assert all(bool((more | ~less).all()) for more, less in itertools.pairwise(kept))

@@ -45,7 +45,15 @@ def test_by_hand():
 
 def test_the_published_descent_against_adam_in_float64():
     models, base = [normal(12, 20, seed=seed) for seed in range(3)], normal(12, 20, seed=9)
-    given = {"start": "sum", "steps": 300, "rate": 1e-5, "cut": None, "scale": 1.0, "solver": "adam"}
+    given = {
+        "start": "sum",
+        "steps": 300,
+        "rate": 1e-5,
+        "cut": None,
+        "precision": "exact",
+        "scale": 1.0,
+        "solver": "adam",
+    }
     out = merge(wudi, models, base, **given)
     wide = [model.double().numpy() for model in models]
     wanted = quadratic.wudi(wide, base.double().numpy(), lambda i: wide[i], weight=[1.0] * 3, **given)

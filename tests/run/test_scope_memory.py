@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from mergery.method import Base, methods
+from mergery.method import Ask, Base, Noise, methods
 from mergery.planning.plan import make_plan
 from mergery.report.explain import explain
 from mergery.run.workers import Options
@@ -25,6 +26,24 @@ class KeyedUniform:
         return torch.rand(self.shape)
 
 
+@pytest.fixture(autouse=True)
+def eigenvectors_by_torch(monkeypatch):
+    """Torch tells of the memory of its own eigenvectors, which is that of numpy's: it is the same routine of LAPACK."""
+
+    def eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        values, vectors = torch.linalg.eigh(torch.from_numpy(matrix))
+        return values.numpy(), vectors.numpy()
+
+    monkeypatch.setattr(np.linalg, "eigh", eigh)
+
+
+def asks(ask: Ask, base: torch.Tensor, deltas: list[torch.Tensor]) -> Any:
+    """What one ask of a method on matrices is answered with."""
+    if isinstance(ask, Noise):
+        return [ask.of(delta, "float32") for delta in deltas]
+    return base if isinstance(ask, Base) else KeyedUniform((base.shape[0], base.shape[1]))
+
+
 def allocated(name: str, k: int, shape: tuple[int, int]) -> tuple[int, int]:
     """Bytes that torch holds at the peak of one call beside its inputs, and those that the route foresees."""
     from torch.autograd.profiler import profile
@@ -37,7 +56,7 @@ def allocated(name: str, k: int, shape: tuple[int, int]) -> tuple[int, int]:
     torch.manual_seed(0)
     fading = torch.logspace(0, -5, shape[1])  # the smallest singular values are made orthonormal once more
     deltas, base = [torch.randn(shape) * fading for _ in range(k)], torch.randn(shape)
-    asked = {key: base if isinstance(ask, Base) else KeyedUniform(shape) for key, ask in method.asks}
+    asked = {key: asks(ask, base, deltas) for key, ask in method.asks}
     with profile(profile_memory=True) as seen:
         merged = method.function(deltas, **asked, **settings)
         _ = merged if method.takes == "models" else base + merged

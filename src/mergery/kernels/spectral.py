@@ -1,10 +1,10 @@
 """Linear algebra of task vectors: singular values, polar factors and low-rank factors, in float64 torch.
 
-**One route.** A thin SVD comes from the eigenvectors of the smaller Gram matrix, A^T A or A A^T, in float64: half the time of
-the direct one in float32, and more exact. Inputs hold 24 bits, so that their products are exact in 53 up to the sum's rounding:
-relative to the largest singular value s_1, singular values are right to 1e-15 (s_1 / s), and the reconstruction to 1e-10.
-Where a kept singular value lies below 1e-4 s_1, the singular vectors on the longer side, which are divided by it, are made
-orthonormal once more (to better than 1e-8).
+**One route.** A thin SVD comes from the eigenvectors of the smaller Gram matrix, A^T A or A A^T, in float64: less than the
+time of the direct one in float32, and more exact. Inputs hold 24 bits, so that their products are exact in 53 up to the
+sum's rounding: relative to the largest singular value s_1, singular values are right to 1e-15 (s_1 / s), and the
+reconstruction to 1e-10. Where a kept singular value lies below 1e-4 s_1, the singular vectors on the longer side, which are
+divided by it, are made orthonormal once more (to better than 1e-8).
 
 **Rank.** A singular value below `RANK` s_1 counts as zero, and its singular vectors *are* zeros. No direction that the data
 do not have enters a product: duplicate, zero and low-rank task vectors need no special case. Where inputs are stored in 16
@@ -24,9 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mergery.kernels.symmetric import eigh, gram, spread
+
 RANK = 1e-6  # of the largest singular value: smaller ones are zero
 FAINT = 1e-4  # of the largest singular value: below it, vectors are made orthonormal once more
 EDGE = 1.05  # of the largest singular value of rounding, as theory has it: what lies below may be rounding
+STEEP = 1e-5  # of the largest singular value: below it, the inverse of a square root is not formed
 TIE = 1e-9  # of a magnitude: what lies closer is the same number but for rounding
 
 
@@ -39,21 +42,44 @@ def svd(
     is a difference, `of` is the size (...) of what it is a difference of: then rounding is told from what is left. `noise`
     (...) is the largest singular value that rounding of the inputs may have by itself, see `noise_of`.
     """
+    return triplets(matrix, *basis(matrix), top, of=of, noise=noise)
+
+
+def basis(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Singular values (..., r), largest first, and vectors (..., r, r) of the smaller side, those of rounding among them."""
+    wide = matrix.double()
+    values, vectors = eigh(gram(wide if wide.shape[-2] >= wide.shape[-1] else wide.mT))
+    return values.clamp(min=0.0).sqrt(), vectors
+
+
+def triplets(
+    matrix: Tensor,
+    size: Tensor,
+    vectors: Tensor,
+    top: int | None = None,
+    *,
+    of: Tensor | float = 0.0,
+    noise: Tensor | float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The thin SVD as `svd` gives it, of a matrix with this `basis`."""
     wide = matrix.double()
     tall = wide if wide.shape[-2] >= wide.shape[-1] else wide.mT
-    values, vectors = torch.linalg.eigh(tall.mT @ tall)
     count = vectors.shape[-1] if top is None else min(top, vectors.shape[-1])
-    size = values.flip(-1).clamp(min=0.0).sqrt()
-    bounds = (torch.as_tensor(each, dtype=torch.float64, device=matrix.device) for each in (of, noise))
-    least = torch.maximum(RANK * next(bounds), next(bounds)).unsqueeze(-1)
-    kept = ((size > RANK * size[..., :1]) & (size > least))[..., :count]
-    right = vectors.flip(-1)[..., :count] * kept.unsqueeze(-2)
+    kept = spanned(size, of=of, noise=noise)[..., :count]
+    right = vectors[..., :count] * kept.unsqueeze(-2)
     left = tall @ right
     s = torch.linalg.vector_norm(left, dim=-2)
     left = left / s.where(kept, 1.0).unsqueeze(-2)
     if bool((kept & (s < FAINT * s[..., :1])).any()):
-        left = 1.5 * left - 0.5 * left @ (left.mT @ left)
+        left = 1.5 * left - 0.5 * left @ gram(left)
     return (left, s, right.mT) if tall is wide else (right, s, left.mT)
+
+
+def spanned(size: Tensor, *, of: Tensor | float = 0.0, noise: Tensor | float = 0.0) -> Tensor:
+    """Which singular values (..., r), largest first, are not numerically zero; see `svd`."""
+    bounds = (torch.as_tensor(each, dtype=torch.float64, device=size.device) for each in (of, noise))
+    least = torch.maximum(RANK * next(bounds), next(bounds)).unsqueeze(-1)
+    return (size > RANK * size[..., :1]) & (size > least)
 
 
 def noise_of(deltas: Sequence[Tensor | Factored], deviations: Sequence[Tensor]) -> list[Tensor]:
@@ -84,8 +110,23 @@ def noise_of_sum(noises: Sequence[Tensor], weight: Any) -> Tensor:
 
 def polar(matrix: Tensor, *, of: Tensor | float = 0.0) -> Tensor:
     """The orthogonal polar factor u vh of the thin SVD; on what the matrix does not span it is zero (pseudo-polar)."""
-    u, _, vh = svd(matrix, of=of)
-    return u @ vh
+    return levelled(matrix, of=of)[0]
+
+
+def levelled(matrix: Tensor, *, of: Tensor | float = 0.0, noise: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+    """The polar factor, and the singular values (..., r), of which those that are numerically zero are exactly zero.
+
+    It is x (x^T x)^(-1/2): one product with the eigenvectors' half power, where no kept singular value is so small that the
+    entries of that would cancel.
+    """
+    s, vectors = basis(matrix)
+    kept = spanned(s, of=of, noise=noise)
+    if bool((kept & (s < STEEP * s[..., :1])).any()):
+        u, s, vh = triplets(matrix, s, vectors, of=of, noise=noise)
+        return u @ vh, s
+    half = spread(vectors, kept / s.where(kept, 1.0))
+    wide = matrix.double()
+    return (wide @ half if wide.shape[-2] >= wide.shape[-1] else half @ wide), s * kept
 
 
 def rank(s: Tensor) -> Tensor:
@@ -119,7 +160,7 @@ def flat_level(s: Tensor) -> Tensor:
 
 def norm(matrix: Tensor) -> Tensor:
     """The Frobenius norm in float64, (..., 1, 1)."""
-    return torch.linalg.matrix_norm(matrix.double(), keepdim=True)
+    return torch.linalg.vector_norm(matrix, dim=(-2, -1), keepdim=True, dtype=torch.float64)
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
     |(D - T_1) X_1^T|^2 + .. + |(D - T_k) X_k^T|^2   is least at   D* = (sum_i T_i S_i) (sum_i S_i)^+,   S_i = X_i^T X_i
 
 T_i (out, in) is what task i wants, the rows of X_i stand for its inputs. Methods of this family differ in X_i alone: real
-activations (RegMean), the rows of the task vector itself (WUDI, SWUDI, ACTMat), their leading part (OptMerge).
+activations (RegMean), the rows of the task vector itself (WUDI; `_own_rows` has the faster way of its closed forms), their
+leading part (OptMerge).
 
 Everything is done in the eigenbasis of C = sum_i S_i, which is that of the right singular vectors of all X_i, one below the
 other: from the smaller of their two Gram matrices, without C itself.
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
     from mergery.kernels.spectral import Frame
 
-FLOAT32 = 2.0**-23  # spacing of float32 at 1
-
 
 @dataclass(frozen=True)
 class Interference:
@@ -37,10 +36,6 @@ class Interference:
         """D* V^T (..., out, r); zero where no task has inputs, or eigenvalues are at most `cut` times the largest."""
         kept = self.values > cut * self.values[..., :1]
         return self.pull / self.values.where(kept, 1.0).unsqueeze(-2) * kept.unsqueeze(-2)
-
-    def flow(self, start: Tensor, share: Tensor) -> Tensor:
-        """What to add to `start` (..., out, in), in the basis: along each eigenvector, a share of the way to the minimum."""
-        return (self.solution() - start @ self.basis.mT) * (share * (self.values > 0.0)).unsqueeze(-2)
 
     def lifted(self, frame: Frame) -> Interference:
         """The same problem of the full matrices whose cores it is about."""
@@ -65,20 +60,15 @@ def interference(targets: Sequence[Tensor], probes: Sequence[Tensor]) -> Interfe
     return Interference(basis, size.square(), pull)
 
 
-def cut_of(cut: float | None, into: int) -> float:
-    """The bound of a pseudo-inverse as a part of the largest eigenvalue: as given, or that of one in float32."""
-    return into * FLOAT32 if cut is None else cut
-
-
-def rows_as_inputs(deltas: Sequence[Tensor], weight: Any, *, equal: bool) -> list[Tensor]:
-    """Each task vector as its own inputs, times the root of its weight; with `equal`, of norm one before that."""
+def rows_as_inputs(deltas: Sequence[Tensor], weight: Any) -> list[Tensor]:
+    """Each task vector as its own inputs, of norm one times the root of its weight."""
     from mergery.kernels.spectral import norm
 
     probes = []
     for delta, factor in zip(deltas, weight, strict=True):
         size = norm(delta)
         share = float(factor) ** 0.5
-        probes.append(delta.double() * (share / size.where(size > 0.0, 1.0) if equal else share))
+        probes.append(delta.double() * (share / size.where(size > 0.0, 1.0)))
     return probes
 
 

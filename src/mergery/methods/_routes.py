@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from mergery.method.routing import Route
 
-EIGEN = 8.0  # operations of an eigendecomposition of n x n, in n^3, at the rate of matrix products
+LARGE = 512  # inputs, from which products in float32 are worth their rounding
+EIGEN = 9.0  # operations of an eigendecomposition of n x n, in n^3, at the rate of matrix products
+HALF = 1.125  # operations of a symmetric product, a^T a of m x n, in m n^2
+VECTORS = 6  # n x n float64 matrices that eigenvectors take while they are found
 WIDE = 8  # bytes of a float64
 
 
 def decomposition(out: int, into: int) -> float:
     """Operations of a thin SVD: the smaller Gram matrix, its eigenvectors, and the vectors of the other side."""
     small, large = min(out, into), max(out, into)
-    return 4.0 * large * small**2 + EIGEN * small**3
+    return (HALF + 2.0) * large * small**2 + EIGEN * small**3
 
 
 def decomposing(out: int, into: int) -> int:
@@ -34,3 +37,22 @@ def by_interference(k: int, out: int, into: int, *, what: str) -> Route:
     """One eigenbasis of all task vectors' rows, stacked, and their coordinates in it."""
     work = decomposition(k * out, into) + 6.0 * k * out * into * min(k * out, into)
     return Route(what, work, decomposing(k * out, into) + WIDE * (k + 1) * out * into)
+
+
+def by_own_rows(k: int, out: int, into: int, *, single: bool, what: str) -> Route:
+    """The eigenvectors of the interference of task vectors with themselves, about their mean, in the smaller of inputs and
+    rows; with `single` the products are in float32, at twice the rate.
+    """
+    rows = k * out
+    if rows < into:
+        small = rows
+        products = (k - 1 + HALF) * rows * out * into + 4.0 * out * rows**2 + 2.0 * out * rows * into
+        held = 2 * rows * into + 3 * out * into + 3 * out * rows
+    else:
+        small = into
+        products = (k * HALF + 2.0 * (k - 1) + 4.0) * out * into**2
+        held = 5 * out * into + 4 * into * into
+    held = held if single else 2 * (held + k * out * into)
+    return Route(
+        what, products * (0.5 if single else 1.0) + EIGEN * small**3, WIDE * (held // 2 + VECTORS * small * small)
+    )

@@ -56,8 +56,8 @@ def iso_c(
     Use it for many fine-tunes of one base whose sum is dominated by a few directions that they share. One model
     alone does not come back unchanged.
     """
-    from mergery.kernels.spectral import flat_level, framed, noise_of, noise_of_sum, svd, total
+    from mergery.kernels.spectral import flat_level, framed, levelled, noise_of, noise_of_sum, total
 
     cores, frame = framed(deltas)
-    u, s, vh = svd(total(cores, weight), noise=noise_of_sum(noise_of(deltas, noise), weight))
-    return frame.restore(scaled(u * flat_level(s).unsqueeze(-2) @ vh, scale, cores, weight))
+    turn, s = levelled(total(cores, weight), noise=noise_of_sum(noise_of(deltas, noise), weight))
+    return frame.restore(scaled(turn * flat_level(s).unsqueeze(-2), scale, cores, weight))

@@ -13,7 +13,7 @@ from mergery.methods._scale import scaled
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
-    return by_svd(k, out, into, k + 1, polars=1, held=1.5, what=f"{k + 1} thin SVDs and 2 polar factors")
+    return by_svd(k, out, into, k + 1, polars=1, held=5.0, what=f"{k + 1} thin SVDs and 2 polar factors")
 
 
 def split(smaller: int, k: int, common: float) -> tuple[int, int]:
@@ -69,18 +69,41 @@ def iso_cts(
     """
     import torch
 
-    from mergery.kernels.spectral import flat_level, framed, noise_of, noise_of_sum, norm, polar, svd, total
+    from mergery.kernels.spectral import (
+        basis,
+        flat_level,
+        framed,
+        noise_of,
+        noise_of_sum,
+        norm,
+        polar,
+        svd,
+        total,
+        triplets,
+    )
 
     cores, frame = framed(deltas)
     bounds = noise_of(deltas, noise)
     kept, own = split(frame.smaller, len(cores), common)
-    triplets = [svd(total(cores, weight), kept, noise=noise_of_sum(bounds, weight))]
-    shared = triplets[0][0]
+    whole = total(cores, weight)
+    wide = whole.shape[-2] <= whole.shape[-1]
+    side = whole.mT if wide else whole
+    size, vectors = basis(side)
+    shared, levels, right = triplets(side, size, vectors, kept, noise=noise_of_sum(bounds, weight))
+    shared, right = (right.mT, shared.mT) if wide else (shared, right)
+    # where outputs are the smaller side, what a task has left lies in the span of the other eigenvectors: a small problem
+    apart = vectors[..., kept:] if wide and bool((levels > 0.0).all()) else None
+    lefts, sizes, rights = [], [levels], [right]
     for core, factor, bound in zip(cores, weight, bounds, strict=True) if own else ():
-        rest = core.double() * float(factor)
-        size = norm(rest)[..., 0, 0]
-        triplets.append(svd(rest - shared @ (shared.mT @ rest), own, of=size, noise=bound * abs(float(factor))))
-    left = polar(torch.cat([u for u, _, _ in triplets], dim=-1))
-    right = polar(torch.cat([vh for _, _, vh in triplets], dim=-2))
-    level = flat_level(torch.cat([s for _, s, _ in triplets], dim=-1))
-    return frame.restore(scaled(left * level.unsqueeze(-2) @ right, scale, cores, weight))
+        task = core.double() * float(factor)
+        rest = task - shared @ (shared.mT @ task) if apart is None else apart.mT @ task
+        u, s, vh = svd(rest, own, of=norm(task)[..., 0, 0], noise=bound * abs(float(factor)))
+        lefts.append(u)
+        sizes.append(s)
+        rights.append(vh)
+    if apart is None:
+        left = polar(torch.cat([shared, *lefts], dim=-1))
+    else:  # the tasks' own directions are at right angles to the common ones
+        left = torch.cat([shared, apart @ polar(torch.cat(lefts, dim=-1))], dim=-1) if lefts else shared
+    level = flat_level(torch.cat(sizes, dim=-1))
+    return frame.restore(scaled(left * level.unsqueeze(-2) @ polar(torch.cat(rights, dim=-2)), scale, cores, weight))

@@ -8,13 +8,16 @@ from typing import Any, Literal
 from mergery.method import Deltas, MergedDelta, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR
 from mergery.method.routing import Route
-from mergery.methods._routes import WIDE, decomposing, decomposition
+from mergery.methods._routes import WIDE, by_interference, decomposing, decomposition
 from mergery.methods.tsv_merge import share
 from mergery.methods.wudi import adam_space, check_steps, descent
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
-    main = descent(k, out, into, settings, inner=min(out, into))
+    if settings["solver"] == "closed":
+        main = by_interference(k, out, into, what="1 eigenbasis of all task vectors' leading rows")
+    else:
+        main = descent(k, out, into, settings, inner=min(out, into))
     work = main.operations + 2 * k * decomposition(out, into)
     space = decomposing(out, into) + WIDE * (k + 3) * out * into
     space += adam_space(out, into) if settings["solver"] == "adam" else 0
@@ -75,7 +78,8 @@ def optmerge(
     """
     from mergery.kernels.spectral import framed, norm, svd
     from mergery.methods._adam import descend
-    from mergery.methods._interference import beginning, cut_of, interference
+    from mergery.methods._interference import beginning, interference
+    from mergery.methods._own_rows import cut_of
 
     cores, frame = framed(deltas)
     kept = share(frame.smaller, len(cores))

@@ -17,7 +17,7 @@ HALF = 1e-12  # 1 + cos of an angle: below it, a turn is a half turn
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     work = 2 * decomposition(into, into) + (EIGEN + 10.0) * into**3 + 8.0 * out * into**2
     words = "1 rotation of the inputs, by 2 decompositions, and its power by 1 eigenbasis"
-    return Route(words, work, WIDE * (11 * into * into + 5 * out * into))
+    return Route(words, work, WIDE * (12 * into * into + 5 * out * into))
 
 
 def power(turn: Tensor, share: float) -> Tensor:

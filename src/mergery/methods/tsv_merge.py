@@ -13,7 +13,7 @@ from mergery.methods._scale import scaled
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
-    return by_svd(k, out, into, k, polars=1, what=f"{k} thin SVDs and 2 polar factors")
+    return by_svd(k, out, into, k, polars=1, held=2.0, what=f"{k} thin SVDs and 2 polar factors")
 
 
 def share(smaller: int, k: int) -> int:

@@ -72,6 +72,7 @@ def wudi(
     steps: int,
     rate: float,
     cut: float | None,
+    precision: str,
     scale: float,
 ) -> Array:
     def merge(deltas: list[Array]) -> Array:
@@ -135,6 +136,7 @@ def swudi(
     time: float,
     rank: float,
     start: str,
+    precision: str,
     scale: float,
 ) -> Array:
     def merge(deltas: list[Array]) -> Array:
@@ -164,7 +166,15 @@ def told_from_noise(values: Array, rows: int) -> int:
 
 
 def swudi_a(
-    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, rule: str, start: str, scale: float
+    models: Sequence[Array],
+    base: Array,
+    coins: KeyedUniform,
+    *,
+    weight: Any,
+    rule: str,
+    start: str,
+    precision: str,
+    scale: float,
 ) -> Array:
     def merge(deltas: list[Array]) -> Array:
         rows = sum(len(delta) for delta in deltas)
@@ -179,7 +189,14 @@ def swudi_a(
 
 
 def actmat(
-    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, cut: float | None, scale: float
+    models: Sequence[Array],
+    base: Array,
+    coins: KeyedUniform,
+    *,
+    weight: Any,
+    cut: float | None,
+    precision: str,
+    scale: float,
 ) -> Array:
     def merge(deltas: list[Array]) -> Array:
         return minimum([(w, delta, delta) for w, delta in zip(weight, deltas, strict=True)], cut)
@@ -202,6 +219,7 @@ def ace(
     ridge: float,
     ridge_of: str,
     leading: float,
+    precision: str,
     scale: float,
 ) -> Array:
     def merge(deltas: list[Array]) -> Array:

@@ -11,6 +11,7 @@ from mergery.methods.cosine_add import cosine_add
 from mergery.methods.expo import expo
 from mergery.methods.magmax import magmax
 from mergery.methods.negation import negation
+from mergery.methods.rebase import rebase
 from mergery.methods.task_arithmetic import task_arithmetic
 from mergery.methods.train_difference import train_difference
 
@@ -30,6 +31,12 @@ def test_conformance_of_analogy(check):
 @pytest.mark.parametrize("scope", ["model", "tensor", "row", "column"])
 def test_conformance_of_negation(scope):
     for check in suite(negation, settings={"scope": scope, "scale": 0.7}).args[1]:
+        check()
+
+
+@pytest.mark.parametrize("scope", ["model", "tensor", "row", "column"])
+def test_conformance_of_rebase(scope):
+    for check in suite(rebase, settings={"scope": scope, "beta": 0.6, "scale": 0.7}).args[1]:
         check()
 
 
@@ -75,6 +82,22 @@ def test_expo_from_the_model_to_the_base():
 def test_an_analogy_of_equals_is_the_base():
     base, model = normal(6, seed=1), normal(6, seed=2)
     assert torch.equal(merge(analogy, [model, model], base), base)
+
+
+def test_rebase_by_hand():
+    # the old base (1, 0) became (3, 0): a step of (2, 0); of the fine-tune's, (1, 4), (1, 0) lies along it
+    old, tuned, new = [1.0, 0.0], [2.0, 4.0], [3.0, 0.0]
+    assert equals(merge(rebase, [old, tuned], new), [3, 4])
+    assert equals(merge(rebase, [old, tuned], new, beta=0.5, scale=2.0), [3 + 2 * 0.5, 8])
+    assert equals(merge(rebase, [old, tuned], new, beta=0.0), merge(analogy, [old, tuned], new))
+    # where the base has not changed, the fine-tune comes back
+    assert equals(merge(rebase, [old, tuned], old), tuned)
+
+
+def test_rebase_adds_nothing_along_the_step_of_the_base():
+    old, tuned, new = (normal(6, 5, seed=seed).double() for seed in range(3))
+    moved = merge(rebase, [old, tuned], new).double() - new
+    assert abs(float((moved * (new - old)).sum())) < 1e-5 * float(moved.norm() * (new - old).norm())
 
 
 def test_negation_without_controls_is_task_arithmetic():

@@ -9,13 +9,13 @@ from mergery.method import methods
 from mergery.testing.reference import REFERENCES
 
 NAMES = [
-    "ace", "actmat", "analogy", "arcee_fusion", "balanced", "breadcrumbs", "breadcrumbs_ties", "clamp", "consensus",
-    "cosine_add", "dare_linear", "dare_ties", "dc_merge", "della", "della_linear", "doge", "dop", "emr", "expo",
-    "geometric_median", "iso_c", "iso_cts", "karcher", "knots", "linear", "magmax", "metagpt", "model_stock",
-    "multislerp", "nearswap", "negation", "neuromerging", "nuslerp", "onebit", "opcm", "optmerge", "orthomerge",
-    "passthrough", "pcb", "ram", "ramplus_tl", "rotate", "run_average", "sce", "slerp", "subspace_boosting", "svc",
-    "swudi", "swudi_a", "tall_mask", "task_arithmetic", "ties", "train_difference", "truncate", "trust_region",
-    "tsv_compress", "tsv_merge", "wudi",
+    "ace", "actmat", "analogy", "arcee_fusion", "balanced", "breadcrumbs", "breadcrumbs_ties", "cart", "clamp",
+    "consensus", "cosine_add", "dare_linear", "dare_ties", "dc_merge", "della", "della_linear", "doge", "dop", "emr",
+    "expo", "geometric_median", "iso_c", "iso_cts", "karcher", "knots", "linear", "magmax", "metagpt", "model_stock",
+    "monosoup", "multislerp", "nearswap", "negation", "neuromerging", "nuslerp", "onebit", "opcm", "optmerge",
+    "orthomerge", "passthrough", "pcb", "ram", "ramplus_tl", "rebase", "resmerge", "rotate", "run_average", "sce",
+    "slerp", "spectral_filter", "star", "subspace_boosting", "svc", "swudi", "swudi_a", "tall_mask",
+    "task_arithmetic", "ties", "train_difference", "truncate", "trust_region", "tsv_compress", "tsv_merge", "wudi",
 ]  # fmt: skip
 
 

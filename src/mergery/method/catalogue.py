@@ -30,14 +30,16 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Averages": (
         "linear", "slerp", "nuslerp", "multislerp", "karcher", "geometric_median", "model_stock", "run_average",
     ),
-    "Sums of task vectors": ("task_arithmetic", "metagpt", "balanced", "expo", "analogy", "train_difference", "negation"),
+    "Sums of task vectors": (
+        "task_arithmetic", "metagpt", "balanced", "expo", "analogy", "train_difference", "rebase", "negation",
+    ),
     "Task vectors with entries left out, or signs elected": (
         "ties", "dare_linear", "dare_ties", "della", "della_linear", "breadcrumbs", "breadcrumbs_ties", "pcb",
         "neuromerging", "consensus", "trust_region", "sce", "magmax", "ram", "ramplus_tl",
     ),
     "Matrices, by singular vectors": (
         "iso_c", "iso_cts", "tsv_merge", "dc_merge", "knots", "subspace_boosting", "svc", "opcm", "orthomerge", "rotate",
-        "truncate",
+        "truncate", "star", "cart", "resmerge", "monosoup", "spectral_filter",
     ),
     "Matrices, with the least interference": ("swudi", "swudi_a", "wudi", "ace", "actmat", "optmerge", "dop", "doge"),
     "One model for each task, in little space": ("emr", "tall_mask", "tsv_compress", "onebit"),

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mergery.testing.reference import choices, projections, quadratic, spectral, sphere, sums, tasks, thinning
+from mergery.testing.reference import choices, filters, projections, quadratic, spectral, sphere, sums, tasks, thinning
 from mergery.testing.reference.arrays import Array
 
 REFERENCES: dict[str, Callable[..., Array]] = {
     **choices.REFERENCES,
+    **filters.REFERENCES,
     **projections.REFERENCES,
     **quadratic.REFERENCES,
     **spectral.REFERENCES,

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from mergery.api import compare as compare
     from mergery.api import evaluate as evaluate
     from mergery.api import explain as explain
+    from mergery.api import export_gguf as export_gguf
     from mergery.api import inspect as inspect
     from mergery.api import merge as merge
     from mergery.api import pack as pack
     from mergery.api import plan as plan
+    from mergery.api import prove as prove
     from mergery.api import push as push
     from mergery.api import verify as verify
     from mergery.calibration.options import CalibrationOptions as CalibrationOptions
@@ -37,7 +39,8 @@ if TYPE_CHECKING:
     from mergery.run.workers import Options as Options
 
 _HOMES = {  # of public names: the module, and the name there where it is another
-    **dict.fromkeys(("calibrate", "compare", "evaluate", "explain", "inspect", "merge", "pack", "plan", "push", "verify"), "api"),
+    **dict.fromkeys(("plan", "merge", "explain", "pack", "export_gguf", "push"), "api"),
+    **dict.fromkeys(("inspect", "verify", "prove", "calibrate", "evaluate", "compare"), "api"),
     **dict.fromkeys(("evaluation", "methods"), ""),
     "CalibrationOptions": "calibration.options",
     "MergeryError": "errors",

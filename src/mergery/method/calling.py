@@ -42,8 +42,9 @@ def signature_of(method: Declaration) -> inspect.Signature:
 
 def type_of(setting: Setting) -> Written:
     """A setting's type as an annotation, such as `float | Sequence[float]`."""
-    names = {"choice": f"Literal[{', '.join(map(repr, setting.choices))}]", "task": "int", "bool": "bool", "int": "int"}
-    one = names.get(setting.kind, "float")
+    words = [f"Literal[{', '.join(map(repr, setting.choices))}]"] if setting.choices else []
+    numbers = {"choice": [], "task": ["int"], "bool": ["bool"], "int": ["int"]}.get(setting.kind, ["float"])
+    one = " | ".join([*numbers, *words])
     several = f" | Sequence[{one}]" if setting.per_model else ""
     return Written(one + several + (" | None" if setting.optional else ""))
 

@@ -15,9 +15,9 @@ from mergery.methods._routes import by_svd
 
 def check_heads(settings: Mapping[str, Any]) -> None:
     if settings["heads"] < 0:
-        raise RecipeError("heads must not be negative", why="it is a number of directions")
+        raise RecipeError("heads must not be negative", why="it is a number of directions", hint="heads: 1")
     if settings["least"] > settings["most"]:
-        raise RecipeError("least must not be above most", why="they bound an exponent")
+        raise RecipeError("least must not be above most", why="they bound an exponent", hint="least: 0.7, most: 1")
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:

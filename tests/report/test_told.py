@@ -71,6 +71,15 @@ def test_all_three_say_it(name, mergery, recipe, tmp_path, llamas):
             assert part in one_line(each)
 
 
+def test_a_model_without_a_tokenizer_is_not_said_to_give_one(mergery, recipe, tmp_path):
+    path = recipe("models: {b: {llamas}/b, c: {llamas}/c}\nmerge: {method: linear}\n")
+    planned, _, card = told(mergery, path, tmp_path / "out")
+    assert "tokenizer from b, which has none" in planned
+    assert "the tokenizer from b, which has none." in card
+    planned, _, card = told(mergery, recipe(PAIR + "merge: {method: linear}\n"), tmp_path / "other")
+    assert "which has none" not in planned + card
+
+
 def test_the_events_have_it_too(mergery, recipe, tmp_path):
     path = recipe(PAIR + "merge: {stack: [{models: {base: 0-3}}, {models: {a: 2-3}}]}\n")
     outcome = mergery("merge", path, tmp_path / "out", "--json")

@@ -84,10 +84,12 @@ def show(plan: Plan, options: Options, *, json: bool, output: str = "", most: in
 
     facts = explain(plan, options)
     facts |= {"folder": output} if output else {}
+    tokenizer = plan.tokenizer_from
     plan.close()
     if json:
         print_json(facts)
     else:
+        facts["output"]["tokenizer"] = tokenizer
         show_facts(facts, most)
 
 

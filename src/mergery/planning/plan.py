@@ -14,6 +14,7 @@ from typing import Any
 
 from mergery.checkpoints import Checkpoint, Config
 from mergery.checkpoints.config import without_scheme
+from mergery.checkpoints.file_kinds import is_tokenizer_file
 from mergery.dtypes import OUTPUT_DTYPES, DType
 from mergery.errors import MergeryError, raise_all, size
 from mergery.graph.findings import Findings
@@ -75,7 +76,7 @@ class Plan:
         tensors = (
             f"{len(self.steps)} tensors, {size(self.bytes_out)} in {self.dtype.torch}, reading {size(self.bytes_in)}"
         )
-        donors = f"config from {self.recipe.donor}, tokenizer from {self.tokenizer.label}"
+        donors = f"config from {self.recipe.donor}, tokenizer from {self.tokenizer_from}"
         places = [f"  {name}: {checkpoint.location}" for name, checkpoint in self.checkpoints.items()]
         told = [*self.notes, *(f"warning: {warning}" for warning in self.warnings)]
         return "\n".join([self.recipe.title, *places, tensors, donors, *told])
@@ -83,6 +84,12 @@ class Plan:
     def _repr_html_(self) -> str:
         """The plan in a few lines, for a notebook."""
         return f"<pre>{escape(str(self))}</pre>"
+
+    @property
+    def tokenizer_from(self) -> str:
+        """The model whose tokenizer the output gets, in words that say so where it has none."""
+        has = any(is_tokenizer_file(name) for name in self.tokenizer.files)
+        return self.tokenizer.label if has else f"{self.tokenizer.label}, which has none"
 
     def changed(self) -> list[str]:
         """Models whose files have been written to since the plan was made."""

@@ -40,7 +40,7 @@ def make_card(plan: Plan) -> str:
         lines.append(f"| {name} | `{checkpoint.location}` | `{stamp[:16]}` |")
     lines += [
         "",
-        f"Config and tensor names come from `{recipe.donor}`; the tokenizer from `{plan.tokenizer.label}`.",
+        f"Config and tensor names come from `{recipe.donor}`; the tokenizer from {plan.tokenizer_from}.",
         "",
     ]
     if plan.vocabulary is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
+from mergery.checkpoints.hub.uploading import progress_bars
 from mergery.testing.hub_server import HubServer
 from tests.conftest import mergery_process, weights_of
 
@@ -124,10 +125,21 @@ def test_a_dry_run_sends_nothing(server, environment, merged):
 
 def test_programs_are_told_of_the_commit(server, environment, merged):
     done = push(environment, merged, "makers/merge", "--json")
-    (event,) = map(json.loads, done.stdout.splitlines())
-    assert event["event"] == "pushed"
+    begun, event = map(json.loads, done.stdout.splitlines())
+    assert (begun["event"], event["event"]) == ("pushing", "pushed")
+    assert begun["bytes"] > (merged / "model.safetensors").stat().st_size
     assert event["commit"] == server.repo("makers/merge").revisions["main"]
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_clients_own_bars_are_shown_or_not(shown):
+    from huggingface_hub.utils import are_progress_bars_disabled
+
+    before = are_progress_bars_disabled()
+    with progress_bars(shown):
+        assert are_progress_bars_disabled() == (before or not shown)
+    assert are_progress_bars_disabled() == before
 
 
 def lose_a_file(folder: Path) -> None:

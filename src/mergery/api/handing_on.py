@@ -61,18 +61,18 @@ def push(
     replace: bool = False,
     message: str = "A model merged with Mergery",
     on_event: Notify | None = None,
+    bars: bool | None = None,
 ) -> Pushed:
     """Put a model folder with its card on the Hugging Face hub, as one commit of the model `repo`, `org/name`.
 
     It is made where there is none; one that holds weights is refused, unless `replace` says that the commit shall hold this
     model instead. Folders that were merged are looked at first: fragments and unfinished ones are refused. In the lock,
-    folders of this machine are named by their last names alone. The token is that of `hf auth login` or HF_TOKEN.
-    Raises MergeryError.
+    folders of this machine are named by their last names alone. The token is that of `hf auth login` or HF_TOKEN. `bars` are
+    those of the hub's client; None shows them in a notebook, and on a terminal where nobody listens. Raises MergeryError.
     """
     from mergery.run.pushing import push
 
     with listening(on_event) as notify:
-        bars = in_notebook() or (on_event is None and sys.stderr.isatty())
-        return push(
-            Path(folder).expanduser(), repo, notify, private=private, replace=replace, message=message, bars=bars
-        )
+        shown = bars if bars is not None else in_notebook() or (on_event is None and sys.stderr.isatty())
+        place = Path(folder).expanduser()
+        return push(place, repo, notify, private=private, replace=replace, message=message, bars=shown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from mergery.cli.common import DryRun, Json, Quiet, Verbose, flowing
@@ -63,5 +64,6 @@ def push(
         print("".join(f"note: {note}\n" for note in parcel.notes), end="")
         return None
     with reporter(json=json, quiet=quiet, verbose=verbose) as report:
-        api.push(folder, repo, private=private, replace=replace, message=message, on_event=report.event)
+        bars = sys.stderr.isatty() and not (json or quiet)
+        api.push(folder, repo, private=private, replace=replace, message=message, on_event=report.event, bars=bars)
     return None

@@ -39,9 +39,11 @@ def sentences(event: Event) -> list[str]:
             return [f"{event.folder} is already there, made by the same plan"]
         case events.Finished():
             return [f"wrote {event.folder} in {duration(event.seconds)}"]
-        case events.Pushed():
+        case events.Pushing():
             what = f"{event.files} files, {size(event.bytes)}"
-            return [*(f"note: {note}" for note in event.notes), f"pushed {what} to {event.address}"]
+            return [f"pushing {what} to {event.repo}", *(f"note: {note}" for note in event.notes)]
+        case events.Pushed():
+            return [f"pushed to {event.address}"]
         case events.Loading():
             return [f"loading {event.model}"]
         case events.Asked() if 0 < event.resumed < event.items:

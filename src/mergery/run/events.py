@@ -141,15 +141,22 @@ class Verified(Event):
 
 
 @dataclass(frozen=True)
+class Pushing(Event):
+    """Files are on their way to the hub."""
+
+    repo: str
+    files: int
+    bytes: int
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Pushed(Event):
     """A model folder is on the hub."""
 
     repo: str
     address: str  # of the commit, on the web
     commit: str
-    files: int
-    bytes: int
-    notes: Sequence[str]
 
 
 @dataclass(frozen=True)

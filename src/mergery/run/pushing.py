@@ -14,7 +14,7 @@ from mergery.checkpoints.file_kinds import CARD, is_weight_file, other_form
 from mergery.checkpoints.hub.uploading import Repository, commit_files, look
 from mergery.errors import PlanError, listed
 from mergery.run import journal, lock
-from mergery.run.events import Notify, Pushed
+from mergery.run.events import Notify, Pushed, Pushing
 from mergery.run.output import is_model
 
 
@@ -37,10 +37,11 @@ class Parcel:
 def push(folder: Path, repo: str, notify: Notify, *, private: bool, replace: bool, message: str, bars: bool) -> Pushed:
     """Push a model folder in one commit; see `mergery.api.push`. Raises MergeryError."""
     parcel = wrap(folder, repo, replace=replace)
+    notify(Pushing(repo, len(parcel.files), parcel.nbytes, parcel.notes))
     done = commit_files(
         repo, parcel.files, parcel.delete, there=parcel.there, private=private, message=message, bars=bars
     )
-    pushed = Pushed(repo, done.address, done.digest, len(parcel.files), parcel.nbytes, parcel.notes)
+    pushed = Pushed(repo, done.address, done.digest)
     notify(pushed)
     return pushed
 

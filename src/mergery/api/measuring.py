@@ -30,8 +30,8 @@ def evaluate(
 ) -> evaluation.Evaluation:
     """Score a model on tasks.
 
-    model:     a model folder, a PEFT adapter's folder, a recipe (merged in memory, never written), a transformers module or
-               a `Subject`.
+    model:     a model folder, a GGUF file, a PEFT adapter's folder, a recipe (merged in memory, never written), a transformers
+               module or a `Subject`.
     tasks:     task files (see `mergery.evaluation.reading`) or `Task`s.
     tokenizer: of a module; elsewhere instead of the model's own.
     base:      the folder of an adapter's base, where the adapter does not name it.

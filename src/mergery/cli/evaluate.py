@@ -44,7 +44,7 @@ def evaluate(
 ) -> None:
     """Score MODEL on tasks, item by item.
 
-    MODEL is a model folder, a PEFT adapter's folder, or a recipe, which is then merged in memory and never written. What has
+    MODEL is a model folder, a GGUF file, a PEFT adapter's folder, or a recipe, which is merged in memory alone. What has
     been scored before is not computed again; run the same command after an interruption and it goes on.
 
     Parameters

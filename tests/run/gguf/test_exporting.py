@@ -170,6 +170,16 @@ def test_the_tokenizer_comes_back(kind: str, tmp_path: Path) -> None:
     assert torch.load is not None and open_checkpoint(tmp_path / "again").config["dtype"] == "bfloat16"
 
 
+def test_a_file_is_evaluated_as_its_folder_is(tmp_path: Path) -> None:
+    byte_level_folder(tmp_path / "model", "gpt-2")
+    api.export_gguf(tmp_path / "model", tmp_path / "x.gguf", type="f32")
+    task = tmp_path / "texts.jsonl"
+    task.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS[:2]))
+    folder, file = (api.evaluate(tmp_path / name, task).scores for name in ("model", "x.gguf"))
+    assert folder.keys() == file.keys()
+    assert all(np.isclose(folder[key], file[key], rtol=1e-6) for key in folder)
+
+
 def edit(folder: Path, **changes: Any) -> Path:
     """Change a model's config."""
     config = json.loads((folder / "config.json").read_text())

@@ -71,8 +71,7 @@ def swudi_a(
     `paper` begins at the sum. Everything but the matrices of attention and MLPs is averaged.
 
     Use it before the other methods on matrices where you can wait: it needs no tuning, but one large eigenbasis for
-    each matrix takes about 900 times as long as `linear` does. Three fine-tunes of 1B take about an hour on two
-    cores, of 8B sixteen hours; `tsv_merge` takes half of that, `iso_c` a tenth.
+    each matrix, which takes hundreds of times as long as `linear` does. `mergery plan` says how long.
     """
     rows = sum(int(delta.shape[-2]) for delta in deltas)
 

@@ -11,8 +11,6 @@ from types import SimpleNamespace
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import tensors_of
-
 SLERP = "models: {a: {llamas}/a, b: {llamas}/b}\nmerge: {method: linear, weight: {a: 1, b: 0}}\n"
 
 
@@ -20,7 +18,7 @@ def test_a_value_is_merged_recorded_and_verified(mergery, recipe, llamas, tmp_pa
     out = tmp_path / "out"
     done = mergery("merge", recipe(SLERP), out, "--set", "merge.weight.b=1", "--set", "output.dtype=float16", "--quiet")
     assert (done.code, done.err) == (0, "")
-    a, b, merged = tensors_of(llamas / "a"), tensors_of(llamas / "b"), load_file(out / "model.safetensors")
+    a, b, merged = (load_file(folder / "model.safetensors") for folder in (llamas / "a", llamas / "b", out))
     for name, tensor in merged.items():
         torch.testing.assert_close(tensor, ((a[name] + b[name]) / 2).half(), rtol=1e-3, atol=1e-6)
     lock = json.loads((out / "mergery.lock.json").read_text())
@@ -49,7 +47,8 @@ def test_what_is_allowed_and_dropped(mergery, recipe, llamas, tmp_path):
     shutil.copytree(llamas / "a", folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "rms_norm_eps": 0.5, "hidden_act": "relu"}))
-    save_file(tensors_of(folder) | {"value.weight": torch.zeros(3)}, folder / "model.safetensors", {"format": "pt"})
+    tensors = load_file(folder / "model.safetensors") | {"value.weight": torch.zeros(3)}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     path = recipe(f"models: {{base: {{llamas}}/base, a: {folder}}}\nmerge: {{method: linear}}\n")
     assert mergery("plan", path).code == 2
     assert mergery("plan", path, "--allow", "hidden_act").code == 2

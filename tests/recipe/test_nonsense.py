@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from mergery.errors import MergeryError, Problems
 from mergery.recipe.changes import Changes
+from mergery.recipe.document import write_yaml
 from mergery.recipe.reading import load_recipe
 
 WORDS = [
@@ -47,7 +48,7 @@ def read(recipe: Any, changes: Changes = Changes()) -> None:
         for each in error.errors if isinstance(error, Problems) else (error,):
             assert each.hint, each
     else:
-        assert load_recipe(yaml.safe_dump(plain)).plain() == plain
+        assert load_recipe(write_yaml(plain)).plain() == plain
 
 
 @settings(max_examples=500, deadline=None)

@@ -139,7 +139,8 @@ def other_shapes(
         if not names:
             continue
         why, hint = "tensors are merged element by element", "merge models of one architecture"
-        (mine, theirs), more = shapes[names[0]], f", and {len(names) - 1} more tensors differ" if names[1:] else ""
+        (mine, theirs), others = shapes[names[0]], names[1:]
+        more = f", and {len(others)} more differ" if others else ""
         if names is rows:
             sides = ((donor.name, donor.donor, mine[0]), (view.name, view.donor, theirs[0]))
             why, hint = explain_shapes(tokenizers, *sides)

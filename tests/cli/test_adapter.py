@@ -150,3 +150,20 @@ def test_adapters_that_cannot_be_merged(home, tmp_path, mergery):
     assert done.code == 2
     assert "does not fit 'model.layers.0.self_attn.q_proj.weight' of 'model'" in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_said_of_an_adapter(home, tmp_path, mergery):
+    command = ("adapter", "merge", home / "a", home / "b", "--out", tmp_path / "out")
+    told = mergery(*command, "--dry-run")
+    assert told.code == 0
+    assert f"adapter for    {home / 'base'}\n" in told.out
+    assert not (tmp_path / "out").exists()
+    assert mergery(*command, "--quiet").code == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith(
+        f"---\nlibrary_name: peft\ntags:\n- merge\n- mergery\nbase_model: {home / 'base'}\n---\n\n# An adapter\n"
+    )
+    assert "a: 100.0% of its squared length is kept\nb: 100.0% of its squared length is kept\n" in card
+    inspected = mergery("inspect", tmp_path / "out")
+    assert "LoRA of rank 2 to 6, alpha 6, on down_proj, q_proj, up_proj" in inspected.out
+    assert f"name that before it: MODEL+{tmp_path / 'out'}" in " ".join(inspected.out.split())

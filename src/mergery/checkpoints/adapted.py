@@ -22,7 +22,7 @@ class NoModel(Checkpoint):
     """What stands for the base of adapters that are merged without it: no tensors, no files."""
 
     def __init__(self, label: str, stem: str = "model") -> None:
-        self.label, self.location, self._contents = label, "nothing", Contents(stem=stem)
+        self.label, self.location, self._contents = label, "zeros", Contents(stem=stem)
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
@@ -50,6 +50,8 @@ class AdaptedCheckpoint(Checkpoint):
     ) -> None:
         self.base, self.adapters, self.rounding, self.dtype = base, tuple(adapters), rounding, dtype
         self.label, self.location = base.label, base.location
+        if isinstance(base, NoModel) and adapters:
+            self.location = "+".join(each.location for each in adapters)
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

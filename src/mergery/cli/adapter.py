@@ -137,6 +137,7 @@ def merge(
         Exchange what stands in OUT for the new adapter, once that is complete.
     """
     from mergery.recipe.adapting import combine_recipe
+    from mergery.report.energies import kept_lines
 
     output = {"rank": rank, "space": space, "calibrate": calibrate}
     recipe = combine_recipe(
@@ -151,8 +152,7 @@ def merge(
     telling = Telling(json=json, quiet=quiet, verbose=verbose, dry_run=dry_run)
     plan = write(recipe, out, run_options(threads, CHUNK), telling, replace=replace, restart=restart)
     if telling.in_words and plan.adapter is not None:
-        for model, share in plan.adapter.energies.shares().items():
-            print(f"{model}: {share:.1%} of its squared length is kept")
+        print("\n".join(kept_lines(plan.adapter)))
 
 
 @app.command(help_epilogue=epilogue("adapter extract"))

@@ -45,7 +45,10 @@ def show_facts(facts: dict[str, Any]) -> None:
         kind = "that of the model it was made for" + (f", {facts['made_for']}" if facts["made_for"] else "")
     line("model", facts["location"])
     if facts["adapter"]:
-        line("adapter", f"{facts['adapter']}; it cannot be merged as it is, only once it is in its model")
+        line(
+            "adapter",
+            f"{facts['adapter']}; to merge what it makes of its model, name that before it: MODEL+{facts['location']}",
+        )
     line("family", kind + (f", language model {facts['language_model']}" if facts["language_model"] else ""))
     line("layers", f"{facts['layers']} ({facts['stack']})" if facts["stack"] else "none with numbers")
     line("parameters", f"{count(facts['parameters'])} in {facts['tensors']} tensors, {size(facts['bytes'])}")

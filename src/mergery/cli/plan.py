@@ -129,8 +129,11 @@ def show_facts(facts: dict[str, Any], most: int | None = MOST) -> None:
     files = several(len(output["shards"]), "file")
     lines = [
         ("output", f"{output['tensors']} tensors in {output['dtype']}, {output['layers']} layers, {files}"),
-        ("config from", output["config"]),
-        ("tokenizer from", output["tokenizer"]),
+        *(
+            [("adapter for", output["adapter"])]
+            if "adapter" in output
+            else [("config from", output["config"]), ("tokenizer from", output["tokenizer"])]
+        ),
         *([("vocabulary", vocabulary_line(output["vocabulary"]))] if output["vocabulary"] else []),
         ("reads", size(facts["bytes_in"])),
         ("writes", size(facts["bytes_out"])),

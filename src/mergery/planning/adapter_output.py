@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,6 +39,11 @@ class AdapterPlan:
     energies: Energies
     made: Mapping[str, Node]  # by module: both factors as one tensor
     ranks: Mapping[str, int]  # by module
+
+    @property
+    def base(self) -> str | None:
+        """The model that the adapter is for, as its config names it."""
+        return json.loads(self.config)["base_model_name_or_path"]
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -150,7 +156,8 @@ class _Making:
     def config(self) -> bytes:
         """peft's config. Scales are in the factors: alpha is the rank."""
         ranks = {module: made.rank for module, made in self.factors.items()}
-        most = max(set(ranks.values()), key=list(ranks.values()).count, default=1)
+        counts = Counter(ranks.values())
+        most = max(counts, key=lambda rank: (counts[rank], rank), default=1)
         pattern = {module: rank for module, rank in ranks.items() if rank != most}
         names = self.view.config.get("architectures")
         causal = isinstance(names, list) and any(str(name).endswith("ForCausalLM") for name in names)

@@ -10,10 +10,12 @@ from mergery.graph.nodes import Computed, Merged, Node, Stored
 from mergery.graph.walking import is_computed, merges_below
 from mergery.method import find
 from mergery.method.catalogue import source
+from mergery.planning.adapter_output import AdapterPlan
 from mergery.planning.digest import content_mark
 from mergery.planning.plan import Plan
 from mergery.recipe import Merge, Source
 from mergery.recipe.document import write_yaml
+from mergery.report.energies import kept_lines
 from mergery.report.words import several, vocabulary_line
 
 PURSUIT = "Goddard and Neto 2025 (arXiv 2506.06607)"
@@ -24,13 +26,19 @@ def make_card(plan: Plan) -> str:
     recipe = plan.recipe
     marks = {name: checkpoint.fingerprint() for name, checkpoint in plan.checkpoints.items()}
     hub = [mark["location"] for mark in marks.values() if "commit" in mark]
-    front: dict[str, Any] = {"library_name": "transformers", "tags": ["merge", "mergery"]}
-    if hub:
+    adapter = plan.adapter
+    front: dict[str, Any] = {
+        "library_name": "transformers" if adapter is None else "peft",
+        "tags": ["merge", "mergery"],
+    }
+    if adapter is not None:
+        front |= {"base_model": adapter.base} if adapter.base else {}
+    elif hub:
         front["base_model"] = hub
     merges = [m for m in recipe.models.values() if isinstance(m, Merge)] + [recipe.merge]
     given = treatments(plan)
     methods = list(dict.fromkeys([*(merge.method for merge in merges), *used(plan)]))
-    title = "# A fragment of a merged model" if plan.only else "# A merged model"
+    title = "# A fragment of a merged model" if plan.only else "# A merged model" if adapter is None else "# An adapter"
     lines = ["---", write_yaml(front).strip(), "---", "", title, ""]
     sources = sum(isinstance(model, Source) for model in recipe.models.values())
     lines += [f"Made by merging {several(sources, 'model')} with Mergery: {', '.join(methods)}.", "", "## Lineage", ""]
@@ -38,15 +46,14 @@ def make_card(plan: Plan) -> str:
     for name, checkpoint in plan.checkpoints.items():
         stamp = marks[name].get("commit") or _digest(marks[name])
         lines.append(f"| {name} | `{checkpoint.location}` | `{stamp[:16]}` |")
-    lines += [
-        "",
-        f"Config and tensor names come from `{recipe.donor}`; the tokenizer from {plan.tokenizer_from}.",
-        "",
-    ]
+    donors = f"Config and tensor names come from `{recipe.donor}`; the tokenizer from {plan.tokenizer_from}."
+    lines += ["", donors if adapter is None else _for_its_base(adapter), ""]
     if plan.vocabulary is not None:
         lines += [f"Vocabulary: {vocabulary_line(plan.vocabulary.facts())}.", ""]
     merged = sum(is_computed(step.node) for step in plan.steps)
     lines += [f"{merged} tensors were merged and {len(plan.steps) - merged} copied; all are {plan.dtype}.", ""]
+    if adapter is not None:
+        lines += [*kept_lines(adapter), ""]
     if len(given) > 1:
         lines += [
             *(f"- {what}: {several(count, 'tensor')} ({roles})" for what, count, roles in given),
@@ -62,6 +69,11 @@ def make_card(plan: Plan) -> str:
     if cited:
         lines += ["## Citation", "", *cited, ""]
     return "\n".join(lines)
+
+
+def _for_its_base(adapter: AdapterPlan) -> str:
+    base = f"`{adapter.base}`" if adapter.base else "a model that its inputs do not name alike"
+    return f"It is for {base}; alpha is the rank, so that the factors are what is added."
 
 
 def used(plan: Plan) -> list[str]:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from mergery.planning.adapter_output import AdapterPlan
 from mergery.planning.plan import Plan
+
+
+def kept_lines(adapter: AdapterPlan) -> list[str]:
+    """What is kept of each adapter, or of the fine-tune, over all modules that this run made."""
+    energies = adapter.energies
+    lines = [f"{model}: {share:.1%} of its squared length is kept" for model, share in energies.shares().items()]
+    lacking = len(adapter.made) - len(energies.whole)
+    return [*lines, f"without {lacking} modules, which an interrupted run had made"] if lines and lacking else lines
 
 
 def energy_rows(plan: Plan) -> list[tuple[str, str, float]]:

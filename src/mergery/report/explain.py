@@ -31,6 +31,7 @@ def explain(plan: Plan, options: Options = Options()) -> dict[str, Any]:
             "shards": [{"file": shard.name, "bytes": shard.size} for shard in plan.layout.shards],
             "config": plan.recipe.donor,
             "tokenizer": plan.tokenizer.label,
+            **({} if plan.adapter is None else {"adapter": plan.adapter.base or "a model that its inputs do not name"}),
             "vocabulary": plan.vocabulary.facts() if plan.vocabulary else None,
             "layers": plan.view.architecture.depth,
         },

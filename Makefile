@@ -9,7 +9,7 @@ STAMP := $(ENV)/.mergery-installed
 SITE := NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 OLD := Mergery needs Python 3.11 or newer, and %s is %d.%d; name another: make PYTHON=python3.13
 
-.PHONY: demo test test-gguf check docs setup dist parity fuzz kill scaling zoo bench families clean
+.PHONY: demo test test-gguf check docs setup dist parity fuzz kill scaling zoo bench families real clean
 .DEFAULT_GOAL := test
 
 setup: $(STAMP)
@@ -81,8 +81,11 @@ zoo: setup
 families: setup
 	$(RUN) benchmarks/families.py --write docs/families.md
 
+real: setup
+	$(RUN) benchmarks/real.py --write docs/real.md
+
 bench: setup .parity/.installed
 	$(RUN) benchmarks/speed.py --mergekit-python .parity/bin/python
 
 clean:
-	rm -rf .venv .parity .llama build dist site demo/models demo/merged
+	rm -rf .venv .parity .llama .real build dist site demo/models demo/merged

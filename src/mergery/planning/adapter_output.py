@@ -52,6 +52,10 @@ class AdapterPlan:
 
 def adapter_plan(recipe: Recipe, view: View, views: Mapping[str, View], findings: Findings) -> AdapterPlan | None:
     """The adapter that makes a recipe's merged view of its base; None where there are problems, which are noted."""
+    if recipe.wanted_vocabulary is not None:
+        why, hint = "an adapter has the tokens of its base", "leave out 'vocabulary' and output.tokenizer"
+        findings.fail("an adapter cannot have a vocabulary of its own", where=recipe.merge.place, why=why, hint=hint)
+        return None
     return _Making(recipe, view, views, findings).plan()
 
 

@@ -16,7 +16,7 @@ from mergery.checkpoints import Checkpoint, Config
 from mergery.checkpoints.config import without_scheme
 from mergery.checkpoints.file_kinds import is_tokenizer_file
 from mergery.dtypes import OUTPUT_DTYPES, DType
-from mergery.errors import MergeryError, raise_all, size
+from mergery.errors import MergeryError, PlanError, raise_all, size
 from mergery.graph.findings import Findings
 from mergery.graph.view import Change, View
 from mergery.graph.walking import leaf_columns
@@ -167,6 +167,9 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
     donor, tokenizer = checkpoints[config_from], find_lead(recipe, wanted) if wanted else config_from
     if vocabulary is None:
         check_tokenizer(tokenizer, checkpoints, view, tokenizers, findings)
+    if only and recipe.output.adapter is not None:
+        why = "the layers of a part are counted from 0, and an adapter is for those of its base"
+        raise PlanError("a part of a model cannot be an adapter", why=why, hint="leave out --only")
     fragment = restrict(view, only) if only else None
     headers = donor.kept
     if fragment is not None:

@@ -160,7 +160,7 @@ def _on_deltas(node: Node, base: Node) -> bool:
     if not isinstance(node, Merged) or is_zero(base):
         return True
     if node.base is not None:
-        return same_base(node.base, base)
+        return same_base(node.base, base) and node.method.span != "models"
     method = node.method
     if method.gives != "coefficients" or method.takes == "gram" or method.asks:
         return False

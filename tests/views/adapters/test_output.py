@@ -131,6 +131,11 @@ def test_what_cannot_be_an_adapter(home: Path, tmp_path: Path) -> None:
     fine = {"models": {"a": str(home / "base"), "b": str(tmp_path / "other")}, "merge": {"method": "linear"}}
     with pytest.raises(MergeryError, match="what stands between this merge and a base is not known"):
         api.plan(fine | {"output": {"adapter": True}})
+    both = {"models": models(home, "a", "c"), "merge": {"method": "ties", "base": "base"}}
+    with pytest.raises(MergeryError, match="a part of a model cannot be an adapter"):
+        api.plan(both | {"output": {"adapter": True}}, only=["layers.1"])
+    with pytest.raises(MergeryError, match="an adapter cannot have a vocabulary of its own"):
+        api.plan(both | {"output": {"adapter": True, "tokenizer": "base"}})
     nothing = {"models": {"a": str(home / "base"), "b": str(home / "base")}, "merge": {"method": "linear", "base": "b"}}
     with pytest.raises(MergeryError, match="rank is 0"):
         api.plan(nothing | {"output": {"adapter": {"rank": 0}}})

@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from tests.views.adapters.peft_models import load, merged, model_of, save_adapter
 
-TARGETS = {"target_modules": ["q_proj", "down_proj", "embed_tokens"]}
+TARGETS = ["q_proj", "down_proj", "embed_tokens"]
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home")
     model_of("llama").bfloat16().save_pretrained(folder / "base")
-    save_adapter(folder / "base", folder / "lora", torch.bfloat16, r=4, lora_alpha=8, **TARGETS)
+    save_adapter(folder / "base", folder / "lora", torch.bfloat16, r=4, lora_alpha=8, target_modules=TARGETS)
     return folder
 
 

@@ -60,7 +60,7 @@ def with_adapters(base: Path, *adapters: Path, dtype: torch.dtype | None = None)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = PeftModel.from_pretrained(load(base, dtype), adapters[0], adapter_name="0")
+        model: Any = PeftModel.from_pretrained(load(base, dtype), adapters[0], adapter_name="0")
         for number, each in enumerate(adapters[1:], start=1):
             model.load_adapter(each, adapter_name=str(number))
         model.base_model.set_adapter([str(number) for number in range(len(adapters))])

@@ -44,7 +44,7 @@ ROWS: tuple[Row, ...] = (
     Row("average", "karcher"),
     Row("average", "model_stock"),
     Row("average", "geometric_median"),
-    Row("average", "cart", {"rank": (0.08, 0.3), "scale": (0.5, 1.0, 2.0)}),
+    Row("average", "cart", {"rank": (0.04, 0.08, 0.15), "scale": (0.5, 1.0, 2.0)}),
     Row("average", "star", {"energy": (0.4, 0.7), "scale": MEANS}),
     Row("arithmetic", "task_arithmetic", {"weight": SUMS}),
     Row("arithmetic", "balanced", {"scale": MEANS}),

@@ -275,7 +275,7 @@ def main() -> None:
 
 def measure_all(options: argparse.Namespace, data: dict) -> None:
     """Measure what is asked for, and put it among the figures."""
-    chosen = [find(name) for name in options.only] or list(methods().values())
+    chosen = [find(name) for name in options.only] or [method for method in methods().values() if not method.statistics]
     chosen = [find(COMPARE), *(method for method in chosen if method.name != COMPARE)]
     making = f"from models import build; build({options.size!r}, {EXPERTS})"
     subprocess.run(

@@ -101,6 +101,8 @@ LEFT_OUT = {  # and why
     "nuslerp": "takes two models",
     "passthrough": "merges nothing",
     "rebase": "moves a fine-tune onto a new base",
+    "fisher": "needs statistics of data",
+    "regmean": "needs statistics of data",
     "rotate": "takes two models",
     "run_average": "averages checkpoints of one run",
     "spectral_filter": "takes one model",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mergery.method import Ask, Base, Noise, methods
+from mergery.method import Ask, Base, Inputs, Noise, methods
 from mergery.planning.plan import make_plan
 from mergery.report.explain import explain
 from mergery.run.workers import Options
@@ -41,6 +41,8 @@ def asks(ask: Ask, base: torch.Tensor, deltas: list[torch.Tensor]) -> Any:
     """What one ask of a method on matrices is answered with."""
     if isinstance(ask, Noise):
         return [ask.of(delta, "float32") for delta in deltas]
+    if isinstance(ask, Inputs):
+        return [delta.T @ delta for delta in deltas]
     return base if isinstance(ask, Base) else KeyedUniform((base.shape[0], base.shape[1]))
 
 

@@ -193,9 +193,10 @@ class StreamedModel:
         """Whether a unit gives nothing but the model's answer."""
         if unit.layer:
             return False
-        pieces = [piece[0] for _, _, name in unit.parameters for piece in self.stored(name)]
-        named = all("lm_head" in name or "decoder" in name for _, _, name in unit.parameters)
-        return named or bool(pieces and all(self.roles(name)[0] == "head" for name in pieces))
+        if unit.module is self.module.get_output_embeddings():
+            return True  # also where it is stored as the embeddings
+        names = [piece[0] for _, _, name in unit.parameters for piece in self.stored(name)]
+        return all(self.roles(name)[0] == "head" for name in names)
 
 
 class _Skeleton(Checkpoint):

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mergery.calibration.data import Row, Texts, inputs_of, read_texts
 from mergery.calibration.model import StreamedModel, Unit
 from mergery.calibration.opening import Opened, open_model
@@ -222,6 +224,12 @@ class _Measuring:
                 told=lambda unit: self.notify(Visited(unit.name, self._place(unit), len(model.units))),
             )
         self.store.add("tied.fisher", found.take(found.late))
+        written = {name for infos in self.store.files.values() for name in infos}
+        for unit in model.units:  # what no example's likelihood rests on
+            names = {piece[0] for _, _, name in unit.parameters for piece in model.stored(name)}
+            idle = {name: model.view.nodes[name].shape for name in sorted(names) if f"{name}.fisher" not in written}
+            self.store.add(f"{unit.name}.idle", {f"{name}.fisher": np.zeros(idle[name], np.float32) for name in idle})
+            written |= {f"{name}.fisher" for name in idle}
 
     def _place(self, unit: Unit) -> int:
         return next(number for number, each in enumerate(self.model.units, 1) if each is unit)
@@ -247,8 +255,6 @@ def _addable(checkpoint: Checkpoint, mark: Mapping[str, Any], options: Calibrati
 
 def _add(store: Store, earlier: Checkpoint, said: Statistics, inputs: Mapping[str, Shared]) -> dict[str, Shared]:
     """Add earlier statistics to those in the store."""
-    import numpy as np
-
     if {name: shared.of for name, shared in said.inputs.items()} != {name: each.of for name, each in inputs.items()}:
         why = "they say otherwise which weights share an input"
         raise CheckpointError("these statistics cannot be added", where=Where(earlier.location), why=why)

@@ -72,11 +72,11 @@ def call(
     method = reader.node.method
     tensors = decode(reader, window, start, stop)
     base = tensors[0] if reader.node.base is not None else None
-    models = tensors if base is None else tensors[1:]
+    models, measured = vectors_of(reader, tensors), statistics_of(reader, tensors, start, stop)
     place, shape = reader.workspace.device.place, piece_shape(reader, stop - start)
     random = KeyedUniform(keys, shape, start=start, place=place, view=partial(turned, reader))
-    dtypes = [row.dtype.torch for row in reader.rows[len(tensors) - len(models) :]]
-    given = Given(reader.node.shape, base, random, models, dtypes)
+    dtypes = [row.dtype.torch for row in reader.node.inputs]
+    given = Given(reader.node.shape, base, random, models, dtypes, measured)
     taken = {name: ask.take(given) for name, ask in method.asks if not ask.streamed}
     if reader.deltas and base is not None and method.takes != "models":
         models = [model.sub_(base) for model in models]
@@ -87,6 +87,38 @@ def call(
         assert base is not None
         result = base + result
     return turned(reader, result)
+
+
+def vectors_of(reader: Reader, tensors: list[Tensor]) -> list[Tensor]:
+    """Those of the models, among all that is read."""
+    first = int(reader.node.base is not None)
+    return tensors[first : first + reader.k]
+
+
+def statistics_of(reader: Reader, tensors: list[Tensor], start: int, stop: int) -> dict[str, list[Tensor]]:
+    """The statistics of elements [start, stop), by kind: those read with the models, and those of their matrices."""
+    found: dict[str, list[Tensor]] = {}
+    at = len(reader.node.vectors)
+    for each in reader.node.statistics:
+        places = range(at, at + len(each.nodes))
+        at += len(each.nodes)
+        if each.aligned:
+            found[each.kind] = [tensors[place] * factor for place, factor in zip(places, each.factors, strict=True)]
+        else:
+            found[each.kind] = [
+                matrices_beside(reader, place, start, stop) * factor
+                for place, factor in zip(places, each.factors, strict=True)
+            ]
+    return found
+
+
+def matrices_beside(reader: Reader, place: int, start: int, stop: int) -> Tensor:
+    """See `Reader.matrices_of`: one matrix, or several, as the method sees those that it merges."""
+    import torch
+
+    values = torch.from_numpy(reader.matrices_of(place, start, stop)).to(reader.workspace.device.place or "cpu")
+    assert reader.node.matrices is not None
+    return values[0] if reader.node.matrices.count == 1 else values
 
 
 def mix_vectors(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from mergery.checkpoints import open_checkpoint
 from mergery.engine.merging import Merging
 from mergery.engine.workspace import Shared, Workspace
-from mergery.graph.nodes import Merged, Stored, read_matrices
+from mergery.graph.nodes import Measured, Merged, Stored, read_matrices
 from mergery.kernels.threads import quiet_torch
 from mergery.method import Method
 from mergery.method.evaluating import as_tensors
@@ -20,7 +20,13 @@ if TYPE_CHECKING:
 
 
 def merge_tensors(
-    method: Method, models: Sequence[Tensor], base: Tensor | None = None, *, seed: int = 0, **settings: Any
+    method: Method,
+    models: Sequence[Tensor],
+    base: Tensor | None = None,
+    *,
+    seed: int = 0,
+    statistics: Mapping[str, Sequence[Tensor]] | None = None,
+    **settings: Any,
 ) -> Tensor:
     """Merge plain tensors, or numpy arrays, of one shape, byte for byte as one tensor of a checkpoint would be merged.
 
@@ -30,17 +36,27 @@ def merge_tensors(
 
     models, base, give = as_tensors(method, models, base)
     resolved = method.resolve(len(models), settings)
-    method.refuse(models, base)
+    method.refuse(models, base, statistics)
     given = [*models, *([base] if base is not None else [])]
-    leaves = []
-    for index, tensor in enumerate(given):
-        checkpoint = open_checkpoint({"tensor": tensor.detach()}, label=str(index))
-        leaves.append(Stored(str(index), checkpoint, checkpoint.tensors["tensor"]))
+    leaves = [_stored(str(index), tensor) for index, tensor in enumerate(given)]
+    measured = [
+        Measured(
+            ask.statistic,
+            tuple(
+                _stored(f"statistics of {index}", own) for index, own in enumerate((statistics or {})[ask.statistic])
+            ),
+            (1.0,) * len(models),
+            ask.aligned,
+        )
+        for ask in method.statistics
+    ]
     names = tuple(str(index) for index in range(len(models)))
     origin = leaves[-1] if base is not None and method.base != "unused" else None
     dtype, shape = leaves[0].dtype, leaves[0].shape
     matrices = read_matrices(shape) if method.unit == "matrix" else None
-    node = Merged(method, "tensor", names, tuple(leaves[: len(models)]), origin, resolved, dtype, 0, matrices)
+    node = Merged(
+        method, "tensor", names, tuple(leaves[: len(models)]), origin, resolved, dtype, 0, matrices, tuple(measured)
+    )
     if not node.elements or not dtype.floating:
         return give(given[0 if origin is None else -1].clone())
     out = np.empty(node.elements * dtype.itemsize, dtype=np.uint8)
@@ -49,3 +65,9 @@ def merge_tensors(
         for start, stop in merging.outputs():
             merging.compute(start, stop, out[start * dtype.itemsize : stop * dtype.itemsize], dtype)
     return give(torch.from_numpy(out).view(getattr(torch, dtype.torch)).reshape(shape))
+
+
+def _stored(model: str, tensor: Tensor) -> Stored:
+    """A tensor in memory as a checkpoint's."""
+    checkpoint = open_checkpoint({"tensor": tensor.detach()}, label=model)
+    return Stored(model, checkpoint, checkpoint.tensors["tensor"])

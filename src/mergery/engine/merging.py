@@ -74,7 +74,12 @@ class Merging(Evaluator[Merged]):
             total += reader.k * NARROW * WIDTH * 8 + min(reader.n, sampled_runs(reader.n) * RUN) * row
         if reader.workspace.device == CPU:
             total += self.temporaries
-        return total + sum(inner.held(size, row.dtype) for inner, row in zip(self.inner, reader.rows, strict=True))
+        beside = 0
+        if self.node.matrices is not None and len(self.inner) > len(reader.rows):
+            gram = self.node.matrices.together * self.node.matrices.sides[1] ** 2
+            beside = gram * F32.itemsize * (len(self.inner) - len(reader.rows))
+        rows = zip(self.inner, self.node.rows, strict=True)
+        return total + beside + sum(inner.held(size, row.dtype) for inner, row in rows)
 
     @property
     def temporaries(self) -> int:

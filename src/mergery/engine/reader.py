@@ -30,7 +30,7 @@ def sampled_runs(n: int) -> int:
 
 
 class Reader:
-    """Reads windows of a merged tensor's rows: its base, where it has one, and its models.
+    """Reads windows of a merged tensor's rows: its base, where it has one, its models, and statistics of their shape.
 
     `raw` is uint8 (rows, capacity); row j begins with the window's elements of input j in their stored dtype, whose codes are
     `codes`. `deltas` is 1 where the vectors of the merge are the models minus the base. `keeps` says that the first windows
@@ -41,7 +41,7 @@ class Reader:
         self, node: Merged, inner: list[Evaluator[Any]], shared: Shared, workspace: Workspace, level: int
     ) -> None:
         self.node, self.inner, self.shared, self.workspace, self.level = node, inner, shared, workspace, level
-        self.rows = node.rows
+        self.rows = node.aligned
         self.k, self.n = len(node.inputs), node.elements
         self.codes = np.array([node.dtype.code for node in self.rows], dtype=np.int64)
         self.itemsize = max(node.dtype.itemsize for node in self.rows)
@@ -157,6 +157,21 @@ class Reader:
         step = max(SAMPLED_RUNS // 2, len(small) // SAMPLED_PIECES)
         return small[::step] if len(small) >= SAMPLED_RUNS // 2 else []
 
+    def matrices_of(self, place: int, start: int, stop: int) -> np.ndarray:
+        """What stands beside the matrices of a window, such as Gram matrices: float32 (matrices, in, in).
+
+        `place` is that of its node among all rows of the merged one.
+        """
+        each = self.node.matrices
+        assert each is not None
+        size = each.sides[1] ** 2
+        first, count = start // (each.rows * each.columns), (stop - start) // (each.rows * each.columns)
+        values = np.empty(count * size, dtype=np.float32)
+        self.inner[place].compute(first * size, (first + count) * size, values.view(np.uint8), F32)
+        if not np.isfinite(values).all():
+            self.check(1 << min(place, LAST_ROW), F32)
+        return values.reshape(count, each.sides[1], each.sides[1])
+
     def floats(self, row: int) -> np.ndarray:
         """A whole small tensor of one row: float32 (n,)."""
         raw = self.load(0, self.n)
@@ -177,7 +192,7 @@ class Reader:
                 "holds NaN or infinity",
                 hint="merge fewer of them to find out which",
             )
-        for row, node in enumerate(self.rows[: LAST_ROW + 1]):
+        for row, node in enumerate(self.node.rows[: LAST_ROW + 1]):
             if status >> row & 1:
                 if isinstance(node, Stored):
                     raise DataError(

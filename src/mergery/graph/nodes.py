@@ -77,6 +77,20 @@ def read_matrices(shape: tuple[int, ...], *, conv: bool = False, transposed: boo
     return Matrices(1 if len(shape) == 2 else shape[0], shape[-2], shape[-1], transposed)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Measured:
+    """A statistic of each model that a merge asks for: a node for each, times a number that makes a mean of a sum.
+
+    `aligned` ones have the shape of the merged tensor, and are read with it, window by window; of others there is one for each
+    matrix.
+    """
+
+    kind: str
+    nodes: tuple[Node, ...]
+    factors: tuple[float, ...]
+    aligned: bool
+
+
 @dataclass(slots=True, eq=False)
 class Merged:
     """A method over nodes of one shape. `models` names them; `settings` are resolved for this tensor."""
@@ -90,6 +104,7 @@ class Merged:
     dtype: DType
     merge: int  # which merge of the recipe made it: tensors of one merge share model-wide statistics
     matrices: Matrices | None = None  # of a method on matrices
+    statistics: tuple[Measured, ...] = ()  # that the method asks for, aligned ones first
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -100,9 +115,21 @@ class Merged:
         return self.inputs[0].elements
 
     @property
-    def rows(self) -> tuple[Node, ...]:
+    def vectors(self) -> tuple[Node, ...]:
         """The base, where there is one, and then the models."""
         return self.inputs if self.base is None else (self.base, *self.inputs)
+
+    @property
+    def aligned(self) -> tuple[Node, ...]:
+        """All that is read window by window: the vectors, and statistics of their shape."""
+        return (*self.vectors, *(node for each in self.statistics if each.aligned for node in each.nodes))
+
+    @property
+    def rows(self) -> tuple[Node, ...]:
+        """All that it is made of: the vectors, and statistics."""
+        if not self.statistics:
+            return self.vectors
+        return (*self.vectors, *(node for each in self.statistics for node in each.nodes))
 
     @property
     def route(self) -> Route | None:

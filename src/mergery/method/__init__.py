@@ -21,7 +21,9 @@ from mergery.method.asks import (
     Coefficients,
     Count,
     Deltas,
+    Fisher,
     Gram,
+    Inputs,
     Largest,
     MergedDelta,
     Models,
@@ -39,7 +41,7 @@ from mergery.method.roles import Preset
 from mergery.method.setting import Auto, Fraction, PerModel, Setting, Task, Way, each
 
 __all__ = [
-    "Ask", "Auto", "Base", "Coefficients", "Consensus", "Count", "Deltas", "Fraction", "Gram", "Largest", "MergedDelta",
-    "Method", "Models", "Noise", "PackedPart", "Packing", "PerModel", "Preset", "Random", "Setting", "Shape", "Sum", "Task",
-    "Tensor", "Way", "each", "find", "method", "methods", "register", "serve",
+    "Ask", "Auto", "Base", "Coefficients", "Consensus", "Count", "Deltas", "Fisher", "Fraction", "Gram", "Inputs",
+    "Largest", "MergedDelta", "Method", "Models", "Noise", "PackedPart", "Packing", "PerModel", "Preset", "Random",
+    "Setting", "Shape", "Sum", "Task", "Tensor", "Way", "each", "find", "method", "methods", "register", "serve",
 ]  # fmt: skip

@@ -74,6 +74,7 @@ class Given:
 
     shape: of the whole tensor. base: the base's values, where there is one. random: numbers keyed by seed, tensor, model and
     element. models: each model's values, float32, before the base is taken off. dtypes: in which they are stored.
+    statistics: by kind, one for each model.
     """
 
     shape: tuple[int, ...]
@@ -81,6 +82,7 @@ class Given:
     random: KeyedUniform
     models: Sequence[Tensor] = ()
     dtypes: Sequence[str] = ()
+    statistics: Mapping[str, list[Tensor]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,10 @@ class Ask:
     streamed: ClassVar[bool] = False
     rows: ClassVar[tuple[str, ...]] = ()
     """Inputs that it adds to those that are merged: `base`."""
+    statistic: ClassVar[str] = ""
+    """The kind of statistics of data that it adds, of each model: see `mergery calibrate`."""
+    aligned: ClassVar[bool] = False
+    """Whether these have the shape of the tensor that is merged."""
 
     def needed(self, settings: Mapping[str, Any]) -> bool:
         """Whether it is asked at a tensor with these settings."""
@@ -172,6 +178,32 @@ class Noise(Ask):
         power = (values.contiguous().view(torch.int32) & EXPONENT).view(torch.float32).clamp_(min=NORMAL[dtype])
         size = torch.linalg.vector_norm(power, dim=(-2, -1), dtype=torch.float64)
         return size * (SPACING[dtype] / math.sqrt(12 * values.shape[-2] * values.shape[-1]))
+
+
+@dataclass(frozen=True)
+class Fisher(Ask):
+    """The diagonal Fisher information of each model: a list of k float32 tensors of the models' shape, means over examples."""
+
+    statistic = "fisher"
+    aligned = True
+
+    def take(self, given: Given) -> list[Tensor]:
+        """See `Ask.take`."""
+        return given.statistics[self.statistic]
+
+
+@dataclass(frozen=True)
+class Inputs(Ask):
+    """What each model's matrix is multiplied with: a list of k Gram matrices X^T X over tokens, float32 (..., in, in).
+
+    Each is divided by the number of tokens of its model's data.
+    """
+
+    statistic = "gram"
+
+    def take(self, given: Given) -> list[Tensor]:
+        """See `Ask.take`."""
+        return given.statistics[self.statistic]
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "truncate", "star", "cart", "resmerge", "monosoup", "spectral_filter",
     ),
     "Matrices, with the least interference": ("swudi", "swudi_a", "wudi", "ace", "actmat", "optmerge", "dop", "doge"),
+    "With statistics of data": ("regmean", "fisher"),
     "One model for each task, in little space": ("emr", "tall_mask", "tsv_compress", "onebit"),
     "One model, or two": ("passthrough", "nearswap", "arcee_fusion", "cosine_add", "clamp"),
 }  # fmt: skip
@@ -141,7 +142,10 @@ def example(method: Method) -> str:
     count = max(method.models[0], min(method.models[1] or 2, 2))
     names = ["math", "code"][:count]
     base = ["base"] if method.base == "required" else []
-    models = ", ".join(f"{name}: ./{name}" for name in base + names)
+    stated = {name: f"./{name}" for name in base + names}
+    if method.statistics:
+        stated |= {name: f"{{path: ./{name}, statistics: ./{name}-stats}}" for name in names}
+    models = ", ".join(f"{name}: {each}" for name, each in stated.items())
     words = {"float": "0.5", "fraction": "0.5", "way": "0.5", "task": names[0]}
     wanted = [s for s in method.settings.values() if s.required or s.kind == "task"]
     needed = {s.name: words.get(s.kind, "1") for s in wanted}

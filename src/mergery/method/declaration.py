@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -70,6 +71,11 @@ class Declaration:
             return "optional"
         asked = any("base" in ask.rows for _, ask in self.asks)
         return "required" if self.span == "deltas" or asked else "unused"
+
+    @property
+    def statistics(self) -> tuple[Ask, ...]:
+        """The asks for statistics of data, aligned ones first."""
+        return tuple(sorted((ask for _, ask in self.asks if ask.statistic), key=lambda ask: not ask.aligned))
 
     @property
     def first(self) -> str:
@@ -180,8 +186,10 @@ class Declaration:
             resolved[setting.name] = setting.received(checked, names)
         return self.settle(resolved, given)
 
-    def refuse(self, models: Sequence[Any], base: Any = None) -> None:
-        """Raise RecipeError where models and base, tensors or factors of one, are not what the method merges."""
+    def refuse(
+        self, models: Sequence[Any], base: Any = None, statistics: Mapping[str, Sequence[Any]] | None = None
+    ) -> None:
+        """Raise RecipeError where models, base and statistics, tensors or factors of one, are not what the method merges."""
         least, most = self.models
         if not least <= len(models) <= (most or len(models)):
             wanted = least if least == most else f"at least {least}"
@@ -198,3 +206,20 @@ class Declaration:
                 f"{self.name} merges matrices [out, in], not a tensor of shape {list(shapes[0])}",
                 hint="merge vectors with linear or task_arithmetic",
             )
+        for ask in self.statistics:
+            known = (statistics or {}).get(ask.statistic)
+            if known is None or len(known) != len(models):
+                why, hint = f"of each of the {len(models)} models", f"statistics={{{ask.statistic!r}: [...]}}"
+                raise RecipeError(f"{self.name} needs statistics: {ask.statistic}", why=why, hint=hint)
+            for own in known:
+                wanted = shapes[0] if ask.aligned else gram_shape(shapes[0])
+                if tuple(own.shape) != wanted:
+                    what = f"the {ask.statistic} of a tensor of {shapes[0]} is {tuple(own.shape)}"
+                    raise RecipeError(what, why=f"it must be {wanted}")
+
+
+def gram_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of the Gram matrices of what matrices (..., out, in) are multiplied with; a kernel (out, in x ...) is one."""
+    if len(shape) > 3:
+        return (math.prod(shape[1:]),) * 2
+    return (*shape[:-2], *shape[-1:] * 2)

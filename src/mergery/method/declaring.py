@@ -41,7 +41,8 @@ class Method(Declaration):
         """What it needs besides the models, in words."""
         base = {"required": ("a base",), "optional": ("a base for task vectors",), "unused": ()}[self.base]
         task = any(setting.kind == "task" for setting in self.settings.values())
-        return (*base, "a task to serve") if task else base
+        known = tuple(f"statistics of each model ({ask.statistic})" for ask in self.statistics)
+        return (*base, *(("a task to serve",) if task else ()), *known)
 
     @property
     def cost(self) -> str:
@@ -76,11 +77,20 @@ class Method(Declaration):
         """The docstring without its first line and without its block of settings."""
         return re.sub(r"\n{3,}", "\n\n", _BLOCK.sub("", self.doc.partition("\n")[2])).strip("\n")
 
-    def __call__(self, models: Sequence[Any], base: Tensor | None = None, *, seed: int = 0, **settings: Any) -> Any:
+    def __call__(
+        self,
+        models: Sequence[Any],
+        base: Tensor | None = None,
+        *,
+        seed: int = 0,
+        statistics: Mapping[str, Sequence[Tensor]] | None = None,
+        **settings: Any,
+    ) -> Any:
         """Merge plain tensors, or numpy arrays, of one shape: what the method means, up to the rounding of sums.
 
-        `mergery.merge_tensors` gives the bytes of a merge. `settings` are the method's own; a per-model setting takes one value
-        or a sequence with one for each model. Returns a tensor, or an array, of the first model's dtype. Methods on matrices
+        `mergery.merge_tensors` gives the bytes of a merge. `statistics` are those of data that the method asks for, by kind,
+        one for each model. `settings` are the method's own; a per-model setting takes one value or a sequence with one for each
+        model. Returns a tensor, or an array, of the first model's dtype. Methods on matrices
         also take task vectors as low-rank factors (`mergery.kernels.spectral.Factored`): without a base the result is the
         merged task vector, factored where the method allows. Raises RecipeError for settings or shapes that do not fit,
         DataError for what is not finite.
@@ -88,7 +98,7 @@ class Method(Declaration):
         if any(hasattr(model, "left") for model in models):
             return evaluate_factored(self, models, base, seed, settings)
         tensors, origin, give = as_tensors(self, models, base)
-        return give(Evaluation(self, tensors, origin, seed, settings).result())
+        return give(Evaluation(self, tensors, origin, seed, settings, statistics).result())
 
 
 def method(

@@ -26,10 +26,20 @@ class Evaluation:
     """One method for some models' tensors of one shape. Raises RecipeError where they do not fit."""
 
     def __init__(
-        self, method: Declaration, models: Sequence[Tensor], base: Tensor | None, seed: int, settings: Mapping[str, Any]
+        self,
+        method: Declaration,
+        models: Sequence[Tensor],
+        base: Tensor | None,
+        seed: int,
+        settings: Mapping[str, Any],
+        statistics: Mapping[str, Sequence[Tensor]] | None = None,
     ) -> None:
         self.method, self.settings = method, method.resolve(len(models), settings)
-        method.refuse(models, base)
+        method.refuse(models, base, statistics)
+        self.data = {
+            ask: [finite(own, f"the {ask.statistic}") for own in (statistics or {})[ask.statistic]]
+            for ask in method.statistics
+        }
         self.keys = stream_keys(seed, len(models))
         self.like, self.base = models[0], None
         if base is not None and method.base != "unused":
@@ -89,7 +99,12 @@ class Evaluation:
         whole = self.view(self.vectors[0])
         random = KeyedUniform(self.keys, whole.shape, place=whole.device, view=lambda stream: stream[cut])
         base = None if self.base is None else self.view(self.base)[cut]
-        given = Given(self.shape, base, random, [self.view(model)[cut] for model in self.stored], self.dtypes)
+        known = {
+            ask.statistic: [self.view(own)[cut] for own in each] if ask.aligned else each
+            for ask, each in self.data.items()
+        }
+        stored = [self.view(model)[cut] for model in self.stored]
+        given = Given(self.shape, base, random, stored, self.dtypes, known)
         taken = {name: ask.take(given) for name, ask in self.method.asks if not ask.streamed}
         return call_by_name(
             function, {**self.known, **taken, "models": views, "deltas": views, self.method.first: views}

@@ -19,6 +19,7 @@ from mergery.graph.nodes import Node, Stored
 from mergery.graph.view import View
 from mergery.planning.compatibility import check_families
 from mergery.planning.inputs import check_quantised, refuse_adapters
+from mergery.planning.measurements import Measurements
 from mergery.planning.side_by_side import side_by_side
 from mergery.planning.stack import stacked
 from mergery.planning.treatment import numbers, treatments_of
@@ -112,9 +113,16 @@ def unified_views(
     return unified
 
 
-def merged_view(recipe: Recipe, views: Mapping[str, View], tokenizers: Tokenizers, findings: Findings) -> View | None:
+def merged_view(
+    recipe: Recipe,
+    views: Mapping[str, View],
+    measurements: Measurements,
+    tokenizers: Tokenizers,
+    findings: Findings,
+) -> View | None:
     """The output; None where there are problems. `views` are those of the stored models."""
-    return _Merges(recipe, views, tokenizers, findings).merge("merge", recipe.merge)
+    view = _Merges(recipe, views, measurements, tokenizers, findings).merge("merge", recipe.merge)
+    return None if findings.problems else view
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,7 @@ class _Merges:
 
     recipe: Recipe
     views: Mapping[str, View]
+    measurements: Measurements
     tokenizers: Tokenizers
     findings: Findings
     stages: dict[str, View | None] = field(default_factory=dict)
@@ -142,7 +151,7 @@ class _Merges:
         views = {each: view for each, view in found.items() if view is not None}
         if len(views) < len(found):
             return None
-        treatments = treatments_of(merge, findings.numbers(numbers(merge)))
+        treatments = treatments_of(merge, findings.numbers(numbers(merge)), self.measurements)
         donor = views[self.recipe.donor if own else merge.names()[0]]
         views = {each: placed(donor, view, findings) for each, view in views.items()}
         before = len(findings.problems)
@@ -152,6 +161,7 @@ class _Merges:
             view = stacked(name, donor, views, treatments, findings)
         else:
             view = side_by_side(name, donor, views, treatments, self.recipe.tensors, self.tokenizers, findings)
+        self.measurements.tell(self.recipe, findings)
         if view is not None:
             view = settled(view, findings)
             treatments.check(view.nodes, findings)

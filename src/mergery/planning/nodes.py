@@ -153,7 +153,10 @@ class NodeBuilder:
         name = target.name if group is None else group.name(target.name)
         models = tuple([inputs[each] for each in self.merged])
         base = inputs[self.base] if based and self.base is not None else None
-        return Merged(method, name, self.merged, models, base, settings, dtype, number, matrices)
+        known = (
+            self.treatments.measurements.of(method, self.merged, models, name, matrices) if method.statistics else ()
+        )
+        return Merged(method, name, self.merged, models, base, settings, dtype, number, matrices, known)
 
     def taken(self, treatment: Treatment, tensor: str, inputs: Mapping[str, Node], copied: Node) -> Node:
         """The tensor of the model that a part of the recipe names; `base` is the merge's own, where it has one."""

@@ -11,6 +11,7 @@ from mergery.checkpoints.adapters import read_adapter
 from mergery.checkpoints.file_kinds import ADAPTER
 from mergery.checkpoints.renamed import renamed
 from mergery.errors import CheckpointError, MergeryError, Where, raise_all
+from mergery.planning.measurements import statistics_of
 from mergery.recipe import Recipe, Source
 
 MERGE_FIRST = "merge the adapter in by a recipe of its own, and rename what that gives"
@@ -52,6 +53,9 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
                 opened[name] = on_recorded_base(opened[name], recipe.folder)
             elif is_adapter(opened[name]):
                 opened[name] = AdaptedCheckpoint(NoModel(name), (opened[name],), model.rounding)
+            if model.statistics is not None:
+                label = statistics_of(name)
+                opened[label] = open_checkpoint(model.statistics, label=label, relative_to=recipe.folder)
         except MergeryError as error:
             problems.append(error.at(model.place))
     if problems:

@@ -23,6 +23,7 @@ from mergery.graph.walking import leaf_columns
 from mergery.planning.adapter_output import ONE_FILE, AdapterPlan, adapter_plan, with_recorded_base
 from mergery.planning.digest import digest_of
 from mergery.planning.layout import Layout
+from mergery.planning.measurements import read_measurements
 from mergery.planning.models import merged_view, stored_views, unified_views
 from mergery.planning.opening import open_all
 from mergery.planning.remarks import (
@@ -158,8 +159,9 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
     findings, tokenizers = Findings(), Tokenizers()
     stored = stored_views(recipe, checkpoints, findings)
     vocabulary = unify_vocabularies(recipe, checkpoints, stored, tokenizers, findings)
+    measurements = read_measurements(recipe, checkpoints, findings)
     unified = unified_views(recipe, stored, vocabulary, findings)
-    view = merged_view(recipe, unified, tokenizers, findings) if not findings.problems else None
+    view = merged_view(recipe, unified, measurements, tokenizers, findings) if not findings.problems else None
     template = choose_chat_template(recipe, checkpoints, findings)
     raise_all(findings.problems)
     assert view is not None
@@ -193,7 +195,7 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
         *merged_as_stored(view),
         *copied_and_cut(kinds),
         *decoded_inputs(checkpoints),
-        *left_aside(checkpoints, config_from),
+        *left_aside({name: checkpoints[name] for name in checkpoints if name in recipe.models}, config_from),
     ]
     most = main_dtype(kinds)
     notes = [

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mergery.checkpoints.base import TensorInfo
 from mergery.dtypes import DType
 from mergery.errors import PlanError
-from mergery.graph.nodes import Node, Stored
+from mergery.graph.nodes import Merged, Node, Stored
 from mergery.graph.view import View
 from mergery.graph.walking import kind_key, looked_up
 from mergery.planning.layout import Layout, Slot, lay_out
@@ -69,7 +69,7 @@ def output_dtype(node: Node, donor: TensorInfo | None, wanted: DType | None) -> 
         return donor.dtype
     below = node
     while not isinstance(below, Stored) and below.rows:
-        below = below.rows[-1]
+        below = below.inputs[-1] if isinstance(below, Merged) else below.rows[-1]
     return below.dtype
 
 

@@ -14,6 +14,7 @@ from mergery.graph.nodes import Node
 from mergery.method import Method, find
 from mergery.method.roles import BASE, Preset
 from mergery.method.setting import WEIGHT
+from mergery.planning.measurements import Measurements
 from mergery.planning.settings import check_model_wide
 from mergery.recipe import Merge, Override
 from mergery.recipe.overrides import as_mapping, roles_of
@@ -49,6 +50,7 @@ class Treatments:
     preset: Mapping[str, Value]
     overrides: tuple[tuple[Condition, Treatment], ...]
     rest: Treatment
+    measurements: Measurements
     weights: dict[int, tuple[Mapping[str, Value], Mapping[str, Value]]] = field(default_factory=dict)
     resolved: dict[Any, dict[str, Any]] = field(default_factory=dict)  # settings, by all that values are asked for
     vectors: dict[int, list[str]] = field(default_factory=dict)  # for methods on matrices, by the treatment's number
@@ -106,7 +108,7 @@ class Treatments:
             check_model_wide(each.method, each.merge, nodes, each.number, findings.problems)
 
 
-def treatments_of(merge: Merge, number: int) -> Treatments:
+def treatments_of(merge: Merge, number: int, measurements: Measurements) -> Treatments:
     """The treatments of a merge. Its number is `number`; those behind it are its overrides' and the rest's."""
     method = find(merge.method)
     chosen = method.presets.get(merge.preset or "", Preset())
@@ -117,6 +119,7 @@ def treatments_of(merge: Merge, number: int) -> Treatments:
         {name: Constant(value) for name, value in chosen.settings.items()},
         tuple((each.where, _treatment(each, merge, number + 1 + at)) for at, each in enumerate(merge.overrides)),
         _treatment(rest, merge, number + 1 + len(merge.overrides)),
+        measurements,
     )
 
 

@@ -149,8 +149,10 @@ def read_sources(reader: RecipeReader, data: Any) -> dict[str, Source | Merge]:
         if isinstance(item, Mapping) and any(hasattr(value, "shape") for value in item.values()):
             models[name] = Source(item)  # a state dict
         elif isinstance(item, dict):
-            reader.only(item, at, ("path", "revision", "task", "convert", "rename", "adapters", "rounding"))
-            for key in ("revision", "task"):
+            reader.only(
+                item, at, ("path", "revision", "task", "convert", "rename", "adapters", "rounding", "statistics")
+            )
+            for key in ("revision", "task", "statistics"):
                 if item.get(key) is not None and not isinstance(item[key], str):
                     reader.fail(f"{key} must be text", (*at, key), hint="put it in quotes")
             if not item.get("path") and "adapters" not in item:
@@ -162,7 +164,7 @@ def read_sources(reader: RecipeReader, data: Any) -> dict[str, Source | Merge]:
             place = reader.document.where(at)
             adapters, rounding = read_adapters(reader, item, at)
             own = (item.get("path"), item.get("revision"), place, item.get("task"))
-            models[name] = Source(*own, wanted, places, rename, adapters, rounding)
+            models[name] = Source(*own, wanted, places, rename, adapters, rounding, item.get("statistics"))
         elif isinstance(item, str) and item:
             models[name] = Source(item, None, reader.document.where(at))
         elif item is None or isinstance(item, (bool, int, float, list, str)):

@@ -160,9 +160,10 @@ def _source() -> dict[str, Any]:
         "minProperties": 1,
         "additionalProperties": {"type": "string", "minLength": 1},
     }
+    statistics = {**_NAME, "description": "The folder of its statistics on data, as `mergery calibrate` writes it."}
     adapters = {**_one_or_more(_NAME), "description": "Adapters on the model: folders, files or hub ids."}
     rounding = {"enum": list(ROUNDINGS), "default": ROUNDINGS[0], "description": "Of a model with adapters."}
-    more = {"rename": rename, "adapters": adapters, "rounding": rounding}
+    more = {"rename": rename, "adapters": adapters, "rounding": rounding, "statistics": statistics}
     keys = {"path": _NAME, "revision": _NAME, "task": task, "convert": convert, **more}
     return {**_mapping(keys), "anyOf": [{"required": ["path"]}, {"required": ["adapters"]}]}
 

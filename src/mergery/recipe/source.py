@@ -27,6 +27,7 @@ class Source:
     rename: Mapping[str, str] = field(default_factory=dict)  # patterns of names of tensors, and the new names
     adapters: tuple[Any, ...] = ()  # put on it, besides those that its path names behind a `+`
     rounding: str = ROUNDINGS[0]  # of a model with adapters
+    statistics: str | None = None  # the folder of its statistics on data, as `mergery calibrate` writes it
 
     def plain(self) -> Any:
         """The source as plain data: its path alone where there is nothing else to say."""
@@ -38,6 +39,7 @@ class Source:
             each if isinstance(each, str) else f"<{type(each).__name__} in memory>" for each in self.adapters
         ]
         more["rounding"] = self.rounding if self.rounding != ROUNDINGS[0] else None
+        more["statistics"] = self.statistics
         if not self.path:
             return {"adapters": more["adapters"]}
         return {"path": path, **{key: value for key, value in more.items() if value}} if any(more.values()) else path

@@ -54,7 +54,8 @@ def _of_node(node: Node, known: dict[int, int]) -> dict[str, Any]:
     known[id(node)] = len(known) + 1
     facts |= {"name": node.name, "number": known[id(node)]}
     if isinstance(node, Merged):
-        labels = [*(["base"] if node.base is not None else []), *node.models]
+        known_of = [f"{each.kind} of {name}" for each in node.statistics for name in node.models]
+        labels = [*(["base"] if node.base is not None else []), *node.models, *known_of]
         facts |= {
             "method": node.method.name,
             "settings": {name: _plain(value) for name, value in node.settings.items()},

@@ -65,13 +65,22 @@ def _stored(node: Stored) -> Iterator[str]:
 
 def _merged(node: Merged) -> Iterator[str]:
     method, count = node.method, len(node.inputs)
-    for row in node.rows:
+    for row in node.aligned:
         if isinstance(row, Merged) and row.merge > node.merge:
             yield f"merge {node.merge} of what merge {row.merge} makes"
         if row.shape != node.shape:
             yield f"{method.name} of {list(node.shape)} and {list(row.shape)}"
         if not row.dtype.mergeable:
             yield f"{method.name} of {row.dtype}"
+    if [each.kind for each in node.statistics] != [ask.statistic for ask in method.statistics]:
+        yield f"{method.name} with statistics {', '.join(each.kind for each in node.statistics)}"
+    for each in node.statistics:
+        if not len(each.nodes) == len(each.factors) == count:
+            yield f"{method.name} with {each.kind} of {len(each.nodes)} models"
+        if not each.aligned and node.matrices is not None:
+            size = node.matrices.count * node.matrices.sides[1] ** 2
+            if any(math.prod(row.shape) != size for row in each.nodes):
+                yield f"{method.name} with {each.kind} of {', '.join(str(list(row.shape)) for row in each.nodes)}"
     if not count or len(node.models) != count:
         yield f"{method.name} of {count} tensors of {len(node.models)} models"
     if method.base == ("unused" if node.base else "required"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +23,16 @@ class InPieces:
     pieces: int
 
     def __call__(
-        self, method: Method, models: Sequence[Tensor], base: Tensor | None = None, *, seed: int = 0, **settings: Any
+        self,
+        method: Method,
+        models: Sequence[Tensor],
+        base: Tensor | None = None,
+        *,
+        seed: int = 0,
+        statistics: Mapping[str, Sequence[Tensor]] | None = None,
+        **settings: Any,
     ) -> Tensor:
-        evaluation = _Cut(method, models, base, seed, settings)
+        evaluation = _Cut(method, models, base, seed, settings, statistics)
         evaluation.pieces = self.pieces
         return evaluation.result()
 

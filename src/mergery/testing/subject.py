@@ -69,7 +69,9 @@ class Subject:
         evaluate: Evaluate | None = None,
         **settings: Any,
     ) -> Tensor:
-        return (evaluate or self.evaluate)(self.method, list(models), base, seed=seed, **{**self.settings, **settings})
+        known = {"statistics": statistics_of(self.method, models)} if self.method.statistics else {}
+        own = {**self.settings, **settings}
+        return (evaluate or self.evaluate)(self.method, list(models), base, seed=seed, **known, **own)
 
     def draws(self) -> bool:
         """Whether the seed matters."""
@@ -81,3 +83,13 @@ class Subject:
     def counts(self) -> list[int]:
         least, most = self.method.models
         return sorted({max(1, least), self.k, min(5, most or 5)})
+
+
+def statistics_of(method: Method, models: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    """The statistics of data that a method asks for, of each model: made of its own numbers, so that they go with it."""
+    import torch
+
+    from mergery.testing.reference.data import STATISTICS
+
+    kinds = [ask.statistic for ask in method.statistics]
+    return {kind: [torch.from_numpy(STATISTICS[kind](x.double().numpy())).float() for x in models] for kind in kinds}

@@ -9,11 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mergery.testing.reference import choices, filters, projections, quadratic, spectral, sphere, sums, tasks, thinning
+from mergery.testing.reference import (
+    choices,
+    data,
+    filters,
+    projections,
+    quadratic,
+    spectral,
+    sphere,
+    sums,
+    tasks,
+    thinning,
+)
 from mergery.testing.reference.arrays import Array
 
 REFERENCES: dict[str, Callable[..., Array]] = {
     **choices.REFERENCES,
+    **data.REFERENCES,
     **filters.REFERENCES,
     **projections.REFERENCES,
     **quadratic.REFERENCES,

@@ -1,0 +1,189 @@
+"""Statistics of data in a plan: for each tensor that a method merges, what its models' statistics say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mergery.checkpoints.base import Checkpoint
+from mergery.checkpoints.statistics import Statistics, model_mark, read_statistics
+from mergery.dtypes import F32
+from mergery.errors import PlanError, Where, listed
+from mergery.graph.findings import Findings
+from mergery.graph.gathering import from_ranges
+from mergery.graph.nodes import Gathered, Matrices, Measured, Node, Stored
+from mergery.method import Method
+from mergery.recipe import Recipe, Source
+
+WORDS = {"gram": "Gram matrices of inputs", "fisher": "Fisher information"}
+
+
+@dataclass(frozen=True)
+class _Model:
+    """One model's statistics."""
+
+    label: str
+    checkpoint: Checkpoint
+    said: Statistics
+
+    def stored(self, name: str) -> Stored | None:
+        """One of the statistics by name."""
+        info = self.checkpoint.tensors.get(name)
+        return Stored(self.label, self.checkpoint, info) if info is not None else None
+
+
+@dataclass
+class Measurements:
+    """The statistics that a recipe names, by model; and what is found wanting while nodes are made."""
+
+    models: Mapping[str, _Model] = field(default_factory=dict)
+    wanting: dict[tuple[str, str, str], list[str]] = field(default_factory=dict)  # tensors, by method, kind and model
+    few: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)  # tokens and inputs of tensors, by model
+
+    def of(
+        self, method: Method, models: Sequence[str], inputs: Sequence[Node], tensor: str, matrices: Matrices | None
+    ) -> tuple[Measured, ...]:
+        """What a method asks for at a tensor; what is missing is noted."""
+        found: list[Measured] = []
+        for ask in method.statistics:
+            nodes: list[Node] = []
+            factors: list[float] = []
+            for model, node in zip(models, inputs, strict=True):
+                own = self.models.get(model)
+                made = None
+                if own is not None and ask.aligned:
+                    made = _mirrored(own, node, ask.statistic)
+                elif own is not None and matrices is not None:
+                    made = self._gram(model, own, node, tensor, matrices)
+                if own is None or made is None:
+                    self.wanting.setdefault((method.name, ask.statistic, model), []).append(tensor)
+                    continue
+                nodes.append(made)
+                factors.append(1.0 / max(1, own.said.examples if ask.aligned else own.said.tokens))
+            found.append(Measured(ask.statistic, tuple(nodes), tuple(factors), ask.aligned))
+        return tuple(found) if all(len(each.nodes) == len(models) for each in found) else ()
+
+    def _gram(self, model: str, own: _Model, node: Node, tensor: str, matrices: Matrices) -> Node | None:
+        """The Gram matrices of what a tensor's matrices are multiplied with: (in, in), or one for each matrix of a stack."""
+        into = matrices.sides[1]
+        size, ranges = matrices.rows * matrices.columns, []
+        for number in range(matrices.count):
+            first, last = (_origin(node, number * size + step) for step in (0, size - 1))
+            if first is None or last is None or first[0].info.name not in own.said.inputs:
+                return None
+            shared = own.said.inputs[first[0].info.name]
+            gram = own.stored(f"{shared.of}.gram")
+            place, end = (_matrix(*each) for each in (first, last))
+            if (
+                gram is None
+                or gram.shape[-1] != into
+                or place != end
+                or own.said.inputs.get(last[0].info.name) != shared
+            ):
+                return None
+            tokens = shared.tokens[place]
+            if tokens < into and "expert" not in first[0].info.name:
+                self.few.setdefault(model, {})[tensor] = tokens, into
+            ranges.append((gram, place * into * into, into * into))
+        shape = (into, into) if matrices.count == 1 else (matrices.count, into, into)
+        return from_ranges(f"gram of {tensor}", shape, ranges)
+
+    def tell(self, recipe: Recipe, findings: Findings) -> None:
+        """Note what is wanting, each model once; and where there were few data."""
+        for (method, kind, model), tensors in self.wanting.items():
+            source = recipe.models.get(model)
+            where = source.place if source is not None else None
+            what = f"{method} needs the {WORDS[kind]} of {model!r}"
+            if not isinstance(source, Source):
+                why = "it is made by a merge of the recipe, which has none"
+                findings.fail(what, where=where, why=why, hint="write it to a folder first, and calibrate that")
+            elif model not in self.models:
+                folder = source.path if isinstance(source.path, str) else model
+                hint = (
+                    f"mergery calibrate {folder} --data texts.jsonl --stats {kind} {model}-stats, and in the recipe "
+                    f"{model}: {{path: {folder}, statistics: {model}-stats}}"
+                )
+                findings.fail(what, where=where, why="the recipe names no statistics of it", hint=hint)
+            else:
+                why = f"its statistics have none for {listed(tensors)}"
+                hint = "merge these tensors by another method, in 'parts', or calibrate with what is missing"
+                findings.fail(what, where=where, why=why, hint=hint)
+        for model, seen in self.few.items():
+            worst = max(seen, key=lambda name: seen[name][1] / max(1, seen[name][0]))
+            tokens, into = seen[worst]
+            findings.warnings.append(
+                f"the statistics of {model} are of few data: {len(seen)} tensors have seen fewer tokens than they have "
+                f"inputs, such as {worst!r} with {tokens} tokens and {into} inputs; shrinkage decides what these do not"
+            )
+        self.wanting.clear()
+        self.few.clear()
+
+
+def read_measurements(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings: Findings) -> Measurements:
+    """The statistics that a recipe names, once they are known to be of its models."""
+    models: dict[str, _Model] = {}
+    for name, source in recipe.models.items():
+        if not isinstance(source, Source) or source.statistics is None:
+            continue
+        checkpoint = checkpoints[statistics_of(name)]
+        try:
+            said = _said(checkpoint, checkpoints[name], name)
+        except PlanError as error:
+            findings.problems.append(error.at(source.place))
+            continue
+        models[name] = _Model(statistics_of(name), checkpoint, said)
+    return Measurements(models)
+
+
+def statistics_of(model: str) -> str:
+    """What a model's statistics are called among the checkpoints of a plan."""
+    return f"statistics of {model}"
+
+
+def _said(checkpoint: Checkpoint, model: Checkpoint, name: str) -> Statistics:
+    said = read_statistics(checkpoint)
+    place = Where(checkpoint.location)
+    if said is None:
+        hint = "name a folder that `mergery calibrate` wrote"
+        raise PlanError(f"these are no statistics of {name!r}", where=place, hint=hint)
+    if {key: value for key, value in said.model.items() if key != "name"} != model_mark(model):
+        why = f"they are of {said.model.get('name')}, as it was then"
+        raise PlanError(
+            f"these are statistics of another model than {name!r}", where=place, why=why, hint="calibrate it"
+        )
+    return said
+
+
+def _mirrored(own: _Model, node: Node, kind: str) -> Node | None:
+    """A statistic of a tensor's shape, gathered as the tensor is."""
+    if isinstance(node, Stored):
+        return own.stored(f"{node.info.name}.{kind}")
+    if not isinstance(node, Gathered):
+        return None
+    sources = [_mirrored(own, source, kind) for source in node.sources]
+    found = tuple(source for source in sources if source is not None)
+    if len(found) < len(sources):
+        return None
+    return Gathered(f"{kind} of {node.name}", node.shape, F32, found, node.which, node.starts, node.lengths)
+
+
+def _origin(node: Node, element: int) -> tuple[Stored, int] | None:
+    """The stored tensor from which an element comes, and its place there; None where it is computed, or a zero."""
+    if isinstance(node, Stored):
+        return node, element
+    if not isinstance(node, Gathered):
+        return None
+    ends = np.cumsum(node.lengths)
+    at = int(np.searchsorted(ends, element, side="right"))
+    if node.which[at] < 0:
+        return None
+    inside = int(node.starts[at]) + element - int(ends[at] - node.lengths[at])
+    return _origin(node.sources[int(node.which[at])], inside)
+
+
+def _matrix(stored: Stored, element: int) -> int:
+    """Which matrix of a stored tensor an element is of; 0 where that is one matrix."""
+    shape = stored.shape
+    return element // (shape[1] * shape[2]) if len(shape) == 3 else 0

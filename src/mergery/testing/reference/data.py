@@ -1,0 +1,49 @@
+"""Methods that look at data; and the statistics that the conformance suite gives them, made of the models themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mergery.testing.reference.arrays import Array, KeyedUniform, add, by_matrix, matrix
+
+
+def gram_of(model: Array) -> Array:
+    """The Gram matrices of a model's own rows, as if they were its inputs."""
+    return model.swapaxes(-1, -2) @ model if model.ndim in (2, 3) else matrix(model).T @ matrix(model)
+
+
+def fisher_of(model: Array) -> Array:
+    """Something that is positive where the model is not zero."""
+    return np.asarray(model**2)
+
+
+STATISTICS: Mapping[str, Callable[[Array], Array]] = {"gram": gram_of, "fisher": fisher_of}
+"""By kind, from a model's float64 tensor: float64, of which the suite gives float32."""
+
+
+def regmean(
+    models: Sequence[Array], base: Array | None, coins: KeyedUniform, *, weight: Any, off_diagonal: float
+) -> Array:
+    def merge(own: list[Array]) -> Array:
+        size = own[0].shape[1]
+        factor = np.full((size, size), off_diagonal)
+        np.fill_diagonal(factor, 1.0)
+        grams = [
+            w * factor * gram_of(x).astype(np.float32).astype(np.float64) for w, x in zip(weight, own, strict=True)
+        ]
+        mean = add(w * x for w, x in zip(weight, own, strict=True)) / sum(weight)
+        pull = add((x - mean) @ gram for x, gram in zip(own, grams, strict=True))
+        return mean + pull @ np.linalg.pinv(add(grams), rcond=size * 2.0**-23, hermitian=True)
+
+    return by_matrix(merge, models)
+
+
+def fisher(models: Sequence[Array], base: Array | None, coins: KeyedUniform, *, weight: Any, floor: float) -> Array:
+    known = [w * (fisher_of(x) + floor) for w, x in zip(weight, models, strict=True)]
+    return add(f * x for f, x in zip(known, models, strict=True)) / add(known)
+
+
+REFERENCES = {"regmean": regmean, "fisher": fisher}

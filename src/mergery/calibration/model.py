@@ -75,6 +75,7 @@ class StreamedModel:
                 f"a {type(self.module).__name__} cannot be made of {view.name}",
                 where=Where(view.donor.location),
                 why=f"{listed(missing)} would be random",
+                hint="check that the files are complete, and that config.json names their class under architectures",
             )
         wrong = [name for name in state if found[name].shape != tuple(state[name].shape)]
         if wrong:
@@ -83,6 +84,7 @@ class StreamedModel:
                 f"a {type(self.module).__name__} cannot be made of {view.name}",
                 where=Where(view.donor.location),
                 why=shapes,
+                hint="take config.json and weights from one model",
             )
         nodes = {name: found[name] for name in state}
         while tied:

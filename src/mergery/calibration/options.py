@@ -40,4 +40,4 @@ class CalibrationOptions:
         for name, least in (("limit", 1), ("longest", 2), ("threads", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise RecipeError(f"{name} is {value}", why=f"it must be {least} or more")
+                raise RecipeError(f"{name} is {value}", why=f"it must be {least} or more", hint=f"{name}: {least}")

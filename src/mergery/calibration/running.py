@@ -246,10 +246,16 @@ def _addable(checkpoint: Checkpoint, mark: Mapping[str, Any], options: Calibrati
             "these are no statistics", where=where, hint="name a folder that `mergery calibrate` wrote"
         )
     if {key: value for key, value in found.model.items() if key != "name"} != dict(mark):
-        raise CheckpointError("these statistics are of another model", where=where, why=f"of {found.model.get('name')}")
+        raise CheckpointError(
+            "these statistics are of another model",
+            where=where,
+            why=f"of {found.model.get('name')}",
+            hint="calibrate this model anew",
+        )
     if set(found.kinds) != set(options.stats) or (found.labels and found.labels != options.labels):
         have = ", ".join(found.kinds) + (f" of {found.labels} labels" if found.labels else "")
-        raise CheckpointError("these statistics are of other kinds", where=where, why=f"they are {have}")
+        hint = "ask for the same with --stats and --labels"
+        raise CheckpointError("these statistics are of other kinds", where=where, why=f"they are {have}", hint=hint)
     return found
 
 
@@ -257,11 +263,14 @@ def _add(store: Store, earlier: Checkpoint, said: Statistics, inputs: Mapping[st
     """Add earlier statistics to those in the store."""
     if {name: shared.of for name, shared in said.inputs.items()} != {name: each.of for name, each in inputs.items()}:
         why = "they say otherwise which weights share an input"
-        raise CheckpointError("these statistics cannot be added", where=Where(earlier.location), why=why)
+        raise CheckpointError(
+            "these statistics cannot be added", where=Where(earlier.location), why=why, hint="calibrate anew"
+        )
     for unit, infos in store.files.items():
         for name, info in infos.items():
             if name not in earlier.tensors:
-                raise CheckpointError(f"these statistics have no {name!r}", where=Where(earlier.location))
+                hint = "calibrate anew"
+                raise CheckpointError(f"these statistics have no {name!r}", where=Where(earlier.location), hint=hint)
             values = np.empty(info.elements, np.float32)
             earlier.read(name, 0, info.elements, values.view(np.uint8))
             store.add(unit, {name: values.reshape(info.shape)})

@@ -215,7 +215,7 @@ class Declaration:
                 wanted = shapes[0] if ask.aligned else gram_shape(shapes[0])
                 if tuple(own.shape) != wanted:
                     what = f"the {ask.statistic} of a tensor of {shapes[0]} is {tuple(own.shape)}"
-                    raise RecipeError(what, why=f"it must be {wanted}")
+                    raise RecipeError(what, why=f"it must be {wanted}", hint="measure it of this very tensor")
 
 
 def gram_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ def check(settings: Mapping[str, Any]) -> None:
     """Refuse weights and floors below zero."""
     check_weight(settings)
     if settings["floor"] < 0.0:
-        raise RecipeError(f"floor is {settings['floor']:g}", why="it must not be negative")
+        raise RecipeError(f"floor is {settings['floor']:g}", why="it must not be negative", hint="floor: 1e-6")
 
 
 @method(paper="2111.09832", check=check)

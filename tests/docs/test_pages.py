@@ -7,8 +7,8 @@ import pytest
 from tests.docs.pages import blocks, read, run
 
 FOLLOWED = (
-    "adapters", "choosing", "coming-from", "devices", "evaluation", "faq", "first-merge", "index", "install", "ko/first-merge",
-    "mergekit", "notebooks", "python", "recipe", "serving", "stacks", "vocabulary", "which-tensors",
+    "adapters", "calibration", "choosing", "coming-from", "devices", "evaluation", "faq", "first-merge", "index", "install",
+    "ko/first-merge", "mergekit", "notebooks", "python", "recipe", "serving", "stacks", "vocabulary", "which-tensors",
 )  # fmt: skip
 
 

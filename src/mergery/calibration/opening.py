@@ -77,12 +77,12 @@ def _planned(recipe: Any) -> Iterator[Opened]:
                 place = Path(folder, file)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(content)
-            yield Opened(name, plan.view, Path(folder), {"plan": plan.digest}, lambda: _statistics(plan))
+            yield Opened(name, plan.view, Path(folder), {"plan": plan.digest}, lambda: merged_statistics(plan))
     finally:
         plan.close()
 
 
-def _statistics(plan: Plan) -> Shared:
+def merged_statistics(plan: Plan) -> Shared:
     """What the merges of a plan ask of whole models."""
     run = Run(plan, _Nothing(), Options(), ignore)
     wake_kernels()

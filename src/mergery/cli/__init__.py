@@ -49,6 +49,8 @@ COMMANDS = {
         "evaluate": "evaluate:evaluate",
         "compare": "compare:compare",
         "calibrate": "calibrate:calibrate",
+        "anchors": "anchors:anchors",
+        "refine": "anchors:refine",
     },
     RECIPES: {"import": "import_:import_", "schema": "schema:schema"},
     MACHINE: {"doctor": "doctor:doctor", "completion": "completion:completion"},

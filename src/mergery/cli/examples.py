@@ -53,6 +53,8 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "which weights its text rests on",
         ),
     ),
+    "anchors": (("mergery anchors recipe.yaml anchors", "made-up inputs that stand for what each model has learnt"),),
+    "refine": (("mergery refine recipe.yaml anchors merged", "the recipe's merge, refined on them"),),
     "pack": (("mergery pack recipe.yaml packed", "keep the models of all tasks beside their base"),),
     "export gguf": (
         ("mergery export gguf merged merged.gguf --type q8_0", "a model as one file, in eight bits"),

@@ -91,6 +91,8 @@ def share(event: Event) -> Share | None:
             return Share(event.task, event.resumed, event.items, False)
         case events.Answered():
             return Share(event.task, event.items, event.total, False)
+        case events.Refined():
+            return Share("finding anchors" if event.model else "refining", event.done, event.total, False)
         case events.Visited():
             return Share("calibrating", event.place, event.total, False)
     return None

@@ -272,3 +272,14 @@ class Calibrated(Event):
     examples: int
     tokens: int
     warnings: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Refined(Event):
+    """Anchors of a block have been found for a model, or the block has been refined on those of all."""
+
+    block: str
+    model: str  # empty where the block has been refined
+    losses: Sequence[float]  # at the beginning and at the end
+    done: int
+    total: int

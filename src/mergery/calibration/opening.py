@@ -12,19 +12,23 @@ from typing import Any
 
 from mergery.architecture import read_architecture
 from mergery.checkpoints import open_checkpoint
+from mergery.checkpoints.adapted import AdaptedCheckpoint
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.statistics import model_mark
 from mergery.engine import Shared
-from mergery.errors import CheckpointError, Where
+from mergery.errors import CheckpointError, Where, raise_all
+from mergery.graph.findings import Findings
 from mergery.graph.nodes import Node, Stored
 from mergery.graph.view import View
 from mergery.kernels.threads import quiet_torch
 from mergery.planning.inputs import quantisation
+from mergery.planning.opening import on_recorded_base
 from mergery.planning.plan import Plan, make_plan
 from mergery.recipe import Recipe
 from mergery.report.files import side_files
 from mergery.run.events import ignore
 from mergery.run.workers import Options, Run, wake_kernels
+from mergery.views.adapters import adapted_view
 
 RECIPES = (".yaml", ".yml")
 
@@ -47,7 +51,7 @@ def open_model(source: Any) -> Iterator[Opened]:
         with _planned(source) as opened:
             yield opened
         return
-    with open_checkpoint(source) as checkpoint:
+    with on_recorded_base(open_checkpoint(source), Path()) as checkpoint:
         checkpoint.prepare()
         codes = quantisation(checkpoint)
         if codes is not None:
@@ -58,12 +62,19 @@ def open_model(source: Any) -> Iterator[Opened]:
 
 
 def stored_view(checkpoint: Checkpoint) -> View:
-    """A stored model as a view."""
+    """A stored model as a view, with the adapters on it. Raises MergeryError where these do not fit it."""
     nodes: dict[str, Node] = {
         name: Stored(checkpoint.label, checkpoint, info) for name, info in checkpoint.tensors.items()
     }
     architecture = read_architecture(checkpoint.tensors.values(), checkpoint.config)
-    return View(checkpoint.label, nodes, architecture, checkpoint.config, checkpoint)
+    view = View(checkpoint.label, nodes, architecture, checkpoint.config, checkpoint)
+    if not isinstance(checkpoint, AdaptedCheckpoint):
+        return view
+    findings = Findings()
+    adapted = adapted_view(view, checkpoint, None, (), findings)
+    raise_all(findings.problems)
+    assert adapted is not None
+    return adapted
 
 
 @contextmanager

@@ -16,7 +16,7 @@ TorchThreads = Annotated[int, Parameter(help="Threads of torch; 0 takes one for 
 
 @flowing
 def calibrate(
-    model: Path,
+    model: str,
     out: Path,
     /,
     *,
@@ -41,7 +41,7 @@ def calibrate(
     Parameters
     ----------
     model
-        A model folder, a GGUF file, a hub id, or a recipe.
+        A model folder, a GGUF file, a hub id, a model with an adapter on it (model+adapter), or a recipe.
     out
         The folder to write: a checkpoint with a tensor for each statistic. It must not exist.
     data

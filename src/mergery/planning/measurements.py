@@ -13,7 +13,7 @@ from mergery.dtypes import F32
 from mergery.errors import PlanError, Where, listed
 from mergery.graph.findings import Findings
 from mergery.graph.gathering import from_ranges
-from mergery.graph.nodes import Gathered, Matrices, Measured, Node, Stored
+from mergery.graph.nodes import Computed, Gathered, Matrices, Measured, Node, Stored
 from mergery.method import Method
 from mergery.recipe import Recipe, Source
 
@@ -157,7 +157,9 @@ def _said(checkpoint: Checkpoint, model: Checkpoint, name: str) -> Statistics:
 
 
 def _mirrored(own: _Model, node: Node, kind: str) -> Node | None:
-    """A statistic of a tensor's shape, gathered as the tensor is."""
+    """A statistic of a tensor's shape, gathered as the tensor is; of one with an adapter on it, that of its name."""
+    if isinstance(node, Computed) and node.base is not None:
+        return _mirrored(own, node.base, kind)
     if isinstance(node, Stored):
         return own.stored(f"{node.info.name}.{kind}")
     if not isinstance(node, Gathered):
@@ -170,7 +172,11 @@ def _mirrored(own: _Model, node: Node, kind: str) -> Node | None:
 
 
 def _origin(node: Node, element: int) -> tuple[Stored, int] | None:
-    """The stored tensor from which an element comes, and its place there; None where it is computed, or a zero."""
+    """The stored tensor from which an element comes, an adapter aside, and its place there; None for a zero, or where it is
+    computed otherwise.
+    """
+    if isinstance(node, Computed) and node.base is not None:
+        return _origin(node.base, element)
     if isinstance(node, Stored):
         return node, element
     if not isinstance(node, Gathered):

@@ -1,0 +1,64 @@
+"""A model with an adapter on it is calibrated, and merged, as the model that the adapter makes of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+import mergery as library
+from tests.calibration.whole import close, inputs, rows_of, tensors
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # of peft, to transformers
+
+
+@pytest.fixture
+def adapted(model, tmp_path):
+    """The folder of an adapter on the tiny Llama, and the module that peft makes of both."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(model("llama"), dtype=torch.float32)
+    torch.manual_seed(5)
+    options = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(base, options).save_pretrained(tmp_path / "adapter")
+    fresh = AutoModelForCausalLM.from_pretrained(model("llama"), dtype=torch.float32)
+    merged = PeftModel.from_pretrained(fresh, tmp_path / "adapter").merge_and_unload().eval()
+    return tmp_path / "adapter", merged
+
+
+def test_its_inputs_are_those_of_the_merged_model(adapted, model, write, tokenizer, tmp_path):
+    folder, merged = adapted
+    data = write(4)
+    found = library.calibrate(f"{model('llama')}+{folder}", data, tmp_path / "stats")
+    kept = tensors(tmp_path / "stats")
+    for name, (gram, _, _) in inputs(merged, rows_of(data, merged, tokenizer)).items():
+        if name in found.inputs:
+            assert close(kept[f"{found.inputs[name].of}.gram"], gram, 3e-6), name
+    plain = library.calibrate(model("llama"), data, tmp_path / "plain")
+    name = plain.inputs["model.layers.1.self_attn.q_proj.weight"].of
+    assert not close(tensors(tmp_path / "plain")[f"{name}.gram"], kept[f"{name}.gram"], 1e-3)
+
+
+def test_it_is_merged_by_its_statistics(adapted, model, write, mergery, tmp_path):
+    folder, merged = adapted
+    both = f"{model('llama')}+{folder}"
+    for source, name in ((both, "one"), (model("llama", 2), "two")):
+        outcome = mergery("calibrate", source, "--data", write(4, name=f"{name}.jsonl"), tmp_path / f"{name}-stats")
+        assert outcome.code == 0, outcome.err
+    models = {
+        "one": {"path": both, "statistics": str(tmp_path / "one-stats")},
+        "two": {"path": str(model("llama", 2)), "statistics": str(tmp_path / "two-stats")},
+    }
+    recipe = tmp_path / "recipe.yaml"
+    wanted = {"method": "regmean", "off_diagonal": 0.0}
+    recipe.write_text(yaml.safe_dump({"models": models, "merge": wanted, "output": {"dtype": "float32"}}))
+    outcome = mergery("merge", recipe, tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    name = "model.layers.1.mlp.down_proj.weight"
+    weights = [merged.state_dict()[name], load_file(model("llama", 2) / "model.safetensors")[name]]
+    shares = [np.diag(tensors(tmp_path / f"{each}-stats")[f"{name}.gram"]) for each in ("one", "two")]
+    expected = sum(w.double().numpy() * share for w, share in zip(weights, shares, strict=True)) / sum(shares)
+    assert close(load_file(tmp_path / "out" / "model.safetensors")[name].double().numpy(), expected, 1e-5)

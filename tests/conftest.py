@@ -47,9 +47,11 @@ class Outcome:
 
 
 @pytest.fixture
-def mergery(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def mergery(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """Run the command line in this process: `mergery("merge", recipe, out)`."""
     from mergery.cli import main
+
+    monkeypatch.delenv("COLUMNS", raising=False)  # libraries set it
 
     def run(*arguments: object) -> Outcome:
         code = 0

@@ -192,7 +192,7 @@ def test_the_hint_says_what_the_file_is_in_truth(hint: str, tmp_path: Path) -> N
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.safetensors")
-    assert message(tmp_path / "x.safetensors") == "this is not a regular file"
+    assert message(tmp_path / "x.safetensors") == "this is not a regular file\n  try: name a file or a folder"
 
 
 def test_a_file_that_may_not_be_opened_says_why(write_safetensors: Write, monkeypatch: pytest.MonkeyPatch) -> None:

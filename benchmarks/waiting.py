@@ -25,9 +25,11 @@ ALIKE = {  # a method, and those that take about as long
     "ties": "",
     "breadcrumbs": "`della`, `sce`, `pcb`, `consensus`, `emr`",
     "iso_c": "`svc`, `subspace_boosting`",
-    "tsv_merge": "`dc_merge`",
     "ace": "",
-    "swudi_a": "`swudi`, `actmat`",
+    "cart": "`star`, `resmerge`",
+    "swudi_a": "`swudi`",
+    "tsv_merge": "`dc_merge`, `actmat`",
+    "knots": "",
 }
 SIZES = {
     "1B": {

@@ -162,3 +162,20 @@ def test_statistics_count_for_the_digest(calibrated, mergery, model, write, tmp_
 def test_what_is_said_of_statistics_is_read_again():
     said = Statistics(("gram",), {"name": "m"}, ({"file": "a", "sha256": "b", "examples": 2, "tokens": 9},))
     assert (said.examples, said.tokens) == (2, 9)
+
+
+@pytest.mark.parametrize(("stats", "merge"), [("gram", {"method": "regmean"}), ("fisher", {"method": "fisher"})])
+def test_statistics_follow_their_model_into_other_names(stats, merge, calibrated, mergery, tmp_path):
+    recipe = calibrated("llama", stats, **merge)
+    assert mergery("merge", recipe, tmp_path / "plain").code == 0
+    said = yaml.safe_load(recipe.read_text())
+    words = {"q_proj": "o_proj", "o_proj": "q_proj"}  # of one shape: each would take the other's statistics for its own
+    for model in said["models"].values():
+        model["rename"] = {f"*.{own}.*": f"*.{new}.*" for own, new in words.items()}
+    recipe.write_text(yaml.safe_dump(said))
+    outcome = mergery("merge", recipe, tmp_path / "renamed")
+    assert outcome.code == 0, outcome.err
+    plain, renamed = (load_file(tmp_path / each / "model.safetensors") for each in ("plain", "renamed"))
+    for name, value in plain.items():
+        new = next((name.replace(own, other) for own, other in words.items() if own in name), name)
+        assert (renamed[new] == value).all(), name

@@ -33,6 +33,11 @@ class RenamedCheckpoint(Checkpoint):
         self.label, self.location = inner.label, inner.location
         self._inner, self._names, self._remarks = inner, names, remarks
 
+    @property
+    def names(self) -> Mapping[str, str]:
+        """By new name, the checkpoint's own."""
+        return self._names
+
     @cached_property
     def _tensors(self) -> Mapping[str, TensorInfo]:
         infos = self._inner.tensors

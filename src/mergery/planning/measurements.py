@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mergery.checkpoints.base import Checkpoint
+from mergery.checkpoints.renamed import RenamedCheckpoint
 from mergery.checkpoints.statistics import Statistics, model_mark, read_statistics
 from mergery.dtypes import F32
 from mergery.errors import PlanError, Where, listed
@@ -27,6 +28,11 @@ class _Model:
     label: str
     checkpoint: Checkpoint
     said: Statistics
+    names: Mapping[str, str] = field(default_factory=dict)  # what a recipe renames, by new name: as it was calibrated
+
+    def weight(self, node: Stored) -> str:
+        """What a weight is called in the statistics."""
+        return self.names.get(node.info.name, node.info.name)
 
     def stored(self, name: str) -> Stored | None:
         """One of the statistics by name."""
@@ -71,16 +77,16 @@ class Measurements:
         size, ranges = matrices.rows * matrices.columns, []
         for number in range(matrices.count):
             first, last = (_origin(node, number * size + step) for step in (0, size - 1))
-            if first is None or last is None or first[0].info.name not in own.said.inputs:
+            if first is None or last is None or own.weight(first[0]) not in own.said.inputs:
                 return None
-            shared = own.said.inputs[first[0].info.name]
+            shared = own.said.inputs[own.weight(first[0])]
             gram = own.stored(f"{shared.of}.gram")
             place, end = (_matrix(*each) for each in (first, last))
             if (
                 gram is None
                 or gram.shape[-1] != into
                 or place != end
-                or own.said.inputs.get(last[0].info.name) != shared
+                or own.said.inputs.get(own.weight(last[0])) != shared
             ):
                 return None
             tokens = shared.tokens[place]
@@ -133,7 +139,9 @@ def read_measurements(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], fin
         except PlanError as error:
             findings.problems.append(error.at(source.place))
             continue
-        models[name] = _Model(statistics_of(name), checkpoint, said)
+        model = checkpoints[name]
+        names = model.names if source.rename and isinstance(model, RenamedCheckpoint) else {}
+        models[name] = _Model(statistics_of(name), checkpoint, said, names)
     return Measurements(models)
 
 
@@ -161,7 +169,7 @@ def _mirrored(own: _Model, node: Node, kind: str) -> Node | None:
     if isinstance(node, Computed) and node.base is not None:
         return _mirrored(own, node.base, kind)
     if isinstance(node, Stored):
-        return own.stored(f"{node.info.name}.{kind}")
+        return own.stored(f"{own.weight(node)}.{kind}")
     if not isinstance(node, Gathered):
         return None
     sources = [_mirrored(own, source, kind) for source in node.sources]

@@ -12,7 +12,7 @@ from typing import Any
 
 from mergery.architecture import read_architecture
 from mergery.checkpoints import open_checkpoint
-from mergery.checkpoints.adapted import AdaptedCheckpoint
+from mergery.checkpoints.adapted import AdaptedCheckpoint, without_adapters
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.statistics import model_mark
 from mergery.engine import Shared
@@ -57,15 +57,15 @@ def open_model(source: Any) -> Iterator[Opened]:
         if codes is not None:
             what = f"this model is quantised ({codes.scheme})"
             raise CheckpointError(what, where=Where(checkpoint.location), why=codes.why, hint="use its plain version")
-        folder = Path(checkpoint.location) if Path(checkpoint.location).is_dir() else Path(str(source))
+        own = without_adapters(checkpoint).location
+        folder = Path(own if Path(own).exists() else str(source))
         yield Opened(checkpoint.label, stored_view(checkpoint), folder, model_mark(checkpoint), Shared)
 
 
 def stored_view(checkpoint: Checkpoint) -> View:
     """A stored model as a view, with the adapters on it. Raises MergeryError where these do not fit it."""
-    nodes: dict[str, Node] = {
-        name: Stored(checkpoint.label, checkpoint, info) for name, info in checkpoint.tensors.items()
-    }
+    stored = without_adapters(checkpoint)
+    nodes: dict[str, Node] = {name: Stored(checkpoint.label, stored, info) for name, info in stored.tensors.items()}
     architecture = read_architecture(checkpoint.tensors.values(), checkpoint.config)
     view = View(checkpoint.label, nodes, architecture, checkpoint.config, checkpoint)
     if not isinstance(checkpoint, AdaptedCheckpoint):

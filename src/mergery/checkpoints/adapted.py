@@ -37,8 +37,9 @@ class NoModel(Checkpoint):
 
 
 class AdaptedCheckpoint(Checkpoint):
-    """A base and the adapters on it. Names, shapes, config, side files and stored weights are the base's; what the adapters
-    make of the weights is a view: `mergery.views.adapters`. `dtype` is that of peft's roundings, where it is not the base's.
+    """A base and the adapters on it. Names, shapes, config and side files are the base's. Weights cannot be read here: what the
+    adapters make of the base's is a view, `mergery.views.adapters`. `dtype` is that of peft's roundings, where it is not the
+    base's.
     """
 
     def __init__(
@@ -72,11 +73,22 @@ class AdaptedCheckpoint(Checkpoint):
     def file(self, name: str) -> bytes:
         return self.base.file(name)
 
-    def read(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
-        self.base.read(name, start, stop, into)
+    @property
+    def kept(self) -> Mapping[str, TensorInfo]:
+        return self.base.kept
 
-    def glance(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
-        self.base.glance(name, start, stop, into)
+    @property
+    def decoded(self) -> str:
+        return self.base.decoded
+
+    @property
+    def source(self) -> str:
+        stored = (each for each in (self.base, *self.adapters) if not isinstance(each, NoModel))
+        return "+".join(each.location for each in stored) or self.location
+
+    def read(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
+        """Raises TypeError: what is stored is the base's, and what the adapters make of it is a view."""
+        raise TypeError(f"the weights of {self.source} are a view: read those of its base, or mergery.views.adapters")
 
     @property
     def remarks(self) -> tuple[str, ...]:
@@ -103,3 +115,8 @@ class AdaptedCheckpoint(Checkpoint):
     def close(self) -> None:
         for each in (self.base, *self.adapters):
             each.close()
+
+
+def without_adapters(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint whose weights are stored: the base, where adapters are on it."""
+    return checkpoint.base if isinstance(checkpoint, AdaptedCheckpoint) else checkpoint

@@ -83,6 +83,11 @@ class Checkpoint(ABC):
         return Contents()
 
     @property
+    def source(self) -> str:
+        """All that it is read from, as a recipe would name it: `base+adapter`."""
+        return self.location
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What was done to its names, in words."""
         return ()

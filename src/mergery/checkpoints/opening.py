@@ -61,7 +61,9 @@ def open_checkpoint(
         except BaseException:
             base.close()
             raise
-        return AdaptedCheckpoint(base, opened[1:], rounding)
+        made = AdaptedCheckpoint(base, opened[1:], rounding)
+        made.label = label or "+".join(each.label for each in opened)
+        return made
     if isinstance(source, Checkpoint):
         return source
     return decoded(unwrapped(_open(source, revision, task, label, relative_to, headers)), headers)

@@ -49,6 +49,8 @@ def show_facts(facts: dict[str, Any]) -> None:
             "adapter",
             f"{facts['adapter']}; to merge what it makes of its model, name that before it: MODEL+{facts['location']}",
         )
+    for each in facts.get("adapters", ()):
+        line("with adapter", f"{each['location']}: {each['adapter']}; what follows is of the model under it")
     line("family", kind + (f", language model {facts['language_model']}" if facts["language_model"] else ""))
     line("layers", f"{facts['layers']} ({facts['stack']})" if facts["stack"] else "none with numbers")
     line("parameters", f"{count(facts['parameters'])} in {facts['tensors']} tensors, {size(facts['bytes'])}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mergery.checkpoints.adapted import AdaptedCheckpoint
 from mergery.checkpoints.memory import MemoryCheckpoint
 from mergery.evaluation.task import digest
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 def content_of(checkpoint: Checkpoint) -> Any:
     """What tells a model apart from any other: hashes of weights, config and the files beside them."""
+    if isinstance(checkpoint, AdaptedCheckpoint):
+        return [checkpoint.rounding, *map(content_of, (checkpoint.base, *checkpoint.adapters))]
     hashed = getattr(checkpoint, "hash_contents", None)
     if hashed is not None:
         files = [name for name in checkpoint.files if name != "README.md"]

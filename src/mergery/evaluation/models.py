@@ -51,8 +51,8 @@ def open_subject(
 ) -> Subject:
     """Say what `source` is, from headers and small files; weights are read for their hash alone.
 
-    source:    a model folder, a GGUF file, a PEFT adapter's folder, a recipe (a YAML file, a mapping or a `Recipe`), a
-               transformers module, or a `Subject`, which is returned as it is.
+    source:    a model folder, a GGUF file, either with adapters on it (`model+adapter`), a PEFT adapter's folder, a recipe
+               (a YAML file, a mapping or a `Recipe`), a transformers module, or a `Subject`, which is returned as it is.
     tokenizer: a tokenizer, or the folder of one, where the model brings none; a module needs it.
     base:      the folder of an adapter's base, where the adapter does not name it.
 
@@ -67,11 +67,11 @@ def open_subject(
     path = Path(source).expanduser()
     if path.suffix in RECIPES:
         return _from_recipe(path, name or path.stem, tokenizer)
-    if path.suffix == ".gguf" and path.is_file():
+    if (path.suffix == ".gguf" and path.is_file()) or ("+" in str(source) and not path.exists()):
         copy = {"models": {"model": str(path)}, "merge": {"method": "passthrough", "models": ["model"]}}
         return _from_recipe(copy, name or path.stem, tokenizer)
     if not path.is_dir():
-        hint = "give a model folder, an adapter's folder, a GGUF file, or a recipe (.yaml)"
+        hint = "give a model folder, MODEL+ADAPTER, an adapter's folder, a GGUF file, or a recipe (.yaml)"
         raise CheckpointError("there is no such model folder", where=Where(str(source)), hint=hint)
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
         return _from_adapter(path, name or path.name, tokenizer, base)

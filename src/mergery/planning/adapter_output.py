@@ -10,7 +10,7 @@ from typing import Any
 
 from mergery.architecture import Architecture, read_architecture
 from mergery.architecture.fused import transposed
-from mergery.checkpoints.adapted import AdaptedCheckpoint, NoModel
+from mergery.checkpoints.adapted import AdaptedCheckpoint, NoModel, without_adapters
 from mergery.checkpoints.adapters import read_adapter
 from mergery.checkpoints.base import Checkpoint, TensorInfo
 from mergery.checkpoints.config import Config
@@ -188,7 +188,7 @@ class _Making:
     def base_name(self) -> str | None:
         """What the adapter's config names as its base: where the base lies, or what all inputs name."""
         donor = self.base.donor if self.base is not None else self.view.donor
-        donor = donor.base if isinstance(donor, AdaptedCheckpoint) else donor
+        donor = without_adapters(donor)
         if not isinstance(donor, NoModel):
             return donor.location.partition("@")[0] if "commit" in donor.fingerprint() else donor.location
         return None

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from mergery.architecture import Architecture, read_architecture
-from mergery.checkpoints.adapted import AdaptedCheckpoint
+from mergery.checkpoints.adapted import AdaptedCheckpoint, without_adapters
 from mergery.checkpoints.base import Checkpoint
 from mergery.errors import PlanError
 from mergery.graph.findings import Findings
@@ -79,7 +79,8 @@ def _merged(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _stored(name: str, checkpoint: Checkpoint, architecture: Architecture, drop: Iterable[str]) -> View:
-    nodes: dict[str, Node] = {each: Stored(name, checkpoint, info) for each, info in checkpoint.tensors.items()}
+    stored = without_adapters(checkpoint)
+    nodes: dict[str, Node] = {each: Stored(name, stored, info) for each, info in stored.tensors.items()}
     dropped: dict[str, str] = {}
     for pattern in drop:
         for each in [each for each in nodes if fnmatch.fnmatchcase(each, pattern)]:

@@ -78,7 +78,7 @@ class Plan:
             f"{len(self.steps)} tensors, {size(self.bytes_out)} in {self.dtype.torch}, reading {size(self.bytes_in)}"
         )
         donors = f"config from {self.recipe.donor}, tokenizer from {self.tokenizer_from}"
-        places = [f"  {name}: {checkpoint.location}" for name, checkpoint in self.checkpoints.items()]
+        places = [f"  {name}: {checkpoint.source}" for name, checkpoint in self.checkpoints.items()]
         told = [*self.notes, *(f"warning: {warning}" for warning in self.warnings)]
         return "\n".join([self.recipe.title, *places, tensors, donors, *told])
 

@@ -45,7 +45,7 @@ def make_card(plan: Plan) -> str:
     lines += ["| name | source | revision or fingerprint |", "|---|---|---|"]
     for name, checkpoint in plan.checkpoints.items():
         stamp = marks[name].get("commit") or _digest(marks[name])
-        lines.append(f"| {name} | `{checkpoint.location}` | `{stamp[:16]}` |")
+        lines.append(f"| {name} | `{checkpoint.source}` | `{stamp[:16]}` |")
     donors = f"Config and tensor names come from `{recipe.donor}`; the tokenizer from {plan.tokenizer_from}."
     lines += ["", donors if adapter is None else _for_its_base(adapter), ""]
     if plan.vocabulary is not None:

@@ -21,7 +21,7 @@ def explain(plan: Plan, options: Options = Options()) -> dict[str, Any]:
     """All that `mergery plan` shows, ready for JSON."""
     return {
         "models": {
-            name: {"location": str(c.location), **_stamp(c.fingerprint()), "tensors": len(c.tensors)}
+            name: {"location": str(c.source), **_stamp(c.fingerprint()), "tensors": len(c.tensors)}
             for name, c in plan.checkpoints.items()
         },
         "parts": parts(plan, options),

@@ -10,6 +10,7 @@ from mergery.architecture import Architecture, read_architecture
 from mergery.architecture.fused import fused_parts
 from mergery.architecture.spelling import HEADS, aliases, canonical_names, language_family, ties_head
 from mergery.checkpoints import Checkpoint, Config, TensorInfo, open_checkpoint
+from mergery.checkpoints.adapted import AdaptedCheckpoint
 from mergery.checkpoints.adapters import read_adapter
 from mergery.checkpoints.equality import same_bytes
 from mergery.checkpoints.tokenizer.reading import read_tokenizer
@@ -35,7 +36,11 @@ def inspect(path: Any, others: Sequence[Any] = (), *, needs: bool = False) -> di
 
 
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Facts of one checkpoint."""
+    """Facts of one checkpoint; `adapters` are those on it, and all else is of its base."""
+    if isinstance(checkpoint, AdaptedCheckpoint):
+        found = [(each, read_adapter(each)) for each in checkpoint.adapters]
+        on_it = [{"location": str(each.location), "adapter": said.words if said else None} for each, said in found]
+        return {**describe(checkpoint.base), "adapters": on_it}
     config, tensors = checkpoint.config, checkpoint.tensors
     architecture = read_architecture(tensors.values(), config)
     family = config.family

@@ -70,8 +70,8 @@ def swudi_a(
     Source: Wei et al. 2026 (arXiv 2606.07289) and its code, `aswudi_merge` in WalkerWorldPeace/MLLMerging. The preset
     `paper` begins at the sum. Everything but the matrices of attention and MLPs is averaged.
 
-    Use it before the other methods on matrices where you can wait: it needs no tuning, but one large eigenbasis for
-    each matrix, which takes hundreds of times as long as `linear` does. `mergery plan` says how long.
+    Use it where fine-tunes have inputs of their own and you can wait, beside `svc`: it needs no tuning, but one large
+    eigenbasis for each matrix, which takes hundreds of times as long as `linear` does. `mergery plan` says how long.
     """
     rows = sum(int(delta.shape[-2]) for delta in deltas)
 

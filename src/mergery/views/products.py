@@ -105,11 +105,16 @@ class Blocks:
         stored = self._stored(low, high)
         result = stored
         for product, by_column in zip(self.products, self.by_column, strict=True):
+            if product.magnitude is None:
+                first = stack * self.rows
+                factors = product.left[stack, low - first : high - first], product.right[stack]
+                result = result.addmm(*factors, alpha=product.scale)
+                continue
             change = self._product(product, stack, low, high)
             result = result + change
             if by_column is not None:
                 result = result * by_column
-            elif product.magnitude is not None:
+            else:
                 lengths = (stored + change).double().norm(dim=1)
                 result = result * (product.magnitude[low:high] / lengths).float()[:, None]
         return result.reshape(-1).numpy()

@@ -163,6 +163,11 @@ def test_a_merge_is_refined(family, recipe, mergery, tmp_path):
     inside = "encoder.layer." if family == "bert" else ".mlp."
     assert moved and all(inside in name for name in moved)
     load(tmp_path / "refined", FAMILIES[family][0])
+    again = mergery("verify", tmp_path / "refined", "--sample", 8)
+    assert again.code == 0, again.err
+    lock = json.loads((tmp_path / "refined" / "mergery.lock.json").read_text())
+    assert set(lock["refined"]["tensors"]) == moved
+    assert f", {len(moved)} merged and refined, and 0 copied" in (tmp_path / "refined" / "README.md").read_text()
     # Closer to every model on its anchors.
     found: list[float] = []
     options = RefineOptions(epochs=20)

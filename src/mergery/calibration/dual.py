@@ -25,7 +25,7 @@ from mergery.checkpoints.statistics import model_mark
 from mergery.errors import CheckpointError, PlanError, RecipeError, Where
 from mergery.evaluation.loading import quiet
 from mergery.graph.nodes import Stored
-from mergery.planning.plan import Plan, make_plan
+from mergery.planning.plan import Plan, Searched, make_plan
 from mergery.planning.steps import kinds_of
 from mergery.report.files import side_files
 from mergery.run.events import Notify, Refined, ignore
@@ -292,5 +292,6 @@ def _with_refined(
         kinds=kinds_of(steps),
         digest=hashlib.sha256(told.encode()).hexdigest(),
         notes=(*plan.notes, note),
+        refined=Searched(plan.digest, tuple(nodes)),
         view=replace(plan.view, nodes={**plan.view.nodes, **nodes}),
     )

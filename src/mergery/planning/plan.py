@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mergery.checkpoints import Checkpoint, Config
 from mergery.checkpoints.config import without_scheme
@@ -45,6 +45,13 @@ from mergery.views.vocabulary.comparing import Tokenizers
 from mergery.views.vocabulary.unifying import OutputVocabulary, find_lead, stored_source, unify_vocabularies
 
 
+class Searched(NamedTuple):
+    """What of an output is no longer what its recipe makes: a tensor's values were found by a search."""
+
+    plan: str  # the digest of the recipe's own plan
+    tensors: tuple[str, ...]
+
+
 @dataclass(frozen=True, repr=False)
 class Plan:
     """All that a run needs and a reader wants to know beforehand. `print(plan)` says it in a few lines."""
@@ -69,6 +76,7 @@ class Plan:
     generation: bytes | None  # generation_config.json, where its donor's is not right
     changes: tuple[Change, ...] = ()  # of the shape of models: conversions and stacks
     adapter: AdapterPlan | None = None  # where the output is an adapter
+    refined: Searched | None = None  # where some tensors are not the recipe's
 
     def __repr__(self) -> str:
         return f"<Plan: {self.recipe.title}; {len(self.steps)} tensors, {size(self.bytes_out)} in {self.dtype.torch}>"

@@ -51,7 +51,9 @@ def make_card(plan: Plan) -> str:
     if plan.vocabulary is not None:
         lines += [f"Vocabulary: {vocabulary_line(plan.vocabulary.facts())}.", ""]
     merged = sum(is_computed(step.node) for step in plan.steps)
-    lines += [f"{merged} tensors were merged and {len(plan.steps) - merged} copied; all are {plan.dtype}.", ""]
+    refined = len(plan.refined.tensors) if plan.refined is not None else 0
+    counts = f"{merged} tensors were merged" + (f", {refined} merged and refined," if refined else "")
+    lines += [f"{counts} and {len(plan.steps) - merged - refined} copied; all are {plan.dtype}.", ""]
     if adapter is not None:
         lines += [*kept_lines(adapter), ""]
     if len(given) > 1:
@@ -87,7 +89,8 @@ def treatments(plan: Plan) -> list[tuple[str, int, str]]:
     counts: dict[str, int] = {}
     roles: dict[str, dict[str, None]] = {}
     for step in plan.steps:
-        what = _names(step.node)
+        refined = plan.refined is not None and step.name in plan.refined.tensors
+        what = "merged and refined" if refined else _names(step.node)
         parsed = plan.view.architecture.names.get(step.name)
         counts[what] = counts.get(what, 0) + 1
         roles.setdefault(what, {}).update({parsed.roles[0].split(".")[0]: None} if parsed else {})

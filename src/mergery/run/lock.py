@@ -22,11 +22,13 @@ def make_lock(plan: Plan, tensors: Mapping[str, str], texts: Mapping[str, str], 
     """
     from mergery.version import __version__
 
+    refined = {"refined": plan.refined._asdict()} if plan.refined is not None else {}
     return {
         "format": FORMAT,
         "mergery": __version__,
         "python": platform.python_version(),
         "plan": plan.digest,
+        **refined,
         "device": device,
         "only": list(plan.only),
         "seed": plan.recipe.seed,

@@ -74,7 +74,7 @@ def verify(folder: Path, sample: int, notify: Notify) -> list[str]:
 
 
 def make_again(record: dict[str, Any], sample: int) -> list[str]:
-    """Make some tensors again from the inputs. Which ones follows from the plan's digest."""
+    """Make some tensors again from the inputs. Which ones follows from the plan's digest; what was refined is not among them."""
     recipe = load_recipe(record["recipe"], folder=Path(record["folder"]))
     plan = make_plan(recipe, only=record.get("only", ()))
     try:
@@ -82,14 +82,16 @@ def make_again(record: dict[str, Any], sample: int) -> list[str]:
         changed = [name for name, mark in record["inputs"].items() if marks[name] != content_mark(mark)]
         if changed:
             return [f"the input {name!r} has changed since the merge" for name in changed]
-        if plan.digest != record["plan"]:
+        refined = record.get("refined") or {"plan": record["plan"], "tensors": []}
+        if plan.digest != refined["plan"]:
             raise PlanError(
                 "the lock's plan cannot be made again with this version of Mergery",
                 why=f"it was written by {record.get('mergery')}",
                 hint="verify without --sample, or with that version",
             )
         names = [step.name for step in plan.steps]
-        chosen = set(random.Random(plan.digest).sample(names, min(sample, len(names))))
+        able = [name for name in names if name not in refined["tensors"]]
+        chosen = set(random.Random(plan.digest).sample(able, min(sample, len(able))))
         sink = DigestSink(set(names) - chosen)
         for checkpoint in plan.checkpoints.values():
             checkpoint.prepare()

@@ -62,3 +62,11 @@ def test_it_is_merged_by_its_statistics(adapted, model, write, mergery, tmp_path
     shares = [np.diag(tensors(tmp_path / f"{each}-stats")[f"{name}.gram"]) for each in ("one", "two")]
     expected = sum(w.double().numpy() * share for w, share in zip(weights, shares, strict=True)) / sum(shares)
     assert close(load_file(tmp_path / "out" / "model.safetensors")[name].double().numpy(), expected, 1e-5)
+
+
+def test_a_file_brings_its_own_tokenizer(adapted, model, write, mergery, tmp_path):
+    folder, _ = adapted
+    assert mergery("export", "gguf", model("llama"), tmp_path / "x.gguf", "--type", "f32").code == 0
+    for source in (tmp_path / "x.gguf", f"{tmp_path / 'x.gguf'}+{folder}"):
+        outcome = mergery("calibrate", source, "--data", write(2), tmp_path / f"stats-{len(str(source))}")
+        assert outcome.code == 0, outcome.err

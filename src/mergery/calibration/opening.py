@@ -57,9 +57,19 @@ def open_model(source: Any) -> Iterator[Opened]:
         if codes is not None:
             what = f"this model is quantised ({codes.scheme})"
             raise CheckpointError(what, where=Where(checkpoint.location), why=codes.why, hint="use its plain version")
-        own = without_adapters(checkpoint).location
-        folder = Path(own if Path(own).exists() else str(source))
-        yield Opened(checkpoint.label, stored_view(checkpoint), folder, model_mark(checkpoint), Shared)
+        with _files_of(checkpoint) as folder:
+            yield Opened(checkpoint.label, stored_view(checkpoint), folder, model_mark(checkpoint), Shared)
+
+
+@contextmanager
+def _files_of(checkpoint: Checkpoint) -> Iterator[Path]:
+    """The model's folder; of a file, or a model of the hub, one with what stands beside its weights."""
+    own = Path(without_adapters(checkpoint).location)
+    if own.is_dir():
+        yield own
+        return
+    with _folder_with({name: checkpoint.file(name) for name in checkpoint.files}) as folder:
+        yield folder
 
 
 def stored_view(checkpoint: Checkpoint) -> View:
@@ -83,14 +93,21 @@ def _planned(recipe: Any) -> Iterator[Opened]:
     plan = make_plan(recipe)
     name = Path(str(recipe)).stem if isinstance(recipe, (str, Path)) else "merge"
     try:
-        with tempfile.TemporaryDirectory(prefix="mergery-") as folder:
-            for file, content in side_files(plan).items():
-                place = Path(folder, file)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(content)
-            yield Opened(name, plan.view, Path(folder), {"plan": plan.digest}, lambda: merged_statistics(plan))
+        with _folder_with(side_files(plan)) as folder:
+            yield Opened(name, plan.view, folder, {"plan": plan.digest}, lambda: merged_statistics(plan))
     finally:
         plan.close()
+
+
+@contextmanager
+def _folder_with(files: Mapping[str, bytes]) -> Iterator[Path]:
+    """A folder with small files, for as long as it is needed."""
+    with tempfile.TemporaryDirectory(prefix="mergery-") as folder:
+        for file, content in files.items():
+            place = Path(folder, file)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
+        yield Path(folder)
 
 
 def merged_statistics(plan: Plan) -> Shared:

@@ -89,7 +89,9 @@ class _Making:
                 "what stands between this merge and a base is not known",
                 where=self.place,
                 why=f"{listed(baseless)} has no counterpart of its shape in a base",
-                hint="name the base in the merge, or as output: {adapter: {base: NAME}}",
+                hint="name the base in the merge, or as output: {adapter: {base: NAME}}"
+                if self.base is None
+                else f"leave it out of the adapter: drop: [{baseless[0]}]; or name a base that has it",
             )
         elif not self.nodes and not self.biases:
             self.findings.fail(

@@ -74,7 +74,7 @@ def verify(folder: Path, sample: int, notify: Notify) -> list[str]:
 
 
 def make_again(record: dict[str, Any], sample: int) -> list[str]:
-    """Make some tensors again from the inputs. Which ones follows from the plan's digest; what was refined is not among them."""
+    """Make some tensors again from the inputs. The plan's digest chooses, among what was not refined."""
     recipe = load_recipe(record["recipe"], folder=Path(record["folder"]))
     plan = make_plan(recipe, only=record.get("only", ()))
     try:

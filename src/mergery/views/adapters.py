@@ -32,6 +32,7 @@ from mergery.views.respelling import expert_parts
 
 ALLOW = "adapter_base"
 _ID = re.compile(r"[\w.-]+/(?P<name>[\w.-]+)(@.*)?", re.ASCII)
+_HEAD = re.compile(r"(?:score|classifier|classification_head|qa_outputs|v_head)\b")
 _VARIANT = re.compile(r"(-unsloth)?-(bnb-)?(4|8)-?bits?$|-gptq.*$|-awq$")
 
 
@@ -97,7 +98,7 @@ class _Adding:
     # --- adapters -------------------------------------------------------------------------------------------------------
 
     def take(self, adapter: LoraAdapter) -> None:
-        """Note what an adapter changes; what it has and the base has not is one problem."""
+        """Note what an adapter changes; what it has and the base has not is one problem, but for what the recipe drops."""
         lacking: list[str] = []
         for name, stored in adapter.whole.items():
             if not self._replace(adapter, name, stored):
@@ -108,7 +109,19 @@ class _Adding:
         for update in adapter.updates:
             if not self._place(adapter, update):
                 lacking.append(update.module)
-        if lacking:
+        dropped = {self.names.alias(name) for name in self.base.dropped}
+        lacking = [
+            each for each in lacking if not {self.names.alias(each), self.names.alias(f"{each}.weight")} & dropped
+        ]
+        if lacking and all(each in adapter.whole and _HEAD.match(each) for each in lacking):
+            sizes = adapter.checkpoint.tensors[adapter.whole[lacking[0]]].shape
+            self.findings.fail(
+                f"the adapter {adapter.label!r} brings a head that {self.base.name!r} does not have",
+                where=self.place,
+                why=f"{listed(lacking)} was trained whole, {list(sizes)}",
+                hint=f"load the base as what the adapter was trained as, with num_labels={sizes[0]}, save it, and name that",
+            )
+        elif lacking:
             made_for = f"; it was made for {adapter.base}" if adapter.base else ""
             self.findings.fail(
                 f"the adapter {adapter.label!r} does not fit {self.base.name!r}",

@@ -319,3 +319,19 @@ def test_codes_with_an_adapter_on_them_keep_the_dtype_of_their_model(base, lora,
     )
     plain, adapted = passed(str(folder)), passed(f"{folder}+{lora}")
     assert {value.dtype for value in adapted.values()} == {value.dtype for value in plain.values()} == {torch.bfloat16}
+
+
+def test_what_the_recipe_drops_is_no_misfit_of_the_adapter(base, lora):
+    kept = passed(f"{base}+{lora}", drop=["*q_proj*"])
+    whole = passed(f"{base}+{lora}")
+    assert kept.keys() == {name for name in whole if "q_proj" not in name}
+    assert all(torch.equal(value, whole[name]) for name, value in kept.items())
+
+
+def test_a_head_that_only_the_adapter_has_is_said(base, tmp_path):
+    shutil.copytree(save_adapter(base, tmp_path / "lora", r=2, target_modules=["q_proj"]), tmp_path / "head")
+    path = tmp_path / "head" / "adapter_model.safetensors"
+    save_file(load_file(path) | {"base_model.model.score.weight": torch.randn(3, 32)}, path)
+    with pytest.raises(MergeryError, match="brings a head that 'a' does not have") as raised:
+        passed(f"{base}+{tmp_path / 'head'}")
+    assert "num_labels=3" in str(raised.value)

@@ -122,8 +122,15 @@ def test_a_network_that_fails_later(hub: HubServer, model: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("times", [2, 9])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Cannot send a request, as the client has been closed."),
+        AttributeError("'NoneType' object has no attribute 'request'"),
+    ],
+)
 def test_a_session_that_another_thread_closes(
-    hub: HubServer, model: Path, monkeypatch: pytest.MonkeyPatch, times: int
+    hub: HubServer, model: Path, monkeypatch: pytest.MonkeyPatch, times: int, error: Exception
 ) -> None:
     hub.add("org/model", model)
     checkpoint = open_hub()
@@ -131,7 +138,7 @@ def test_a_session_that_another_thread_closes(
 
     def download(*arguments: Any, **options: Any) -> str:
         if next(failures, None) is not None:
-            raise RuntimeError("Cannot send a request, as the client has been closed.")
+            raise error
         return hf_hub_download(*arguments, **options)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 HEADER_WORKERS, DOWNLOAD_WORKERS = 8, 4
 CLOSED_SESSIONS = 5  # times that a download may find its session closed by another
+CLOSED = ("client has been closed", "'NoneType' object has no attribute")  # what a thread meets then
 
 
 class HubCheckpoint(StoredCheckpoint):
@@ -170,9 +171,9 @@ class HubCheckpoint(StoredCheckpoint):
                     library_version=__version__,
                     tqdm_class=counter.bar(name),
                 )
-            except RuntimeError as error:
+            except (RuntimeError, AttributeError) as error:
                 # The client's threads share a session, and one that loses its connection closes it under the others.
-                if "client has been closed" not in str(error):
+                if not any(words in str(error) for words in CLOSED):
                     raise
                 continue
             counter.finish(name)

@@ -107,6 +107,7 @@ def test_wrong_files_are_told_by_place(write, lines, says):
     with pytest.raises((TaskError, Problems)) as caught:
         load_task(path)
     assert says in str(caught.value).replace(str(path), "task.jsonl")
+    assert all(problem["try"] for problem in caught.value.plain())
 
 
 def test_all_problems_are_told_at_once_but_not_thousands(write):

@@ -9,9 +9,10 @@ import mergery
 
 ROOT = Path(mergery.__file__).parent
 ROOMS = (
-    "architecture", "checkpoints", "engine", "graph", "method", "methods", "planning", "recipe", "run", "views",
+    "api", "architecture", "calibration", "checkpoints", "cli", "engine", "evaluation", "graph", "kernels", "method", "methods",
+    "planning", "recipe", "report", "run", "views",
 )  # fmt: skip
-ERRORS = ("RecipeError", "PlanError", "CheckpointError", "DataError")
+ERRORS = ("MergeryError", "RecipeError", "PlanError", "CheckpointError", "DataError", "TaskError", "UsageError")
 
 
 def refusals(path: Path) -> list[tuple[int, bool]]:

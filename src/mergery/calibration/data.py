@@ -14,7 +14,7 @@ from typing import Any
 
 from mergery.errors import CheckpointError, TaskError, Where
 from mergery.evaluation.labels import label_numbers
-from mergery.evaluation.likelihood import encode, split_pair
+from mergery.evaluation.likelihood import NO_TOKEN, encode, split_pair
 from mergery.evaluation.prompts import prompt_of, solution
 from mergery.evaluation.reading import load_task
 from mergery.evaluation.task import Item, Task
@@ -91,7 +91,8 @@ def read_texts(
     else:
         rows = list(_cut(_decoded(data, where), tokenizer, longest))[:limit]
     if not rows:
-        raise TaskError("there is no text in it", where=where, why="its texts have no tokens")
+        hint = "write texts into it, as plain text or JSON objects one a line"
+        raise TaskError("there is no text in it", where=where, why="its texts have no tokens", hint=hint)
     if pair and not all(row.prompt for row in rows):
         raise TaskError(
             "these are texts, not prompts with their answers",
@@ -108,7 +109,7 @@ def _decoded(data: bytes, where: Where) -> str:
     except UnicodeDecodeError as error:
         line, column = data.count(b"\n", 0, error.start) + 1, error.start - data.rfind(b"\n", 0, error.start)
         at = Where(where.file, line, column)
-        raise TaskError("this file is not valid UTF-8", where=at, why=error.reason) from None
+        raise TaskError("this file is not valid UTF-8", where=at, why=error.reason, hint="save it as UTF-8") from None
 
 
 def _rows_of(item: Item, task: Task, tokenizer: Any, longest: int, label: int | None) -> Iterator[Row]:
@@ -127,7 +128,7 @@ def _rows_of(item: Item, task: Task, tokenizer: Any, longest: int, label: int | 
         return
     before, after = split_pair(tokenizer, prompt, task.settings.delimiter + solution(item.fields, task))
     if not after:
-        raise TaskError("the tokenizer gives this answer no token", where=Where(task.file, item.line))
+        raise TaskError("the tokenizer gives this answer no token", where=Where(task.file, item.line), hint=NO_TOKEN)
     after = after[:longest]
     before = before[max(0, len(before) - max(1, longest - len(after))) :]
     yield Row(tuple(before), tuple(after))

@@ -112,7 +112,8 @@ def main(arguments: list[str] | None = None) -> None:
         tell_program([{"what": stop.args[0], "try": hint}], words)
         sys.exit(stop.args[1])
     except OSError as error:
-        fail(MergeryError(f"{error.filename or 'the system'}: {error.strerror or error}"), words)
+        what = f"{error.filename or 'the system'}: {error.strerror or error}"
+        fail(MergeryError(what, hint="mend that, and run the same command again"), words)
 
 
 def load_all() -> None:

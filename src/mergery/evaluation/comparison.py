@@ -22,7 +22,8 @@ def compare(
 ) -> Comparison:
     """All that can be said of several models' results; see `mergery.api.compare`."""
     if resamples < 100:
-        raise RecipeError(f"resamples is {resamples}", why="intervals of fewer than 100 mean nothing")
+        why = "intervals of fewer than 100 mean nothing"
+        raise RecipeError(f"resamples is {resamples}", why=why, hint="leave it out for 10000")
     read = [model if isinstance(model, Evaluation) else read_results(Path(model)) for model in models]
     if len(read) < 2:
         raise TaskError("there is nothing to compare with", hint="give two models or more")
@@ -56,7 +57,7 @@ def _own_names(read: Sequence[Evaluation]) -> list[Evaluation]:
     names = [evaluation.model for evaluation in own]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
-        raise TaskError(f"{twice!r} is given twice", why="both have the same content")
+        raise TaskError(f"{twice!r} is given twice", why="both have the same content", hint="give it once")
     return own
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergery.errors import TaskError, Where
-from mergery.evaluation.likelihood import encode, first_token
+from mergery.evaluation.likelihood import NO_TOKEN, encode, first_token
 from mergery.evaluation.loading import Loaded, quiet
 from mergery.evaluation.prompts import prompt_of
 from mergery.evaluation.task import Item, Task
@@ -85,10 +85,11 @@ def prompt_tokens(item: Item, task: Task, loaded: Loaded, longest: int, *, chat:
             f"max_tokens {task.settings.max_tokens} leaves no room for a prompt",
             where=Where(task.file),
             why=f"the model takes {longest} tokens at once",
+            hint=f'in its first line: {{"task": {{"max_tokens": {max(1, longest // 2)}}}}}',
         )
     tokens = encode(loaded.tokenizer, prompt_of(item, task, loaded.tokenizer, chat=chat), special=not chat)
     if not tokens:
-        raise TaskError("the tokenizer gives this prompt no token", where=Where(task.file, item.line))
+        raise TaskError("the tokenizer gives this prompt no token", where=Where(task.file, item.line), hint=NO_TOKEN)
     return tokens[-room:], max(0, len(tokens) - room)
 
 

@@ -87,7 +87,8 @@ def find_tasks(names: Sequence[str | Path], include: str | Path | None = None) -
     files = [Path(name) for name in names if str(name).endswith((".yaml", ".yml"))]
     for file in files:
         if not file.is_file():
-            raise TaskError("there is no such task file", where=Where(str(file)))
+            hint = "check the path; a task of lm-eval's own goes by its name, such as arc_easy"
+            raise TaskError("there is no such task file", where=Where(str(file)), hint=hint)
     wanted = [str(name) for name in names if Path(name) not in files]
     folders = [str(folder) for folder in ([include] if include else []) + [file.parent for file in files]]
     with _offline():
@@ -126,7 +127,8 @@ def _described(name: str, task: Any) -> HarnessTask:
             metrics.append(Metric(metric, higher=bool(higher.get(metric, True))))
     if not metrics:
         why = f"it has {', '.join(aggregations)}, which are no means over items"
-        raise TaskError(f"no metric of lm-eval's task {name!r} can be compared", why=why)
+        hint = "metric_list: [{metric: acc, aggregation: mean}] in its file"
+        raise TaskError(f"no metric of lm-eval's task {name!r} can be compared", why=why, hint=hint)
     documents = list(task.eval_docs)
     config = task.dump_config() if hasattr(task, "dump_config") else {}
     marked = digest([str(config), [str(document) for document in documents]])

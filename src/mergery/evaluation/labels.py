@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mergery.errors import TaskError, Where, raise_all
+from mergery.errors import TaskError, Where, did_you_mean, raise_all
 from mergery.evaluation.loading import Loaded
 from mergery.evaluation.task import Task
 
@@ -23,11 +23,15 @@ def label_numbers(task: Task, config: Mapping[str, Any]) -> list[int]:
         label = item.fields["label"]
         number = names.get(label, -1) if isinstance(label, str) else label
         if not 0 <= number < len(names):
+            near = did_you_mean(label, names) if isinstance(label, str) else ""
+            others = f"one of its names, or a number from 0 to {len(names) - 1}"
+            hint = near if near.startswith("did you mean") else others
             problems.append(
                 TaskError(
                     f"the model has no label {label!r}",
                     where=Where(task.file, item.line),
                     why=f"it has {len(names)}: {', '.join(list(names)[:10])}",
+                    hint=hint,
                 )
             )
         numbers.append(number)

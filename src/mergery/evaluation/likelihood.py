@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Span = tuple[list[int], list[int]]  # tokens that condition, tokens that are scored
 
+NO_TOKEN = "remove this item, or give the tokenizer that the model was trained with"
+"""What to try where a text is not made of tokens."""
+
 
 def first_token(tokenizer: Any) -> int:
     """The token that stands before a text of which every token is scored."""
@@ -63,7 +66,7 @@ def choice_spans(item: Item, task: Task, loaded: Loaded, *, chat: bool) -> list[
         span = split_pair(loaded.tokenizer, prompt, between + choice, special=not chat)
         if not span[1]:
             what, why = f"the tokenizer gives the choice {choice!r} no token", "it cannot be scored"
-            raise TaskError(what, where=Where(task.file, item.line), why=why)
+            raise TaskError(what, where=Where(task.file, item.line), why=why, hint=NO_TOKEN)
         spans.append(span)
     return spans
 
@@ -76,7 +79,7 @@ def text_spans(item: Item, task: Task, loaded: Loaded, longest: int) -> list[Spa
     """
     tokens = encode(loaded.tokenizer, item.fields["text"], special=False)
     if not tokens:
-        raise TaskError("the tokenizer gives this text no token", where=Where(task.file, item.line))
+        raise TaskError("the tokenizer gives this text no token", where=Where(task.file, item.line), hint=NO_TOKEN)
     joined = [first_token(loaded.tokenizer), *tokens]
     spans = []
     for start in range(0, len(tokens), longest):

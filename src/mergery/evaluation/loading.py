@@ -14,6 +14,12 @@ from mergery.errors import CheckpointError, RecipeError, Where
 
 Head = Literal["language", "labels"]
 
+FITTING: Mapping[Head, str] = {
+    "language": "give tasks of texts with labels, or a model that writes text",
+    "labels": "give tasks without labels, or a model that was trained to classify",
+}
+"""What to try where a model lacks a head."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -102,7 +108,7 @@ def assembled(state: Mapping[str, Any], folder: Path, head: Head, dtype: str, na
     config = read_with(AutoConfig, str(folder), name)
     known = family_of(head)._model_mapping
     if type(config) not in known:
-        raise CheckpointError(f"{type(config).__name__} models have no {head} head in transformers")
+        raise CheckpointError(f"{type(config).__name__} models have no {head} head in transformers", hint=FITTING[head])
     found = known[type(config)]
     found = found[0] if isinstance(found, (list, tuple)) else found
     module, report = found.from_pretrained(

@@ -14,7 +14,7 @@ from mergery.checkpoints import open_checkpoint
 from mergery.checkpoints.json_files import parse_object
 from mergery.errors import CheckpointError, PlanError, RecipeError, Where
 from mergery.evaluation.content import content_of, file_hash, state_hash, tokenizer_mark
-from mergery.evaluation.loading import Head, Loaded, assembled, pretrained, quiet, tokenizer_of
+from mergery.evaluation.loading import FITTING, Head, Loaded, assembled, pretrained, quiet, tokenizer_of
 from mergery.evaluation.task import digest
 from mergery.planning.plan import make_plan
 from mergery.recipe import Recipe
@@ -40,7 +40,9 @@ class Subject:
         """The model in memory. Raises CheckpointError where its weights are not all there."""
         if self.config.get("is_encoder_decoder"):
             raise CheckpointError(
-                f"{self.name} is a model of an encoder and a decoder", why="only decoders and classifiers are scored"
+                f"{self.name} is a model of an encoder and a decoder",
+                why="only decoders and classifiers are scored",
+                hint="score it with transformers itself",
             )
         with quiet():
             return self.open(head, dtype)
@@ -85,7 +87,8 @@ def _from_folder(path: Path, name: str, tokenizer: Any) -> Subject:
     with open_checkpoint(path, label=name) as checkpoint:
         config = checkpoint.config.plain()
         if not config:
-            raise CheckpointError("this model has no config.json", where=Where(str(path)))
+            hint = "put the config.json of the model that it was trained from into the folder"
+            raise CheckpointError("this model has no config.json", where=Where(str(path)), hint=hint)
         mark = content_of(checkpoint)
 
     def load(head: Head, dtype: str) -> Loaded:
@@ -99,7 +102,8 @@ def _from_adapter(path: Path, name: str, tokenizer: Any, base: str | Path | None
     adapter = parse_object(file.read_bytes(), str(file))
     if str(adapter.get("peft_type")) in VIRTUAL:
         why = f"it is of type {adapter.get('peft_type')}, which adds tokens or layers"
-        raise CheckpointError("this adapter cannot be scored", where=Where(str(file)), why=why)
+        hint = "score it with peft"
+        raise CheckpointError("this adapter cannot be scored", where=Where(str(file)), why=why, hint=hint)
     named = base or adapter.get("base_model_name_or_path") or ""
     places = [Path(str(named)).expanduser(), path / str(named)]
     found = next((place for place in places if named and place.is_dir()), None)
@@ -134,7 +138,8 @@ def _from_recipe(recipe: Recipe | Path | Mapping[str, Any], name: str, tokenizer
     plan = make_plan(recipe)
     try:
         if not plan.config:
-            raise PlanError("the merged model has no config", why="none of its models brings a config.json")
+            why, hint = "none of its models brings a config.json", "name one of them by a folder that has it"
+            raise PlanError("the merged model has no config", why=why, hint=hint)
         config, files = plan.config.plain(), side_files(plan)
         mark = [plan.digest, {label: content_of(checkpoint) for label, checkpoint in plan.checkpoints.items()}]
     finally:
@@ -169,7 +174,7 @@ def _from_module(module: Any, tokenizer: Any, name: str | None) -> Subject:
     def load(head: Head, dtype: str) -> Loaded:
         labels = hasattr(module, "classifier") or hasattr(module, "score")
         if (head == "labels") != labels:
-            raise CheckpointError(f"a {type(module).__name__} has no {head} head")
+            raise CheckpointError(f"a {type(module).__name__} has no {head} head", hint=FITTING[head])
         return Loaded(module, tokenizer_of(tokenizer, Path()))
 
     return Subject(name or type(module).__name__, digest([mark, tokenizer_mark(tokenizer)]), config, load)

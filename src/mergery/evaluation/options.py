@@ -22,10 +22,14 @@ class EvaluationOptions:
     device: str = "auto"  # the first GPU where there is one
 
     def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("threads", 0), ("longest", 2)):
+        for name, least, hint in (
+            ("batch", 1, "leave it out for 32"),
+            ("threads", 0, "leave it out for one a core"),
+            ("longest", 2, "leave it out for all that the model takes"),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
-                raise RecipeError(f"{name} is {value}", why=f"it must be {least} or more")
+                raise RecipeError(f"{name} is {value}", why=f"it must be {least} or more", hint=hint)
         if self.dtype not in DTYPES:
             raise RecipeError(f"unknown dtype {self.dtype!r}", hint=f"one of {', '.join(DTYPES)}")
 

@@ -23,7 +23,7 @@ def check_plot(path: Path) -> None:
     if path.suffix not in KINDS:
         raise TaskError(f"the plot {str(path)!r} is of no known kind", hint=f"a name that ends in {', '.join(KINDS)}")
     if not path.parent.is_dir():
-        raise TaskError(f"there is no folder {str(path.parent)!r} for the plot")
+        raise TaskError(f"there is no folder {str(path.parent)!r} for the plot", hint="make it first, or name another")
     try:
         import matplotlib  # noqa: F401
     except ImportError:

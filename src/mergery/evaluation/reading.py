@@ -19,7 +19,7 @@ from typing import Any
 
 from mergery.checkpoints.json_files import is_text, too_deep
 from mergery.errors import MergeryError, TaskError, Where, did_you_mean, raise_all
-from mergery.evaluation.fields import FIELDS, Checks, is_texts, kind_of, say
+from mergery.evaluation.fields import FIELDS, Checks, is_texts, kind_of, sample, say
 from mergery.evaluation.jsonlines import Line, parse_object
 from mergery.evaluation.task import METRICS, Item, Settings, Task
 
@@ -83,7 +83,7 @@ class _TaskReader:
         metric = str(header.get("metric", ""))
         return Task(str(header.get("name", stem)), kind, tuple(items), settings, metric, self.file)
 
-    def fail(self, what: str, line: int, column: int | None = 1, *, why: str = "", hint: str = "") -> None:
+    def fail(self, what: str, line: int, column: int | None = 1, *, hint: str, why: str = "") -> None:
         self.errors.append(TaskError(what, where=Where(self.file, line, column), why=why, hint=hint))
         if len(self.errors) >= MOST_PROBLEMS:
             raise_all(self.errors)
@@ -96,8 +96,9 @@ class _TaskReader:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
             line, column = data.count(b"\n", 0, error.start) + 1, error.start - data.rfind(b"\n", 0, error.start)
+            where = Where(self.file, line, column)
             raise TaskError(
-                "this file is not valid UTF-8", where=Where(self.file, line, column), why=error.reason
+                "this file is not valid UTF-8", where=where, why=error.reason, hint="save it as UTF-8"
             ) from None
         return [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
 
@@ -106,13 +107,15 @@ class _TaskReader:
         try:
             line = parse_object(number, text)
         except json.JSONDecodeError as error:
-            self.fail("this line is not valid JSON", number, error.pos + 1, why=error.msg)
+            hint = 'such as {"text": "..."}, one object a line'
+            self.fail("this line is not valid JSON", number, error.pos + 1, why=error.msg, hint=hint)
             return None
         except RecursionError:
-            self.fail("this line is nested too deeply", number)
+            self.fail("this line is nested too deeply", number, hint="leave that field out")
             return None
         if too_deep(line.values) or ("\\u" in text and not is_text(json.dumps(line.values, ensure_ascii=False))):
-            self.fail("this line is nested too deeply, or holds half a character", number)
+            what = "this line is nested too deeply, or holds half a character"
+            self.fail(what, number, hint="leave that field out, or write the character itself")
             return None
         return line
 
@@ -122,7 +125,8 @@ class _TaskReader:
         header, column = line.values["task"], line.columns["task"]
         if len(line.values) > 1 or not isinstance(header, dict):
             why = "the first line may be an item, or settings for all items"
-            self.fail("'task' must stand alone and be an object", line.number, column, why=why)
+            hint = '{"task": {"name": "..."}}, and items below it'
+            self.fail("'task' must stand alone and be an object", line.number, column, why=why, hint=hint)
             return {}
         for key in header:
             if key not in SETTINGS:
@@ -130,11 +134,13 @@ class _TaskReader:
         wanted = {"name": str, "kind": str, "metric": str, "category": str, "letters": bool, "delimiter": str}
         for key, kind in wanted.items():
             if key in header and not isinstance(header[key], kind):
-                self.fail(f"{key} is {say(header[key])}", line.number, column, why=f"it must be {TYPES[kind]}")
+                why, hint = f"it must be {TYPES[kind]}", f"such as {sample(key)}"
+                self.fail(f"{key} is {say(header[key])}", line.number, column, why=why, hint=hint)
                 header = {name: value for name, value in header.items() if name != key}
         for key in ("stop", "ignore"):
             if not is_texts(header.get(key, ["x"])):
-                self.fail(f"{key} is {say(header[key])}", line.number, column, why="it must be a list of texts")
+                why, hint = "it must be a list of texts", f"such as {sample(key)}"
+                self.fail(f"{key} is {say(header[key])}", line.number, column, why=why, hint=hint)
                 header = {name: value for name, value in header.items() if name != key}
         if header.get("kind", "choice") not in METRICS:
             self.fail(
@@ -143,7 +149,8 @@ class _TaskReader:
             raise_all(self.errors)
         most = header.get("max_tokens", 1)
         if not isinstance(most, int) or isinstance(most, bool) or most < 1:
-            self.fail(f"max_tokens is {say(most)}", line.number, column, why="it must be a whole number above 0")
+            why = "it must be a whole number above 0"
+            self.fail(f"max_tokens is {say(most)}", line.number, column, why=why, hint='such as "max_tokens": 64')
             header = {name: value for name, value in header.items() if name != "max_tokens"}
         return {**header, "line": line.number, "column": column}
 
@@ -156,19 +163,22 @@ class _TaskReader:
             )
         for key, kinds in OF_KIND.items():
             if key in header and kind not in kinds:
-                self.fail(f"{key} says nothing to a {kind} task", *at, why=f"it is for {' and '.join(kinds)}")
+                why = f"it is for {' and '.join(kinds)}"
+                self.fail(f"{key} says nothing to a {kind} task", *at, why=why, hint=f"leave {key!r} out")
         chosen = {key: header[key] for key in ("letters", "delimiter", "max_tokens") if key in header}
         if "stop" in header:
             chosen["stop"] = tuple(header["stop"])
         examples = header.get("examples", [])
         if not isinstance(examples, list) or not all(isinstance(example, dict) for example in examples):
-            self.fail("examples must be a list of items", *at)
+            hint = 'such as "examples": [{"prompt": "...", "answer": "..."}]'
+            self.fail("examples must be a list of items", *at, hint=hint)
             examples = []
         solved = []
         for example in examples:
             line = Line(at[0], dict(example), dict.fromkeys(example, at[1]))
             if "pattern" in example:
-                self.fail("an example needs an answer, not a pattern", *at, why="it is shown to the model, solved")
+                why = "it is shown to the model, solved"
+                self.fail("an example needs an answer, not a pattern", *at, why=why, hint='"answer": "..."')
             item = self.item(line, kind, header, letters=bool(header.get("letters")))
             solved += [item.fields] if item is not None else []
         return Settings(tuple(solved), **chosen)
@@ -213,9 +223,8 @@ class _TaskReader:
         category = line.values.get(where, "")
         for key, value in (("id", name), (where, category)):
             if not isinstance(value, (str, int)) or isinstance(value, bool):
-                self.fail(
-                    f"{key} is {say(value)}", line.number, line.columns[key], why="it must be text or a whole number"
-                )
+                why, hint = "it must be text or a whole number", f'such as "{key}": "a1"'
+                self.fail(f"{key} is {say(value)}", line.number, line.columns[key], why=why, hint=hint)
                 return None
         return Item(str(name), str(category), fields, line.number)
 
@@ -223,7 +232,8 @@ class _TaskReader:
         seen: dict[str, int] = {}
         for item in items:
             if item.id in seen:
-                self.fail(f"the id {item.id!r} stands here again", item.line, why=f"line {seen[item.id]} has it too")
+                why, hint = f"line {seen[item.id]} has it too", "leave ids out, and line numbers serve"
+                self.fail(f"the id {item.id!r} stands here again", item.line, why=why, hint=hint)
             seen.setdefault(item.id, item.line)
 
     def same_labels(self, items: list[Item], kind: str) -> None:
@@ -233,4 +243,5 @@ class _TaskReader:
         for item in items:
             if type(item.fields["label"]) is not type(first.fields["label"]):
                 why = f"line {first.line} has {say(first.fields['label'])}; labels are all numbers or all names"
-                self.fail(f"label is {say(item.fields['label'])}", item.line, why=why)
+                hint = "write all labels as numbers"
+                self.fail(f"label is {say(item.fields['label'])}", item.line, why=why, hint=hint)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 SUFFIX = ".results.jsonl"
 
+WRITES = "mergery evaluate MODEL --tasks FILE writes them"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -261,11 +263,9 @@ def read_results(place: Path) -> Evaluation:
     """One model's results from a file, or from the folder that holds those of one model."""
     files = sorted(place.glob(f"*{SUFFIX}")) if place.is_dir() else [place]
     if not files:
-        raise TaskError(
-            f"there are no results in {str(place)!r}", hint="mergery evaluate MODEL --tasks FILE writes them"
-        )
+        raise TaskError(f"there are no results in {str(place)!r}", hint=WRITES)
     if not files[0].exists():
-        raise TaskError(f"there are no results at {str(place)!r}")
+        raise TaskError(f"there are no results at {str(place)!r}", hint=WRITES)
     results = tuple(read_result(file) for file in files)
     if len({result.fingerprint for result in results}) > 1:
         raise TaskError(f"the results in {str(place)!r} are of several models", hint="give the folder of one model")

@@ -38,7 +38,7 @@ def read_tasks(
     own = load_tasks(given)
     if options.chat and not harness and not any(task.kind in PROMPTED for task in own):
         why = "no task has prompts: texts and labels are scored as they are"
-        raise TaskError("--chat changes nothing here", why=why)
+        raise TaskError("--chat changes nothing here", why=why, hint="leave it out")
     outside = find_tasks(harness, include) if harness else []
     names = [task.name for task in [*own, *outside]]
     for index, name in enumerate(names):

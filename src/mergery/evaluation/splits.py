@@ -65,12 +65,14 @@ def split(
     shares = {"search": search, "validation": validation, "report": report}
     if not all(0 <= share <= 1 for share in shares.values()) or not math.isclose(sum(shares.values()), 1, rel_tol=1e-9):
         told = ", ".join(f"{role} {share:g}" for role, share in shares.items())
-        raise TaskError("the shares of a split must add up to 1", why=f"these are {told}")
+        hint = "search=0.5, validation=0.25, report=0.25"
+        raise TaskError("the shares of a split must add up to 1", why=f"these are {told}", hint=hint)
     listed = [tasks] if isinstance(tasks, (str, Path, Task)) else list(tasks)
     parts: dict[Role, list[Task]] = {role: [] for role in ROLES}
     for task in load_tasks(listed):
         if task.role:
-            raise TaskError(f"the task {task.name!r} is a {task.role} part already", why="a part is not split again")
+            what, why = f"the task {task.name!r} is a {task.role} part already", "a part is not split again"
+            raise TaskError(what, why=why, hint="give the whole task")
         for role, items in divide(task, shares, seed).items():
             if shares[role] > 0:
                 parts[role].append(task.part(items, role))

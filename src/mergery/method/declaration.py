@@ -134,6 +134,15 @@ class Declaration:
         if self.usual is not None and settings[SCALE] > OVERSHOOTS * (usual := self.usual(settings)):
             yield f"the sum of {len(weight)} task vectors at full weight usually overshoots: begin with scale {usual:.2f}"
 
+    def factors(self, settings: Settings) -> dict[str, float]:
+        """The weight, where it is not relative to others', and the scale: the largest magnitude of each."""
+        found = {}
+        for name in (SCALE, *([WEIGHT] if settings.get("normalize") is False else [])):
+            value: Any = settings.get(name)
+            each = value.tolist() if hasattr(value, "tolist") else [value]
+            found[name] = max((abs(number) for number in each if isinstance(number, (int, float))), default=0.0)
+        return found
+
     def settle(self, settings: dict[str, Any], given: Container[str]) -> dict[str, Any]:
         """Settings as the method receives them, checked together; in `scale: auto` of a sum, the number that it stands for.
 

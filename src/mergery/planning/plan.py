@@ -31,6 +31,7 @@ from mergery.planning.remarks import (
     copied,
     copied_and_cut,
     decoded_inputs,
+    far_out,
     left_aside,
     left_out,
     merged_as_stored,
@@ -202,6 +203,7 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
         *treated_apart(findings.treated),
         *merged_as_stored(view),
         *copied_and_cut(kinds),
+        *(far_out(kinds) if recipe.say is str else []),  # mergekit's files mean what they say
         *decoded_inputs(checkpoints),
         *left_aside({name: checkpoints[name] for name in checkpoints if name in recipe.models}, config_from),
     ]

@@ -10,8 +10,10 @@ from mergery.dtypes import F64
 from mergery.errors import SHOWN
 from mergery.graph.nodes import Merged, Stored
 from mergery.graph.view import Change, View
-from mergery.graph.walking import is_computed, leaves
+from mergery.graph.walking import is_computed, leaves, merges_below
 from mergery.planning.steps import Step
+
+FAR_OUT = 10.0  # a factor above is taken for a percentage
 
 
 def changed_shapes(changes: Sequence[Change]) -> Iterator[str]:
@@ -80,6 +82,18 @@ def copied_and_cut(kinds: Sequence[Sequence[Step]]) -> Iterator[str]:
     nodes = {node.merge: node for node in firsts if isinstance(node, Merged)}
     for node in nodes.values():
         yield from node.method.remarks(node.settings)
+
+
+def far_out(kinds: Sequence[Sequence[Step]]) -> Iterator[str]:
+    """Weights and scales that are percentages, by their size: as factors they leave a model of noise."""
+    for merged in merges_below(first.node for first, *_ in kinds).values():
+        largest: dict[str, float] = {}
+        for node in merged:
+            for name, value in node.method.factors(node.settings).items():
+                largest[name] = max(value, largest.get(name, 0.0))
+        for name, value in largest.items():
+            if value > FAR_OUT:
+                yield f"{merged[0].method.name}: {name} {value:g} is a factor, not a percentage; did you mean {value / 100:g}?"
 
 
 def decoded_inputs(checkpoints: Mapping[str, Checkpoint]) -> Iterator[str]:

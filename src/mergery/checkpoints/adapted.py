@@ -49,8 +49,10 @@ class AdaptedCheckpoint(Checkpoint):
         rounding: str = ROUNDINGS[0],
         dtype: DType | None = None,
     ) -> None:
-        self.base, self.adapters, self.rounding, self.dtype = base, tuple(adapters), rounding, dtype
         self.label, self.location = base.label, base.location
+        if isinstance(base, AdaptedCheckpoint):  # adapters on a model that has some are further ones
+            adapters, base = (*base.adapters, *adapters), base.base
+        self.base, self.adapters, self.rounding, self.dtype = base, tuple(adapters), rounding, dtype
         if isinstance(base, NoModel) and adapters:
             self.location = "+".join(each.location for each in adapters)
 

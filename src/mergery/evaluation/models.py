@@ -137,6 +137,9 @@ def _from_adapter(path: Path, name: str, tokenizer: Any, base: str | Path | None
 def _from_recipe(recipe: Recipe | Path | Mapping[str, Any], name: str, tokenizer: Any) -> Subject:
     plan = make_plan(recipe)
     try:
+        if plan.adapter is not None:
+            hint = "leave out output: adapter, or write the adapter and evaluate that"
+            raise PlanError("this recipe makes an adapter, not a model", hint=hint)
         if not plan.config:
             why, hint = "none of its models brings a config.json", "name one of them by a folder that has it"
             raise PlanError("the merged model has no config", why=why, hint=hint)

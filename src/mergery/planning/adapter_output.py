@@ -189,11 +189,19 @@ class _Making:
 
     def base_name(self) -> str | None:
         """What the adapter's config names as its base: where the base lies, or what all inputs name."""
-        donor = self.base.donor if self.base is not None else self.view.donor
-        donor = without_adapters(donor)
-        if not isinstance(donor, NoModel):
-            return donor.location.partition("@")[0] if "commit" in donor.fingerprint() else donor.location
-        return None
+        if self.base is None:
+            below: tuple[Checkpoint, ...] = (without_adapters(self.view.donor),)
+        elif isinstance(
+            self.base.donor, AdaptedCheckpoint
+        ):  # then the adapters that the base has are no part of this one
+            below = (self.base.donor.base, *self.base.donor.adapters)
+        else:
+            below = (self.base.donor,)
+        if isinstance(below[0], NoModel):
+            return None
+        return "+".join(
+            each.location.partition("@")[0] if "commit" in each.fingerprint() else each.location for each in below
+        )
 
 
 def recorded_bases(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:

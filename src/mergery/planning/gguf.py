@@ -49,6 +49,10 @@ def gguf_plan(
     `texts` are the small files that the model would have in a folder; `wanted` is the type of its matrices; `name` is what
     the file calls the model.
     """
+    if plan.adapter is not None:
+        raise PlanError(
+            "this recipe makes an adapter, not a model", hint="leave out output: adapter, or export MODEL+ADAPTER"
+        )
     family = _family(plan)
     stated = Stated(family, plan.config)
     steps, tied = _without_tied_head(plan, family)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mergery.checkpoints import Checkpoint, open_checkpoint
-from mergery.checkpoints.adapted import AdaptedCheckpoint, NoModel
+from mergery.checkpoints.adapted import ROUNDINGS, AdaptedCheckpoint, NoModel
 from mergery.checkpoints.adapters import read_adapter
 from mergery.checkpoints.file_kinds import ADAPTER
 from mergery.checkpoints.renamed import renamed
@@ -42,7 +42,7 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
                 adapters=model.adapters,
                 rounding=model.rounding,
             )
-            if model.rename and isinstance(opened[name], AdaptedCheckpoint):
+            if model.rename and (isinstance(opened[name], AdaptedCheckpoint) or is_adapter(opened[name])):
                 why = "an adapter is put on a model under the model's own names"
                 raise CheckpointError(
                     "a model with an adapter cannot be renamed", where=Where(name), why=why, hint=MERGE_FIRST
@@ -50,9 +50,9 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
             if model.rename:
                 opened[name] = renamed(opened[name], model.rename)
             if not _baseless(recipe):
-                opened[name] = on_recorded_base(opened[name], recipe.folder)
+                opened[name] = on_recorded_base(opened[name], recipe.folder, model.rounding)
             elif is_adapter(opened[name]):
-                opened[name] = AdaptedCheckpoint(NoModel(name), (opened[name],), model.rounding)
+                opened[name] = AdaptedCheckpoint(NoModel(name), _all_of(opened[name]), model.rounding)
             if model.statistics is not None:
                 label = statistics_of(name)
                 opened[label] = open_checkpoint(model.statistics, label=label, relative_to=recipe.folder)
@@ -77,8 +77,15 @@ def is_adapter(checkpoint: Checkpoint) -> bool:
     return adapter is not None and adapter.kind in ("LoRA", "DoRA") and not adapter.beside
 
 
-def on_recorded_base(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
-    """An adapter that stands alone, on the model that its config names, where that is there; anything else as it is."""
+def _all_of(checkpoint: Checkpoint) -> tuple[Checkpoint, ...]:
+    """An adapter, and those that a recipe puts behind it with a +."""
+    return (checkpoint.base, *checkpoint.adapters) if isinstance(checkpoint, AdaptedCheckpoint) else (checkpoint,)
+
+
+def on_recorded_base(checkpoint: Checkpoint, folder: Path, rounding: str = ROUNDINGS[0]) -> Checkpoint:
+    """An adapter without a model, and those behind it, on the model that its config names, where that is there; anything else
+    as it is.
+    """
     if checkpoint.config or ADAPTER not in checkpoint.files:
         return checkpoint
     adapter = read_adapter(checkpoint)
@@ -89,7 +96,7 @@ def on_recorded_base(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
             base = open_checkpoint(adapter.base, label=checkpoint.label, relative_to=place)
         except MergeryError:
             continue
-        return AdaptedCheckpoint(base, (checkpoint,))
+        return AdaptedCheckpoint(base, _all_of(checkpoint), rounding)
     return checkpoint
 
 

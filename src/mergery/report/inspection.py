@@ -13,6 +13,7 @@ from mergery.checkpoints import Checkpoint, Config, TensorInfo, open_checkpoint
 from mergery.checkpoints.adapted import AdaptedCheckpoint
 from mergery.checkpoints.adapters import read_adapter
 from mergery.checkpoints.equality import same_bytes
+from mergery.checkpoints.lora import read_lora
 from mergery.checkpoints.tokenizer.reading import read_tokenizer
 from mergery.errors import MergeryError, Problems
 from mergery.planning.inputs import leftover_scheme, quantisation
@@ -38,8 +39,9 @@ def inspect(path: Any, others: Sequence[Any] = (), *, needs: bool = False) -> di
 def describe(checkpoint: Checkpoint) -> dict[str, Any]:
     """Facts of one checkpoint; `adapters` are those on it, and all else is of its base."""
     if isinstance(checkpoint, AdaptedCheckpoint):
-        found = [(each, read_adapter(each)) for each in checkpoint.adapters]
-        on_it = [{"location": str(each.location), "adapter": said.words if said else None} for each, said in found]
+        found = [(read_lora(each).checkpoint, read_adapter(each)) for each in checkpoint.adapters]
+        words = ((each.location, said.words if said else "modules that were trained whole") for each, said in found)
+        on_it = [{"location": location, "adapter": said} for location, said in words]
         return {**describe(checkpoint.base), "adapters": on_it}
     config, tensors = checkpoint.config, checkpoint.tensors
     architecture = read_architecture(tensors.values(), config)

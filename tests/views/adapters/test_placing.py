@@ -8,15 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from mergery import Options, api
-from mergery.checkpoints import open_checkpoint
 from mergery.errors import MergeryError, Problems
-from mergery.evaluation import open_subject
 from tests.views.adapters.peft_models import EXPERTS, load, logits, merged, model_of, save_adapter, with_adapters
 
 Q = "model.layers.0.self_attn.q_proj"
@@ -278,60 +275,6 @@ def test_a_plus_that_names_nothing(base: Path, lora: Path) -> None:
     assert "a model and its adapters stand around each +" in refused(f"{base}+")
     assert "there is no such file or folder" in refused(f"{base}+{lora}x")
     text = refused({"path": str(base), "adapters": [{"x.weight": torch.ones(2, 2)}]})
-    assert text.startswith("memory: 'x.weight' belongs to no module")
+    assert text.startswith("memory: this is no adapter")
     assert "rounding is 'twice'" in refused({"path": str(base), "adapters": str(lora), "rounding": "twice"})
     assert "rounding says nothing of this model" in refused({"path": str(base), "rounding": "peft"})
-
-
-def test_a_model_with_an_adapter_is_never_read_or_told_as_its_base(base, lora, other, mergery, tmp_path):
-    both = f"{base}+{lora}"
-    with open_checkpoint(both) as checkpoint, pytest.raises(TypeError, match="are a view"):
-        checkpoint.read(f"{Q}.weight", 0, 1, np.empty(4, np.uint8))
-    inspected = " ".join(mergery("inspect", both).out.split())
-    assert "LoRA of rank 4, alpha 8, on down_proj, q_proj" in inspected
-    assert [each["location"] for each in api.inspect(both)["adapters"]] == [str(lora)]
-    recipe = {"models": {"a": both, "b": f"{base}+{other}"}, "merge": {"method": "linear"}}
-    api.merge(recipe, tmp_path / "out")
-    assert f"| a | `{both}` |" in (tmp_path / "out" / "README.md").read_text()
-
-
-def test_what_is_scored_is_told_apart_by_every_byte_of_its_adapters(base, lora, tmp_path):
-    shutil.copytree(lora, tmp_path / "lora")
-    first = open_subject(f"{base}+{tmp_path / 'lora'}")
-    path = tmp_path / "lora" / "adapter_model.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
-    assert open_subject(f"{base}+{tmp_path / 'lora'}").fingerprint != first.fingerprint
-
-
-def test_codes_with_an_adapter_on_them_keep_the_dtype_of_their_model(base, lora, tmp_path):
-    folder = tmp_path / "codes"
-    shutil.copytree(base, folder)
-    tensors = {name: value.bfloat16() for name, value in load_file(base / "model.safetensors").items()}
-    for name in [name for name in tensors if "proj" in name]:
-        scale = tensors[name].float().abs().amax(1, keepdim=True) / 448
-        tensors[name], tensors[f"{name}_scale"] = (tensors[name] / scale).to(torch.float8_e4m3fn), scale
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(
-        json.dumps({**config, "dtype": "bfloat16", "quantization_config": {"quant_method": "fp8"}})
-    )
-    plain, adapted = passed(str(folder)), passed(f"{folder}+{lora}")
-    assert {value.dtype for value in adapted.values()} == {value.dtype for value in plain.values()} == {torch.bfloat16}
-
-
-def test_what_the_recipe_drops_is_no_misfit_of_the_adapter(base, lora):
-    kept = passed(f"{base}+{lora}", drop=["*q_proj*"])
-    whole = passed(f"{base}+{lora}")
-    assert kept.keys() == {name for name in whole if "q_proj" not in name}
-    assert all(torch.equal(value, whole[name]) for name, value in kept.items())
-
-
-def test_a_head_that_only_the_adapter_has_is_said(base, tmp_path):
-    shutil.copytree(save_adapter(base, tmp_path / "lora", r=2, target_modules=["q_proj"]), tmp_path / "head")
-    path = tmp_path / "head" / "adapter_model.safetensors"
-    save_file(load_file(path) | {"base_model.model.score.weight": torch.randn(3, 32)}, path)
-    with pytest.raises(MergeryError, match="brings a head that 'a' does not have") as raised:
-        passed(f"{base}+{tmp_path / 'head'}")
-    assert "num_labels=3" in str(raised.value)

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mergery.checkpoints.statistics import Statistics
 from tests.calibration.conftest import FAMILIES
@@ -179,3 +179,16 @@ def test_statistics_follow_their_model_into_other_names(stats, merge, calibrated
     for name, value in plain.items():
         new = next((name.replace(own, other) for own, other in words.items() if own in name), name)
         assert (renamed[new] == value).all(), name
+
+
+def test_statistics_of_another_shape_are_refused(calibrated, mergery, tmp_path):
+    recipe = calibrated("llama", "fisher", method="fisher")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    for path in (tmp_path / "stats-1").glob("*.safetensors"):
+        found = load_file(path)
+        save_file(
+            {key: value[:, :16].clone() if key == f"{name}.fisher" else value for key, value in found.items()}, path
+        )
+    outcome = mergery("merge", recipe, tmp_path / "out")
+    assert outcome.code == 2
+    assert f"none for '{name}', or of another shape" in outcome.err

@@ -113,7 +113,7 @@ class Measurements:
                 )
                 findings.fail(what, where=where, why="the recipe names no statistics of it", hint=hint)
             else:
-                why = f"its statistics have none for {listed(tensors)}"
+                why = f"its statistics have none for {listed(tensors)}, or of another shape"
                 hint = "merge these tensors by another method, in 'parts', or calibrate with what is missing"
                 findings.fail(what, where=where, why=why, hint=hint)
         for model, seen in self.few.items():
@@ -169,7 +169,8 @@ def _mirrored(own: _Model, node: Node, kind: str) -> Node | None:
     if isinstance(node, Computed) and node.base is not None:
         return _mirrored(own, node.base, kind)
     if isinstance(node, Stored):
-        return own.stored(f"{own.weight(node)}.{kind}")
+        found = own.stored(f"{own.weight(node)}.{kind}")
+        return found if found is not None and found.shape == node.shape else None
     if not isinstance(node, Gathered):
         return None
     sources = [_mirrored(own, source, kind) for source in node.sources]

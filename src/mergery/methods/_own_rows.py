@@ -180,7 +180,7 @@ def about(
         return in_rows(
             start, [deltas[i] for i in there], [shares[i] for i in there], share * (len(there) == len(deltas))
         )
-    centred = len(there) * share == 1.0
+    centred = len(there) == len(deltas) and share * len(deltas) == 1.0
     return in_inputs(start, [deltas[i] for i in there], [shares[i] for i in there], centred, coarse=single == "grams")
 
 

@@ -76,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     heading(console, "Generate", f"with {shorten(winner.folder)}, the merge with the highest mean")
     console.print(show_answers(models / "base", winner, tasks))
     console.print(f"\n  Done in {time.perf_counter() - started:.0f} s. Merged models: {shorten(folder / 'merged')}/")
+    command = shorten(Path(sys.executable).with_name("mergery"))
+    console.print(f"  Next: {command} plan {shorten(folder / 'recipes' / f'{winner.folder.name}.yaml')}")
+    console.print("  and a merge of your own models: docs/first-merge.md")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

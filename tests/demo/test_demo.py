@@ -20,3 +20,7 @@ def test_the_demo_trains_merges_scores_draws_and_generates(tmp_path):
     assert (tmp_path / "merged.png").stat().st_size > 10_000
     merged, base = (load_file(tmp_path / part / "model.safetensors") for part in ("merged/ties", "models/base"))
     assert merged.keys() == base.keys()
+    (told,) = (line.split()[1:] for line in done.stdout.splitlines() if line.strip().startswith("Next:"))
+    following = subprocess.run(told, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert following.returncode == 0, following.stderr
+    assert "peak memory" in following.stdout

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
-from mergery.architecture.roles import roles_of
+from mergery.architecture.roles import is_recomputed, roles_of
 from mergery.architecture.sections import part_of
 from mergery.checkpoints.base import TensorInfo
 from mergery.checkpoints.config import Config
@@ -42,6 +43,11 @@ class Architecture:
     stack: str | None  # prefix of the main layer stack, such as "model.layers"
     depth: int
     names: Mapping[str, ParsedName]
+
+    @cached_property
+    def buffers(self) -> frozenset[str]:
+        """Those of its tensors that are buffers which follow from the config."""
+        return frozenset(name for name, parsed in self.names.items() if is_recomputed(name, parsed.roles))
 
     def rename(self, name: str, layer: int) -> str:
         """The same tensor of another layer."""

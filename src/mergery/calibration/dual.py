@@ -18,12 +18,12 @@ from mergery.calibration.blocks import Block, blocks_of
 from mergery.calibration.model import StreamedModel
 from mergery.calibration.opening import merged_statistics, stored_view
 from mergery.calibration.refining import REFINING, RefineOptions, refine
-from mergery.calibration.running import threads_of
 from mergery.checkpoints import open_checkpoint
 from mergery.checkpoints.json_files import parse_object
 from mergery.checkpoints.statistics import model_mark
 from mergery.errors import CheckpointError, PlanError, RecipeError, Where
 from mergery.evaluation.loading import quiet
+from mergery.evaluation.running import torch_threads
 from mergery.graph.nodes import Stored
 from mergery.planning.plan import Plan, Searched, make_plan
 from mergery.planning.steps import kinds_of
@@ -111,7 +111,7 @@ def find_all(
     if place.exists() and any(place.iterdir()):
         raise PlanError(f"the output folder {str(place)!r} is not empty", hint="choose another folder")
     check_writable(place)
-    with _opened(recipe, whole) as opened, threads_of(threads):
+    with _opened(recipe, whole) as opened, torch_threads(threads):
         chosen = _chosen(options, PRESETS, opened)
         card = {
             "format": FORMAT,
@@ -224,7 +224,7 @@ def refine_all(
         stack.callback(shutil.rmtree, work, ignore_errors=True)
         chosen = _chosen(options, REFINING, opened)
         work.mkdir(parents=True)
-        with quiet(), threads_of(threads):
+        with quiet(), torch_threads(threads):
             host = StreamedModel(opened.plan.view)
             host.shared = merged_statistics(opened.plan)
             for number, block in enumerate(opened.blocks, 1):

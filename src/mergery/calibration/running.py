@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.statistics import Shared, Statistics, read_statistics
 from mergery.errors import CheckpointError, RecipeError, Where, listed
 from mergery.evaluation.loading import check_transformers, quiet, tokenizer_of
+from mergery.evaluation.running import torch_threads
 from mergery.run.events import Calibrated, Notify, Visited, ignore
 
 AT_ONCE = 1 << 30  # bytes that the examples of one sweep for Fisher information may hold
@@ -49,7 +49,7 @@ def calibrate(
         task = task_of(streamed)
         texts = _texts(streamed, opened, Path(data).expanduser(), options, tokenizer, task)
         store.begin()
-        with threads_of(options.threads):
+        with torch_threads(options.threads):
             streamed.prepare(opened.statistics())
             inputs = _Measuring(streamed, texts, options, store, on_event).run(task)
         for each, statistics in zip(added, before, strict=True):
@@ -278,19 +278,6 @@ def _add(store: Store, earlier: Checkpoint, said: Statistics, inputs: Mapping[st
         name: Shared(each.of, tuple(a + b for a, b in zip(each.tokens, said.inputs[name].tokens, strict=True)))
         for name, each in inputs.items()
     }
-
-
-@contextmanager
-def threads_of(threads: int) -> Iterator[None]:
-    """As many threads of torch as are wanted."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def remarks(found: Statistics, model: StreamedModel) -> Iterator[str]:

@@ -15,9 +15,8 @@ from mergery.errors import CheckpointError, Where, did_you_mean
 if TYPE_CHECKING:
     import numpy as np
 
-_INNER = re.compile(
-    r"(?:^|(?<=[.\n]))(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_fpw_module|_forward_module)\."
-)
+_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_fpw_module", "_forward_module")
+_INNER = re.compile(rf"(?:^|(?<=\.))({'|'.join(_WRAPPERS)})\.")
 _OUTER = ("module.", "base_model.model.")
 _SAVED = re.compile(r"\.modules_to_save\.\w+(?=\.)")
 _ORIGINAL = re.compile(r"\.original_module(?=\.)")
@@ -142,8 +141,8 @@ def unwrapped(checkpoint: Checkpoint) -> Checkpoint:
     names = checkpoint.tensors
     text = "\n".join(names)  # looked through at once: there may be 100,000
     found: dict[str, None] = {}
-    new = {name: name for name in names}
-    if _INNER.search(text):
+    new = dict(zip(names, names, strict=True))
+    if any(f"{wrapper}." in text for wrapper in _WRAPPERS):
         found.update(dict.fromkeys(f"{match}." for name in names for match in _INNER.findall(name)))
         new = {name: _INNER.sub("", name) for name in names}
     while (prefix := _outer(new.values())) is not None:
@@ -152,9 +151,9 @@ def unwrapped(checkpoint: Checkpoint) -> Checkpoint:
     remarks = [f"taken without {', '.join(map(repr, found))} in its names, which wrappers put there"] if found else []
     if "base_model.model." in found and find_mark(names) is not None:
         return checkpoint
-    if _SAVED.search(text):
-        left = [name for name, each in new.items() if _ORIGINAL.search(each)]
-        remarks.append(f"{len(left)} tensors as they were before peft trained them are left out{_such(left)}")
+    if ".modules_to_save." in text and _SAVED.search(text):
+        left = {name: None for name, each in new.items() if _ORIGINAL.search(each)}
+        remarks.append(f"{len(left)} tensors as they were before peft trained them are left out{_such([*left])}")
         new = {name: _SAVED.sub("", each) for name, each in new.items() if name not in left}
     if not remarks or len(set(new.values())) < len(new):
         return checkpoint
@@ -167,9 +166,12 @@ def _such(names: Sequence[str]) -> str:
 
 def _outer(names: Iterable[str]) -> str | None:
     """What stands before every name and is none of the model's own."""
-    names = list(names)
+    names = [*names]
+    if not names:
+        return None
+    ends = min(names), max(names)  # what both begin with, all do
     for prefix in _OUTER:
-        if all(name.startswith(prefix) for name in names):
+        if all(name.startswith(prefix) for name in ends):
             return prefix
-    inner = any(name.startswith("model.model.") for name in names)  # a module of Lightning's, called model
-    return "model." if inner and all(name.startswith("model.") for name in names) else None
+    whole = all(name.startswith("model.") for name in ends)  # a module of Lightning's, called model
+    return "model." if whole and any(name.startswith("model.model.") for name in names) else None

@@ -41,8 +41,10 @@ def kind_key(node: Node) -> tuple[Any, ...]:
     if isinstance(node, Merged):
         base = None if node.base is None else kind_key(node.base)
         rows = [row.info.dtype.name if isinstance(row, Stored) else kind_key(row) for row in node.inputs]
-        known = [(each.kind, *map(kind_key, each.nodes)) for each in node.statistics]
-        return id(node.settings), node.merge, node.models, node.matrices, node.shape, base, *rows, *known
+        key = (id(node.settings), node.merge, node.models, node.matrices, node.shape, base, *rows)
+        return (
+            (*key, *((each.kind, *map(kind_key, each.nodes)) for each in node.statistics)) if node.statistics else key
+        )
     rows = [kind_key(row) for row in node.rows]
     if isinstance(node, Gathered):
         return "gathered", node.shape, len(node.lengths), *rows

@@ -72,7 +72,7 @@ class Declaration:
         asked = any("base" in ask.rows for _, ask in self.asks)
         return "required" if self.span == "deltas" or asked else "unused"
 
-    @property
+    @cached_property
     def statistics(self) -> tuple[Ask, ...]:
         """The asks for statistics of data, aligned ones first."""
         return tuple(sorted((ask for _, ask in self.asks if ask.statistic), key=lambda ask: not ask.aligned))

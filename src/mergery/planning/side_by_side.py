@@ -50,7 +50,7 @@ def side_by_side(
     for owner in dict.fromkeys(alone.values()):
         names = [tensor for tensor, each in alone.items() if each == owner]
         findings.warnings.append(f"{owner} alone has {listed(names)}: copied, for {merge.base} has no such head")
-    copied: set[str] = {*alone, *buffers(donor.nodes, donor.architecture.names)}
+    copied: set[str] = {*alone, *buffers(donor.nodes, donor.architecture)}
     if tensors == INTERSECTION:
         donor, views = intersected(donor, views)
     elif tensors == UNION:

@@ -112,7 +112,7 @@ class Stack:
                 continue
             names = {each: standing_for(self.views[each], tensor) for each in used}
             lacking = [each for each, name in names.items() if name is None]
-            if lacking and buffers([tensor], self.donor.architecture.names):
+            if lacking and buffers([tensor], self.donor.architecture):
                 self.nodes[tensor] = own
                 continue
             if lacking:
@@ -157,7 +157,7 @@ class Stack:
         found: dict[str, list[Node]] = {}
         for each, names in templates.items():
             view = self.views[each]
-            for tensor in buffers(names.values(), view.architecture.names):
+            for tensor in buffers(names.values(), view.architecture):
                 rest = next(rest for rest, name in names.items() if name == tensor)
                 found.setdefault(rest, []).append(view.nodes[tensor])
         for rest, nodes in found.items():

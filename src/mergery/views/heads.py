@@ -100,6 +100,8 @@ def with_heads(donor: View, views: Mapping[str, View], base: str | None, finding
     Where the donor ties its head, its embeddings stand for it. Over a base that has none, the head that one model alone has
     goes along.
     """
+    if all(view.nodes.keys() <= donor.nodes.keys() for view in views.values()):
+        return donor
     stored = {canonical: name for name, canonical in canonical_names(donor.nodes, donor.config).items()}
     tied = aliases(donor.config, stored)
     found: dict[str, Node] = {}

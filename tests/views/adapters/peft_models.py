@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from mergery import api
+
 SMALL = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
     "vocab_size": 64, "max_position_embeddings": 64,
@@ -78,3 +80,8 @@ def merged(base: Path, *adapters: Path, dtype: torch.dtype | None = None, safe: 
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
         return model(input_ids=torch.arange(24).reshape(2, 12)).logits.float()
+
+
+def passed(model: Any, **said: Any) -> dict[str, torch.Tensor]:
+    """What a merge that passes one model through gives."""
+    return api.merge({"models": {"a": model}, "merge": {"method": "passthrough"}, **said})  # type: ignore[return-value]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,30 +15,9 @@ from mergery.checkpoints import open_checkpoint
 from mergery.checkpoints.adapted import AdaptedCheckpoint
 from mergery.errors import MergeryError
 from mergery.evaluation import open_subject
-from tests.views.adapters.peft_models import model_of, save_adapter
+from tests.views.adapters.peft_models import passed, save_adapter
 
 Q = "model.layers.0.self_attn.q_proj"
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "llama"
-    model_of("llama").save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def lora(base: Path) -> Path:
-    return save_adapter(base, base.parent / "lora", r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"])
-
-
-@pytest.fixture(scope="module")
-def other(base: Path) -> Path:
-    return save_adapter(base, base.parent / "other", seed=2, r=2, use_dora=True, target_modules=["q_proj", "up_proj"])
-
-
-def passed(model: Any, **said: Any) -> dict[str, torch.Tensor]:
-    return api.merge({"models": {"a": model}, "merge": {"method": "passthrough"}, **said})  # type: ignore[return-value]
 
 
 def test_a_model_with_an_adapter_is_never_read_or_told_as_its_base(base, lora, other, mergery, tmp_path):

@@ -14,30 +14,18 @@ from safetensors.torch import load_file, save_file
 
 from mergery import Options, api
 from mergery.errors import MergeryError, Problems
-from tests.views.adapters.peft_models import EXPERTS, load, logits, merged, model_of, save_adapter, with_adapters
+from tests.views.adapters.peft_models import (
+    EXPERTS,
+    load,
+    logits,
+    merged,
+    model_of,
+    passed,
+    save_adapter,
+    with_adapters,
+)
 
 Q = "model.layers.0.self_attn.q_proj"
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "llama"
-    model_of("llama").save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def lora(base: Path) -> Path:
-    return save_adapter(base, base.parent / "lora", r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"])
-
-
-@pytest.fixture(scope="module")
-def other(base: Path) -> Path:
-    return save_adapter(base, base.parent / "other", seed=2, r=2, use_dora=True, target_modules=["q_proj", "up_proj"])
-
-
-def passed(model: Any, **said: Any) -> dict[str, torch.Tensor]:
-    return api.merge({"models": {"a": model}, "merge": {"method": "passthrough"}, **said})  # type: ignore[return-value]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

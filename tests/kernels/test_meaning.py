@@ -118,14 +118,15 @@ def _naive(case: Case, s: Consensus, offset: int) -> list[float]:
         for i, delta in enumerate(vector[e].item() for vector in case.vectors()):
             heads = not s.random or coins[i][offset + e] < s.probability[i]
             if s.least[i] <= abs(delta) <= s.most[i] and heads:
-                kept.append((delta * float(s.gain[i]) * float(s.weight[i]), float(s.weight[i])))
+                ballot = delta * float(s.gain[i]) * (1.0 if s.normalize == 3 else float(s.weight[i]))
+                kept.append((ballot, float(s.weight[i])))
         share = s.divisor
         if s.elect:
             vote = sum(value for value, _ in kept)
             sign = 1 if vote > 0 or (vote == 0 and s.elect > 0) else -1
             kept = [(value, weight) for value, weight in kept if value * sign > 0]
             share = sum(weight for _, weight in kept) or 1.0
-        total = sum(value for value, _ in kept)
+        total = sum(value * (weight if s.normalize == 3 else 1.0) for value, weight in kept)
         if s.normalize == 2:
             total = max((value for value, _ in kept), key=abs, default=0.0)
         result.append(base[e] + s.scale * (total / share if s.normalize == 1 else total))
@@ -133,7 +134,9 @@ def _naive(case: Case, s: Consensus, offset: int) -> list[float]:
 
 
 @both
-@pytest.mark.parametrize(("elect", "normalize"), [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (-1, 0), (-1, 1), (-1, 2)])
+@pytest.mark.parametrize(
+    ("elect", "normalize"), [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (1, 3), (-1, 0), (-1, 1), (-1, 2), (-1, 3)]
+)
 @pytest.mark.parametrize("random", [0, 1])
 def test_agree(module: ModuleType, random: int, elect: int, normalize: int) -> None:
     rng = np.random.default_rng(4)

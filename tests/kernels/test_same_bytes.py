@@ -44,7 +44,7 @@ def test_mix(case: Case, out_code: int, rows: int, seed: int) -> None:
 @quick
 @given(
     cases(has_base=1), CODES, st.integers(0, 999), st.integers(0, 1),
-    st.sampled_from([(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (-1, 0), (-1, 1), (-1, 2)]), st.integers(0, 9),
+    st.sampled_from([(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (1, 3), (-1, 0), (-1, 1), (-1, 2), (-1, 3)]), st.integers(0, 9),
 )  # fmt: skip
 def test_agree(case: Case, out_code: int, seed: int, random: int, election: tuple[int, int], offset: int) -> None:
     elect, normalize = election

@@ -95,3 +95,27 @@ def test_a_sum_of_zero_may_follow_the_majority():
 def test_a_majority_of_trimmed_vectors_is_not_one_of_rescaled_ones():
     with pytest.raises(RecipeError, match="does not go with rescale: l1"):
         merge(ties, [[2.0]], [0.0], zero="majority", rescale="l1")
+
+
+@suite(ties, settings={"vote": "alike", "function": "sum", "density": 0.4, "scale": 0.5})
+def test_conformance_of_a_vote_without_weights(check):
+    check()
+
+
+def test_weights_may_be_left_out_of_the_vote():
+    models = [[4, -3, 1], [2, 2, 1], [0, 3, 6]]  # deltas 3 1 -1, -4 1 2, 0 0 5
+    out = merge(ties, models, [1, 1, 1], density=1.0, function="sum", vote="alike", weight=[1, 0.5, 9])
+    assert equals(out, [1 + 3 + 0.5, 1 - 4, 1 + 9 * 5])
+    out = merge(ties, models, [1, 1, 1], density=1.0, function="sum", vote="alike", weight=[-1, 0, 0])
+    assert equals(out, [1 - 3, 1 + 4, 1])  # a negative weight subtracts what its model has won
+
+
+def test_equal_weights_make_no_difference_to_the_vote():
+    base, *models = (normal(500, seed=seed) for seed in range(4))
+    one = merge(ties, models, base, function="sum", density=0.3, scale=0.3)
+    assert equals(merge(ties, models, base, function="sum", vote="alike", density=0.3, weight=0.3), one)
+
+
+def test_a_vote_without_weights_is_for_sums():
+    with pytest.raises(RecipeError, match="vote: alike goes with function: sum"):
+        merge(ties, [[1.0]], [0.0], vote="alike")

@@ -113,8 +113,9 @@ def consensus(
     divides it by `divisor`. With `elect` the positive v and the negative v are summed apart; the total is the
     positive sum where the two add up to more than zero, or to zero and `elect` is 1, else (-1) the negative one.
     `normalize` 1 divides it by the sum of the weights of the v on that side, or by 1 where that sum is 0;
-    `normalize` 2, with `elect` only, takes the largest v of that side instead. Sums start from 0 and go in model
-    order. The output is base + scale * total.
+    `normalize` 2, with `elect` only, takes the largest v of that side instead. `normalize` 3, with `elect` only, elects by
+    the sums of d * gain_i, and the total is the sum of the v of that side. Sums start from 0 and go in model order. The
+    output is base + scale * total.
     """
     (base, *models), status = _decode(raw, codes, n)
     rule = (weight, least, most, probability, gain, random, elect, normalize, divisor, scale)
@@ -141,10 +142,16 @@ def agreed(
     total, up, down, up_share, down_share, highest, lowest = like.new_zeros(7, *like.shape)
     for i, delta in enumerate(deltas):
         kept = kept_of(delta, least[i], most[i], keys[i], probability[i], offset, random)
-        value = torch.where(kept, delta * float(gain[i]) * float(weight[i]), 0.0)
+        ballot = delta * float(gain[i])
+        value = torch.where(kept, ballot * float(weight[i]), 0.0)
         if not elect:
             total += value
             continue
+        if normalize == 3:
+            ballot = torch.where(kept, ballot, 0.0)
+            up_share += torch.where(ballot > 0, value, 0.0)
+            down_share += torch.where(ballot < 0, value, 0.0)
+            value = ballot
         up += torch.where(value > 0, value, 0.0)
         down += torch.where(value < 0, value, 0.0)
         if normalize == 1:
@@ -160,6 +167,8 @@ def agreed(
     positive = vote >= 0 if elect > 0 else vote > 0
     if normalize == 2:
         return float(np.float32(scale)) * torch.where(positive, highest, lowest)
+    if normalize == 3:
+        return float(np.float32(scale)) * torch.where(positive, up_share, down_share)
     total = torch.where(positive, up, down)
     if normalize == 1:
         share = torch.where(positive, up_share, down_share)

@@ -36,7 +36,8 @@ class Consensus:
     the ratio of the tensor's L1 norms before and after thinning) and by weight_i. With `elect`, the sign of the
     sum wins (a sum of zero has the sign of `zero`) and entries of the other sign are dropped. With `normalize`, the sum is
     divided by the weights that took part; with `largest`, which needs `elect`, the largest entry of the winning sign
-    stands for the sum. The result is multiplied by `scale` and added to the base.
+    stands for the sum. With `alike`, which needs `elect` and is for sums, weights take no part in the election. The result is
+    multiplied by `scale` and added to the base.
     """
 
     weight: np.ndarray
@@ -50,6 +51,7 @@ class Consensus:
     scale: float = 1.0
     zero: float = 1.0
     largest: bool = False
+    alike: bool = False
 
     def rule(self) -> Rule:
         """The same as kernels take it. The sum of weights that cancel, to rounding, is no divisor: that is 1 then."""
@@ -70,7 +72,7 @@ class Consensus:
             gain=each(self.gain, 1.0),
             random=int(self.probability is not None),
             elect=0 if not self.elect else 1 if self.zero > 0.0 else -1,
-            normalize=2 if self.largest else int(self.normalize),
+            normalize=3 if self.alike else 2 if self.largest else int(self.normalize),
             divisor=total if abs(total) > 1e-12 * float(np.abs(exact).sum()) else 1.0,
             scale=float(self.scale),
         )

@@ -63,6 +63,7 @@ class Declaration:
     average: Callable[[Settings], np.ndarray] | None = None
     preserves_l1: Callable[[Settings], bool] | None = None
     usual: Callable[[Settings], float] | None = None
+    additive: Mapping[str, Any] | None = None
 
     @cached_property
     def base(self) -> Literal["required", "optional", "unused"]:

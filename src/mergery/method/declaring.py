@@ -118,6 +118,7 @@ def method(
     average: Callable[[Settings], np.ndarray] | None = None,
     preserves_l1: Callable[[Settings], bool] | None = None,
     usual: Callable[[Settings], float] | None = None,
+    additive: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Method]:
     """Make a function a merging method. Its name is the function's name.
 
@@ -143,6 +144,8 @@ def method(
     preserves_l1: for a method that returns a `Consensus`: whether that preserves L1 norms, as the settings say.
     usual:     for a method whose sum overshoots at full weight: the `scale` that `auto` stands for where no weight is
                given, from the other settings.
+    additive:  for a method whose result is d_0 + scale * sum_i w_i d_i, of which no weight changes a d (divided by the sum of
+               weights where `normalize` says so): the settings that this asks for. Its weights can be learnt.
     """
 
     def declare(function: Callable[..., Any]) -> Method:
@@ -170,6 +173,7 @@ def method(
             average=average,
             preserves_l1=preserves_l1,
             usual=usual,
+            additive=additive,
         )
         object.__setattr__(made, "__doc__", manual(made))  # what `help` shows of an object is its own docstring
         return made

@@ -89,7 +89,7 @@ def kept_sizes(
     return magnitudes(middle(deltas, most, least, density, gamma))
 
 
-@method(paper="2312.06795", unit="row", check=check_sum)
+@method(paper="2312.06795", unit="row", check=check_sum, additive={})
 @compiled("mergery.methods.compiled.masks:breadcrumbs")
 def breadcrumbs(
     deltas: Deltas,

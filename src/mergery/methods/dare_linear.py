@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-@method(paper="2311.03099", check=check_sum, preserves_l1=by_l1, usual=of_sum)
+@method(paper="2311.03099", check=check_sum, preserves_l1=by_l1, usual=of_sum, additive={})
 def dare_linear(
     count: Count,
     *,

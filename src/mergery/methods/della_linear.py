@@ -92,7 +92,7 @@ def kept_sizes(deltas: Deltas, random: Any, density: np.ndarray, window: np.ndar
     return magnitudes(kept(deltas, random, density, window, rescale))
 
 
-@method(paper="2406.11617", unit="row", check=check_linear, usual=of_sum)
+@method(paper="2406.11617", unit="row", check=check_linear, usual=of_sum, additive={})
 @compiled("mergery.methods.compiled.masks:della_linear")
 def della_linear(
     deltas: Deltas,

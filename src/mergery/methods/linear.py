@@ -6,7 +6,7 @@ from mergery.method import Coefficients, Count, PerModel, each, method
 from mergery.methods._weights import check_sum
 
 
-@method(paper="2203.05482", check=check_sum)
+@method(paper="2203.05482", check=check_sum, additive={})
 def linear(count: Count, *, weight: PerModel[float] = each(1.0), normalize: bool = True) -> Coefficients:
     """Weighted average of the models' parameters (model soup).
 

@@ -7,7 +7,7 @@ from mergery.methods._scale import of_sum
 from mergery.methods._weights import check_sum
 
 
-@method(paper="2212.04089", span="deltas", check=check_sum, usual=of_sum)
+@method(paper="2212.04089", span="deltas", check=check_sum, usual=of_sum, additive={})
 def task_arithmetic(
     count: Count, *, weight: PerModel[float] = each(1.0), scale: Auto = "auto", normalize: bool = False
 ) -> Coefficients:

@@ -20,6 +20,12 @@ def check_vote(settings: Mapping[str, Any]) -> None:
             why="the vote is of the trimmed task vectors",
             hint="rescale: none",
         )
+    if settings["vote"] == "alike" and (settings["function"] != "sum" or settings["zero"] == "majority"):
+        raise RecipeError(
+            "vote: alike goes with function: sum and zero: positive",
+            why="weights that take no part in the election are factors of the sum",
+            hint="function: sum, or vote: weighted",
+        )
 
 
 def kept(n: int, settings: Mapping[str, Any]) -> int:
@@ -42,7 +48,7 @@ def signs(deltas: list[Tensor], cut: list[float], weight: np.ndarray) -> Tensor:
     return vote.sign()
 
 
-@method(paper="2306.01708", check=check_vote, preserves_l1=by_l1)
+@method(paper="2306.01708", check=check_vote, preserves_l1=by_l1, additive={"function": "sum", "vote": "alike"})
 def ties(
     count: Count,
     cut: Annotated[list[float], Largest(kept)],
@@ -55,6 +61,7 @@ def ties(
     zero: Literal["positive", "majority"] = "positive",
     rescale: Literal["none", "l1"] = "none",
     function: Literal["mean", "sum", "max"] = "mean",
+    vote: Literal["weighted", "alike"] = "weighted",
     scale: float = 1.0,
 ) -> Consensus:
     """Trim each task vector to its largest entries, elect a sign per parameter, average those that agree.
@@ -78,6 +85,8 @@ def ties(
             as before.
         function: `mean` divides by the weights of those that agree (the paper's disjoint mean), `sum` does not, `max`
             takes the largest w_i d_i of the elected sign.
+        vote: whether weights take part in the election. With `alike` they do not: s = sign(sum_i d_i), and the sum is over
+            the models with sign(d_i) = s, whatever their weights. For sums.
         scale: the paper's lambda; 1 without validation data, else tuned between 0.8 and 2.5, about 0.3 for sums of
             eight tasks.
 
@@ -95,5 +104,6 @@ def ties(
         zero=1.0 if majority is None or majority >= 0.0 else -1.0,
         normalize=function == "mean",
         largest=function == "max",
+        alike=vote == "alike",
         scale=scale,
     )

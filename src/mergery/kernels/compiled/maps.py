@@ -172,6 +172,16 @@ def _extreme(work, count, least, most, gain, weight):
 
 
 @inner
+def _weigh(work, count, least, most, gain, weight):
+    """Each side's weighted sum, of a vote in which all count alike."""
+    for e in range(count):
+        ballot = within(work[_VALUES + e], least, most) * gain
+        value = ballot * weight
+        work[_UP_SHARE + e] += value if ballot > 0 else f32(0)
+        work[_DOWN_SHARE + e] += value if ballot < 0 else f32(0)
+
+
+@inner
 def _elect(work, count, even):
     """The sum of the side that won. `even` is 1 where a vote of 0 is ours."""
     for e in range(count):
@@ -182,7 +192,8 @@ def _elect(work, count, even):
 
 
 @inner
-def _elect_extreme(work, count, even):
+def _elect_apart(work, count, even):
+    """What stands in the shares of the side that won."""
     for e in range(count):
         up, down = work[_UP_SHARE + e], work[_DOWN_SHARE + e]
         vote = work[_UP + e] + work[_DOWN + e]
@@ -205,8 +216,8 @@ def _elect_and_divide(work, count, even):
 @inner
 def _settle(work, count, elect, normalize, divisor):
     """Put the merged task vector in section _VALUES."""
-    if elect and normalize == 2:
-        _elect_extreme(work, count, elect)
+    if elect and normalize >= 2:
+        _elect_apart(work, count, elect)
     elif elect and normalize:
         _elect_and_divide(work, count, elect)
     elif elect:
@@ -235,6 +246,9 @@ def gather(work, count, least, most, gain, weight, elect, normalize):
     elif normalize == 2:
         _vote(work, count, least, most, gain, weight)
         _extreme(work, count, least, most, gain, weight)
+    elif normalize == 3:
+        _vote(work, count, least, most, gain, f32(1))
+        _weigh(work, count, least, most, gain, weight)
     else:
         _vote(work, count, least, most, gain, weight)
 

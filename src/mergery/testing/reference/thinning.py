@@ -40,6 +40,7 @@ def ties(
     zero: str,
     rescale: str,
     function: str,
+    vote: str,
     scale: float,
 ) -> Array:
     deltas = []
@@ -47,9 +48,10 @@ def ties(
         kept = trimmed(delta, p, 1 if keep == "one_more" else 0)
         deltas.append(same_l1(kept, delta) if rescale == "l1" else kept)
     weighed = np.stack([w * d for w, d in zip(weight, deltas, strict=True)])
-    vote = np.sign(weighed.sum(0))
-    even = -1.0 if zero == "majority" and vote.sum() < 0.0 else 1.0
-    agrees = np.sign(weighed) == np.where(vote == 0.0, even, vote)
+    ballots = np.stack(deltas) if vote == "alike" else weighed
+    sign = np.sign(ballots.sum(0))
+    even = -1.0 if zero == "majority" and sign.sum() < 0.0 else 1.0
+    agrees = np.sign(ballots) == np.where(sign == 0.0, even, sign)
     if function == "max":
         size = np.abs(weighed) * agrees
         total = np.take_along_axis(weighed * agrees, size.argmax(0)[None], 0)[0]

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mergery.api import evaluate as evaluate
     from mergery.api import explain as explain
     from mergery.api import export_gguf as export_gguf
+    from mergery.api import export_quantised as export_quantised
     from mergery.api import inspect as inspect
     from mergery.api import merge as merge
     from mergery.api import pack as pack
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from mergery.run.workers import Options as Options
 
 _HOMES = {  # of public names: the module, and the name there where it is another
-    **dict.fromkeys(("plan", "merge", "explain", "pack", "export_gguf", "push"), "api"),
+    **dict.fromkeys(("plan", "merge", "explain", "pack", "export_gguf", "export_quantised", "push"), "api"),
     **dict.fromkeys(("inspect", "verify", "prove", "calibrate", "evaluate", "compare"), "api"),
     **dict.fromkeys(("evaluation", "methods"), ""),
     "CalibrationOptions": "calibration.options",

@@ -1,6 +1,6 @@
 """The verbs. The command line and a notebook are thin shells over these."""
 
-from mergery.api.handing_on import export_gguf, push
+from mergery.api.handing_on import export_gguf, export_quantised, push
 from mergery.api.looking import inspect, prove, verify
 from mergery.api.measuring import calibrate, compare, evaluate
 from mergery.api.merging import explain, merge, pack, plan
@@ -11,6 +11,7 @@ __all__ = [
     "evaluate",
     "explain",
     "export_gguf",
+    "export_quantised",
     "inspect",
     "merge",
     "pack",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from mergery.api.merging import RecipeLike
+from mergery.checkpoints.quantised.writing import find_scheme
 from mergery.planning.plan import Plan, make_plan
 from mergery.report.files import side_files
 from mergery.report.notebook import in_notebook, listening
@@ -40,6 +42,49 @@ def export_gguf(
         with listening(on_event) as notify:
             return export_gguf(
                 planned, Path(out), side_files, type, options, notify, cutting=pre, replace=replace, restart=restart
+            )
+    finally:
+        planned.close()
+
+
+def export_quantised(
+    model: RecipeLike | Plan,
+    out: str | Path,
+    *,
+    scheme: str = "w8a16",
+    group: int | None = None,
+    data: str | Path | None = None,
+    options: Options = Options(),
+    on_event: Notify | None = None,
+    replace: bool = False,
+    restart: bool = False,
+) -> Result:
+    """Write a model, or what a recipe merges, as the folder `out` with its matrices as codes, as compressed-tensors has them.
+
+    model:  a folder, a file or a hub id, or a recipe, whose merge is rounded once, to codes.
+    scheme: w8a16, w4a16 (to the nearest), w4a16-gptq (so that what is lost is made up for, as far as data tell), fp8.
+    group:  numbers of a row that share a scale, of w4a16: 128, or what divides the rows.
+    data:   of GPTQ: a task file or plain text, on which the model is run first; or the folder that `calibrate` wrote.
+
+    Heads, embeddings, routers and norms stay as they are. Raises MergeryError.
+    """
+    from mergery.calibration.beside import statistics_beside
+    from mergery.calibration.options import CalibrationOptions
+    from mergery.planning.quantised import check_quantisable
+    from mergery.run.quantising import export_quantised
+
+    found = find_scheme(scheme).in_groups(group)
+    planned = model if isinstance(model, Plan) else make_plan(_as_recipe(model))
+    try:
+        check_quantisable(planned, found, data=data is not None)
+        with listening(on_event) as notify, ExitStack() as stack:
+            statistics = None
+            if data is not None:
+                asked = CalibrationOptions(threads=options.threads)
+                beside = statistics_beside(planned, data, out, asked, notify, replace=replace)
+                statistics = stack.enter_context(beside)
+            return export_quantised(
+                planned, Path(out), side_files, found, statistics, options, notify, replace=replace, restart=restart
             )
     finally:
         planned.close()

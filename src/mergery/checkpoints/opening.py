@@ -31,6 +31,7 @@ def open_checkpoint(
     headers: dict[str, Any] | None = None,
     adapters: Sequence[Any] = (),
     rounding: str = ROUNDINGS[0],
+    decode: bool = True,
 ) -> Checkpoint:
     """Open a model for reading. Headers and small text files are read, weights are not.
 
@@ -41,7 +42,7 @@ def open_checkpoint(
     one of `ROUNDINGS`. `label` is what messages call the model. Relative paths are looked up from the folder
     `relative_to`. One dictionary given as `headers` for several local models lets equal headers be read and kept once.
     What training code puts before a model's names is left out: see `unwrapped`. Quantised weights are decoded as they are
-    read, where every one of them is in a layout that is known. Raises `CheckpointError`.
+    read, where every one of them is in a layout that is known, unless `decode` says not to. Raises `CheckpointError`.
     """
     if isinstance(source, str) and "+" in source and not _is_path(source, relative_to):
         source, *more = source.split("+")
@@ -66,7 +67,8 @@ def open_checkpoint(
         return made
     if isinstance(source, Checkpoint):
         return source
-    return decoded(unwrapped(_open(source, revision, task, label, relative_to, headers)), headers)
+    stored = unwrapped(_open(source, revision, task, label, relative_to, headers))
+    return decoded(stored, headers) if decode else stored
 
 
 def _open(

@@ -60,6 +60,16 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("mergery export gguf merged merged.gguf --type q8_0", "a model as one file, in eight bits"),
         ("mergery export gguf recipe.yaml merged.gguf", "a merge straight into the file, with no folder between"),
     ),
+    "export quantized": (
+        (
+            "mergery export quantized merged merged-w8 --scheme w8a16",
+            "a model in eight bits, for vLLM and transformers",
+        ),
+        (
+            "mergery export quantized recipe.yaml merged-w4 --scheme w4a16-gptq --data texts.jsonl",
+            "a merge in four bits, rounded by what data tell",
+        ),
+    ),
     "vocabulary transplant": (
         ("mergery vocabulary transplant llama-math out --from llama-code", "give a model another one's tokenizer"),
     ),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from mergery.cli.common import MERGING, OPTIONS, Json, Quiet, Restart, Threads, Verbose, flowing
+from mergery.cli.common import MERGING, OPTIONS, Json, Quiet, Restart, Threads, Verbose, flowing, wait_without_spinning
 from mergery.cli.examples import epilogue
 
 app = App(
@@ -74,3 +74,62 @@ def gguf(
     if not quiet and not json:
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
+
+
+@app.command(help_epilogue=epilogue("export quantized"))
+@flowing
+def quantized(
+    model: str,
+    out: Path,
+    /,
+    *,
+    scheme: Annotated[str, Parameter(name=("--scheme", "-s"))] = "w8a16",
+    group: int | None = None,
+    data: Path | None = None,
+    replace: bool = False,
+    restart: Restart = False,
+    threads: Threads = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write MODEL, or what a recipe merges, as the folder OUT in 8 or 4 bits, for vLLM, SGLang and transformers.
+
+    The layout is that of compressed-tensors. The matrices of linear layers become codes; head, embeddings, routers and norms
+    stay as they are. A recipe's merge is rounded once, to codes. Run the same command again after an interruption and it goes
+    on.
+
+    Parameters
+    ----------
+    model
+        A model folder, a weight file, a GGUF file, a hub id, or a recipe (a YAML file).
+    out
+        The folder to write.
+    scheme
+        w8a16: integers of 8 bits. w4a16: of 4 bits, to the nearest. w4a16-gptq: of 4 bits, so that what a number loses is made
+        up for by others, as far as --data tell. fp8: floats of 8 bits, inputs too while the model runs.
+    group
+        Numbers of a row that share a scale, of w4a16: 128 unless it says otherwise.
+    data
+        Of w4a16-gptq: a task file (.jsonl) or plain text on which the model is run first, block by block; or the folder that
+        `mergery calibrate` wrote.
+    replace
+        Exchange the model that stands in OUT for the new one, once that is complete.
+    """
+    wait_without_spinning()
+    from mergery import api
+    from mergery.cli.progress import reporter
+    from mergery.run.workers import Options
+
+    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+        api.export_quantised(
+            model,
+            out,
+            scheme=scheme,
+            group=group,
+            data=data,
+            options=Options(threads),
+            on_event=report.event,
+            replace=replace,
+            restart=restart,
+        )

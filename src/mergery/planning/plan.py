@@ -53,6 +53,16 @@ class Searched(NamedTuple):
     tensors: tuple[str, ...]
 
 
+class Quantised(NamedTuple):
+    """How the matrices of an output are written, where they are codes."""
+
+    plan: str  # the digest of the recipe's own plan
+    scheme: str
+    group: int | None  # numbers of a row that share a scale; None: the row
+    matrices: int
+    statistics: Mapping[str, Any]  # of GPTQ: what tells them from others
+
+
 @dataclass(frozen=True, repr=False)
 class Plan:
     """All that a run needs and a reader wants to know beforehand. `print(plan)` says it in a few lines."""
@@ -78,6 +88,7 @@ class Plan:
     changes: tuple[Change, ...] = ()  # of the shape of models: conversions and stacks
     adapter: AdapterPlan | None = None  # where the output is an adapter
     refined: Searched | None = None  # where some tensors are not the recipe's
+    quantised: Quantised | None = None  # where matrices are written as codes
 
     def __repr__(self) -> str:
         return f"<Plan: {self.recipe.title}; {len(self.steps)} tensors, {size(self.bytes_out)} in {self.dtype.torch}>"

@@ -16,19 +16,21 @@ FORMAT = 1
 
 
 def make_lock(plan: Plan, tensors: Mapping[str, str], texts: Mapping[str, str], device: str = "cpu") -> dict[str, Any]:
-    """The lock of a finished run. `tensors` are BLAKE3 digests of each tensor's bytes, `texts` SHA-256 of each small file.
+    """The lock of a finished run. `tensors` are BLAKE3 digests of the files' tensors, `texts` SHA-256 of each small file.
 
     `device` is the kind of device that computed; another kind may give bytes that differ by one rounding.
     """
     from mergery.version import __version__
 
     refined = {"refined": plan.refined._asdict()} if plan.refined is not None else {}
+    quantised = {"quantised": plan.quantised._asdict()} if plan.quantised is not None else {}
     return {
         "format": FORMAT,
         "mergery": __version__,
         "python": platform.python_version(),
         "plan": plan.digest,
         **refined,
+        **quantised,
         "device": device,
         "only": list(plan.only),
         "seed": plan.recipe.seed,
@@ -37,7 +39,7 @@ def make_lock(plan: Plan, tensors: Mapping[str, str], texts: Mapping[str, str], 
         "inputs": {name: checkpoint.fingerprint() for name, checkpoint in plan.checkpoints.items()},
         "dropped": dict(plan.dropped),
         "weights": [{"file": shard.name, "bytes": shard.size} for shard in plan.layout.shards],
-        "tensors": {step.name: tensors[step.name] for step in plan.steps},
+        "tensors": dict(tensors),
         "files": dict(texts),
     }
 

@@ -65,8 +65,11 @@ def merge_to_folder(
     replace: bool = False,
     restart: bool = False,
     ray: str | None = None,
+    make_sink: Callable[..., FolderSink] = FolderSink,
 ) -> Result:
-    """Write the model folder `out`; see `mergery.api.merge`. `ray` is the address of a cluster. Raises MergeryError."""
+    """Write the model folder `out`; see `mergery.api.merge`. `ray` is the address of a cluster, `make_sink` what makes a
+    sink of plan, folder and device. Raises MergeryError.
+    """
     if ray is not None and options.devices[0] != CPU:
         raise PlanError(
             f"the workers of a cluster compute on cpu, not on {options.device}", hint="leave out --device or --ray"
@@ -76,7 +79,7 @@ def merge_to_folder(
         notify(Finished(out, 0.0, already=True))
         return Result(out, plan, 0.0, 0, already=True)
     prepare(plan, notify, options)
-    sink = FolderSink(plan, out, options.devices[0].kind, restart=restart)
+    sink = make_sink(plan, out, options.devices[0].kind, restart=restart)
     try:
         resumed = len(sink.done)
         run = make_run(plan, sink, options, notify, ray)
@@ -91,7 +94,7 @@ def merge_to_folder(
             )
         texts = side_files(plan)
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in texts.items()}
-        record = lock.make_lock(plan, sink.done, digests, sink.device)
+        record = lock.make_lock(plan, sink.digests, digests, sink.device)
         texts[lock.NAME] = (json.dumps(record, indent=1, default=str) + "\n").encode()
         sink.complete(texts, replace=replace)
     except BaseException:

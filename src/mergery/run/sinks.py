@@ -102,6 +102,15 @@ class FolderSink:
         """BLAKE3 digest of the tensors that are finished, by this run or an earlier one."""
         return self.journal.done
 
+    @property
+    def digests(self) -> Mapping[str, str]:
+        """BLAKE3 digest of every tensor of the files, when all are finished."""
+        return {step.name: self.done[step.name] for step in self.plan.steps}
+
+    def shards_of(self, step: Step) -> set[int]:
+        """The files in which bytes of a step lie."""
+        return {step.slot.shard}
+
     def write(self, slot: Slot, start: int, data: np.ndarray) -> None:
         """Write bytes of a tensor; `start` counts bytes from its beginning."""
         try:
@@ -126,7 +135,7 @@ class FolderSink:
                 if not batch:
                     return
             try:
-                for shard in sorted({step.slot.shard for step, _ in batch}):
+                for shard in sorted({shard for step, _ in batch for shard in self.shards_of(step)}):
                     os.fdatasync(self.files[shard])
                 self.journal.finished({step.name: digest for step, digest in batch})
             except OSError as error:

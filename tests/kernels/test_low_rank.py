@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from mergery.kernels.low_rank import Pair, best, core_space, kept, shared_space
+from mergery.kernels.low_rank import Pair, best, core_space, kept, restored, shared_space
 
 SIDES = [(20, 14), (6, 30), (4, 3)]
 
@@ -93,6 +93,16 @@ def test_pico_damps_what_all_crowd_into() -> None:
     alone = pairs_of(20, 14, 3)
     plain, damped = core_space(alone), core_space(alone, pico=True)
     torch.testing.assert_close(plain.cores[0], damped.cores[0])
+
+
+def test_a_merge_is_given_the_mean_length_of_its_adapters() -> None:
+    adapters = [*pairs_of(20, 14, 3, 2), Pair(torch.zeros(20, 2).double(), torch.zeros(2, 14).double())]
+    lengths = [float((pair.left @ pair.right).norm()) for pair in adapters[:2]]
+    made = restored(Pair(adapters[0].left * 7.0, adapters[0].right), adapters)
+    assert math.isclose(float((made.left @ made.right).norm()), sum(lengths) / 2, rel_tol=1e-12)
+    assert math.isclose(float(made.square), (sum(lengths) / 2) ** 2, rel_tol=1e-12)
+    for unchanged in (adapters[2], restored(adapters[2], adapters), restored(adapters[2], adapters[2:])):
+        assert not unchanged.left.any()
 
 
 def test_energy_that_is_kept() -> None:

@@ -128,7 +128,7 @@ def merge(
     space
         Where to merge: core, all that the adapters span; shared, the best bases of the rank; full, multiplied out.
     calibrate
-        pico damps what all adapters crowd into, before they are merged.
+        pico damps what all adapters crowd into before they are merged, and gives the result their mean length.
     base
         The adapters' model: for DoRA, experts and modules trained whole; others need none.
     dtype

@@ -9,11 +9,13 @@ the best bases of that rank for all of them together are found first (Tucker-2, 
 the way to the mean length, so that small ones count. The cores in these bases are merged, and the result has that rank. To
 merge and then cut keeps the large ones and destroys the small ones.
 
-**Pico** (arXiv 2604.16826) damps the output directions into which all adapters crowd before they are merged.
+**Pico** (arXiv 2604.16826) damps the output directions into which all adapters crowd before they are merged, and gives what
+the merge has made the mean length of the adapters.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -34,6 +36,11 @@ class Pair(NamedTuple):
     @property
     def rank(self) -> int:
         return self.left.shape[1]
+
+    @property
+    def square(self) -> Tensor:
+        """The squared length of the product."""
+        return ((self.left.mT @ self.left) * (self.right @ self.right.mT)).sum().clamp(min=0.0)
 
 
 class Cores(NamedTuple):
@@ -110,5 +117,14 @@ def kept(pair: Pair, left: Tensor, right: Tensor) -> tuple[float, float]:
         return 0.0, 0.0
     (own, _), (theirs, _) = basis(left, min(left.shape)), basis(right.mT, min(right.shape))
     inside = (own.mT @ pair.left) @ (pair.right @ theirs)
-    total = float(((pair.left.mT @ pair.left) * (pair.right @ pair.right.mT)).sum())
-    return total, float(inside.square().sum())
+    return float(pair.square), float(inside.square().sum())
+
+
+def restored(pair: Pair, adapters: Sequence[Pair]) -> Pair:
+    """A product with the mean length of those adapters that are not zero."""
+    lengths = [length for each in adapters if (length := math.sqrt(each.square)) > 0.0]
+    own = math.sqrt(pair.square)
+    if not lengths or own == 0.0:
+        return pair
+    factor = math.sqrt(sum(lengths) / len(lengths) / own)
+    return Pair(pair.left * factor, pair.right * factor)

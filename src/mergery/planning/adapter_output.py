@@ -73,6 +73,7 @@ class _Making:
         self.whole: list[str] = []
         self.turned: list[bool] = []
         self.biases: dict[str, Node] = {}
+        self.multiplied: list[str] = []  # modules whose adapters are merged in full
 
     def plan(self) -> AdapterPlan | None:
         before, baseless = len(self.findings.problems), []
@@ -100,6 +101,8 @@ class _Making:
                 why="the merge is the base itself",
                 hint="name models that differ from their base",
             )
+        if self.multiplied:
+            self.not_in_core_space()
         if len(self.findings.problems) > before:
             return None
         for module, bias in self.biases.items():  # peft wraps the modules that it has factors for
@@ -153,9 +156,24 @@ class _Making:
         if made is None:
             return
         self.factors[module] = made
+        self.multiplied += [module] if made.space == "full" else []
         self.turned += [turned] if not embedding else []
         a, b = EMBEDDING if embedding else ("lora_A.weight", "lora_B.weight")
         self.nodes[f"{PREFIX}{module}.{a}"], self.nodes[f"{PREFIX}{module}.{b}"] = made.down, made.up
+
+    def not_in_core_space(self) -> None:
+        """Note what the recipe asks for that only products of factors have, where there are others."""
+        full = self.wanted.space == "full"
+        asked = ["calibrate"] * self.wanted.pico + ["space"] * (self.wanted.space is not None and not full)
+        if not asked:
+            return
+        why = "so the recipe says" if full else "not all are adapters on one base, or the method needs whole models"
+        self.findings.fail(
+            f"adapter: {' and '.join(asked)} can only be had of factors",
+            where=self.place,
+            why=f"{listed(self.multiplied)} is merged in full: {why}",
+            hint="leave out 'space: full'" if full else f"leave out {' and '.join(asked)}",
+        )
 
     # --- adapter_config.json --------------------------------------------------------------------------------------------
 

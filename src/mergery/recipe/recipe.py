@@ -172,7 +172,7 @@ class AdapterOutput:
     ranks:      of single modules, by name.
     space:      where adapters are merged: in `core` space, in a `shared` basis of the output's rank, or in `full`; None: core
                 space where the rank suffices for all, else a shared basis.
-    pico:       damp what all adapters crowd into, before they are merged.
+    pico:       damp what all adapters crowd into before they are merged, and give the result their mean length.
     embeddings: of fine-tunes: `whole`, as factors (`lora`), or left as in the `base`.
     base:       the model that the adapter is for, where the merge names none.
     """

@@ -189,7 +189,10 @@ def _adapter_output() -> dict[str, Any]:
             "rank": {**_COUNT, "description": "Of each module; without it, as many as nothing is lost with."},
             "ranks": {"type": "object", "additionalProperties": _COUNT, "description": "Of single modules, by name."},
             "space": {"enum": list(SPACES), "description": "Where adapters are merged."},
-            "calibrate": {"enum": ["pico"], "description": "Damp what all adapters crowd into."},
+            "calibrate": {
+                "enum": ["pico"],
+                "description": "Damp what all adapters crowd into; keep their mean length.",
+            },
             "embeddings": {"enum": list(EMBEDDINGS), "default": EMBEDDINGS[0]},
             "base": {**_NAME, "description": "The model that the adapter is for, where the merge names none."},
         }

@@ -95,7 +95,7 @@ class Factors:
     up: Node
     rank: int
     made: Node  # both, as one tensor: to find what was noted of them
-    route: str
+    space: str  # in which they were merged
 
 
 def same_base(one: Node, other: Node) -> bool:
@@ -238,17 +238,17 @@ def _of_cores(
     def finish(reads: Sequence[Read]) -> Pair:
         import torch
 
-        from mergery.kernels.low_rank import best, kept
+        from mergery.kernels.low_rank import best, kept, restored
 
         middle = torch.from_numpy(np.ascontiguousarray(reads[0](0, p * q))).double().reshape(p, q)
         made, pairs = wanted.recent.get(name, lambda: frame(reads[1:]))
         pair, _ = best(made.left, middle, made.right, rank)
+        pair = restored(pair, pairs) if wanted.pico else pair
         for model, own in zip(models, pairs, strict=True):
             energies.note(name, model, *kept(own, pair.left, pair.right))
         return pair
 
-    what = f"factors of rank {rank}, merged in {space} space"
-    return _both(name, (merged, *sources), finish, sides, rank, what, memory)
+    return _both(name, (merged, *sources), finish, sides, rank, space, memory)
 
 
 def _of_difference(
@@ -273,7 +273,7 @@ def _of_difference(
         return Pair(u * root, root[:, None] * vh)
 
     memory = 8 * 4 * node.elements
-    return _both(name, (node, base), finish, sides, rank, f"the best factors of rank {rank} of a difference", memory)
+    return _both(name, (node, base), finish, sides, rank, "full", memory)
 
 
 def _both(
@@ -282,10 +282,12 @@ def _both(
     finish: Callable[[Sequence[Read]], Pair],
     sides: tuple[int, int],
     rank: int,
-    what: str,
+    space: str,
     memory: int,
 ) -> Factors:
     """Nodes of the two factors: ranges of one tensor, which is made once for both."""
+    what = f"factors of rank {rank}, merged in {space} space"
+    what = f"the best factors of rank {rank} of a difference" if space == "full" else what
     once, up = Once(2), sides[0] * rank
 
     def make(reads: Sequence[Read]) -> np.ndarray:
@@ -298,4 +300,4 @@ def _both(
     made = made_whole(name, (up + rank * sides[1],), sources, make, what, memory, torch=True)
     b = from_ranges(f"{name} B", (sides[0], rank), [(made, 0, up)])
     a = from_ranges(f"{name} A", (rank, sides[1]), [(made, up, rank * sides[1])])
-    return Factors(a, b, rank, made, what)
+    return Factors(a, b, rank, made, space)

@@ -117,6 +117,25 @@ def test_full_space_is_the_dense_merge_cut_to_its_rank(home: Path, tmp_path: Pat
     torch.testing.assert_close(delta(tmp_path / "out"), u[:, :8] * s[:8] @ vh[:8], rtol=1e-3, atol=1e-4)
 
 
+def test_after_pico_an_output_has_the_mean_length_of_its_adapters(home: Path, tmp_path: Path) -> None:
+    for rank in ({}, {"rank": 3}):
+        merged(models(home, "a", "b"), tmp_path / f"out{len(rank)}", {"calibrate": "pico", **rank}, weight=1.0)
+        mean = (delta(home / "a").norm() + delta(home / "b").norm()) / 2
+        torch.testing.assert_close(delta(tmp_path / f"out{len(rank)}").norm(), mean)
+
+
+def test_what_only_factors_have_is_not_asked_of_a_fine_tune(home: Path, tmp_path: Path) -> None:
+    api.merge({"models": {"m": f"{home / 'base'}+{home / 'a'}"}, "merge": {"method": "passthrough"}}, tmp_path / "fine")
+    given = {"base": str(home / "base"), "fine": str(tmp_path / "fine"), "c": f"{home / 'base'}+{home / 'c'}"}
+    sum_of = {"models": given, "merge": {"method": "task_arithmetic", "base": "base"}}
+    with pytest.raises(MergeryError, match="calibrate and space can only be had of factors") as raised:
+        api.plan(sum_of | {"output": {"adapter": {"rank": 2, "calibrate": "pico", "space": "shared"}}})
+    assert "leave out calibrate and space" in str(raised.value)
+    with pytest.raises(MergeryError, match="calibrate can only"):
+        api.plan(sum_of | {"output": {"adapter": {"calibrate": "pico", "space": "full"}}})
+    api.plan(sum_of | {"output": {"adapter": {"rank": 2, "space": "full"}}}).close()
+
+
 def test_what_cannot_be_an_adapter(home: Path, tmp_path: Path) -> None:
     save_adapter(home / "base", tmp_path / "dora", r=2, use_dora=True, target_modules=["q_proj"])
     with pytest.raises(MergeryError, match="the adapter 'd' means nothing without its model"):

@@ -77,19 +77,24 @@ class Blocks:
         self.by_column = [self._factors(each) if so else None for each, so in zip(products, columns, strict=True)]
 
     def read(self, start: int, stop: int) -> np.ndarray:
-        """Elements [start, stop), float32."""
-        out = np.empty(stop - start, dtype=np.float32)
+        """Elements [start, stop), float32. Blocks that lie in the window whole are made in its own memory."""
+        window, begin = np.empty(stop - start, dtype=np.float32), start
         while start < stop:
             stack, row = divmod(start // self.columns, self.rows)
             low = stack * self.rows + row // self.height * self.height
             high = min((stack + 1) * self.rows, low + self.height)
-            end = min(stop, high * self.columns)
-            if self.kept is None or self.kept[0] != low:
-                self.kept = low, self._block(stack, low, high)
-            first = low * self.columns
-            out[out.size - (stop - start) :][: end - start] = self.kept[1][start - first : end - first]
+            first, last = low * self.columns, high * self.columns
+            end = min(stop, last)
+            part = window[start - begin : end - begin]
+            if part.size == last - first:
+                self._make(stack, low, high, part)
+            else:
+                if self.kept is None or self.kept[0] != low:
+                    self.kept = low, np.empty(last - first, dtype=np.float32)
+                    self._make(stack, low, high, self.kept[1])
+                part[:] = self.kept[1][start - first : end - first]
             start = end
-        return out
+        return window
 
     def _stored(self, low: int, high: int) -> Tensor:
         import torch
@@ -101,14 +106,17 @@ class Blocks:
         first = stack * self.rows
         return (product.left[stack, low - first : high - first] @ product.right[stack]) * product.scale
 
-    def _block(self, stack: int, low: int, high: int) -> np.ndarray:
-        stored = self._stored(low, high)
+    def _make(self, stack: int, low: int, high: int, out: np.ndarray) -> None:
+        """Rows [low, high) of all stacks, into `out`."""
+        import torch
+
+        stored, made = self._stored(low, high), torch.from_numpy(out).reshape(high - low, self.columns)
         result = stored
         for product, by_column in zip(self.products, self.by_column, strict=True):
             if product.magnitude is None:
                 first = stack * self.rows
                 factors = product.left[stack, low - first : high - first], product.right[stack]
-                result = result.addmm(*factors, alpha=product.scale)
+                result = torch.addmm(result, *factors, alpha=product.scale, out=made)
                 continue
             change = self._product(product, stack, low, high)
             result = result + change
@@ -117,7 +125,8 @@ class Blocks:
             else:
                 lengths = (stored + change).double().norm(dim=1)
                 result = result * (product.magnitude[low:high] / lengths).float()[:, None]
-        return result.reshape(-1).numpy()
+        if result is not made:
+            made.copy_(result)
 
     def _factors(self, product: Product) -> Tensor:
         """What each column is multiplied by, so that its length is the magnitude: a pass over the base."""

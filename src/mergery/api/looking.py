@@ -51,13 +51,19 @@ def prove(
         return prove_adapter(folder, base, adapter.split("+"), options, notify)
 
 
-def inspect(path: Any, others: Sequence[Any] = (), *, memory: bool = False) -> dict[str, Any]:
+def inspect(
+    path: Any, others: Sequence[Any] = (), *, memory: bool = False, interference: bool = False
+) -> dict[str, Any]:
     """Facts of a checkpoint, ready for JSON. `path` and `others` are folders, files, hub ids or objects in memory.
 
     With others, `merging` says for each whether it can be merged with the first, and why not. With `memory`, what the model
-    takes when it runs: weights by format, cache by length of context, machines that hold both. No weights are read.
-    Raises CheckpointError where one cannot be opened.
+    takes when it runs: weights by format, cache by length of context, machines that hold both. No weights are read, unless
+    with `interference`: how the task vectors of the others, fine-tunes of the first, meet (see
+    `mergery.report.interference.Interference`). Raises CheckpointError where one cannot be opened, PlanError where there
+    are no two task vectors.
     """
     from mergery.report.inspection import inspect
+    from mergery.report.interference import interference as measure
 
-    return inspect(path, others, needs=memory)
+    facts = inspect(path, others, needs=memory)
+    return facts | {"interference": measure(path, others).facts()} if interference else facts

@@ -8,8 +8,11 @@ from mergery.cli.common import Document, console, flowing, print_json, table
 
 
 @flowing
-def inspect(checkpoint: str, /, *others: str, memory: bool = False, json: Document = False) -> None:
-    """Show what a model is and, with OTHERS, what may be merged with it and why not. Reads headers only.
+def inspect(
+    checkpoint: str, /, *others: str, memory: bool = False, interference: bool = False, json: Document = False
+) -> None:
+    """Show what a model is and, with OTHERS, what may be merged with it and why not. Reads headers, and weights with
+    --interference alone.
 
     Parameters
     ----------
@@ -19,10 +22,12 @@ def inspect(checkpoint: str, /, *others: str, memory: bool = False, json: Docume
         Models that might be merged with it.
     memory
         Also show what the model takes when it runs: weights by format, cache by length of context, and what fits where.
+    interference
+        Also show how the task vectors of the others, fine-tunes of CHECKPOINT, meet: what they share and where they conflict.
     """
     from mergery import api
 
-    facts = api.inspect(checkpoint, others, memory=memory)
+    facts = api.inspect(checkpoint, others, memory=memory, interference=interference)
     if json:
         print_json(facts)
     else:
@@ -76,6 +81,8 @@ def show_facts(facts: dict[str, Any]) -> None:
     out.print(roles)
     if "memory" in facts:
         show_memory(facts["memory"])
+    if "interference" in facts:
+        show_interference(facts["interference"])
     for text in facts["remarks"]:
         out.print(f"note: {text}", style="yellow")
     for other in facts.get("merging", ()):
@@ -115,6 +122,18 @@ def show_memory(facts: dict[str, Any]) -> None:
         "of 8,192 tokens at least.",
         style="dim",
     )
+
+
+def show_interference(facts: dict[str, Any]) -> None:
+    """Print how task vectors meet."""
+    from mergery.report.interference import WORDS
+
+    out = console()
+    shown = table(f"{facts['models']} task vectors, {facts['matrices']} matrices", "mean")
+    for name, words in WORDS.items():
+        shown.add_row(words, f"{facts[name]:.3f}")
+    out.print()
+    out.print(shown)
 
 
 def _tokenizer(facts: dict[str, Any] | None) -> str:

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
     from mergery.api import export_gguf as export_gguf
     from mergery.api import export_quantised as export_quantised
     from mergery.api import inspect as inspect
+    from mergery.api import learn as learn
     from mergery.api import merge as merge
     from mergery.api import pack as pack
     from mergery.api import plan as plan
     from mergery.api import prove as prove
     from mergery.api import push as push
     from mergery.api import verify as verify
+    from mergery.calibration.learning.options import LearnOptions as LearnOptions
     from mergery.calibration.options import CalibrationOptions as CalibrationOptions
     from mergery.checkpoints import open_checkpoint as open  # noqa: F401
     from mergery.engine.in_memory import merge_tensors as merge_tensors
@@ -41,9 +43,10 @@ if TYPE_CHECKING:
 
 _HOMES = {  # of public names: the module, and the name there where it is another
     **dict.fromkeys(("plan", "merge", "explain", "pack", "export_gguf", "export_quantised", "push"), "api"),
-    **dict.fromkeys(("inspect", "verify", "prove", "calibrate", "evaluate", "compare"), "api"),
+    **dict.fromkeys(("inspect", "verify", "prove", "calibrate", "evaluate", "compare", "learn"), "api"),
     **dict.fromkeys(("evaluation", "methods"), ""),
     "CalibrationOptions": "calibration.options",
+    "LearnOptions": "calibration.learning.options",
     "MergeryError": "errors",
     "Options": "run.workers",
     "Recipe": "recipe",

@@ -18,7 +18,7 @@ def test_the_usual_ones_are():
 
 @pytest.mark.parametrize("each", ADDITIVE, ids=lambda each: each.name)
 def test_the_result_is_the_sum_of_what_each_model_adds(each):
-    base, *models = (normal((6, 50), seed=seed) for seed in range(4))
+    base, *models = (normal(300, seed=seed).reshape(6, 50) for seed in range(4))
 
     def merge(weight):
         plain = {"scale": 1.0, "normalize": False}

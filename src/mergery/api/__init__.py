@@ -2,7 +2,7 @@
 
 from mergery.api.handing_on import export_gguf, export_quantised, push
 from mergery.api.looking import inspect, prove, verify
-from mergery.api.measuring import calibrate, compare, evaluate
+from mergery.api.measuring import calibrate, compare, evaluate, learn
 from mergery.api.merging import explain, merge, pack, plan
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "export_gguf",
     "export_quantised",
     "inspect",
+    "learn",
     "merge",
     "pack",
     "plan",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from mergery.run.events import Notify
 
 if TYPE_CHECKING:
     from mergery import evaluation
+    from mergery.calibration.learning.options import LearnOptions
     from mergery.calibration.options import CalibrationOptions
     from mergery.checkpoints.statistics import Statistics
 
@@ -98,3 +99,31 @@ def compare(
     from mergery.evaluation.comparison import compare
 
     return compare(models, parents=parents, seed=seed, resamples=resamples)
+
+
+def learn(
+    recipe: Any,
+    data: Mapping[str, str | Path] | str | Path,
+    out: str | Path,
+    *,
+    options: LearnOptions | None = None,
+    tokenizer: Any = None,
+    on_event: Notify | None = None,
+) -> Path:
+    """Learn how much of each model goes into a merge, tensor by tensor, and write the recipe with these weights.
+
+    recipe:    a recipe whose method is a sum of what each model adds at its weight, such as `task_arithmetic` or `linear`.
+    data:      a task file (.jsonl) or plain text; or one for each model, by its name in the recipe.
+    out:       the recipe to write, which `merge` takes as any other. It must not exist.
+    options:   what is made small, and how.
+    tokenizer: a tokenizer, or the folder of one, instead of the merge's own.
+
+    One merged model and its gradient are in memory; what each model adds stands in files beside `out` as long as it takes.
+    A run that was killed goes on where it was, and the same seed gives the same recipe. Raises MergeryError.
+    """
+    from mergery.calibration.learning.options import LearnOptions
+    from mergery.calibration.learning.running import learn
+
+    wanted = options or LearnOptions()
+    with listening(on_event) as notify:
+        return learn(recipe, data, out, options=wanted, tokenizer=tokenizer, on_event=notify)

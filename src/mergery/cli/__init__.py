@@ -49,6 +49,7 @@ COMMANDS = {
         "evaluate": "evaluate:evaluate",
         "compare": "compare:compare",
         "calibrate": "calibrate:calibrate",
+        "learn": "learn:learn",
         "anchors": "anchors:anchors",
         "refine": "anchors:refine",
     },

@@ -53,6 +53,13 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
             "which weights its text rests on",
         ),
     ),
+    "learn": (
+        ("mergery learn recipe.yaml learned.yaml --data texts.jsonl", "weights for each tensor, by the least entropy"),
+        (
+            "mergery learn recipe.yaml learned.yaml --data math=quiz.jsonl --data code=facts.jsonl --objective labels",
+            "by what each model should answer",
+        ),
+    ),
     "anchors": (("mergery anchors recipe.yaml anchors", "made-up inputs that stand for what each model has learnt"),),
     "refine": (("mergery refine recipe.yaml anchors merged", "the recipe's merge, refined on them"),),
     "pack": (("mergery pack recipe.yaml packed", "keep the models of all tasks beside their base"),),

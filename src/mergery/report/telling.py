@@ -53,6 +53,13 @@ def sentences(event: Event) -> list[str]:
         case events.Calibrated():
             facts = f"wrote {event.folder}: statistics of {event.tokens} tokens in {event.examples} rows"
             return [facts, *(f"warning: {each}" for each in event.warnings)]
+        case events.Sized():
+            facts = f"{event.weights} weights; {size(event.memory)} of memory beside activations, {size(event.disk)} of disk"
+            return [facts, *([f"going on: {event.resumed} steps are done"] if event.resumed else [])]
+        case events.Learned():
+            how = f"{event.objective} {event.before:.4g} before, {event.after:.4g} after {event.steps} steps"
+            worse = ["warning: it is not less than before: a smaller rate or more data may help"]
+            return [f"wrote {event.file}: {how}", *(worse if event.after > event.before else [])]
         case events.Lost():
             return [f"the worker {event.worker} is gone ({event.reason}); its tensors are made elsewhere"]
     return []
@@ -93,6 +100,8 @@ def share(event: Event) -> Share | None:
             return Share(event.task, event.items, event.total, False)
         case events.Refined():
             return Share("finding anchors" if event.model else "refining", event.done, event.total, False)
+        case events.Learning():
+            return Share(event.doing, event.done, event.total, False)
         case events.Visited():
             return Share("calibrating", event.place, event.total, False)
     return None

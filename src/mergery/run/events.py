@@ -275,6 +275,37 @@ class Calibrated(Event):
 
 
 @dataclass(frozen=True)
+class Sized(Event):
+    """How much weights are learnt with is known."""
+
+    weights: int
+    memory: int  # bytes of the merged model and its gradient
+    disk: int  # bytes of what each model adds, which stands in files while it is learnt
+    resumed: int  # steps that an interrupted run had taken
+
+
+@dataclass(frozen=True)
+class Learning(Event):
+    """So many steps towards weights have been taken, or models read for it."""
+
+    doing: str
+    done: int
+    total: int
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class Learned(Event):
+    """The recipe with its weights is written."""
+
+    file: Path
+    objective: str
+    steps: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
 class Refined(Event):
     """Anchors of a block have been found for a model, or the block has been refined on those of all."""
 

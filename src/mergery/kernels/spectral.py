@@ -119,14 +119,27 @@ def levelled(matrix: Tensor, *, of: Tensor | float = 0.0, noise: Tensor | float 
     It is x (x^T x)^(-1/2): one product with the eigenvectors' half power, where no kept singular value is so small that the
     entries of that would cancel.
     """
+    turn, s, _ = turned(matrix, of=of, noise=noise)
+    return turn, s
+
+
+def parted(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The polar factor of a matrix x (..., m, n), and the other one, (x^T x)^(1/2) (..., n, n): their product is x."""
+    turn, s, vectors = turned(matrix)
+    tall = matrix.shape[-2] >= matrix.shape[-1]
+    return turn, spread(vectors, s) if tall else turn.mT @ matrix.double()
+
+
+def turned(matrix: Tensor, *, of: Tensor | float = 0.0, noise: Tensor | float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    """What `levelled` gives, and the vectors of the smaller side (..., r, r)."""
     s, vectors = basis(matrix)
     kept = spanned(s, of=of, noise=noise)
     if bool((kept & (s < STEEP * s[..., :1])).any()):
         u, s, vh = triplets(matrix, s, vectors, of=of, noise=noise)
-        return u @ vh, s
+        return u @ vh, s, vectors
     half = spread(vectors, kept / s.where(kept, 1.0))
     wide = matrix.double()
-    return (wide @ half if wide.shape[-2] >= wide.shape[-1] else half @ wide), s * kept
+    return (wide @ half if wide.shape[-2] >= wide.shape[-1] else half @ wide), s * kept, vectors
 
 
 def rank(s: Tensor) -> Tensor:
@@ -150,7 +163,7 @@ def largest(matrix: Tensor, share: float, among: Tensor) -> Tensor:
     keep = (share * among).long().clamp(min=1)
     flat = matrix.abs().flatten(-2)
     cut = flat.topk(min(int(keep.max()), flat.shape[-1]), dim=-1).values.gather(-1, keep.unsqueeze(-1) - 1)
-    return matrix * (matrix.abs() >= (1.0 - TIE) * cut.unsqueeze(-1))
+    return matrix * (flat >= (1.0 - TIE) * cut).view_as(matrix)
 
 
 def flat_level(s: Tensor) -> Tensor:
@@ -165,7 +178,7 @@ def norm(matrix: Tensor) -> Tensor:
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """The sum of the products of entries in float64, (..., 1, 1)."""
-    return (a.double() * b.double()).sum((-2, -1), keepdim=True)
+    return torch.linalg.vecdot(a.double().flatten(-2), b.double().flatten(-2))[..., None, None]
 
 
 # --- low-rank factors ---------------------------------------------------------------------------------------------
@@ -271,7 +284,8 @@ def dense(deltas: Sequence[Tensor | Factored]) -> list[Tensor]:
 
 def total(deltas: Sequence[Tensor], weight: Any) -> Tensor:
     """The weighted sum, in the order of the models, float64."""
-    result = deltas[0].double() * float(weight[0])
+    result = deltas[0].to(torch.float64, copy=True)
+    result *= float(weight[0])
     for delta, factor in zip(deltas[1:], weight[1:], strict=True):
-        result += delta.double() * float(factor)
+        result += delta if float(factor) == 1.0 else delta.double() * float(factor)
     return result

@@ -6,12 +6,16 @@ the same input; see `mergery.kernels.threads`.
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+
 import numpy as np
 import torch
 from torch import Tensor
 
 BLOCKS = 8  # of columns, in which a symmetric product is made: 9/16 of its entries are computed
 NARROW = 256  # columns, below which a product is made at once
+PROCESSORS = Path("/proc/cpuinfo")
 
 
 def gram(a: Tensor) -> Tensor:
@@ -43,10 +47,18 @@ def mirrored(left: Tensor, right: Tensor) -> Tensor:
 def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (..., n), largest first, and eigenvectors (..., n, n), float64, of a symmetric matrix.
 
-    On the processor by numpy, whose LAPACK takes three fifths of the time of torch's.
+    Of the two libraries that are there the faster takes it: torch's on GPUs and Intel's processors, where it has MKL and takes
+    four fifths of numpy's time, elsewhere numpy's, which takes three fifths of torch's. What decides is the processor and not a
+    measurement, so that a machine makes the same bytes each time.
     """
-    if matrix.is_cuda:
+    if matrix.is_cuda or has_mkl():
         values, vectors = torch.linalg.eigh(matrix.double())
     else:
         values, vectors = (torch.from_numpy(each) for each in np.linalg.eigh(matrix.double().numpy()))
     return values.flip(-1), vectors.flip(-1)
+
+
+@cache
+def has_mkl() -> bool:
+    """Whether torch computes with MKL on the processor that it is made for."""
+    return torch.backends.mkl.is_available() and PROCESSORS.exists() and "GenuineIntel" in PROCESSORS.read_text()

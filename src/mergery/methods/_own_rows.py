@@ -85,17 +85,17 @@ class OwnRows:
             root = torch.linalg.cholesky(self.matrix)
             aim = self.residual if self.aim is None else self.aim
             solved = self.of_inputs(torch.cholesky_solve(aim.mT, root).mT)
-            return solved if self.rows is not None else self.start + solved
+            return solved if self.rows is not None else solved.add_(self.start)
         values, vectors = self.spectrum()
         part = (values > cut * values[..., :1]).to(values.dtype)
         part, vectors = leading(part, vectors)
         gain = part / values[..., : part.shape[-1]].where(part > 0.0, 1.0)
-        dtype = torch.float32 if self.coarse else values.dtype
-        vectors, part, gain = (each.to(dtype) for each in (vectors, part, gain))
         aim = self.residual if self.aim is None else self.aim
-        step = (aim.to(dtype) @ vectors) * gain.unsqueeze(-2)
+        step = (aim @ vectors).mul_(gain.unsqueeze(-2))
+        dtype = torch.float32 if self.coarse else values.dtype  # what comes now enlarges no rounding
+        step, vectors = step.to(dtype), vectors.to(dtype)
         if self.rows is None:
-            step = step + (self.start.to(dtype) @ vectors) * part.unsqueeze(-2)
+            step += (self.start.to(dtype) @ vectors).mul_(part.to(dtype).unsqueeze(-2))
         return self.of_inputs(step @ vectors.mT)
 
     def above(self, cut: float) -> bool:
@@ -103,7 +103,7 @@ class OwnRows:
         import torch
 
         shifted = self.matrix.clone()
-        shifted.diagonal(dim1=-2, dim2=-1).sub_(MARGIN * cut * largest_eigenvalue(self.matrix))
+        shifted.diagonal(dim1=-2, dim2=-1).sub_(MARGIN * cut * largest_eigenvalue(self.matrix.float()))
         return not bool(torch.linalg.cholesky_ex(shifted).info.any())
 
     def of_inputs(self, step: Tensor) -> Tensor:
@@ -142,14 +142,12 @@ def own_rows(deltas: Sequence[Tensor], weight: Any, start: str, *, equal: bool, 
 
     shares = []
     for delta, factor in zip(deltas, weight, strict=True):
-        size = norm(delta).square()
-        shares.append(float(factor) / size.where(size > 0.0, 1.0) if equal else size * 0.0 + float(factor))
+        size = norm(delta).square() if equal else delta.new_ones(*delta.shape[:-2], 1, 1, dtype=torch.float64)
+        shares.append(float(factor) / size.where(size > 0.0, 1.0))
     single = single if deltas[0].shape[-1] >= LARGE else "nothing"
     dtype = torch.float32 if single == "all" else torch.float64
-    wide = [delta.to(dtype) for delta in deltas]
-    return about(
-        wide, [share.to(dtype) for share in shares], weight, 1.0 if start == "sum" else 1.0 / len(wide), single
-    )
+    wide, share = [delta.to(dtype) for delta in deltas], 1.0 if start == "sum" else 1.0 / len(deltas)
+    return about(wide, [each.to(dtype) for each in shares], weight, share, coarse=single == "grams")
 
 
 def flowed(
@@ -168,12 +166,12 @@ def flowed(
 
 
 def about(
-    deltas: Sequence[Tensor], shares: Sequence[Tensor], weight: Any, share: float, single: Single = "nothing"
+    deltas: Sequence[Tensor], shares: Sequence[Tensor], weight: Any, share: float, *, coarse: bool = False
 ) -> OwnRows:
     """The problem with shares c_i (..., 1, 1) about `share` times the sum; a weight of zero leaves a task out of C."""
     start = deltas[0] * share
     for delta in deltas[1:]:
-        start = start + delta * share
+        start.add_(delta, alpha=share)
     there = [index for index, factor in enumerate(weight) if float(factor) > 0.0]
     out, into = start.shape[-2:]
     if len(there) * out < into:
@@ -181,7 +179,7 @@ def about(
             start, [deltas[i] for i in there], [shares[i] for i in there], share * (len(there) == len(deltas))
         )
     centred = len(there) == len(deltas) and share * len(deltas) == 1.0
-    return in_inputs(start, [deltas[i] for i in there], [shares[i] for i in there], centred, coarse=single == "grams")
+    return in_inputs(start, [deltas[i] for i in there], [shares[i] for i in there], centred, coarse=coarse)
 
 
 def in_inputs(
@@ -195,16 +193,16 @@ def in_inputs(
     def squared(delta: Tensor) -> Tensor:
         return gram(delta.float()).to(delta.dtype) if coarse else gram(delta)
 
-    last = squared(deltas[-1]) * shares[-1]
+    last = squared(deltas[-1]).mul_(shares[-1])
     matrix = last.clone()
-    residual = None if centred else (deltas[-1] - start) @ last
+    residual = start * 0.0 if centred else (deltas[-1] - start) @ last
     for delta, share in zip(deltas[:-1], shares[:-1], strict=True):
-        own = squared(delta) * share
+        own = squared(delta).mul_(share)
         matrix += own
-        own = own - last if centred else own
-        term = (delta - start) @ own
-        residual = term if residual is None else residual.add_(term)
-    return OwnRows(start, matrix, start * 0.0 if residual is None else residual, coarse=coarse)
+        if centred:
+            own -= last
+        residual += (delta - start) @ own
+    return OwnRows(start, matrix, residual, coarse=coarse)
 
 
 def in_rows(start: Tensor, deltas: Sequence[Tensor], shares: Sequence[Tensor], share: float) -> OwnRows:

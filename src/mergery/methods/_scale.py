@@ -25,8 +25,9 @@ def of_terms(weight: Any, terms: float) -> float:
 
 
 def scaled(merged: Tensor, scale: float | str, deltas: Sequence[Tensor], weight: Any) -> Tensor:
-    """A merged task vector (..., out, in), float64, times its scale: a number, or that of `unit_response`."""
-    return merged * (unit_response(merged, deltas, weight) if isinstance(scale, str) else scale)
+    """A merged task vector (..., out, in), float64, times its scale, in its place: a number, or that of `unit_response`."""
+    merged *= unit_response(merged, deltas, weight) if isinstance(scale, str) else scale
+    return merged
 
 
 def unit_response(merged: Tensor, deltas: Sequence[Tensor], weight: Any) -> Tensor:

@@ -68,10 +68,10 @@ def alike(
     problem = own_rows(centred, factors, "mean", equal=False, single="grams" if single else "nothing")
     matrix, residual, rows = problem.matrix, problem.residual, problem.rows
     row = (across.mT @ matrix if rows is None else (rows @ across).mT) / width
-    for place, factor in enumerate(factors):  # what the ridges pull about the mean
+    for place, factor in enumerate(factors) if len(set(factors)) > 1 else ():  # what the ridges pull about the mean
         pull = ridge * (factor - sum(factors) / len(factors))
         if rows is None:
-            residual = residual + centred[place] * pull
+            residual += centred[place] * pull
         else:
             own = residual[..., place * residual.shape[-2] : (place + 1) * residual.shape[-2]]
             own.diagonal(dim1=-2, dim2=-1).add_(pull[..., 0] / factor**0.5)
@@ -83,8 +83,10 @@ def alike(
         return None
     solved = torch.cholesky_solve(torch.cat([residual, row], dim=-2).mT, root).mT
     solved = problem.of_inputs(solved)
-    merged, row = problem.start + solved[..., :-1, :], solved[..., -1:, :]
-    return merged - (merged @ across) @ row / (1.0 + row @ across)
+    merged, row = solved[..., :-1, :], solved[..., -1:, :]
+    merged += problem.start
+    merged -= (merged @ across) @ (row / (1.0 + row @ across))
+    return merged
 
 
 @method(
@@ -147,16 +149,21 @@ def ace(
     k = len(cores)
     l1_norms = torch.stack([norm(core)[..., 0, 0].square() for core in cores])
     flag = unequal(l1_norms, mode)[..., None, None]
-    centred = [core.double() - up @ (up.mT @ core.double()) / height for core in cores]
+    centred = [core.to(torch.float64, copy=True) for core in cores]
+    for core in centred:
+        mean = up.mT @ core / height
+        core -= mean if frame.left is None else up @ mean
     raw = torch.stack([norm(core).square() for core in centred])
     there = raw > RANK**2 * l1_norms[..., None, None]
-    centred = [core * there[i] for i, core in enumerate(centred)]
+    for i, core in enumerate(centred):
+        core *= there[i]
     share = ridge if ridge_of == "one" else ridge * (raw * there).mean(0) / width
     if not bool(flag.any()):
         for single in (True, False) if precision == "fast" else (False,):
             merged = alike(centred, weight, share + 0.0 * raw[0], across, width, single=single)
             if merged is not None:
-                return frame.restore(merged * scale)
+                merged *= scale
+                return frame.restore(merged)
     size = torch.where(flag, raw.where(there, 1.0), 1.0)
     own = share / size * (there | ~flag)
     factors = [float(factor) for factor in weight]

@@ -92,22 +92,24 @@ def dc_merge(
     """
     import torch
 
-    from mergery.kernels.spectral import cleared, framed, largest, noise_of, polar, rank, svd
+    from mergery.kernels.spectral import cleared, framed, largest, noise_of, parted, rank, svd
 
     cores, frame = framed(deltas)
     kept = share(frame.smaller, len(cores))
     triplets = [svd(core, kept, noise=bound) for core, bound in zip(cores, noise_of(deltas, noise), strict=True)]
-    left = polar(torch.cat([u for u, _, _ in triplets], dim=-1))
-    right = polar(torch.cat([vh for _, _, vh in triplets], dim=-2))
-    entries = rank(torch.cat([s for _, s, _ in triplets], dim=-1)).square()
+    sizes = [s for _, s, _ in triplets]
+    left, above = parted(torch.cat([u for u, _, _ in triplets], dim=-1))  # P^T U_i are columns of the other factor
+    right, beside = parted(torch.cat([vh.mT for _, _, vh in triplets], dim=-1))
+    del triplets
+    entries, wide = rank(torch.cat(sizes, dim=-1)).square(), sizes[0].shape[-1]
+    places = [slice(i * wide, (i + 1) * wide) for i in range(len(cores))]
+    chosen = places if blocks else [slice(None)]
     inside = []
-    for u, s, vh in triplets:
-        own = smoothed(s, smooth, ratio)
-        seen = (left.mT @ u * own.unsqueeze(-2)) @ (vh @ right.mT)
-        inside.append(largest(cleared(seen), density, entries))
-    merged = combine(inside, weight, elect=True, normalize=True)
-    if blocks:
-        wide = triplets[0][1].shape[-1]
-        task = torch.arange(merged.shape[-1], device=merged.device) // wide
-        merged = merged * (task[:, None] == task[None, :])
-    return frame.restore(scaled(left @ merged @ right, scale, cores, weight))
+    for place, s in zip(places, sizes, strict=True):
+        seen = above[..., place] * smoothed(s, smooth, ratio).unsqueeze(-2) @ beside[..., place, :]
+        seen = largest(cleared(seen), density, entries)
+        inside.append([seen[..., block, block].clone() for block in chosen])
+    parts = []
+    for block, of_tasks in zip(chosen, zip(*inside, strict=True), strict=True):
+        parts.append(left[..., block] @ combine(of_tasks, weight, elect=True, normalize=True))
+    return frame.restore(scaled(torch.cat(parts, dim=-1) @ right.mT, scale, cores, weight))

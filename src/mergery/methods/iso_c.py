@@ -60,4 +60,5 @@ def iso_c(
 
     cores, frame = framed(deltas)
     turn, s = levelled(total(cores, weight), noise=noise_of_sum(noise_of(deltas, noise), weight))
-    return frame.restore(scaled(turn * flat_level(s).unsqueeze(-2), scale, cores, weight))
+    turn *= flat_level(s).unsqueeze(-2)
+    return frame.restore(scaled(turn, scale, cores, weight))

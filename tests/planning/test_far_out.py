@@ -45,6 +45,12 @@ def test_weights_that_are_shares_may_be_percentages():
     assert far_out(method="linear", weight=shares, normalize=False) == told("linear", "weight 70", 0.7)
 
 
+def test_weights_of_methods_without_shares_are_factors():
+    for method in ("iso_c", "tsv_merge", "pcb", "opcm"):
+        assert far_out(method=method, weight={"a": 30, "b": 70}) == told(method, "weight 70", 0.7)
+    assert far_out(method="ace", weight={"a": 30, "b": 70}) == []
+
+
 def test_factors_that_make_sense():
     assert far_out(method="task_arithmetic", weight={"a": 2, "b": -1}, scale=1.5) == []
     assert far_out(method="task_arithmetic", weight=10) == []

@@ -26,6 +26,7 @@ Takes = Literal["count", "gram", "models", "deltas"]
 Gives = Literal["coefficients", "consensus", "tensor"]
 Span = Literal["models", "deltas", "either"]
 Unit = Literal["element", "row", "tensor", "matrix"]
+Weighs = Literal["shares", "factors"]
 Settings = Mapping[str, Any]
 """A method's settings at one tensor, as it receives them."""
 
@@ -64,6 +65,7 @@ class Declaration:
     preserves_l1: Callable[[Settings], bool] | None = None
     usual: Callable[[Settings], float] | None = None
     additive: Mapping[str, Any] | None = None
+    weighs: Weighs = "shares"
 
     @cached_property
     def base(self) -> Literal["required", "optional", "unused"]:
@@ -138,7 +140,8 @@ class Declaration:
     def factors(self, settings: Settings) -> dict[str, float]:
         """The weight, where it is not relative to others', and the scale: the largest magnitude of each."""
         found = {}
-        for name in (SCALE, *([WEIGHT] if settings.get("normalize") is False else [])):
+        relative = settings.get("normalize", self.weighs == "shares")
+        for name in (SCALE, *([] if relative else [WEIGHT])):
             value: Any = settings.get(name)
             each = value.tolist() if hasattr(value, "tolist") else [value]
             found[name] = max((abs(number) for number in each if isinstance(number, (int, float))), default=0.0)

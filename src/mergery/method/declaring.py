@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from mergery.method.asks import Ask, Coefficients, Count, Deltas, Gram, MergedDelta, Models
 from mergery.method.calling import manual, signature_of
 from mergery.method.consensus import Consensus
-from mergery.method.declaration import Declaration, Gives, Settings, Span, Takes, Unit
+from mergery.method.declaration import Declaration, Gives, Settings, Span, Takes, Unit, Weighs
 from mergery.method.evaluating import Evaluation, as_tensors, evaluate_factored
 from mergery.method.packing import Packing
 from mergery.method.roles import Preset, Rest
@@ -119,6 +119,7 @@ def method(
     preserves_l1: Callable[[Settings], bool] | None = None,
     usual: Callable[[Settings], float] | None = None,
     additive: Mapping[str, Any] | None = None,
+    weighs: Weighs = "shares",
 ) -> Callable[[Callable[..., Any]], Method]:
     """Make a function a merging method. Its name is the function's name.
 
@@ -146,6 +147,8 @@ def method(
                given, from the other settings.
     additive:  for a method whose result is d_0 + scale * sum_i w_i d_i, of which no weight changes a d (divided by the sum of
                weights where `normalize` says so): the settings that this asks for. Its weights can be learnt.
+    weighs:    what the setting `weight` is where there is no `normalize`: shares of one another, so that large ones
+               for all make no large change, or factors of what is added.
     """
 
     def declare(function: Callable[..., Any]) -> Method:
@@ -174,6 +177,7 @@ def method(
             preserves_l1=preserves_l1,
             usual=usual,
             additive=additive,
+            weighs=weighs,
         )
         object.__setattr__(made, "__doc__", manual(made))  # what `help` shows of an object is its own docstring
         return made

@@ -115,14 +115,14 @@ def ace(
         unequal: D + s U_r V_r^T of the leading triplets of D + sum_i w_i (x_i - base) (S_i - mean_j w_j (S_j + e_j I))
         out = base + scale * D
 
-    c is the mean row of sum_i w_i S_i (over the mean of |x_i - base|^2, where tasks are unequal), s the mean of the
-    leading r singular values, without those that are zero. Tasks are unequal where the variance of the logarithms of
-    |x_i - base|^2 exceeds 0.3 times the square of their mean. The mean over outputs of a task vector, a direction in the
-    inputs, is not restored: not even one model comes back as it is. Where tasks are unequal, one whose outputs all change
-    alike has no S_i and no e_i; so do task vectors of zero.
+    The weights w_i are taken over their mean. c is the mean row of sum_i w_i S_i (over the mean of |x_i - base|^2, where
+    tasks are unequal), s the mean of the leading r singular values, without those that are zero. Tasks are unequal where
+    the variance of the logarithms of |x_i - base|^2 exceeds 0.3 times the square of their mean. The mean over outputs of a
+    task vector, a direction in the inputs, is not restored: not even one model comes back as it is. Where tasks are
+    unequal, one whose outputs all change alike has no S_i and no e_i; so do task vectors of zero.
 
     Settings:
-        weight: weight of each task's covariance, not negative.
+        weight: weight of each task's covariance, not negative, relative to the others'.
         mode: whether tasks count as unequal: as they are, or always or never.
         ridge: the e_i, positive; divided by the trace where tasks are unequal.
         ridge_of: what the ridge is a share of: the mean eigenvalue of all S_i before they are divided, so that the
@@ -143,6 +143,7 @@ def ace(
 
     from mergery.kernels.spectral import RANK, flat_level, framed, norm, svd, total
 
+    weight = weight / weight.mean()
     cores, frame = framed(deltas, ones=True)
     up, across = frame.ones(cores[0])
     height, width = frame.shape

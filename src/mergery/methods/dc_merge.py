@@ -51,6 +51,7 @@ def smoothed(s: Tensor, smooth: str, ratio: float) -> Tensor:
         "adapters": Preset({"scale": 1.0, "density": 1.0, "smooth": "mean"}),
     },
     routing=routing,
+    weighs="factors",
 )
 def dc_merge(
     deltas: Deltas,

@@ -86,6 +86,7 @@ def change(deltas: list[Tensor], factors: list[Tensor], basis: Tensor, steps: in
     roles=LINEAR,
     presets={"paper": Preset({"size": 0.07, "rate": 1e-4}, rest="base")},
     routing=routing,
+    weighs="factors",
 )
 def doge(
     deltas: Deltas,

@@ -26,6 +26,7 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
         )
     },
     routing=routing,
+    weighs="factors",
 )
 def iso_c(
     deltas: Deltas,

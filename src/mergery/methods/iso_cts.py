@@ -33,6 +33,7 @@ def split(smaller: int, k: int, common: float) -> tuple[int, int]:
         )
     },
     routing=routing,
+    weighs="factors",
 )
 def iso_cts(
     deltas: Deltas,

@@ -36,6 +36,7 @@ def novel(delta: Tensor, merged: Tensor, alpha: float) -> Tensor:
     roles=LINEAR,
     presets={"paper": Preset({"alpha": 0.5})},
     routing=routing,
+    weighs="factors",
 )
 def opcm(
     deltas: Deltas, *, weight: PerModel[float] = each(1.0), alpha: Fraction = 0.5, scale: float = 1.0

@@ -72,6 +72,7 @@ def conflicting(deltas: Sequence[Tensor]) -> list[Tensor]:
     roles=LINEAR,
     presets={"paper": Preset({"scale": 0.2}, roles=MATRICES)},
     routing=routing,
+    weighs="factors",
 )
 def orthomerge(
     deltas: Deltas,

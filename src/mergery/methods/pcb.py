@@ -66,7 +66,7 @@ def scores(deltas: Deltas, most: Sequence[float], least: Sequence[float], rivals
     return [own * both.clamp(min=0.0) for own, both in zip(inside, support(units, rivals), strict=True)]
 
 
-@method(paper="2410.02396", check=check_clip, presets={"paper": Preset({"rivals": "each"})})
+@method(paper="2410.02396", check=check_clip, presets={"paper": Preset({"rivals": "each"})}, weighs="factors")
 def pcb(
     deltas: Deltas,
     most: Annotated[list[float], Largest(highest)],

@@ -92,7 +92,8 @@ def resmerge(
 
     Source: Sun et al. 2026, ResMerge (arXiv 2606.02252). Everything else is averaged.
 
-    Use it for models trained by reinforcement learning from one base, beside `ram`.
+    Use it for models trained by reinforcement learning from one base, beside `ram`. Supervised fine-tunes, whose leading
+    directions hold most of what they learned, lose that: there it is below `linear`.
     """
     from mergery.kernels.spectral import RANK, framed, inner, norm, svd
 

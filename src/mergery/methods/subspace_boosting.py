@@ -30,6 +30,7 @@ def boosted(s: Tensor, beta: float) -> Tensor:
     roles=LINEAR,
     presets={"paper": Preset({"scale": 1.0})},
     routing=routing,
+    weighs="factors",
 )
 def subspace_boosting(
     deltas: Deltas,

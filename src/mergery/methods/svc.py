@@ -31,6 +31,7 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     roles=LINEAR,
     presets={"paper": Preset({"weight": 0.3, "alpha": None, "scale": 1.0}, roles=MATRICES)},
     routing=routing,
+    weighs="factors",
 )
 def svc(
     deltas: Deltas,

@@ -17,7 +17,7 @@ def conflict(deltas: Deltas) -> Tensor:
     return total.sqrt().float()
 
 
-@method(paper="2501.15065")
+@method(paper="2501.15065", weighs="factors")
 def trust_region(
     deltas: Deltas,
     cut: Annotated[float, Largest("drop", conflict)],

@@ -44,6 +44,7 @@ def combine(cores: Sequence[Tensor], smaller: int, weight: Any, noise: Sequence[
     roles=LINEAR,
     presets={"paper": Preset({"scale": 1.0}, roles=MATRICES)},
     routing=routing,
+    weighs="factors",
 )
 def tsv_merge(
     deltas: Deltas,

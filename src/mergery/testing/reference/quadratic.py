@@ -225,6 +225,7 @@ def ace(
     def merge(deltas: list[Array]) -> Array:
         out, into = deltas[0].shape
         k = len(deltas)
+        share = weight / np.mean(weight)
         differ = {"auto": tasks_differ(deltas), "unequal": True, "equal": False}[mode]
         centred = [delta - delta.mean(0) for delta in deltas]
         traces = [float((delta**2).sum()) for delta in centred]
@@ -234,16 +235,16 @@ def ace(
         if differ:
             plain = [s / (trace or 1.0) for s, trace in zip(plain, traces, strict=True)]
             ridges = [unit / trace * np.eye(into) if trace else np.zeros((into, into)) for trace in traces]
-        loaded = add(w * (s + e) for w, s, e in zip(weight, plain, ridges, strict=True))
-        row = add(w * s for w, s in zip(weight, plain, strict=True)).mean(0)
+        loaded = add(w * (s + e) for w, s, e in zip(share, plain, ridges, strict=True))
+        row = add(w * s for w, s in zip(share, plain, strict=True)).mean(0)
         if differ:
             row = row / (np.mean([float((delta**2).sum()) for delta in deltas]) or 1.0)
-        aim = add(w * d @ (s + e) for w, d, s, e in zip(weight, centred, plain, ridges, strict=True))
+        aim = add(w * d @ (s + e) for w, d, s, e in zip(share, centred, plain, ridges, strict=True))
         if not aim.any():
             return aim
         merged = aim @ np.linalg.inv(loaded + row)
         if differ:
-            rest = add(w * d @ (s - loaded / k) for w, d, s in zip(weight, deltas, plain, strict=True))
+            rest = add(w * d @ (s - loaded / k) for w, d, s in zip(share, deltas, plain, strict=True))
             u, s, vh = np.linalg.svd(merged + rest, full_matrices=False)
             count = int(np.sum(s[: int(leading * min(out, into))] > 1e-6 * s[0]))
             merged = merged + (s[:count].mean() * u[:, :count] @ vh[:count] if count else 0.0)

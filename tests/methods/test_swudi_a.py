@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mergery.errors import RecipeError
 from mergery.kernels.spectral import Factored
 from mergery.methods.swudi import swudi
-from mergery.methods.swudi_a import above_noise, participating, swudi_a
+from mergery.methods.swudi_a import above_noise, above_published, participating, swudi_a
 from mergery.testing.reference import quadratic
 
 from .merging import equals, factors, hard_cases, merge, normal, preset, suite, task_vectors
@@ -20,6 +20,11 @@ def test_conformance(check):
 
 @suite(swudi_a, settings={"rule": "noise", "start": "sum"})
 def test_conformance_by_noise(check):
+    check()
+
+
+@suite(swudi_a, settings={"rule": "published"})
+def test_conformance_by_the_published_bound(check):
     check()
 
 
@@ -63,6 +68,16 @@ def test_what_is_above_noise():
     # eigenvalues that a basis leaves out are zero: of 5, 2, 0, 0 the median is 1, and 4 of 6 make it 2.39
     assert above_noise(torch.tensor([25.0, 4.0]), 4, 6) == 1
     assert above_noise(torch.zeros(3), 3, 3) == 0
+
+
+def test_what_is_above_noise_as_published():
+    # square: 4 / sqrt(3) / sqrt(2 + sqrt(3)) = 1.1954 times the lower median, which is 2 of the roots 4, 2.4, 2, 1
+    assert above_published(torch.tensor([16.0, 2.4**2, 4.0, 1.0]), 8, 4, 4) == 2
+    assert above_published(torch.tensor([16.0, 2.38**2, 4.0, 1.0]), 8, 4, 4) == 1
+    # twice as wide: sqrt(3 + 4 / (1.5 + sqrt(8.25))) / sqrt(0.75) = 2.285 times the lower median
+    assert above_published(torch.tensor([6.25, 1.0, 1.0]), 3, 2, 4) == 1
+    assert above_published(torch.tensor([6.25, 5.76, 1.0, 1.0]), 4, 2, 4) == 2
+    assert above_published(torch.zeros(3), 6, 3, 3) == 1  # one always
 
 
 @settings(max_examples=30)

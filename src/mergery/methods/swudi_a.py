@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from mergery.method import Deltas, MergedDelta, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR
 from mergery.methods.swudi import HAIR, filtered, leading, routing
 from mergery.methods.wudi import check_weight
+
+SQUARE = 0.9999  # ratio of the sides, from which the authors' code takes a matrix for square
 
 
 def participating(values: Tensor) -> Tensor:
@@ -20,15 +23,33 @@ def participating(values: Tensor) -> Tensor:
 
 def above_noise(values: Tensor, rows: int, into: int) -> Tensor:
     """How many roots of eigenvalues (..., r) exceed Gavish and Donoho's bound for a rows x into matrix: int64 (...)."""
-    import torch
-
     small, large = min(rows, into), max(rows, into)
     ratio = small / large
     factor = 0.56 * ratio**3 - 0.95 * ratio**2 + 1.82 * ratio + 1.43
     root = values.sqrt()
-    full = torch.cat([root, root.new_zeros(*root.shape[:-1], max(0, small - root.shape[-1]))], dim=-1)
+    full = filled(root, small)
     middle = (full[..., (small - 1) // 2] + full[..., small // 2]) / 2.0  # they are in order
     return (root > factor * middle.unsqueeze(-1)).sum(-1)
+
+
+def above_published(values: Tensor, rows: int, out: int, into: int) -> Tensor:
+    """How many roots of eigenvalues (..., r) of a rows x into matrix exceed the bound of the authors' code, which takes the
+    shape of one task vector (out x into): int64 (...), at least 1.
+    """
+    ratio = min(out, into) / max(out, into)
+    known = math.sqrt(2.0 * (ratio + 1.0) + 8.0 * ratio / (ratio + 1.0 + math.sqrt(ratio**2 + 14.0 * ratio + 1.0)))
+    middle = math.sqrt(2.0 + math.sqrt(3.0)) if ratio >= SQUARE else math.sqrt((1.0 - ratio) ** 2 + ratio)
+    small = min(rows, into)
+    root = values.sqrt()
+    lower = filled(root, small)[..., small // 2].unsqueeze(-1)  # of an even number, the lower of the two in the middle
+    return (root > known / middle * lower).sum(-1).clamp(min=1)
+
+
+def filled(root: Tensor, count: int) -> Tensor:
+    """Roots (..., r), largest first, and zeros up to a number of them: (..., count or r)."""
+    import torch
+
+    return torch.cat([root, root.new_zeros(*root.shape[:-1], max(0, count - root.shape[-1]))], dim=-1)
 
 
 @method(
@@ -43,7 +64,7 @@ def swudi_a(
     deltas: Deltas,
     *,
     weight: PerModel[float] = each(1.0),
-    rule: Literal["participation", "noise"] = "participation",
+    rule: Literal["participation", "noise", "published"] = "participation",
     start: Literal["mean", "sum"] = "mean",
     precision: Literal["fast", "exact"] = "fast",
     scale: float = 1.0,
@@ -59,8 +80,9 @@ def swudi_a(
     Settings:
         weight: weight of each task, not negative.
         rule: how K is found: as above, or as the number of roots that Gavish and Donoho's bound, a multiple of
-            their median, tells from noise. The authors prefer such a bound for full fine-tunes of language models;
-            theirs takes the shape of one task vector for that of all, and so a lower multiple.
+            their median, tells from noise (`noise`). The authors prefer such a bound for full fine-tunes of language
+            models; theirs (`published`) takes the shape of one task vector for that of all, and a lower multiple: 1.20
+            for square matrices, where Gavish and Donoho have 2.86. At least one direction takes part there.
         start: the mean of the task vectors, an option of the authors' code, or their sum, its default. Outside the K
             directions it stays.
         precision: `fast` makes products of matrices with 512 and more inputs in float32, and the eigenvectors in float64,
@@ -73,9 +95,14 @@ def swudi_a(
     Use it where fine-tunes have inputs of their own and you can wait, beside `svc`: it needs no tuning, but one large
     eigenbasis for each matrix, which takes hundreds of times as long as `linear` does. `mergery plan` says how long.
     """
-    rows = sum(int(delta.shape[-2]) for delta in deltas)
+    out = int(deltas[0].shape[-2])
+    rows = out * len(deltas)
 
     def share(values: Tensor, into: int) -> Tensor:
-        return leading(values, participating(values) if rule == "participation" else above_noise(values, rows, into))
+        if rule == "participation":
+            return leading(values, participating(values))
+        return leading(
+            values, above_noise(values, rows, into) if rule == "noise" else above_published(values, rows, out, into)
+        )
 
     return filtered(deltas, weight, start, share, precision) * scale

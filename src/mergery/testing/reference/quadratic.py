@@ -165,6 +165,16 @@ def told_from_noise(values: Array, rows: int) -> int:
     return int((roots > bound).sum())
 
 
+def told_as_published(values: Array, rows: int, out: int) -> int:
+    """The same where the noise is known, over its median as the authors of SWUDI have it, of the shape of one task vector."""
+    into = len(values)
+    b = min(out, into) / max(out, into)
+    known = np.sqrt(2 * (b + 1) + 8 * b / ((b + 1) + np.sqrt(b * b + 14 * b + 1)))
+    over = np.sqrt(2 + np.sqrt(3)) if b >= 0.9999 else np.sqrt((1 - b) ** 2 + b)
+    roots = np.sort(np.sqrt(values[: min(rows, into)]))
+    return max(1, int((roots > known / over * roots[(len(roots) - 1) // 2]).sum()))
+
+
 def swudi_a(
     models: Sequence[Array],
     base: Array,
@@ -180,7 +190,11 @@ def swudi_a(
         rows = sum(len(delta) for delta in deltas)
 
         def filtered(values: Array) -> Array:
-            count = participation(values) if rule == "participation" else told_from_noise(values, rows)
+            told = {
+                "noise": told_from_noise(values, rows),
+                "published": told_as_published(values, rows, len(deltas[0])),
+            }
+            count = participation(values) if rule == "participation" else told[rule]
             return np.where(np.arange(len(values)) < count, 1.0, 0.0)
 
         return flow(beginning(deltas, start), own_rows(deltas, weight), filtered)

@@ -9,12 +9,17 @@ from mergery.methods.tsv_merge import tsv_merge
 
 from .hard_cases import consensus, hard_cases
 from .matrices import apart, diagonal, of_rank, truncated
-from .merging import equals, merge, normal, suite
+from .merging import equals, factors, merge, normal, suite
 from .small_models import EMBED, LINEAR, NORM, by_recipe, mean, of_models
 
 
 @suite(tsv_merge, mirrored=True)
 def test_conformance(check):
+    check()
+
+
+@suite(tsv_merge, settings={"polarise": True})
+def test_conformance_polarised(check):
     check()
 
 
@@ -31,6 +36,27 @@ def test_each_task_keeps_its_share():
     # two tasks share two directions, so that each keeps its first
     out = merge(tsv_merge, [diagonal(3, 1), diagonal(1, 2)], torch.zeros(2, 2), scale=1.0)
     assert equals(out, diagonal(3, 2))
+
+
+def test_what_stands_out_counts_for_more_where_polarised():
+    # lengths 3 and 1, mean 2: times 9/4 and 1/4; columns 27/4 and 1/4, mean 7/2: times (27/14)^2 and (1/14)^2
+    deltas = [torch.tensor([[3.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 1.0]])]
+    out = merge(tsv_merge, deltas, torch.zeros(2, 2), scale=1.0, polarise=True)
+    assert equals(out, diagonal(27 / 4 * (27 / 14) ** 2, 1 / 4 * (1 / 14) ** 2))
+
+
+def test_polarisation_changes_nothing_where_nothing_stands_out():
+    signs = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
+    turned = torch.tensor([[1.0, -1.0], [1.0, 1.0]])
+    plain, polar = (merge(tsv_merge, [signs, turned], torch.zeros(2, 2), polarise=each) for each in (False, True))
+    assert equals(polar, plain)
+
+
+def test_polarised_factors_are_their_products():
+    deltas = factors(8, 10)
+    whole = [delta.dense() for delta in deltas]
+    out = tsv_merge(deltas, polarise=True)
+    assert equals(out, merge(tsv_merge, whole, torch.zeros(8, 10), polarise=True), 1e-5)
 
 
 def test_directions_are_moved_apart_alike():

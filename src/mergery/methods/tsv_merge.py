@@ -13,7 +13,8 @@ from mergery.methods._scale import scaled
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
-    return by_svd(k, out, into, k, polars=1, held=2.0, what=f"{k} thin SVDs and 2 polar factors")
+    held = 2.0 + k * settings["polarise"]
+    return by_svd(k, out, into, k, polars=1, held=held, what=f"{k} thin SVDs and 2 polar factors")
 
 
 def share(smaller: int, k: int) -> int:
@@ -38,6 +39,35 @@ def combine(cores: Sequence[Tensor], smaller: int, weight: Any, noise: Sequence[
     return left * size.unsqueeze(-2) @ right
 
 
+def polarised(deltas: Sequence[Tensor], noise: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Task vectors (..., out, in) times the square of their relative length, and their columns times that of the columns of
+    all tasks together; and what rounding may have of each then.
+    """
+    import torch
+
+    from mergery.kernels.spectral import norm
+
+    sizes = torch.stack([norm(delta) for delta in deltas])
+    gains = relative(sizes, sizes.mean(0))
+    columns = (sizes * 0.0).sum(0)
+    for delta, gain in zip(deltas, gains, strict=True):
+        columns = columns + (delta.double() * gain).square().sum(-2, keepdim=True)
+    lengths = columns.sqrt()
+    spread = relative(lengths, lengths.mean(-1, keepdim=True))
+    out, into = deltas[0].shape[-2:]
+    most = out**0.5 * spread.amax((-2, -1)) + torch.linalg.vector_norm(spread, dim=(-2, -1))
+    wider = most / (out**0.5 + into**0.5)
+    return (
+        [delta.double() * gain * spread for delta, gain in zip(deltas, gains, strict=True)],
+        [bound * gain[..., 0, 0] * wider for bound, gain in zip(noise, gains, strict=True)],
+    )
+
+
+def relative(size: Tensor, mean: Tensor) -> Tensor:
+    """The square of sizes over their mean; 0 where all are."""
+    return (size / mean.where(mean > 0.0, 1.0)).square()
+
+
 @method(
     paper="2412.00081",
     unit="matrix",
@@ -51,6 +81,7 @@ def tsv_merge(
     noise: Annotated[list[Tensor], Noise()],
     *,
     weight: PerModel[float] = each(1.0),
+    polarise: bool = False,
     scale: Auto = "auto",
 ) -> MergedDelta:
     """Keep each task's leading singular vectors and make those of different tasks orthogonal.
@@ -65,6 +96,8 @@ def tsv_merge(
 
     Settings:
         weight: factor of each task's singular values.
+        polarise: first multiply each task vector by the square of its length over the tasks' mean, and each column by that of
+            its length, over all tasks, to the columns' mean: what stands out counts for more, as in ESM.
         scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over the
             tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). Nothing is
             tuned; the paper's scale is 1, right where tasks
@@ -72,12 +105,16 @@ def tsv_merge(
 
     Source: Gargiulo et al. 2025, Task singular vectors (arXiv 2412.00081). The preset `paper` also merges
     embeddings and head this way, as the authors' code does with all matrices, and sets scale to 1. Everything else
-    is averaged.
+    is averaged. The polarisation is of ESM (arXiv 2602.20208), which has it for tasks, inputs and layers; that of layers
+    would need all of them at once and is left out.
 
     Use it for several fine-tunes of one base on different tasks, where averages lose what each has learned.
     """
-    from mergery.kernels.spectral import framed, noise_of
+    from mergery.kernels.spectral import dense, framed, noise_of
 
-    cores, frame = framed(deltas)
-    merged = combine(cores, frame.smaller, weight, noise_of(deltas, noise))
+    cores, frame = framed(dense(deltas) if polarise else deltas)
+    inputs, bounds = list(cores), noise_of(deltas, noise)
+    if polarise:
+        inputs, bounds = polarised(cores, bounds)
+    merged = combine(inputs, frame.smaller, weight, bounds)
     return frame.restore(scaled(merged, scale, cores, weight))

@@ -61,8 +61,23 @@ def tsv(deltas: Sequence[Array], weight: Any) -> Array:
     return left @ np.diag(size) @ right
 
 
-def tsv_merge(models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, scale: Any) -> Array:
-    return task_vectors(lambda deltas: scaled(tsv(deltas, weight), scale, deltas, weight), models, base)
+def tsv_merge(
+    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, polarise: bool, scale: Any
+) -> Array:
+    def merge(deltas: list[Array]) -> Array:
+        inputs = polarised(deltas) if polarise else deltas
+        return scaled(tsv(inputs, weight), scale, deltas, weight)
+
+    return task_vectors(merge, models, base)
+
+
+def polarised(deltas: list[Array]) -> list[Array]:
+    lengths = np.array([np.linalg.norm(delta) for delta in deltas])
+    if not lengths.any():
+        return deltas
+    inputs = [delta * (length / lengths.mean()) ** 2 for delta, length in zip(deltas, lengths, strict=True)]
+    columns = np.linalg.norm(np.concatenate(inputs), axis=0)
+    return [delta * (columns / columns.mean()) ** 2 for delta in inputs]
 
 
 def tsv_compress(models: Sequence[Array], base: Array, coins: KeyedUniform, *, task: int, scale: Any) -> Array:

@@ -66,6 +66,18 @@ _RENAMED: Mapping[str, tuple[str, tuple[tuple[re.Pattern[str], str], ...]]] = {
     ),
 }
 
+# Families whose modules in transformers bear other names than their files.
+_GRANITE = (
+    (re.compile(r"\.input_linear\.weight$"), ".experts.gate_up_proj"),
+    (re.compile(r"\.output_linear\.weight$"), ".experts.down_proj"),
+    (re.compile(r"\.router\.layer\."), ".router."),
+)
+_MLP = ((re.compile(r"\.block_sparse_moe\."), ".mlp."),)
+_MODULES: Mapping[str, tuple[tuple[re.Pattern[str], str], ...]] = {
+    "mixtral": _MLP, "minimax": _MLP, "minimax_m2": _MLP, "phimoe": (*_MLP, (re.compile(r"\.mlp\.gate\."), ".mlp.router.")),
+    "granitemoe": _GRANITE, "granitemoeshared": _GRANITE, "granitemoehybrid": _GRANITE,
+}  # fmt: skip
+
 # The language model of a multimodal model, where its own model type is not a plain model's.
 _LANGUAGE = {
     "qwen2_vl": "qwen2", "qwen2_vl_text": "qwen2", "qwen2_5_vl": "qwen2", "qwen2_5_vl_text": "qwen2",
@@ -118,6 +130,13 @@ def canonical_name(name: str, kind: str | None = None) -> str:
         name = name.removeprefix(f"{kind.replace('-', '_')}.")
     rules = _RULES if kind is None or kind not in _RENAMED else (*_RULES, *_RENAMED[kind][1])
     for pattern, replacement in rules:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def name_in_transformers(name: str, config: Config) -> str:
+    """What transformers calls a tensor of a file: the experts of a layer, which it stacks, keep their numbers here."""
+    for pattern, replacement in _MODULES.get(config.family_of("language") or "", ()):
         name = pattern.sub(replacement, name)
     return name
 

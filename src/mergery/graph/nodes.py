@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -174,12 +174,22 @@ class Gathered:
 Read = Callable[[int, int], np.ndarray]  # elements [start, stop) of a tensor, as float32
 
 
+class OfExperts(NamedTuple):
+    """Which of the products of `of` experts, in two factors for all, a tensor has: that of one, or all; of those outputs."""
+
+    of: int
+    number: int | None = None
+    rows: tuple[int, int] | None = None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class LowRank:
-    """A product that a computed tensor adds to its base: `scale` times left [.., out, r] times right [.., r, in].
+    """A product that a computed tensor adds to its base: `scale` times left [out, r] times right [r, in].
 
     These are an adapter's B and A, as adapters store them. `alpha`, where there is one, is a scalar tensor by which the
-    scale is multiplied. Where the base is stored [in, out], it is the product's transpose that is added.
+    scale is multiplied. Where the base is stored [in, out], it is the product's transpose that is added. Of experts, left is
+    [out, r x experts] and right [experts x r, in]: expert e has the rows of right from e x r on, and each experts-th column of
+    left from e on.
     """
 
     left: Node
@@ -187,6 +197,12 @@ class LowRank:
     scale: float
     alpha: Node | None = None
     transposed: bool = False
+    experts: OfExperts | None = None
+
+    @property
+    def rank(self) -> int:
+        """Of one matrix."""
+        return self.left.shape[1] // (self.experts.of if self.experts else 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

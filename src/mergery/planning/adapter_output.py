@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mergery.architecture import Architecture, read_architecture
+from mergery.architecture import read_architecture
 from mergery.architecture.fused import transposed
 from mergery.checkpoints.adapted import AdaptedCheckpoint, NoModel, without_adapters
 from mergery.checkpoints.adapters import read_adapter
@@ -21,8 +21,11 @@ from mergery.errors import listed
 from mergery.graph.findings import Findings
 from mergery.graph.nodes import Node, Stored
 from mergery.graph.view import View
+from mergery.planning.adapter_modules import ModuleNames, Stack
 from mergery.recipe import Recipe
-from mergery.views.factored import Energies, Factors, Wanted, base_of, factored, unchanged
+from mergery.views.changes import Change, Piece
+from mergery.views.factored import Energies, Wanted, base_of, unchanged
+from mergery.views.factoring import Factors, factored
 
 STEM = "adapter_model"
 ONE_FILE = 1 << 62  # bytes
@@ -37,8 +40,7 @@ class AdapterPlan:
     headers: Mapping[str, TensorInfo]
     config: bytes
     energies: Energies
-    made: Mapping[str, Node]  # by module: both factors as one tensor
-    ranks: Mapping[str, int]  # by module
+    factors: Mapping[str, Factors]  # by module, or parameter of one
 
     @property
     def base(self) -> str | None:
@@ -69,7 +71,10 @@ class _Making:
         self.energies, self.recent = Energies(), Wanted().recent
         self.dtype: DType = OUTPUT_DTYPES[recipe.output.dtype] if recipe.output.dtype else F32
         self.nodes: dict[str, Node] = {}
+        self.names = ModuleNames(view, views.values())
         self.factors: dict[str, Factors] = {}
+        self.stacks: dict[str, Stack] = {}  # those of them that are experts
+        self.routers: list[str] = []  # which peft takes for modules or for parameters
         self.whole: list[str] = []
         self.turned: list[bool] = []
         self.biases: dict[str, Node] = {}
@@ -77,14 +82,22 @@ class _Making:
 
     def plan(self) -> AdapterPlan | None:
         before, baseless = len(self.findings.problems), []
+        stacks = {name: stack for stack in self.names.stacks() for names in stack.names for name in names}
+        changed: dict[str, Stack] = {}
         for name, node in self.view.nodes.items():
-            base = self.base.nodes.get(name) if self.base is not None else base_of(node)
+            base = self.base_of(name)
             if base is None and isinstance(node, Stored):
                 continue  # nothing was merged here: it is the base's own
             if base is None or base.shape != node.shape:
                 baseless.append(name)
-            elif not unchanged(node, base):
+            elif unchanged(node, base):
+                continue
+            elif name in stacks:
+                changed.setdefault(stacks[name].name, stacks[name])
+            else:
                 self.take(name, node, base)
+        if not baseless:
+            self.take_stacks(list(changed.values()))
         if baseless:
             self.findings.fail(
                 "what stands between this merge and a base is not known",
@@ -112,10 +125,12 @@ class _Making:
         infos = [TensorInfo(name, node.shape, self._dtype(node)) for name, node in self.nodes.items()]
         architecture = read_architecture(infos, Config())
         view = View(self.view.name, self.nodes, architecture, Config(), donor, self.view.dropped)
-        made = {name: each.made for name, each in self.factors.items()}
         headers = {info.name: info for info in infos}
-        ranks = {name: each.rank for name, each in self.factors.items()}
-        return AdapterPlan(view, headers, self.config(), self.energies, made, ranks)
+        return AdapterPlan(view, headers, self.config(), self.energies, self.factors)
+
+    def base_of(self, name: str) -> Node | None:
+        """What a tensor is in the base: the one that the recipe names, or that on which its factors stand."""
+        return self.base.nodes.get(name) if self.base is not None else base_of(self.view.nodes[name])
 
     def _dtype(self, node: Node) -> DType:
         return node.dtype if isinstance(node, Stored) else self.dtype
@@ -125,7 +140,7 @@ class _Making:
         roles = self.view.architecture.names[name].roles
         if not node.dtype.floating:
             return
-        module, _, last = name.rpartition(".")
+        module, _, last = self.names.of(name).rpartition(".")
         matrix = len(node.shape) == 2 and last == "weight" and "norm" not in roles
         table = bool({"embed", "head"} & set(roles))
         whole = table and base_of(node) is None and self.wanted.embeddings == "whole"
@@ -146,18 +161,17 @@ class _Making:
                 return
             if module not in self.whole:
                 self.whole.append(module)
-            self.nodes[f"{PREFIX}{name}"] = node
+            self.nodes[f"{PREFIX}{module}.{last}"] = node
 
     def take_factors(self, name: str, module: str, node: Node, base: Node, *, embedding: bool) -> None:
         turned = embedding or transposed(name, node.shape, self.view.config)
-        rank = self.wanted.rank_of(module)
-        wanted = Wanted(rank, self.wanted.space, self.wanted.pico, self.recent)
-        made = factored(name, node, base, wanted, self.energies, turned=turned)
+        sides = (node.shape[1], node.shape[0]) if turned else (node.shape[0], node.shape[1])
+        change = Change(name, ((Piece(node, base, 0, sides[0]),),), sides, turned)
+        made = self.factored(module, change)
         if made is None:
             return
-        self.factors[module] = made
-        self.multiplied += [module] if made.space == "full" else []
         self.turned += [turned] if not embedding else []
+        self.routers += [module] if "router" in self.view.architecture.names[name].roles else []
         a, b = EMBEDDING if embedding else ("lora_A.weight", "lora_B.weight")
         self.nodes[f"{PREFIX}{module}.{a}"], self.nodes[f"{PREFIX}{module}.{b}"] = made.down, made.up
 
@@ -175,14 +189,53 @@ class _Making:
             hint="leave out 'space: full'" if full else f"leave out {' and '.join(asked)}",
         )
 
+    def factored(self, module: str, change: Change) -> Factors | None:
+        """The factors of a change, noted as the module's; None where nothing is changed."""
+        wanted = Wanted(self.wanted.rank_of(module), self.wanted.space, self.wanted.pico, self.recent)
+        made = factored(change, wanted, self.energies)
+        if made is not None:
+            self.factors[module] = made
+            self.multiplied += [module] if made.space == "full" else []
+        return made
+
+    def take_stacks(self, stacks: Sequence[Stack]) -> None:
+        """Put experts into the adapter: parameters, which peft wraps one in another, the module's first one innermost."""
+        made: dict[str, list[Factors]] = {}
+        for stack in sorted(stacks, key=lambda stack: stack.parameter.startswith("down")):
+            own = self.factored(stack.name, self.change(stack))
+            if own is not None:
+                self.stacks[stack.name] = stack
+                made.setdefault(stack.module, []).append(own)
+        for module, wrapped in made.items():
+            for depth, own in enumerate(reversed(wrapped)):
+                inner = f"{PREFIX}{module}{'.base_layer' * depth}"
+                self.nodes[f"{inner}.lora_A.weight"], self.nodes[f"{inner}.lora_B.weight"] = own.down, own.up
+
+    def change(self, stack: Stack) -> Change:
+        """What experts are, and what they are in the base."""
+        matrices: list[tuple[Piece, ...]] = []
+        rows = inputs = 0
+        for number, names in enumerate(stack.names):
+            pieces, rows = [], 0
+            for name in names:
+                node = self.view.nodes[name]
+                sides = node.shape[-2:]
+                outputs, inputs = reversed(sides) if stack.turned else sides
+                base = self.base_of(name) or node  # what nothing was merged of is the base's own
+                pieces.append(Piece(node, base, rows, rows + outputs, number if stack.whole else None))
+                rows += outputs
+            matrices.append(tuple(pieces))
+        return Change(stack.name, tuple(matrices), (rows, inputs), stack.turned, stacked=True)
+
     # --- adapter_config.json --------------------------------------------------------------------------------------------
 
     def config(self) -> bytes:
         """peft's config. Scales are in the factors: alpha is the rank."""
         ranks = {module: made.rank for module, made in self.factors.items()}
+        known_as = {module: f"{module}(\\.weight)?" for module in self.routers}
         counts = Counter(ranks.values())
         most = max(counts, key=lambda rank: (counts[rank], rank), default=1)
-        pattern = {module: rank for module, rank in ranks.items() if rank != most}
+        pattern = {known_as.get(module, module): rank for module, rank in ranks.items() if rank != most}
         names = self.view.config.get("architectures")
         causal = isinstance(names, list) and any(str(name).endswith("ForCausalLM") for name in names)
         said: dict[str, Any] = {
@@ -198,12 +251,28 @@ class _Making:
             "peft_type": "LORA",
             "r": most,
             "rank_pattern": pattern,
-            "target_modules": targets(ranks, self.view.architecture),
+            "target_modules": targets([name for name in ranks if name not in self.stacks], self.named()),
+            "target_parameters": self.parameters(),
             "task_type": "CAUSAL_LM" if causal else None,
             "use_dora": False,
             "use_rslora": False,
         }
         return (json.dumps(said, indent=2) + "\n").encode()
+
+    def named(self) -> list[str]:
+        """All tensors of the model that are no experts, as transformers names them."""
+        of_stacks = {name for stack in self.names.stacks() for names in stack.names for name in names}
+        return [self.names.of(name) for name in self.view.architecture.names if name not in of_stacks]
+
+    def parameters(self) -> list[str] | None:
+        """`target_parameters`: `mlp.experts.down_proj` where the adapter has it of all layers, else whole names."""
+        found: list[str] = []
+        everywhere = [stack.name for stack in self.names.stacks()]
+        for name, stack in self.stacks.items():
+            short = f"{'.'.join(stack.module.split('.')[-2:])}.{stack.parameter}"
+            alike = [each for each in everywhere if each.endswith(f".{short}")]
+            found.append(short if all(each in self.stacks for each in alike) else name)
+        return list(dict.fromkeys(found)) or None
 
     def base_name(self) -> str | None:
         """What the adapter's config names as its base: where the base lies, or what all inputs name."""
@@ -233,10 +302,10 @@ def recorded_bases(checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
     return found
 
 
-def targets(modules: Sequence[str] | Mapping[str, int], architecture: Architecture) -> list[str]:
+def targets(modules: Sequence[str], names: Sequence[str]) -> list[str]:
     """`target_modules`: the last words of the modules' names, where no other matrix bears one of them; else the whole names."""
     words = sorted({module.rpartition(".")[2] for module in modules})
-    others = [name.removesuffix(".weight") for name in architecture.names if name.endswith(".weight")]
+    others = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
     alike = [name for name in others if name.rpartition(".")[2] in words]
     return words if set(alike) <= set(modules) else sorted(modules)
 

@@ -10,7 +10,7 @@ def kept_lines(adapter: AdapterPlan) -> list[str]:
     """What is kept of each adapter, or of the fine-tune, over all modules that this run made."""
     energies = adapter.energies
     lines = [f"{model}: {share:.1%} of its squared length is kept" for model, share in energies.shares().items()]
-    lacking = len(adapter.made) - len(energies.whole)
+    lacking = len(adapter.factors) - len(energies.whole)
     return [*lines, f"without {lacking} modules, which an interrupted run had made"] if lines and lacking else lines
 
 
@@ -21,7 +21,7 @@ def energy_rows(plan: Plan) -> list[tuple[str, str, float]]:
     for name, whole in energies.whole.items():
         module = name.removesuffix(".weight")
         row = found.setdefault(module.rpartition(".")[2], ([], [0.0, 0.0]))
-        row[0].append(plan.adapter.ranks[module])
+        row[0].append(plan.adapter.factors[module].rank)
         row[1][0] += sum(energies.held[name].values())
         row[1][1] += sum(whole.values())
     rows = []

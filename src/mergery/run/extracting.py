@@ -11,42 +11,43 @@ import numpy as np
 from mergery.engine import Shared, Workspace, evaluator
 from mergery.engine.computing import reading
 from mergery.errors import PlanError
-from mergery.graph.nodes import Computed, Node
 from mergery.kernels.threads import quiet_torch
 from mergery.planning.plan import Plan
 from mergery.run.events import Notify, Tally
 from mergery.run.merging import prepare
 from mergery.run.workers import Options
+from mergery.views.changes import Change
 
 
 def singular_values(plan: Plan, options: Options, notify: Notify) -> dict[str, np.ndarray]:
-    """Of each module's difference from the base, by name: float64, largest first. Reads all of both models."""
+    """Of each module's difference from the base, by name: float64, largest first. Reads all of both models.
+
+    Of experts it is the length of all their values of one place together: they get one rank.
+    """
     assert plan.adapter is not None
     prepare(plan, notify, options)
-    modules = {module: node for module, node in plan.adapter.made.items() if isinstance(node, Computed)}
-    tally = Tally("measuring", sum(node.sources[0].elements for node in modules.values()), notify)
+    changes = {module: factors.change for module, factors in plan.adapter.factors.items()}
+    tally = Tally("measuring", sum(change.elements for change in changes.values()), notify)
 
-    def look(item: tuple[str, Computed]) -> tuple[str, np.ndarray]:
-        module, node = item
-        values = _values_of(*node.sources)
-        tally.add(node.sources[0].elements)
+    def look(item: tuple[str, Change]) -> tuple[str, np.ndarray]:
+        module, change = item
+        values = _values_of(change)
+        tally.add(change.elements)
         return module, values
 
     with quiet_torch(load=True), ThreadPoolExecutor(options.workers, thread_name_prefix="mergery") as pool:
-        return dict(pool.map(look, modules.items()))
+        return dict(pool.map(look, changes.items()))
 
 
-def _values_of(node: Node, base: Node) -> np.ndarray:
-    import torch
-
+def _values_of(change: Change) -> np.ndarray:
     from mergery.kernels.spectral import svd
 
-    own, theirs = (
-        torch.from_numpy(reading(evaluator(each, Shared(), Workspace()))(0, each.elements)).double()
-        for each in (node, base)
-    )
-    _, s, _ = svd((own - theirs).reshape(node.shape), of=torch.linalg.vector_norm(theirs) * 1e-3)
-    return s.numpy()
+    reads = {id(node): reading(evaluator(node, Shared(), Workspace())) for node in change.sources}
+    squares = np.zeros(min(change.sides))
+    for difference, size in change.differences(reads):
+        _, s, _ = svd(difference, of=size * 1e-3)
+        squares[: len(s)] += s.numpy() ** 2
+    return np.sqrt(squares)
 
 
 def ranks_by_energy(values: Mapping[str, np.ndarray], energy: float) -> dict[str, int]:
@@ -88,8 +89,6 @@ def rank_cost(plan: Plan) -> Callable[[str], int]:
     """What one more rank of a module takes, in bytes of the output's dtype."""
     assert plan.adapter is not None
     sizes: dict[str, Any] = {}
-    for module, node in plan.adapter.made.items():
-        assert isinstance(node, Computed)
-        first = node.sources[0]
-        sizes[module] = sum(first.shape) * plan.dtype.itemsize
+    for module, factors in plan.adapter.factors.items():
+        sizes[module] = len(factors.change.matrices) * sum(factors.change.sides) * plan.dtype.itemsize
     return sizes.__getitem__

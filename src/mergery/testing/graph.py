@@ -136,10 +136,11 @@ def _computed(node: Computed) -> Iterator[str]:
 
 
 def _low_rank(node: Computed, each: LowRank) -> Iterator[str]:
-    left, right = each.left.shape, each.right.shape
-    sides = (*left[:-1], right[-1])
+    left, right, experts = each.left.shape, each.right.shape, each.experts
+    outputs = left[0] if experts is None or experts.rows is None else experts.rows[1] - experts.rows[0]
+    stack = (experts.of,) if experts is not None and experts.number is None else ()
     wanted = (*node.shape[:-2], node.shape[-1], node.shape[-2]) if each.transposed else node.shape
-    if left[-1] != right[-2] or sides != wanted:
+    if left[1] != right[0] or (*stack, outputs, right[1]) != wanted:
         yield f"{node.what} has factors {list(left)} and {list(right)}, and is {list(node.shape)}"
     if any(factor not in node.sources for factor in (each.left, each.right, each.alpha) if factor is not None):
         yield f"{node.what} has factors that are not among its sources"

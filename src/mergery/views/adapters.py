@@ -90,6 +90,7 @@ class _Adding:
     replaced: dict[str, Node] = field(default_factory=dict)
     biases: dict[str, list[tuple[Node, float]]] = field(default_factory=dict)
     untied: list[str] = field(default_factory=list)
+    stored: dict[tuple[int, str], Node] = field(default_factory=dict)  # by adapter and tensor
 
     @cached_property
     def names(self) -> Modules:
@@ -131,7 +132,8 @@ class _Adding:
             )
 
     def _stored(self, adapter: LoraAdapter, info: TensorInfo) -> Node:
-        return Stored(adapter.label, adapter.checkpoint, info)
+        """The node of an adapter's tensor: one for all that it changes, such as the gates and ups of experts."""
+        return self.stored.setdefault((id(adapter), info.name), Stored(adapter.label, adapter.checkpoint, info))
 
     def _misfit(self, adapter: LoraAdapter, name: str, why: str) -> None:
         self.findings.fail(

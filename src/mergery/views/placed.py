@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mergery.checkpoints.lora import Update
-from mergery.graph.nodes import LowRank, Node, Read
+from mergery.graph.nodes import LowRank, Node, OfExperts, Read
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,9 +44,11 @@ class Placed:
 
     @property
     def low_rank(self) -> LowRank | None:
-        """The factors, where the tensor is the base and their product: not for DoRA, stacks, parts and convolutions."""
-        plain = self.magnitude is None and self.update.experts == 1 and self.rows is None and len(self.down.shape) == 2
-        return LowRank(self.up, self.down, self.update.scale, self.alpha, self.transposed) if plain else None
+        """The factors, where the tensor is the base and their product: not for DoRA and convolutions."""
+        if self.magnitude is not None or len(self.down.shape) != 2:
+            return None
+        experts = OfExperts(self.update.experts, self.expert, self.rows) if self.update.experts > 1 else None
+        return LowRank(self.up, self.down, self.update.scale, self.alpha, self.transposed, experts)
 
 
 def whole(read: Read, node: Node) -> Tensor:

@@ -3,8 +3,20 @@
 import json
 import sys
 
-import llama_cpp
+import llama_cpp  # pyright: ignore[reportMissingImports]
+from llama_cpp import llama_cpp as library  # pyright: ignore[reportMissingImports]
 
+default_params = library.llama_model_default_params
+
+
+def plain_params():
+    """Weights as they lie in the file: packed for a processor's matrix unit (AMX), such small ones end in a fault."""
+    params = default_params()
+    params.use_extra_bufts = False
+    return params
+
+
+library.llama_model_default_params = plain_params
 asked = json.load(sys.stdin)
 found = []
 for each in asked:

@@ -160,3 +160,29 @@ def test_what_cannot_be_an_adapter(home: Path, tmp_path: Path) -> None:
         api.plan(nothing | {"output": {"adapter": {"rank": 0}}})
     with pytest.raises(MergeryError, match="space is 'kore'"):
         api.plan(nothing | {"output": {"adapter": {"space": "kore"}}})
+
+
+def test_dora_becomes_the_best_lora_of_a_rank_and_says_what_is_kept(home: Path, tmp_path: Path) -> None:
+    """DoRA scales the base's rows: its difference has the rank of the matrix, and only that many ranks hold all of it."""
+    save_adapter(home / "base", tmp_path / "d", r=2, use_dora=True, target_modules=["q_proj"])
+    dense = with_adapters(home / "base", tmp_path / "d").merge_and_unload()
+    base = load(home / "base").state_dict()[f"{Q}.weight"]
+    change = (dense.state_dict()[f"{Q}.weight"] - base).double()
+    given = {"base": str(home / "base"), "a": f"{home / 'base'}+{home / 'a'}", "d": f"{home / 'base'}+{tmp_path / 'd'}"}
+    weight = {"a": 0.0, "d": 1.0}
+    plan = merged(given, tmp_path / "all", weight=weight).plan
+    assert plan.adapter is not None
+    assert plan.adapter.factors[Q].rank == 32
+    shares = plan.adapter.energies.shares()
+    assert (shares["d"], shares["the merge"]) == pytest.approx((1.0, 1.0))
+    torch.testing.assert_close(
+        logits(with_adapters(home / "base", tmp_path / "all")), logits(dense), rtol=1e-3, atol=1e-4
+    )
+    plan = merged(given, tmp_path / "six", {"rank": 6}, weight=weight).plan
+    u, s, vh = torch.linalg.svd(change)
+    torch.testing.assert_close(delta(tmp_path / "six"), u[:, :6] * s[:6] @ vh[:6], rtol=1e-4, atol=1e-5)
+    assert plan.adapter is not None
+    held = (s[:6].square().sum() / s.square().sum()).item()
+    energies = plan.adapter.energies
+    assert energies.held[f"{Q}.weight"]["d"] / energies.whole[f"{Q}.weight"]["d"] == pytest.approx(held, rel=1e-4)
+    assert energies.shares()["a"] < 1.0

@@ -101,7 +101,8 @@ def test_quantised_files(mergery, recipe, tmp_path, copy):
     change(copy, edit)
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "awq"}}))
-    refused(mergery, recipe(LOCAL + MERGE), tmp_path / "out", "'a' is quantised (awq)", "AWQ moves scales")
+    text = LOCAL + "merge: {method: linear, models: [base, a]}\n"
+    refused(mergery, recipe(text), tmp_path / "out", "'a' is quantised by AWQ", "AWQ moves scales")
 
 
 def test_fp8_is_refused_rather_than_scaled_wrongly(mergery, recipe, tmp_path, copy):

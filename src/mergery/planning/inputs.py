@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from mergery.checkpoints.adapters import Adapter, read_adapter
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.config import SCHEME
-from mergery.checkpoints.quantised.codes import Codes, find_codes, why_not
+from mergery.checkpoints.quantised.codes import Codes, find_codes
 from mergery.errors import Where, listed
 from mergery.graph.findings import Findings
 
@@ -72,7 +72,7 @@ def check_quantised(
         findings.fail(
             f"the model {name!r} is quantised ({found.scheme})",
             where=place,
-            why="; ".join(filter(None, (found.why, why_not(checkpoint.tensors)))),
+            why=found.why,
             hint="use its bfloat16, float16 or float32 version; this layout is not decoded",
         )
         return False

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from mergery.architecture import Architecture, read_architecture
 from mergery.checkpoints.adapted import AdaptedCheckpoint, without_adapters
 from mergery.checkpoints.base import Checkpoint
+from mergery.checkpoints.quantised.schemes import AWQ
 from mergery.errors import PlanError
 from mergery.graph.findings import Findings
 from mergery.graph.nodes import Node, Stored
@@ -29,6 +30,7 @@ from mergery.views.bare import Bare, bare_views, is_bare
 from mergery.views.beside import placed
 from mergery.views.convert import converted
 from mergery.views.heads import settled, truly_tied
+from mergery.views.smoothing import unsmoothed
 from mergery.views.vocabulary.comparing import Tokenizers
 from mergery.views.vocabulary.unifying import OutputVocabulary, merged_sources, vocabulary_sources
 
@@ -68,7 +70,33 @@ def stored_views(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings
                 view = converted(view, source, recipe.output.dtype, findings)
         if view is not None and len(findings.problems) == before:
             views[name] = view
-    return views
+    return _comparable(recipe, views, findings)
+
+
+def _comparable(recipe: Recipe, views: dict[str, View], findings: Findings) -> dict[str, View]:
+    """The views, those of AWQ in the numbers of their base. A model alone may stay as it is: it computes the same."""
+    smoothed = {name for name, view in views.items() if AWQ in without_adapters(view.donor).decoded.split(" and ")}
+    if not smoothed or len(views) == 1:
+        return views
+    merges = [recipe.merge, *(model for model in recipe.models.values() if isinstance(model, Merge))]
+    base = next((each.base for each in merges if each.base in views and each.base not in smoothed), None)
+    found: dict[str, View] = {}
+    for name, view in views.items():
+        place = recipe.models[name].place
+        if name not in smoothed:
+            found[name] = view
+        elif base is None:
+            why = (
+                "AWQ moves scales from its matrices into the norms and matrices before them, so that no number is comparable "
+                "with another model's"
+            )
+            hint = "name the 16-bit model that both come from as base of the merge, and the scales are taken back"
+            findings.fail(
+                f"the model {name!r} is quantised by AWQ, and there is no base", where=place, why=why, hint=hint
+            )
+        elif (undone := unsmoothed(view, views[base], place, findings)) is not None:
+            found[name] = undone
+    return found
 
 
 def _merged(recipe: Recipe) -> tuple[str, ...]:

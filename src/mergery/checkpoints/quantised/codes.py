@@ -10,7 +10,7 @@ from mergery.checkpoints.base import TensorInfo
 # What the names of quantised tensors end in, and who stores them so. Of two that fit, the first.
 ENDINGS = {
     ".SCB": "bitsandbytes, int8", ".weight.absmax": "bitsandbytes, 4 bits", ".g_idx": "GPTQ", ".qzeros": "GPTQ or AWQ",
-    ".qweight": "GPTQ or AWQ", ".scales_and_zeros": "torchao", ".weight_packed": "compressed-tensors",
+    ".qweight": "GPTQ or AWQ", ".scales_and_zeros": "torchao", "_qdata": "torchao", ".weight_packed": "compressed-tensors",
     ".weight_zero_point": "compressed-tensors", ".weight_shape": "compressed-tensors", ".bitmask": "compressed-tensors",
     ".weight_scale_inv": "fp8", ".weight_scale_2": "nvfp4", ".W_q": "HQQ", ".weight._data": "quanto",
     ".weight._scale": "quanto", ".weight_scales": "EETQ",
@@ -45,20 +45,6 @@ def find_codes(tensors: Mapping[str, TensorInfo], *, declared: str = "") -> Code
     if declared and (name := next(filter(None, (_with_ending(text, ending) for ending in SCALES)), "")):
         return Codes(declared, f"it stores {name!r}")
     return None
-
-
-def why_not(tensors: Mapping[str, TensorInfo]) -> str:
-    """Why codes of a known layout are not decoded; empty where nothing more is known."""
-    name = next((name for name in tensors if name.endswith(".qweight")), "")
-    words, scales = tensors.get(name), tensors.get(f"{name.removesuffix('.qweight')}.scales")
-    if words is None or scales is None or len(words.shape) != 2 or len(scales.shape) != 2:
-        return ""
-    if words.shape[1] < scales.shape[1]:
-        return (
-            "AWQ moves scales from its matrices into the norms and matrices before them, so that no number is comparable "
-            "with the model that it was made from"
-        )
-    return ""
 
 
 def _with_ending(text: str, ending: str) -> str:

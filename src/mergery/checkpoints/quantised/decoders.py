@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mergery.checkpoints.base import Checkpoint, TensorInfo
-from mergery.checkpoints.quantised.numbers import FP4, NUMPY, as_float32, integers, nibbles
+from mergery.checkpoints.quantised.numbers import FP4, FP6, NUMPY, as_float32, integers, nibbles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,6 +34,11 @@ class Stored:
         shape = self.tensors[name].shape
         width = self.tensors[name].elements // shape[0]
         return self.raw(name, first * width, last * width).reshape(last - first, *shape[1:])
+
+    def lines(self, name: str, first: int, last: int) -> np.ndarray:
+        """Rows along the last side, those of all matrices of a stack counted through, as they are stored."""
+        width = self.tensors[name].shape[-1]
+        return self.raw(name, first * width, last * width).reshape(last - first, width)
 
     def floats(self, name: str, start: int, stop: int) -> np.ndarray:
         """Elements [start, stop) as float32."""
@@ -97,11 +101,11 @@ class FourBits(Decoder):
 
 @dataclass(frozen=True)
 class Rows(Decoder):
-    """A matrix that is decoded by whole rows."""
+    """A matrix that is decoded by whole rows, or a stack of such, whose rows are counted through."""
 
     def decode(self, stored: Stored, start: int, stop: int) -> np.ndarray:
         """See `Decoder.decode`."""
-        width = self.info.shape[1]
+        width = self.info.shape[-1]
         first, last = start // width, -(-stop // width)
         rows = self.rows(stored, first, last).reshape(-1)
         return rows[start - first * width : stop - first * width]
@@ -146,7 +150,7 @@ class Scales:
         """The scales that rows [first, last) have, one row for each."""
         tall = self.block[0]
         info = stored.tensors[self.name]
-        count = info.shape[-1] if len(info.shape) == 2 else 1
+        count = info.shape[-1] if len(info.shape) > 1 else 1
         low, high = first // tall, (last - 1) // tall + 1
         found = stored.floats(self.name, low * count, high * count).reshape(-1, count)
         if info.dtype.name == "U8":  # exponents of two
@@ -174,7 +178,7 @@ class Scaled(Rows):
 
     def rows(self, stored: Stored, first: int, last: int) -> np.ndarray:
         """See `Rows.rows`."""
-        width = self.info.shape[1]
+        width = self.info.shape[-1]
         values = stored.floats(self.weight, first * width, last * width).reshape(-1, width)
         if self.scales is None:
             return values
@@ -197,12 +201,12 @@ class Packed(Rows):
         """See `Rows.rows`."""
         import numpy as np
 
-        width, middle = self.info.shape[1], 1 << (self.bits - 1)
-        codes = integers(stored.rows(self.weight, first, last), self.bits)[:, :width].astype(np.float32) - middle
+        width, middle = self.info.shape[-1], 1 << (self.bits - 1)
+        codes = integers(stored.lines(self.weight, first, last), self.bits)[:, :width].astype(np.float32) - middle
         if self.zeros is not None:
             each = 32 // self.bits
             low = first // each
-            words = stored.rows(self.zeros, low, (last - 1) // each + 1)
+            words = stored.lines(self.zeros, low, (last - 1) // each + 1)
             zeros = integers(words.T, self.bits).T[first - low * each : last - low * each].astype(np.float32) - middle
             codes = codes - self.scales.spread(stored, zeros, width)
         return codes * self.scales.rows(stored, first, last, width)
@@ -219,99 +223,27 @@ class Fours(Rows):
         """See `Rows.rows`."""
         import numpy as np
 
-        width = self.info.shape[1]
-        codes = nibbles(stored.rows(self.weight, first, last))[:, :width]
+        width = self.info.shape[-1]
+        codes = nibbles(stored.lines(self.weight, first, last))[:, :width]
         return np.array(FP4, np.float32)[codes] * self.scales.rows(stored, first, last, width)
 
 
-class Kept(threading.local):
-    """The one thing that a thread needs again and again, under its name."""
-
-    name: Any = None
-    value: Any = None
-
-
 @dataclass(frozen=True)
-class Gptq(Rows):
-    """GPTQ (Frantar et al. 2023, arXiv 2210.17323), whose words run down the columns: a matrix's words are read whole, turned,
-    and kept by each thread until it decodes another. `one` is what is added to zero points: 1 in the first format.
-    """
+class Sixes(Rows):
+    """Floats of six bits (e2m3), four in three bytes, the lowest bits first, times scales: MXFP6 of compressed-tensors."""
 
-    stem: str
-    bits: int
-    groups: str | None  # which group each column is of; None: in order
-    size: int  # columns of a group
-    one: int
-    kept: Kept
+    weight: str
+    scales: Scales
 
     def rows(self, stored: Stored, first: int, last: int) -> np.ndarray:
         """See `Rows.rows`."""
         import numpy as np
 
-        words, zeros, scales, group = self._turned(stored)
-        width = self.info.shape[1]
-        codes = integers(words[first:last], self.bits)[:, :width].astype(np.float32)
-        return (codes - zeros[first:last][:, group]) * scales[first:last][:, group]
-
-    def _turned(self, stored: Stored) -> tuple[np.ndarray, ...]:
-        import numpy as np
-
-        if self.kept.name != (id(stored), self.stem):
-            height, width = self.info.shape
-            info = stored.tensors[f"{self.stem}.qweight"]
-            words = stored.rows(info.name, 0, info.shape[0]).T
-            packed = stored.tensors[f"{self.stem}.qzeros"]
-            zeros = (
-                integers(stored.rows(packed.name, 0, packed.shape[0]), self.bits)[:, :height].T.astype(np.float32)
-                + self.one
-            )
-            scales = stored.all(f"{self.stem}.scales").T
-            group = np.arange(width) // self.size if self.groups is None else stored.raw(self.groups, 0, width)
-            self.kept.value = (
-                np.ascontiguousarray(words),
-                np.ascontiguousarray(zeros),
-                np.ascontiguousarray(scales),
-                group,
-            )
-            self.kept.name = (id(stored), self.stem)
-        return self.kept.value
-
-
-@dataclass(frozen=True)
-class Experts(Decoder):
-    """GPT-OSS's experts in MXFP4: [experts, out, blocks, 16 bytes], the low half of a byte first, which stand for
-    [experts, in, out]. The codes of an expert are read whole, and kept by each thread until it decodes another.
-    """
-
-    blocks: str
-    scales: str
-    kept: Kept
-
-    def decode(self, stored: Stored, start: int, stop: int) -> np.ndarray:
-        """See `Decoder.decode`."""
-        import numpy as np
-
-        _, inputs, outputs = self.info.shape
-        first, last = start // outputs, -(-stop // outputs)  # rows of all experts
-        found = np.empty((last - first, outputs), np.float32)
-        row = first
-        while row < last:
-            expert, inside = divmod(row, inputs)
-            end = min(last - expert * inputs, inputs)
-            codes, scales = self._expert(stored, expert)
-            low, high = inside // 32, -(-end // 32)
-            values = np.array(FP4, np.float32)[nibbles(codes[:, low:high])] * scales[:, low:high, None]
-            taken = values.reshape(outputs, -1).T[inside - low * 32 : end - low * 32]
-            found[row - first : row - first + len(taken)] = taken
-            row += len(taken)
-        return found.reshape(-1)[start - first * outputs : stop - first * outputs]
-
-    def _expert(self, stored: Stored, expert: int) -> tuple[np.ndarray, np.ndarray]:
-        if self.kept.name != (id(stored), self.blocks, expert):
-            codes = stored.rows(self.blocks, expert, expert + 1)[0]
-            scales = as_float32(stored.rows(self.scales, expert, expert + 1)[0], "F8_E8M0")
-            self.kept.name, self.kept.value = (id(stored), self.blocks, expert), (codes, scales)
-        return self.kept.value
+        width = self.info.shape[-1]
+        three = stored.lines(self.weight, first, last).reshape(last - first, -1, 3).astype(np.uint32)
+        word = three[..., 0] | three[..., 1] << 8 | three[..., 2] << 16
+        codes = (word[..., None] >> np.arange(0, 24, 6, dtype=np.uint32) & 63).reshape(last - first, width)
+        return np.array(FP6, np.float32)[codes] * self.scales.rows(stored, first, last, width)
 
 
 def _range(count: int) -> np.ndarray:

@@ -14,6 +14,14 @@ NUMPY = {
 }  # fmt: skip
 """How numpy views a dtype's bytes; all eight-bit floats are bytes."""
 FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)  # e2m1, by code
+FP6 = tuple(
+    sign * each
+    for sign in (1, -1)
+    for each in (
+        *(part / 8 for part in range(8)),
+        *((1 + part / 8) * 2**power for power in range(3) for part in range(8)),
+    )
+)  # e2m3, by code
 
 
 def as_float32(raw: np.ndarray, dtype: str) -> np.ndarray:

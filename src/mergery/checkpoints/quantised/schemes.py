@@ -8,20 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from mergery.checkpoints.base import TensorInfo
-from mergery.checkpoints.quantised.decoders import (
-    Decoder,
-    Experts,
-    FourBits,
-    Fours,
-    Gptq,
-    Int8,
-    Kept,
-    Packed,
-    Scaled,
-    Scales,
-)
+from mergery.checkpoints.quantised.decoders import Decoder, FourBits, Fours, Int8, Packed, Scaled, Scales, Sixes
+from mergery.checkpoints.quantised.turned import Awq, Experts, Gptq, Kept
 from mergery.dtypes import F32, DType
 
+AWQ = "AWQ"
 Peek = Callable[[str], bytes]  # a small tensor whole
 BLOCK = 128  # rows and columns of DeepSeek's FP8, where nothing else is said
 BESIDE = (
@@ -29,10 +20,12 @@ BESIDE = (
     ".weight_format", ".weight_shape", ".weight_g_idx", ".weight_global_scale", ".weight_zero_point", ".bias_scale",
 )  # fmt: skip
 """What may stand beside codes: facts of the layout, and scales of activations, which plain weights do not need."""
+SCALES = (".weight_scale_inv", ".weight_scale", ".scale_weight")  # behind a module's name
 MARKS = ("scaled_fp8",)  # tensors that say only that a file is quantised
 WORDS = {
     FourBits: "bitsandbytes, 4 bits", Int8: "bitsandbytes, int8", Gptq: "GPTQ", Packed: "compressed-tensors, packed integers",
-    Fours: "compressed-tensors, FP4", Experts: "MXFP4", Scaled: "eight bits with scales",
+    Fours: "compressed-tensors, FP4", Sixes: "compressed-tensors, FP6", Experts: "MXFP4", Scaled: "eight bits with scales",
+    Awq: AWQ,
 }  # fmt: skip
 
 
@@ -59,12 +52,18 @@ class _Finder:
     def find(self, name: str, info: TensorInfo) -> Decoder | None:
         """The decoder of what begins with this tensor; None where it is no first of one."""
         stem = name.removesuffix(".weight")
+        if name.endswith("_qdata") and "._" in name:
+            return self._attached(name, info)
         if name.endswith(".qweight"):
             return self._gptq(name.removesuffix(".qweight"), info)
         if name.endswith(".weight_packed"):
             return self._packed(name.removesuffix(".weight_packed"), info)
         if name.endswith("_blocks") and f"{name.removesuffix('_blocks')}_scales" in self.tensors:
             return self._experts(name.removesuffix("_blocks"), info)
+        if info.dtype.name.startswith("F8") and any(
+            f"{name}{each}" in self.tensors for each in ("_scale_inv", "_scale")
+        ):
+            return self._scaled(name, name, info)
         if stem == name and not info.dtype.name.startswith("F8"):
             return None
         if info.dtype.name == "U8" and f"{name}.quant_map" in self.tensors:
@@ -117,8 +116,15 @@ class _Finder:
         ):
             return None
         height = scales.shape[1]
-        if info.shape[1] != height or not zeros.shape or zeros.shape[1] == 0:
-            return None  # AWQ's words run along the other side, and its smoothing stands in other tensors
+        if len(zeros.shape) != 2 or zeros.shape[1] == 0:
+            return None
+        if info.shape[1] * 8 == height and zeros.shape == (scales.shape[0], info.shape[1]):
+            size, left = divmod(info.shape[0], scales.shape[0])
+            uses = self._uses(f"{stem}.qweight", stem, ".scales", ".qzeros")
+            shape = (height, info.shape[0])
+            return None if left else Awq(_made(f"{stem}.weight", shape), uses, stem, size, self.kept)
+        if info.shape[1] != height:
+            return None
         bits = self.stated.get("bits") or 32 * zeros.shape[1] // height
         if bits not in (2, 3, 4, 8) or zeros.shape != (scales.shape[0], -(-height * bits // 32)):
             return None
@@ -131,29 +137,47 @@ class _Finder:
         size = -(-width // scales.shape[0])
         return Gptq(_made(f"{stem}.weight", (height, width)), uses, stem, bits, groups, size, one, self.kept)
 
+    def _attached(self, name: str, info: TensorInfo) -> Decoder | None:
+        """torchao's codes of eight bits, which may be of fewer, with scales and zero points: `q_proj._weight_qdata`."""
+        module, _, own = name.removesuffix("_qdata").rpartition("._")
+        parts = {part: f"{module}._{own}_{part}" for part in ("qdata", "scale", "zero_point")}
+        scale, zero = self.tensors.get(parts["scale"]), self.tensors.get(parts["zero_point"])
+        integral = info.dtype.name == "I8"
+        beside = [each for each in self.tensors if each.startswith(f"{module}._{own}_") and each not in parts.values()]
+        if scale is None or beside or not (integral or info.dtype.name.startswith("F8")) or len(info.shape) < 2:
+            return None
+        if zero is not None and (zero.shape != scale.shape or zero.dtype.floating):
+            return None
+        scales = self._scales(scale, info.shape)
+        uses = tuple(each for each in parts.values() if each in self.tensors)
+        made = _made(f"{module}.{own}", info.shape)
+        return Scaled(made, uses, name, scales, parts["zero_point"] if zero else None) if scales else None
+
     def _packed(self, stem: str, info: TensorInfo) -> Decoder | None:
-        if len(info.shape) != 2 or f"{stem}.weight_scale" not in self.tensors:
+        if len(info.shape) < 2 or f"{stem}.weight_scale" not in self.tensors:
             return None
         name, scale = f"{stem}.weight", self.tensors[f"{stem}.weight_scale"]
         uses = self._uses(info.name, stem, ".weight_scale")
-        if info.dtype.name == "U8":  # floats of four bits
-            shape = (info.shape[0], info.shape[1] * 2)
+        if info.dtype.name == "U8":  # floats of four bits, or of six
+            six = scale.dtype.name == "U8" and info.shape[-1] == 24 * scale.shape[-1]
+            shape = (*info.shape[:-1], info.shape[-1] * 4 // 3 if six else info.shape[-1] * 2)
             overall = f"{stem}.weight_global_scale"
             scales = self._scales(scale, shape, overall=overall if overall in self.tensors else None)
-            return Fours(_made(name, shape), uses, info.name, scales) if scales else None
+            return (Sixes if six else Fours)(_made(name, shape), uses, info.name, scales) if scales else None
         try:
-            shape = tuple(int.from_bytes(self.peek(f"{stem}.weight_shape")[at : at + 8], "little") for at in (0, 8))
+            raw = self.peek(f"{stem}.weight_shape")
         except KeyError:
             return None
+        shape = tuple(int.from_bytes(raw[at : at + 8], "little") for at in range(0, len(raw), 8))
         bits = self._bits()
-        if info.dtype.name != "I32" or bits not in (2, 4, 8) or shape[0] != info.shape[0]:
+        if info.dtype.name != "I32" or bits not in (2, 4, 8) or shape[:-1] != info.shape[:-1]:
             return None
-        if info.shape[1] != -(-shape[1] * bits // 32):
+        if info.shape[-1] != -(-shape[-1] * bits // 32):
             return None
         columns = f"{stem}.weight_g_idx" if f"{stem}.weight_g_idx" in self.tensors else None
         scales = self._scales(scale, shape, columns=columns)
         zeros = f"{stem}.weight_zero_point" if f"{stem}.weight_zero_point" in self.tensors else None
-        if zeros and self.tensors[zeros].dtype.name != "I32":
+        if zeros and (self.tensors[zeros].dtype.name != "I32" or (len(shape) > 2 and shape[-2] * bits % 32)):
             return None
         return Packed(_made(name, shape), uses, info.name, scales, bits, zeros) if scales else None
 
@@ -167,14 +191,9 @@ class _Finder:
         return found.pop() if len(found) == 1 and all(isinstance(each, int) for each in found) else 0
 
     def _scaled(self, name: str, stem: str, info: TensorInfo) -> Decoder | None:
-        suffix = next(
-            (
-                each
-                for each in (".weight_scale_inv", ".weight_scale", ".scale_weight")
-                if f"{stem}{each}" in self.tensors
-            ),
-            "",
-        )
+        """Codes of eight bits under a weight's own name; of a stack of experts, scales stand behind its name."""
+        endings = SCALES if stem != name else ("_scale_inv", "_scale", *SCALES)
+        suffix = next((each for each in endings if f"{stem}{each}" in self.tensors), "")
         if not suffix:
             plain = (
                 info.dtype.name.startswith("F8")
@@ -183,7 +202,7 @@ class _Finder:
                 and not self.scaled
             )
             return Scaled(_made(name, info.shape), (name,), name) if plain and len(info.shape) == 2 else None
-        if len(info.shape) != 2:
+        if len(info.shape) not in (2, 3):
             return None
         scales = self._scales(self.tensors[f"{stem}{suffix}"], info.shape)
         zeros = f"{stem}.weight_zero_point"
@@ -196,11 +215,17 @@ class _Finder:
     def _scales(
         self, info: TensorInfo, shape: tuple[int, ...], *, columns: str | None = None, overall: str | None = None
     ) -> Scales | None:
-        """How scales lie over a matrix; None where that is not clear."""
-        rows, width = shape
+        """How scales lie over a matrix, or over those of a stack, one above the other; None where that is not clear."""
+        rows, width = math.prod(shape[:-1]), shape[-1]
         grid = info.shape
         if math.prod(grid) == 1:
             return Scales(info.name, (rows, width), None, overall)
+        if len(shape) > 2 and len(grid) == len(shape) and grid[:-2] == shape[:-2]:
+            tall = shape[-2]
+            if math.prod(grid[-2:]) == 1:  # one for each matrix
+                return Scales(info.name, (tall, width), None, overall)
+            if tall % grid[-2] == 0 and (grid[-2] == tall or tall % BLOCK == 0):  # no block is of two matrices
+                grid = (math.prod(grid[:-1]), grid[-1])
         if grid in ((rows,), (rows, 1)):
             return Scales(info.name, (1, width), None, overall)
         if len(grid) != 2 or not all(grid):

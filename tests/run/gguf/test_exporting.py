@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +67,44 @@ def test_what_is_written_is_read_again(name: str, tmp_path: Path) -> None:
     assert before.keys() == after.keys()
     for key in before:
         assert np.allclose(before[key], after[key], rtol=0, atol=2e-7), key
+
+
+@pytest.mark.parametrize("name", ["Mixtral", "Qwen 2 MoE", "Qwen 3 MoE"])
+def test_experts_in_stacks_give_the_same_file(name: str, tmp_path: Path) -> None:
+    """As newer transformers has them, under its names for modules."""
+    from safetensors.torch import load_file, save_file
+
+    folder = make_model(name, tmp_path / "model")
+    api.export_gguf(folder, tmp_path / "x.gguf", type="q8_0")
+    tensors = load_file(folder / "model.safetensors")
+    model, _ = load(family_named(name), folder)
+    stacks = {key: value for key, value in model.state_dict().items() if ".experts." in key}
+    assert all(value.dim() == 3 for value in stacks.values())
+    plain = {key: value for key, value in model.state_dict().items() if key not in stacks}
+    assert len(tensors) > len(plain) + len(stacks)
+    save_file(
+        {key: value.contiguous().clone() for key, value in {**plain, **stacks}.items()}, folder / "model.safetensors"
+    )
+    api.export_gguf(folder, tmp_path / "again.gguf", type="q8_0")
+    first, again = ({t.name: t.data for t in gguf.GGUFReader(tmp_path / f"{n}.gguf").tensors} for n in ("x", "again"))
+    assert first.keys() == again.keys()
+    assert [key for key in first if not np.array_equal(first[key], again[key])] == []
+
+
+@pytest.mark.parametrize("name", ["Gemma 3", "Mistral 3", "LLaVA"])
+def test_the_language_model_of_a_multimodal_one(name: str, tmp_path: Path) -> None:
+    folder = make_model(name, tmp_path / "model")
+    _, notes = api.export_gguf(folder, tmp_path / "x.gguf", type="f32")
+    assert any("the file has the language model alone, without" in note for note in notes)
+    after = values(tmp_path / "x.gguf")
+    assert {key for key in after if "vision" in key or "projector" in key} == set()
+    expected = {
+        re.sub(r"^(model\.)?language_model\.(model\.)?|^model\.", "", key): value
+        for key, value in values(folder).items()
+    }
+    found = {key.removeprefix("model."): value for key, value in after.items()}
+    assert found.keys() <= expected.keys()
+    assert [key for key in found if not np.allclose(found[key], expected[key], rtol=0, atol=2e-7)] == []
 
 
 @pytest.mark.parametrize("name", ["Llama", "Kanana", "Mistral", "Qwen 2", "Qwen 2 tied", "Mamba"])

@@ -27,6 +27,10 @@ FINER = {"Q4_0": "Q8_0", "Q4_1": "Q8_0", "Q5_0": "Q8_0", "Q5_1": "Q8_0", "TQ1_0"
 """The type of the head and of embeddings, where that of the rest is coarse."""
 
 
+ALL = "*"
+"""The number of an expert in the name of a stack of all."""
+
+
 class Place(NamedTuple):
     """Where a tensor of the model goes: into a tensor of the file, from one of its elements on, changed."""
 
@@ -66,6 +70,8 @@ def place(family: Family, infos: Mapping[str, TensorInfo], heads: Mapping[str, i
             flat = change == FLAT and suffix == ".weight"
             shapes[target] = tuple(side for side in info.shape if side > 1) if flat else info.shape
             of[name] = Place(target, 0, "" if change == FLAT else change, heads.get(leaf, 0))
+        elif expert == ALL:
+            shapes[target], of[name] = info.shape, Place(target)
         else:
             experts.setdefault(target, set()).add(int(expert))
             shapes[target] = info.shape
@@ -87,7 +93,7 @@ def place(family: Family, infos: Mapping[str, TensorInfo], heads: Mapping[str, i
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    text = re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{e\}", r"(?P<e>\d+)")
+    text = re.escape(template).replace(r"\{i\}", r"(?P<i>\d+)").replace(r"\{e\}", r"(?P<e>\d+|\*)")
     return re.compile(text)
 
 

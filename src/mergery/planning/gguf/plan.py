@@ -9,8 +9,9 @@ from typing import Any
 
 from mergery.architecture.spelling import ties_head
 from mergery.checkpoints.base import TensorInfo
+from mergery.checkpoints.config import Config
 from mergery.checkpoints.gguf.encoding import OutTensor, encode_header
-from mergery.checkpoints.gguf.families import FAMILIES, Family, family_of_kind
+from mergery.checkpoints.gguf.families import FAMILIES, Family
 from mergery.checkpoints.gguf.placing import Place, Places, place
 from mergery.checkpoints.gguf.stating import Stated
 from mergery.checkpoints.gguf.words import words_of
@@ -18,8 +19,9 @@ from mergery.checkpoints.memory import TextCheckpoint
 from mergery.checkpoints.tokenizer.chat_templates import read_template
 from mergery.checkpoints.tokenizer.reading import read_tokenizer
 from mergery.dtypes import BF16, F16, F32, DType
-from mergery.errors import PlanError
+from mergery.errors import PlanError, listed
 from mergery.planning.digest import digest_of
+from mergery.planning.gguf.naming import WITH_TOWERS, in_family, language_of
 from mergery.planning.layout import Layout, Shard, Slot
 from mergery.planning.plan import Plan
 from mergery.planning.steps import Step, kinds_of
@@ -53,12 +55,13 @@ def gguf_plan(
         raise PlanError(
             "this recipe makes an adapter, not a model", hint="leave out output: adapter, or export MODEL+ADAPTER"
         )
-    family = _family(plan)
-    stated = Stated(family, plan.config)
-    steps, tied = _without_tied_head(plan, family)
+    family, config, towers = _family(plan)
+    stated = Stated(family, config)
+    steps, left = in_family(plan.steps, family, config, towers=towers)
+    steps, tied = _without_tied_head(steps, config, family)
     infos = {step.name: step.slot.info for step in steps}
     heads = {
-        "attn_q": plan.config.get("num_attention_heads", 1),
+        "attn_q": config.get("num_attention_heads", 1),
         "attn_k": stated.keys.get("attention.head_count_kv", 1),
     }
     places = place(family, infos, heads, wanted, stated.keys["block_count"])
@@ -70,7 +73,9 @@ def gguf_plan(
         )
     lists = [OutTensor(name, (len(values),), 0) for name, values in stated.lists.items()]
     rows = targets["token_embd.weight"].shape[0]
-    words, notes = _words(plan, texts, rows, family, cutting)
+    words, notes = _words(plan, config, texts, rows, family, cutting)
+    if left:
+        notes.append(f"the file has the language model alone, without {listed(left)}")
     metadata = {
         "general.architecture": family.architecture, "general.type": "model",
         "general.name": name, "general.file_type": _file_type(wanted),
@@ -92,10 +97,11 @@ def gguf_plan(
     return GgufPlan(renewed, places.of, targets, bytes_of, (*stated.notes, *notes, *(coarse if places.coarse else ())))
 
 
-def _family(plan: Plan) -> Family:
-    family = family_of_kind(plan.config.family)
+def _family(plan: Plan) -> tuple[Family, Config, bool]:
+    """The family, the config of the language model, and whether the model has more than that."""
+    family, config, towers = language_of(plan.config)
     if family is None:
-        kinds = ", ".join(sorted(family.kind for family in FAMILIES))
+        kinds = ", ".join(sorted({*(family.kind for family in FAMILIES), *WITH_TOWERS}))
         what = (
             f"a model of the family {plan.config.family or 'that no config.json names'} cannot be written as GGUF here"
         )
@@ -103,23 +109,23 @@ def _family(plan: Plan) -> Family:
         raise PlanError(what, why=f"these can: {kinds}", hint=hint)
     if plan.only:
         raise PlanError("part of a model cannot be written as GGUF", hint="leave out --only")
-    return family
+    return family, config, towers
 
 
-def _without_tied_head(plan: Plan, family: Family) -> tuple[list[Step], bool]:
+def _without_tied_head(steps: list[Step], config: Config, family: Family) -> tuple[list[Step], bool]:
     """The steps without a head that is the embeddings, and whether it is."""
-    tied = bool(ties_head(plan.config)) or (plan.config.tied is None and family.kind.startswith(("gemma", "mamba")))
+    tied = bool(ties_head(config)) or (config.tied is None and family.kind.startswith(("gemma", "mamba")))
     if family.kind in ("gemma", "gemma2") and not tied:
         raise PlanError(
             f"this {family.kind} cannot be written as GGUF",
             why="llama.cpp ties its head, and the config does not",
             hint="merge it to a folder, for programs that run safetensors",
         )
-    return [step for step in plan.steps if not (tied and step.name == HEAD)], tied
+    return [step for step in steps if not (tied and step.name == HEAD)], tied
 
 
 def _words(
-    plan: Plan, texts: Mapping[str, bytes], rows: int, family: Family, cutting: str | None
+    plan: Plan, config: Config, texts: Mapping[str, bytes], rows: int, family: Family, cutting: str | None
 ) -> tuple[dict[str, Any], list[str]]:
     """The keys of the tokenizer and the chat template, and what is to be said of them."""
     files = TextCheckpoint(texts, plan.tokenizer.label)
@@ -128,7 +134,7 @@ def _words(
         return {"tokenizer.ggml.model": "none"}, ["the file has no tokenizer, because the model has none"]
     words = words_of(tokenizer, rows, family.kind, cutting=cutting)
     for role in ("bos", "eos"):
-        number = plan.config.get(f"{role}_token_id")
+        number = config.get(f"{role}_token_id")
         if isinstance(number, int) and 0 <= number < rows:
             words.setdefault(f"tokenizer.ggml.{role}_token_id", number)
     ends = json.loads(texts.get("generation_config.json", b"{}")).get("eos_token_id")

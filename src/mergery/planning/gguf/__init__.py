@@ -1,0 +1,7 @@
+"""A plan whose output is one GGUF file."""
+
+from __future__ import annotations
+
+from mergery.planning.gguf.plan import PLAIN, TYPES, GgufPlan, gguf_plan
+
+__all__ = ["PLAIN", "TYPES", "GgufPlan", "gguf_plan"]

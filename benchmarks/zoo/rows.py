@@ -71,6 +71,7 @@ ROWS: tuple[Row, ...] = (
     Row("spectral", "dc_merge", {"scale": TURNED}),
     Row("spectral", "knots", {"scale": (1.0, 1.5, 2.0)}),
     Row("spectral", "orthomerge", {"scale": (0.25, 0.4, 0.6)}),
+    Row("spectral", "coram", {"scale": MEANS}),
     Row("spectral", "svc", {"alpha": (0.5, 1.0), "scale": (0.6, 1.0, 1.4, 2.0)}),
     Row("spectral", "resmerge", {"scale": MEANS}),
     Row("spectral", "opcm", {"alpha": (0.3, 0.5), "scale": (1.0, 1.5, 2.0)}),

@@ -1,5 +1,7 @@
 """What the weights of each method are, shares of one another or factors of what is added, is what it declares."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ def change(method: Method, weight: float) -> float:
     k = max(3, method.models[0]) if method.models[1] is None else method.models[1]
     base = normal(12, 10, seed=99)
     models = [base + (0.1 + task) * normal(12, 10, seed=task) for task in range(k)]
-    own = {setting.name: 0 for setting in method.settings.values() if setting.kind == "task"}
+    own: dict[str, Any] = {setting.name: 0 for setting in method.settings.values() if setting.kind == "task"}
     origin = base if method.base != "unused" else None
     return float(torch.linalg.vector_norm(method(models, origin, weight=weight, **own) - base))
 

@@ -38,8 +38,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "neuromerging", "consensus", "trust_region", "sce", "magmax", "ram", "ramplus_tl",
     ),
     "Matrices, by singular vectors": (
-        "iso_c", "iso_cts", "tsv_merge", "dc_merge", "knots", "subspace_boosting", "svc", "opcm", "orthomerge", "rotate",
-        "truncate", "star", "cart", "resmerge", "monosoup", "spectral_filter",
+        "iso_c", "iso_cts", "tsv_merge", "dc_merge", "knots", "subspace_boosting", "svc", "opcm", "orthomerge", "coram",
+        "rotate", "truncate", "star", "cart", "resmerge", "monosoup", "spectral_filter",
     ),
     "Matrices, with the least interference": ("swudi", "swudi_a", "wudi", "ace", "actmat", "optmerge", "dop", "doge"),
     "With statistics of data": ("regmean", "fisher"),

@@ -248,7 +248,47 @@ def orthomerge(
     return base + by_matrix(merge, [base, *differences(models, base)])
 
 
+def faced(origin: tuple[Array, Array, Array], own: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    """Signs of pairs as in the base, and no reflection."""
+    (u, s, vh), (a, _, bh) = own, origin
+    near = (u * a).sum(0) + (vh * bh).sum(1)
+    signs = np.where(near < 0.0, -1.0, 1.0)
+    if np.linalg.det(a.T @ (u * signs)) < 0.0:
+        signs[np.argmin(np.abs(near))] *= -1.0
+    return u * signs, s, signs[:, None] * vh
+
+
+def coram(models: Sequence[Array], base: Array, coins: KeyedUniform, *, height: int, scale: Any) -> Array:
+    def slice_of(origin: Array, others: list[Array]) -> Array:
+        parts = np.linalg.svd(origin, full_matrices=False)
+        found = [faced(parts, np.linalg.svd(other, full_matrices=False)) for other in others]
+        logs = []
+        for u, _, _ in found:
+            values, vectors = np.linalg.eig(parts[0].T @ u)
+            logs.append(np.real((vectors * np.log(values)) @ np.linalg.inv(vectors)))
+        values, vectors = np.linalg.eigh(1j * add(logs) / len(logs))
+        turn = np.real((vectors * np.exp(-1j * values)) @ vectors.conj().T)
+        size, right = (add(part[place] for part in found) / len(found) for place in (1, 2))
+        return parts[0] @ turn @ np.diag(size) @ polar(right)
+
+    def merge(given: list[Array]) -> Array:
+        origin, deltas = given[0], given[1:]
+        rows = min(height, origin.shape[1])
+        cut = range(0, len(origin), rows)
+        merged = np.vstack([slice_of(origin[i : i + rows], [(origin + d)[i : i + rows] for d in deltas]) for i in cut])
+        merged = merged - origin
+        lengths = np.array([np.linalg.norm(delta) for delta in deltas])
+        if scale != "auto" or not lengths.any():
+            return merged * (1.0 if scale == "auto" else scale)
+        ratio = lengths.max() / lengths[lengths > 0.0].min()
+        gain = np.interp(np.log(ratio), np.log([3.5, 16.0]), [1.15, 0.5])
+        return merged * gain * min(2 * len(deltas) ** 0.5, np.sqrt((lengths**2).mean()) / np.linalg.norm(merged))
+
+    return base + by_matrix(merge, [base, *differences(models, base)])
+
+
 REFERENCES: dict[str, Callable[..., Array]] = {
+    "coram": coram,
     "dc_merge": dc_merge,
     "iso_c": iso_c,
     "iso_cts": iso_cts,

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from mergery.api import plan as plan
     from mergery.api import prove as prove
     from mergery.api import push as push
+    from mergery.api import search as search
+    from mergery.api import soup as soup
     from mergery.api import verify as verify
     from mergery.calibration.learning.options import LearnOptions as LearnOptions
     from mergery.calibration.options import CalibrationOptions as CalibrationOptions
@@ -40,16 +42,21 @@ if TYPE_CHECKING:
     from mergery.recipe import Recipe as Recipe
     from mergery.recipe.reading import load_recipe as load_recipe
     from mergery.run.workers import Options as Options
+    from mergery.search.options import SearchOptions as SearchOptions
+    from mergery.search.soups.options import SoupOptions as SoupOptions
 
 _HOMES = {  # of public names: the module, and the name there where it is another
     **dict.fromkeys(("plan", "merge", "explain", "pack", "export_gguf", "export_quantised", "push"), "api"),
     **dict.fromkeys(("inspect", "verify", "prove", "calibrate", "evaluate", "compare", "learn"), "api"),
+    **dict.fromkeys(("search", "soup"), "api"),
     **dict.fromkeys(("evaluation", "methods"), ""),
     "CalibrationOptions": "calibration.options",
     "LearnOptions": "calibration.learning.options",
     "MergeryError": "errors",
     "Options": "run.workers",
     "Recipe": "recipe",
+    "SearchOptions": "search.options",
+    "SoupOptions": "search.soups.options",
     "load_recipe": "recipe.reading",
     "merge_tensors": "engine.in_memory",
     "open": "checkpoints:open_checkpoint",

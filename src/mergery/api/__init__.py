@@ -1,5 +1,6 @@
 """The verbs. The command line and a notebook are thin shells over these."""
 
+from mergery.api.finding import search, soup
 from mergery.api.handing_on import export_gguf, export_quantised, push
 from mergery.api.looking import inspect, prove, verify
 from mergery.api.measuring import calibrate, compare, evaluate, learn
@@ -19,5 +20,7 @@ __all__ = [
     "plan",
     "prove",
     "push",
+    "search",
+    "soup",
     "verify",
 ]

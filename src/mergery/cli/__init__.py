@@ -48,6 +48,8 @@ COMMANDS = {
     MEASURING: {
         "evaluate": "evaluate:evaluate",
         "compare": "compare:compare",
+        "search": "search:search",
+        "soup": "soup:soup",
         "calibrate": "calibrate:calibrate",
         "learn": "learn:learn",
         "anchors": "anchors:anchors",

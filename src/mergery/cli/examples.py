@@ -46,6 +46,16 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
         ("mergery compare merged --parents llama-math llama-code --tasks questions.jsonl", "what the merge has lost"),
     ),
+    "search": (
+        ("mergery search recipe.yaml found --tasks questions.jsonl", "find what the recipe leaves open"),
+        ("mergery search recipe.yaml found --tasks questions.jsonl --trials 300", "go on with the same search"),
+        ("mergery merge found/recipe.yaml merged", "write the model that was found"),
+    ),
+    "soup": (
+        ("mergery soup greedy math code chat --tasks questions.jsonl --out soup", "keep what the average gains by"),
+        ("mergery soup soce math code chat --tasks questions.jsonl --out soup", "experts of categories, best weights"),
+        ("mergery soup soce --scores table.csv", "choose the experts from a table of scores"),
+    ),
     "calibrate": (
         ("mergery calibrate llama-math --data texts.jsonl math-stats", "what the model's weights are multiplied with"),
         (

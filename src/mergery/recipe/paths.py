@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mergery.recipe.document import Document, KeyPath
@@ -48,6 +48,33 @@ def name_paths(data: Mapping[str, Any], document: Document) -> dict[str, Any]:
     stages = {name: naming.renamed(item, ("models", name)) for name, item in models.items() if _is_merge(item)}
     rest = {key: naming.renamed(data[key], (key,)) for key in ("merge", "output") if isinstance(data.get(key), Mapping)}
     return {**data, **rest, "models": {**models, **stages, **naming.added}}
+
+
+def rebased(data: Mapping[str, Any], old: Path, new: Path) -> dict[str, Any]:
+    """A recipe's data for a file in another folder: relative paths of models that are there are told from `new` on."""
+
+    def told(path: Any) -> Any:
+        if isinstance(path, str) and not path.startswith(("~", "/")):
+            parts = path.split("+")  # a model with adapters on it
+            if all((old / part).exists() for part in parts):
+                return "+".join(os.path.relpath(old / part, new) for part in parts)
+        return path
+
+    def moved(item: Any) -> Any:
+        if isinstance(item, Mapping) and not _is_merge(item):
+            own = {key: told(item[key]) for key in ("path", "statistics") if key in item}
+            adapters = item.get("adapters")
+            if isinstance(adapters, list):
+                own["adapters"] = [moved(each) if isinstance(each, Mapping) else told(each) for each in adapters]
+            return {**item, **own}
+        return told(item)
+
+    models = data.get("models")
+    if isinstance(models, Mapping):
+        return {**data, "models": {name: moved(item) for name, item in models.items()}}
+    if isinstance(models, list):
+        return {**data, "models": [moved(item) for item in models]}
+    return dict(data)
 
 
 def move(document: Document, old: KeyPath, new: KeyPath) -> None:

@@ -18,6 +18,8 @@ from mergery.architecture.sections import PARTS
 from mergery.errors import RecipeError, did_you_mean
 
 Scalar = float | int | bool | str | None
+OPEN = ("search", "choose")
+"""Keys of values that are still to be found (`mergery.recipe.space`)."""
 
 
 class _Unset:
@@ -220,6 +222,12 @@ def parse_value(data: Any, *, nested: bool = False) -> Value:
             return Filtered(tuple(_parse_case(item) for item in data))
         return Gradient(_points(data))
     if isinstance(data, dict):
+        if any(word in data for word in OPEN):
+            why, hint = (
+                "a merge needs a value here",
+                "mergery search RECIPE OUT --tasks FILE finds one, and writes a recipe",
+            )
+            raise RecipeError("this setting is still to be searched", why=why, hint=hint)
         if "gradient" in data:
             _only(data, {"gradient", "outside"})
             outside = data.get("outside", "ends")

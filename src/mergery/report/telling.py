@@ -60,6 +60,8 @@ def sentences(event: Event) -> list[str]:
             how = f"{event.objective} {event.before:.4g} before, {event.after:.4g} after {event.steps} steps"
             worse = ["warning: it is not less than before: a smaller rate or more data may help"]
             return [f"wrote {event.file}: {how}", *(worse if event.after > event.before else [])]
+        case events.Found():
+            return [f"wrote {event.recipe}: {event.what}"]
         case events.Lost():
             return [f"the worker {event.worker} is gone ({event.reason}); its tensors are made elsewhere"]
     return []
@@ -83,6 +85,10 @@ def details(event: Event) -> list[str]:
         case events.Scored() if not event.cut:
             scores = ", ".join(f"{name} {score:.4f}" for name, score in event.scores.items())
             return [f"{event.task}: {scores} in {duration(event.seconds)}{', computed before' * event.cached}"]
+        case events.Tried():
+            how = ", given up on a part of the items" * event.stopped
+            facts = f"{event.score:.4f}{how}, best {event.best:.4f}; {event.tensors} tensors made"
+            return [f"candidate {event.number}: {facts}, {duration(event.seconds)}"]
     found = share(event)
     return [f"{found.what}: {found.amount(found.done)} of {found.amount(found.total)}"] if found else []
 
@@ -102,6 +108,8 @@ def share(event: Event) -> Share | None:
             return Share("finding anchors" if event.model else "refining", event.done, event.total, False)
         case events.Learning():
             return Share(event.doing, event.done, event.total, False)
+        case events.Tried():
+            return Share(f"searching, best {event.best:.4f}", event.number, event.most, False)
         case events.Visited():
             return Share("calibrating", event.place, event.total, False)
     return None

@@ -314,3 +314,28 @@ class Refined(Event):
     losses: Sequence[float]  # at the beginning and at the end
     done: int
     total: int
+
+
+# --- searching ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tried(Event):
+    """A candidate of a search has been scored."""
+
+    number: int  # from 1
+    most: int  # candidates, at most
+    score: float
+    best: float  # of the candidates so far
+    stopped: bool  # on a part of the items: it was clearly worse
+    tensors: int  # that were made for it
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Found(Event):
+    """A search is over."""
+
+    recipe: Path
+    what: str  # of the finalists that was chosen
+    scores: Mapping[str, Mapping[str, float]]  # of the finalists on the validation items, by name and metric

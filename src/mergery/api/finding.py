@@ -1,0 +1,83 @@
+"""Let the machine find a merge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergery.report.notebook import listening
+from mergery.run.events import Notify
+
+if TYPE_CHECKING:
+    from mergery import evaluation
+    from mergery.search.options import SearchOptions
+    from mergery.search.searching import SearchResult
+    from mergery.search.soups.options import SoupOptions
+    from mergery.search.soups.running import SoupResult
+
+
+def search(
+    recipe: str | Path | Mapping[str, Any],
+    out: str | Path,
+    tasks: Sequence[str | Path | evaluation.Task] | str | Path | evaluation.Task,
+    *,
+    options: SearchOptions | None = None,
+    evaluation_options: evaluation.EvaluationOptions | None = None,
+    tokenizer: Any = None,
+    on_event: Notify | None = None,
+) -> SearchResult:
+    """Find values for what a recipe leaves open, and write the recipe that was found into the folder `out`.
+
+    recipe: a YAML file or a mapping in which settings of methods are `{search: [low, high]}` or `{choose: [...]}`.
+    tasks:  task files or `Task`s. Half of their items are searched with, a quarter is for choosing among the best few, and a
+            quarter to report on, which no choice sees.
+    options: the sampler, the number of candidates, the seed.
+
+    A candidate is never written: one model is in memory, of which only the tensors are made again that a change touches. A
+    search that was stopped goes on where it was. Raises MergeryError.
+    """
+    from mergery import evaluation
+    from mergery.search.options import SearchOptions
+    from mergery.search.searching import search
+
+    listed = [tasks] if isinstance(tasks, (str, Path, evaluation.Task)) else list(tasks)
+    asked = evaluation_options or evaluation.EvaluationOptions()
+    with listening(on_event) as notify:
+        return search(
+            recipe,
+            out,
+            listed,
+            options=options or SearchOptions(),
+            evaluation=asked,
+            tokenizer=tokenizer,
+            notify=notify,
+        )
+
+
+def soup(
+    models: Sequence[Any] | Mapping[str, Any],
+    out: str | Path,
+    tasks: Sequence[str | Path | evaluation.Task] | str | Path | evaluation.Task,
+    *,
+    options: SoupOptions | None = None,
+    evaluation_options: evaluation.EvaluationOptions | None = None,
+    tokenizer: Any = None,
+    on_event: Notify | None = None,
+) -> SoupResult:
+    """Choose the weights with which models are averaged by their scores, and write the recipe into the folder `out`.
+
+    models:  sources of one architecture, in a list or by name.
+    tasks:   task files or `Task`s. Half of their items decide; a quarter is for the report, which no choice sees.
+    options: the strategy: uniform, greedy (arXiv 2203.05482), or soce (arXiv 2511.13254).
+
+    One model is in memory, and all answers are kept in `out`. Raises MergeryError.
+    """
+    from mergery import evaluation
+    from mergery.search.soups.options import SoupOptions
+    from mergery.search.soups.running import make_soup
+
+    listed = [tasks] if isinstance(tasks, (str, Path, evaluation.Task)) else list(tasks)
+    asked = evaluation_options or evaluation.EvaluationOptions()
+    with listening(on_event) as notify:
+        return make_soup(models, Path(out), listed, options or SoupOptions(), asked, tokenizer, notify)

@@ -1,0 +1,103 @@
+"""`mergery search`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from mergery.cli.common import Json, Quiet, RecipeFile, Verbose, console, flowing, wait_without_spinning
+
+Tasks = Annotated[tuple[Path, ...], Parameter(consume_multiple=True)]
+TorchThreads = Annotated[int, Parameter(help="Threads of torch; 0 takes one for each core.")]
+Early = Annotated[
+    bool, Parameter(negative="--no-early", help="Give up candidates that are clearly worse than the best.")
+]
+
+
+@flowing
+def search(
+    recipe: RecipeFile,
+    out: Path,
+    /,
+    *,
+    tasks: Tasks,
+    trials: int = 100,
+    minutes: float | None = None,
+    sampler: Literal["auto", "cma", "tpe", "gp", "random", "grid"] = "auto",
+    seed: int = 0,
+    early: Early = True,
+    chat: bool = False,
+    batch: int = 32,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    longest: int | None = None,
+    device: str = "auto",
+    threads: TorchThreads = 0,
+    tokenizer: Path | None = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Find values for what RECIPE leaves open, and write the recipe that was found into the folder OUT.
+
+    Open are settings that say {search: [low, high]} or {choose: [one, other]} in place of a value. Half of the tasks' items
+    are searched with, a quarter is for choosing among the best few, and a quarter to report on. No candidate is written:
+    one model is in memory. Run the same command after an interruption and it goes on.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file with open settings.
+    out
+        The folder of the search: the study, the recipe that was found (recipe.yaml), and all scores (search.json).
+    tasks
+        Task files: JSON objects, one a line (see docs/evaluation.md).
+    trials
+        Candidates at most.
+    minutes
+        Begin no further candidate after so many.
+    sampler
+        What draws candidates: CMA-ES, a Parzen estimator, a Gaussian process, chance, or a grid. auto takes cma for two or
+        more numbers, else tpe.
+    seed
+        Of the sampler, and of the parts of the tasks.
+    chat
+        Put prompts through the tokenizer's chat template.
+    batch
+        Rows at once.
+    dtype
+        Of the weights in memory.
+    longest
+        Tokens that the model is given at once; what its config says, where not given.
+    device
+        Such as cpu or cuda:0; auto is the first GPU where there is one.
+    tokenizer
+        A folder with a tokenizer, instead of the model's own.
+    """
+    wait_without_spinning()
+    from mergery import api
+    from mergery.cli.progress import reporter
+    from mergery.evaluation import EvaluationOptions
+    from mergery.search.options import SearchOptions
+
+    options = SearchOptions(sampler, trials, minutes, seed, early)
+    asked = EvaluationOptions(batch, chat, dtype, longest, threads, device)
+    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+        found = api.search(
+            recipe, out, tasks, options=options, evaluation_options=asked, tokenizer=tokenizer, on_event=report.event
+        )
+    if not json and not quiet:
+        for each in found.finalists:
+            values = ", ".join(
+                f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
+                for name, value in each.values.items()
+            )
+            console().print(
+                f"{each.name}: {each.score:.4f} on search, {each.validation:.4f} on validation items ({values})"
+            )
+        for name, why in found.left_out.items():
+            console().print(f"{name} was not scored: {why}")
+        for line in found.report.words:
+            console().print(line)
+        console().print(f"next: mergery merge {found.recipe} OUT")

@@ -1,0 +1,186 @@
+"""A model in memory that follows a recipe from candidate to candidate: only tensors that a change touches are made again."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mergery.checkpoints.base import Checkpoint
+from mergery.errors import PlanError
+from mergery.evaluation.loading import Head, Loaded, assembled, quiet, tokenizer_of
+from mergery.evaluation.models import Subject
+from mergery.evaluation.task import digest
+from mergery.planning.layout import Slot
+from mergery.planning.measurements import statistics_of
+from mergery.planning.opening import open_all
+from mergery.planning.plan import Plan, no_collections, plan_recipe
+from mergery.planning.steps import Step
+from mergery.recipe import Recipe
+from mergery.report.files import side_files
+from mergery.run.events import ignore
+from mergery.run.merging import merge_to_memory, prepare
+from mergery.run.workers import Options, Run
+from mergery.search.keys import Keys
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class LiveModel:
+    """One transformers model, whose parameters become those of one recipe after another.
+
+    The checkpoints are opened once. The first recipe is merged in memory and loaded as `mergery evaluate` loads a recipe; of
+    each later one the tensors that are made of something else are written over the old ones, window by window, so nothing
+    is held twice. A candidate of another shape or config, and one whose module keeps weights in another form than its files,
+    is loaded anew. A score is what evaluating the merged folder would give.
+    """
+
+    def __init__(self, recipe: Recipe, head: Head, *, dtype: str = "float32", tokenizer: Any = None) -> None:
+        """Opens the models of a recipe, and says what is wrong with it. Nothing is computed yet. Raises MergeryError."""
+        self.head: Head = head
+        self.dtype, self.tokenizer = dtype, tokenizer
+        self.checkpoints: Mapping[str, Checkpoint] = open_all(recipe)
+        statistics = {statistics_of(name): name for name in recipe.models}
+        self.owners = {name: statistics.get(name, name) for name in self.checkpoints}  # the model that each belongs to
+        self.loaded: Loaded | None = None
+        self.keys: dict[str, bytes] = {}  # of the tensors that the module holds
+        self.parameters: dict[str, Tensor] = {}
+        self.whole = False  # whether the module must be made anew for every candidate
+        self.made = 0  # tensors that the last step made
+        try:
+            plan = self.plan(recipe)
+            if plan.adapter is not None:
+                raise PlanError(
+                    "a search is for models, and this recipe makes an adapter", hint="leave out output: adapter"
+                )
+            if not plan.config:
+                why, hint = "none of its models brings a config.json", "name one of them by a folder that has it"
+                raise PlanError("the merged model has no config", why=why, hint=hint)
+        except BaseException:
+            self.close()
+            raise
+        self.shape: Any = None  # of the model that the module is: its config and its tensors
+        self.stamps = plan.stamps
+        self.sources = digest({name: _content(checkpoint) for name, checkpoint in self.checkpoints.items()})
+
+    def plan(self, recipe: Recipe) -> Plan:
+        """The plan of a candidate, over the models that are open. Raises MergeryError."""
+        used = {name: self.checkpoints[name] for name in self.checkpoints if self.owners[name] in recipe.models}
+        with no_collections():
+            return plan_recipe(recipe, used, ())
+
+    def subject(self, recipe: Recipe, name: str) -> Subject:
+        """A candidate as something to evaluate: the model follows it when it is asked."""
+        plan = self.plan(recipe)
+
+        def load(head: Head, dtype: str) -> Loaded:
+            if head != self.head or dtype != self.dtype:
+                why = f"it was opened for {self.head} in {self.dtype}"
+                raise PlanError(
+                    f"the model has no {head} head in {dtype} here", why=why, hint="search with tasks of one kind"
+                )
+            return self.follow(plan)
+
+        return Subject(name, digest([self.sources, plan.digest]), plan.config.plain(), load)
+
+    def follow(self, plan: Plan) -> Loaded:
+        """Give the module the tensors of a plan. Raises MergeryError."""
+        if any(checkpoint.stamp() != self.stamps[name] for name, checkpoint in self.checkpoints.items()):
+            raise PlanError("the models have changed since the search began", hint="begin a new search")
+        shape = (
+            plan.config.plain(),
+            {step.name: (step.slot.info.shape, step.slot.info.dtype.name) for step in plan.steps},
+        )
+        keys, known = Keys(plan), self.keys
+        wanted = {step.name: keys.of(step.node) for step in plan.steps}
+        if self.loaded is None or self.whole or shape != self.shape:
+            self.loaded, self.made, self.shape = self._load(plan), len(plan.steps), shape
+        else:
+            same = {name: "" for name, key in wanted.items() if known.get(name) == key}
+            self.keys = {
+                name: known[name] for name in same
+            }  # where the merge fails half way, the others are of no recipe
+            Run(plan, ParameterSink(self.parameters, same), Options(), ignore).execute()
+            self.made = len(plan.steps) - len(same)
+        self.keys = wanted
+        return self.loaded
+
+    def _load(self, plan: Plan) -> Loaded:
+        """Merge the whole in memory, and make transformers' model of it."""
+        if self.loaded is None:
+            prepare(plan, ignore, Options())
+        self.loaded = None  # one at a time
+        merged = merge_to_memory(plan, Options(), ignore)
+        with quiet(), tempfile.TemporaryDirectory(prefix="mergery-") as folder:
+            for file, content in side_files(plan).items():
+                place = Path(folder, file)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(content)
+            module = assembled(merged, Path(folder), self.head, self.dtype, "merge")
+            loaded = Loaded(module.eval(), tokenizer_of(self.tokenizer, Path(folder)))
+        self.parameters = _places(module, merged)
+        self.whole = not self.parameters
+        return loaded
+
+    def close(self) -> None:
+        """Close the models' files, and let go of the module."""
+        self.loaded = None
+        self.parameters = {}
+        for checkpoint in self.checkpoints.values():
+            checkpoint.close()
+
+
+def _places(module: Any, merged: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The module's tensor for each merged one of its name; empty where it keeps some of them in another form.
+
+    Every value is compared, so that what is written over later is what was read. Merged tensors that the module does not
+    take have no place.
+    """
+    import torch
+
+    state = dict(module.state_dict(keep_vars=True))
+    held = {tensor.data_ptr() for name, tensor in state.items() if name in merged}
+    if any(tensor.data_ptr() not in held for tensor in state.values() if tensor.numel()):
+        return {}
+    places: dict[str, Tensor] = {}
+    for name, tensor in merged.items():
+        own = state.get(name)
+        if own is None:
+            continue
+        if own.shape != tensor.shape or not torch.equal(own.detach().cpu(), tensor.to(own.dtype)):
+            return {}
+        places[name] = own.detach().view(-1)
+    return places
+
+
+class ParameterSink:
+    """Writes tensors over a module's own, in its dtype."""
+
+    def __init__(self, places: Mapping[str, Tensor], done: Mapping[str, str]) -> None:
+        self.places = places
+        self.done: dict[str, str] = dict(done)
+
+    def write(self, slot: Slot, start: int, data: np.ndarray) -> None:
+        """`data` are bytes in the tensor's own dtype, from byte `start` of it on."""
+        import torch
+
+        place = self.places.get(slot.info.name)
+        if place is None:
+            return
+        values = torch.from_numpy(data).view(getattr(torch, slot.info.dtype.torch))
+        first = start // slot.info.dtype.itemsize
+        place[first : first + values.numel()].copy_(values)
+
+    def finished(self, steps: Sequence[Step], digests: Mapping[str, str]) -> None:
+        """Tensors are whole."""
+        self.done.update(digests)
+
+
+def _content(checkpoint: Checkpoint) -> Any:
+    from mergery.evaluation.content import content_of
+
+    return content_of(checkpoint)

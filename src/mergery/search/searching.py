@@ -1,0 +1,218 @@
+"""A search: candidates are tried one after another, the best few judged on other items, and the chosen one on yet others."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mergery.errors import CheckpointError
+from mergery.evaluation import split
+from mergery.evaluation.comparison import compare
+from mergery.evaluation.findings import Comparison
+from mergery.evaluation.loading import check_transformers
+from mergery.evaluation.models import open_subject
+from mergery.evaluation.options import EvaluationOptions
+from mergery.evaluation.running import answer_all
+from mergery.evaluation.splits import Splits
+from mergery.evaluation.task import Task, digest
+from mergery.recipe import Merge, Recipe, Source
+from mergery.recipe.document import write_yaml
+from mergery.recipe.paths import rebased
+from mergery.recipe.space import Space, read_space
+from mergery.run.events import Found, Notify, Tried, ignore
+from mergery.search.folder import RECIPE, locked
+from mergery.search.live import LiveModel
+from mergery.search.options import SearchOptions
+from mergery.search.scoring import ask, make_objective
+from mergery.search.study import Candidate, Study, check_optuna, ranked
+
+FINALISTS = 3  # of the best candidates, besides the centre and the start
+RECORD = "search.json"
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A candidate that was judged on the validation items."""
+
+    name: str  # start, centre, or its place among the best
+    values: Mapping[str, Any]
+    score: float  # on the search items; of the centre, what they gave afterwards
+    validation: float
+
+    def plain(self) -> dict[str, Any]:
+        return {"name": self.name, "values": dict(self.values), "score": self.score, "validation": self.validation}
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search has found, and how good it is on items that no choice has seen."""
+
+    folder: Path
+    recipe: Path  # of the chosen candidate
+    chosen: Finalist
+    finalists: tuple[Finalist, ...]
+    candidates: tuple[Candidate, ...]
+    report: Comparison  # of the chosen one with the models that it is made of
+    left_out: Mapping[str, str]  # models that could not be scored, and why
+
+    def __repr__(self) -> str:
+        told = (
+            f"{len(self.candidates)} candidates, chosen {self.chosen.name}, {self.chosen.validation:.4f} on validation"
+        )
+        return f"<SearchResult: {told}>"
+
+    def plain(self) -> dict[str, Any]:
+        """The result as plain data."""
+        return {
+            "recipe": str(self.recipe), "chosen": self.chosen.plain(),
+            "finalists": [each.plain() for each in self.finalists],
+            "candidates": [each.plain() for each in self.candidates],
+            "report": self.report.plain(), "left_out": dict(self.left_out),
+        }  # fmt: skip
+
+
+def search(
+    recipe: str | Path | Mapping[str, Any],
+    out: str | Path,
+    tasks: Sequence[str | Path | Task],
+    *,
+    options: SearchOptions = SearchOptions(),
+    evaluation: EvaluationOptions = EvaluationOptions(),
+    tokenizer: Any = None,
+    notify: Notify = ignore,
+) -> SearchResult:
+    """Find the open values of a recipe; see `mergery.api.search`. Raises MergeryError."""
+    check_optuna()
+    check_transformers("a search")
+    space = read_space(recipe)
+    splits = split(tasks, seed=options.seed)
+    objective = make_objective(splits.search, evaluation, options.seed)
+    out = Path(out)
+    with locked(out):
+        start = space.recipe({each.name: each.kind.ends[0] for each in space.dimensions})
+        live = LiveModel(start, objective.head, dtype=evaluation.dtype, tokenizer=tokenizer)
+        try:
+            question = digest(
+                [
+                    space.document.data,
+                    live.sources,
+                    [task.hash for task in splits.search],
+                    options.plain(),
+                    evaluation.plain(),
+                ]
+            )
+            study = Study(out, space, options, question)
+            session = _Session(space, splits, study, live, evaluation, out, notify)
+            session.try_all(objective)
+            return session.finish(objective, start)
+        finally:
+            live.close()
+
+
+class _Session:
+    """A search in its folder."""
+
+    def __init__(
+        self,
+        space: Space,
+        splits: Splits,
+        study: Study,
+        live: LiveModel,
+        evaluation: EvaluationOptions,
+        out: Path,
+        notify: Notify,
+    ) -> None:
+        self.space, self.splits, self.study, self.live = space, splits, study, live
+        self.evaluation, self.out, self.notify = evaluation, out, notify
+
+    def try_all(self, objective: Any) -> None:
+        """Try candidates until there are enough, or the time is over."""
+        study, options = self.study, self.study.options
+        until = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+        while len(study.candidates) < study.most and (until is None or time.monotonic() < until):
+            started = time.perf_counter()
+            trial, values = study.ask()
+            best = study.best
+            subject = self.live.subject(self.space.recipe(values), f"candidate {len(study.candidates) + 1}")
+
+            def hopeful(found: Any, best: Candidate | None = best) -> bool:
+                return best is None or not options.early or not objective.behind(found, best.items)
+
+            found, stopped = ask(subject, objective, hopeful)
+            score = objective.estimate(found, best.items) if stopped and best is not None else objective.score(found)
+            made = study.tell(trial, values, score, found, stopped=stopped)
+            assert study.best is not None
+            seconds = round(time.perf_counter() - started, 3)
+            self.notify(Tried(made.number + 1, study.most, score, study.best.score, stopped, self.live.made, seconds))
+
+    def finish(self, objective: Any, start: Recipe) -> SearchResult:
+        """Judge the finalists on the validation items, and the chosen one on those to report on."""
+        finalists = sorted(self._judged(objective), key=lambda each: -each.validation)
+        chosen = finalists[0]
+        place = self.out / RECIPE
+        data = rebased(self.space.data(chosen.values), self.space.folder, self.out)
+        place.write_text(_head(chosen, self.study) + write_yaml(data), encoding="utf-8")
+        report, left_out = self._report(chosen, start)
+        result = SearchResult(self.out, place, chosen, tuple(finalists), tuple(self.study.candidates), report, left_out)
+        record = {"mergery": 1, **result.plain()}
+        (self.out / RECORD).write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
+        scores = {each.name: {"search": each.score, "validation": each.validation} for each in finalists}
+        self.notify(Found(place, chosen.name, scores))
+        return result
+
+    def _judged(self, objective: Any) -> Iterator[Finalist]:
+        """The start, the centre of the last candidates, and the best few, each set of values once."""
+        entries: list[tuple[str, Mapping[str, Any]]] = [("start", self.study.start())]
+        centre = self.study.centre()
+        if centre is not None:
+            entries.append(("centre", centre))
+        for place, candidate in enumerate(ranked(self.study.candidates, FINALISTS), 1):
+            entries.append((f"best {place}", candidate.values))
+        known = {repr(dict(each.values)): each.score for each in self.study.candidates if not each.stopped}
+        judge = make_objective(self.splits.validation, self.evaluation, self.study.options.seed)
+        seen: set[str] = set()
+        for name, values in entries:
+            key = repr(dict(values))
+            if key in seen:
+                continue
+            seen.add(key)
+            subject = self.live.subject(self.space.recipe(values), name)
+            score = known[key] if key in known else objective.score(ask(subject, objective, lambda _: True)[0])
+            yield Finalist(name, dict(values), score, judge.score(ask(subject, judge, lambda _: True)[0]))
+
+    def _report(self, chosen: Finalist, start: Recipe) -> tuple[Comparison, dict[str, str]]:
+        """The chosen candidate beside the models that it is made of, on items that no choice has seen."""
+        subject = self.live.subject(self.space.recipe(chosen.values), "merge")
+        tasks = self.splits.report(subject.fingerprint)
+        results = self.out / "results"
+        found = [answer_all(subject, tasks, self.evaluation, results)]
+        self.live.loaded, self.live.keys = None, {}  # one model at a time
+        left_out: dict[str, str] = {}
+        for name, source in start.models.items():
+            if isinstance(source, Source):
+                alone = Recipe({name: source}, Merge("passthrough", (name,)), folder=start.folder)
+                try:
+                    found.append(answer_all(open_subject(alone, name=name), tasks, self.evaluation, results))
+                except CheckpointError as error:  # such as a base without a head
+                    left_out[name] = f"{error.what}: {error.why}" if error.why else error.what
+        if len(found) < 2:
+            why, hint = (
+                "; ".join(left_out.values()),
+                "compare with models of yours by `mergery evaluate --split report`",
+            )
+            raise CheckpointError("none of the models that were merged can be scored alone", why=why, hint=hint)
+        parents = [evaluation.model for evaluation in found[1:]]
+        return compare(found, parents=parents, seed=self.study.options.seed, resamples=10_000), left_out
+
+
+def _head(chosen: Finalist, study: Study) -> str:
+    """What the recipe says of where it comes from, as a comment."""
+    tried, sampler = len(study.candidates), study.sampler
+    return (
+        f"# Found by mergery search: {chosen.name} of {tried} candidates by {sampler}, seed {study.options.seed}.\n"
+        f"# Score on the items to search with {chosen.score:.4f}, to validate on {chosen.validation:.4f}.\n"
+    )

@@ -1,0 +1,249 @@
+"""A study: which candidates have been tried, what came of them, and which one is next. It is kept in a file as it goes.
+
+Samplers are Optuna's; they see every range as the numbers from 0 to 1. CMA-ES begins in the middle with a spread of 1/6
+(arXiv 2403.13187). Each candidate is drawn by a sampler of its own, seeded by the study's seed and the number of candidates
+before it, so that a study which was killed goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mergery.errors import RecipeError, Where
+from mergery.recipe.space import Choice, Range, Space
+from mergery.search.options import SearchOptions
+
+FILE = "study.log"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What was tried: a value for each dimension, and what came of it."""
+
+    number: int  # from 0
+    values: Mapping[str, Any]
+    score: float
+    stopped: bool = False  # on a part of the items: the score is then an estimate
+    items: Mapping[str, list[float]] = field(default_factory=dict)  # what each item gave, by task
+
+    def plain(self) -> dict[str, Any]:
+        return {"number": self.number, "values": dict(self.values), "score": self.score, "stopped": self.stopped}
+
+
+def check_optuna() -> None:
+    """Say that Optuna is missing before anything is read. Raises RecipeError."""
+    missing = [name for name in ("optuna", "cmaes") if find_spec(name) is None]
+    if missing:
+        raise RecipeError(f"a search needs {' and '.join(missing)}", hint="pip install 'mergery[search]'")
+
+
+class Study:
+    """An Optuna study in a folder. `question` is a hash of all that decides what its candidates are."""
+
+    def __init__(self, folder: Path, space: Space, options: SearchOptions, question: str) -> None:
+        """Opens the study of the folder, or begins one. Raises RecipeError where it is of another question."""
+        check_optuna()
+        self.space, self.options = space, options
+        self.numbers = [each for each in space.dimensions if isinstance(each.kind, Range)]
+        name = options.sampler
+        self.sampler = ("cma" if len(self.numbers) > 1 else "tpe") if name == "auto" else name
+        if self.sampler == "cma" and len(self.numbers) < 2:
+            why = f"the recipe has {len(self.numbers)} open numbers, and CMA-ES needs two"
+            raise RecipeError("cma cannot search this", why=why, hint="--sampler tpe")
+        with quiet_optuna() as optuna:
+            backend = optuna.storages.journal.JournalFileBackend(str(folder / FILE))
+            storage = optuna.storages.JournalStorage(backend)
+            self.study = optuna.create_study(
+                storage=storage,
+                study_name="search",
+                direction="maximize",
+                load_if_exists=True,
+                sampler=self._sampler(0),
+            )
+            known = self.study.user_attrs.get("question")
+            if known is None:
+                self.study.set_user_attr("question", question)
+            elif known != question:
+                raise RecipeError(
+                    "this folder holds another search",
+                    where=Where(str(folder)),
+                    why="its recipe, models, tasks, sampler or seed were others",
+                    hint="name another folder, or remove this one",
+                )
+            self.left: Any = None  # a candidate that was drawn and never told: whoever was at it is gone
+            for trial in self.study.get_trials(deepcopy=False):
+                if trial.state.name == "RUNNING" and len(trial.params) == len(space.dimensions):
+                    self.left = trial
+                elif not trial.state.is_finished():
+                    self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        self.candidates: list[Candidate] = [
+            Candidate(
+                number, trial.user_attrs["values"], trial.value, trial.user_attrs["stopped"], trial.user_attrs["items"]
+            )
+            for number, trial in enumerate(self._complete())
+        ]
+
+    def start(self) -> dict[str, Any]:
+        """The first candidate: the middle of every range, and the first of every choice."""
+        return {each.name: _middle(each.kind) for each in self.space.dimensions}
+
+    def ask(self) -> tuple[Any, dict[str, Any]]:
+        """The next candidate: a mark for `tell`, and its values."""
+        number, dimensions = len(self.candidates), self.space.dimensions
+        with quiet_optuna() as optuna:
+            self.study.sampler = self._sampler(number)
+            if self.left is not None:
+                trial, self.left = optuna.trial.Trial(self.study, self.left._trial_id), None
+            else:
+                fixed = None if number else [_encoded(each.kind, self.start()[each.name]) for each in dimensions]
+                fixed = next(itertools.islice(self.grid(), number, None)) if self.sampler == "grid" else fixed
+                if fixed is not None:
+                    self.study.enqueue_trial(dict(zip((each.name for each in dimensions), fixed, strict=True)))
+                trial = self.study.ask({each.name: _distribution(each.kind, optuna) for each in dimensions})
+        return trial, {each.name: _decoded(each.kind, trial.params[each.name]) for each in dimensions}
+
+    def tell(
+        self, trial: Any, values: Mapping[str, Any], score: float, items: Mapping[str, list[float]], *, stopped: bool
+    ) -> Candidate:
+        """What came of a candidate; it is in the file when this returns."""
+        with quiet_optuna():
+            trial.set_user_attr("values", dict(values))
+            trial.set_user_attr("items", dict(items))
+            trial.set_user_attr("stopped", stopped)
+            self.study.tell(trial, score)
+        candidate = Candidate(len(self.candidates), dict(values), score, stopped, items)
+        self.candidates.append(candidate)
+        return candidate
+
+    @property
+    def best(self) -> Candidate | None:
+        """The best candidate that was asked all items."""
+        return max((each for each in self.candidates if not each.stopped), key=lambda each: each.score, default=None)
+
+    def centre(self) -> dict[str, Any] | None:
+        """The mean of the last generation's better half, weighted as CMA-ES moves its mean; None before there is one.
+
+        It is less lucky than the best candidate. Choices are those of the generation's best.
+        """
+        count = generation(len(self.numbers))
+        last = sorted(self.candidates[-count:], key=lambda each: -each.score)[: count // 2]
+        if len(self.candidates) < 2 * count or not self.numbers:
+            return None
+        weights = np.log(count / 2 + 0.5) - np.log(np.arange(1, len(last) + 1))
+        weights /= weights.sum()
+        centre = dict(last[0].values)
+        for each in self.numbers:
+            assert isinstance(each.kind, Range)
+            column = np.array([candidate.values[each.name] for candidate in last], np.float64)
+            value = float(np.exp(weights @ np.log(column))) if each.kind.log else float(weights @ column)
+            centre[each.name] = round(value) if each.kind.whole else min(max(value, each.kind.low), each.kind.high)
+        return centre
+
+    def _complete(self) -> list[Any]:
+        return [trial for trial in self.study.get_trials(deepcopy=False) if trial.state.name == "COMPLETE"]
+
+    def _sampler(self, number: int) -> Any:
+        """The sampler of one candidate."""
+        import optuna
+
+        samplers = optuna.samplers
+        hashed = hashlib.blake2b(f"search\0{self.options.seed}\0{number}".encode(), digest_size=4).digest()
+        seed = int.from_bytes(hashed, "little") >> 1
+        match self.sampler:
+            case "cma":
+                return samplers.CmaEsSampler(
+                    seed=seed, n_startup_trials=1, warn_independent_sampling=False,
+                    independent_sampler=samplers.RandomSampler(seed=seed),
+                )  # fmt: skip
+            case "tpe":
+                return samplers.TPESampler(seed=seed, multivariate=True)
+            case "gp":
+                return samplers.GPSampler(seed=seed, deterministic_objective=True)
+        return samplers.RandomSampler(seed=seed)
+
+    def grid(self) -> Iterator[tuple[Any, ...]]:
+        """The grid's points, as Optuna keeps them: as many of each range as the trials allow, and all of each choice."""
+        return itertools.product(*self._columns())
+
+    def _columns(self) -> list[list[Any]]:
+        choices = math.prod(len(each.kind.values) for each in self.space.dimensions if isinstance(each.kind, Choice))
+        points = max(2, int((self.options.trials / choices) ** (1 / max(1, len(self.numbers))) + 1e-9))
+        found: list[list[Any]] = []
+        for each in self.space.dimensions:
+            kind = each.kind
+            if isinstance(kind, Choice):
+                found.append(list(range(len(kind.values))))
+            else:
+                steps = [_decoded(kind, place) for place in np.linspace(0, 1, points).tolist()]
+                found.append([_encoded(kind, value) for value in dict.fromkeys(steps)])
+        return found
+
+    @property
+    def most(self) -> int:
+        """Candidates at most: a grid ends."""
+        points = math.prod(map(len, self._columns()))
+        return min(self.options.trials, points) if self.sampler == "grid" else self.options.trials
+
+
+def generation(numbers: int) -> int:
+    """Candidates of one generation of CMA-ES in so many dimensions."""
+    return 4 + int(3 * math.log(max(1, numbers)))
+
+
+def _middle(kind: Range | Choice) -> Any:
+    return kind.values[0] if isinstance(kind, Choice) else _decoded(kind, 0.5)
+
+
+def _distribution(kind: Range | Choice, optuna: Any) -> Any:
+    if isinstance(kind, Choice):
+        return optuna.distributions.CategoricalDistribution(list(range(len(kind.values))))
+    return optuna.distributions.FloatDistribution(0.0, 1.0)
+
+
+def _encoded(kind: Range | Choice, value: Any) -> Any:
+    """A value as Optuna keeps it: the place of a choice, which may be any data, or of a number in its range, from 0 to 1."""
+    if isinstance(kind, Choice):
+        return kind.values.index(value)
+    if kind.log:
+        return math.log(value / kind.low) / math.log(kind.high / kind.low)
+    return (value - kind.low) / (kind.high - kind.low)
+
+
+def _decoded(kind: Range | Choice, place: Any) -> Any:
+    if isinstance(kind, Choice):
+        return kind.values[place]
+    value = kind.low * (kind.high / kind.low) ** place if kind.log else kind.low + place * (kind.high - kind.low)
+    return round(value) if kind.whole else min(max(value, kind.low), kind.high)
+
+
+@contextmanager
+def quiet_optuna() -> Iterator[Any]:
+    """Optuna, without its log and its remarks on what is experimental."""
+    import optuna
+
+    level = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield optuna
+    finally:
+        optuna.logging.set_verbosity(level)
+
+
+def ranked(candidates: list[Candidate], count: int) -> list[Candidate]:
+    """The best that were asked all items, each set of values once."""
+    whole = sorted((each for each in candidates if not each.stopped), key=lambda each: -each.score)
+    first = {repr(each.values): each for each in reversed(whole)}
+    return [each for each in whole if first[repr(each.values)] is each][:count]

@@ -1,0 +1,115 @@
+"""A search from the command line: it finds what was planted, goes on where it was killed, and says what is wrong first."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import Outcome
+from tests.evaluation.conftest import words
+
+
+@pytest.fixture(scope="session")
+def planted(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts that the model `a` itself writes, so that nothing but `a` explains them as well; and a recipe."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    root = tmp_path_factory.mktemp("planted")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(zoo / "a"), AutoTokenizer.from_pretrained(zoo / "a")
+
+    rng, lines = random.Random(0), []
+    torch.manual_seed(0)
+    for number in range(64):
+        start = tokenizer(words(rng, 2), return_tensors="pt")["input_ids"]
+        made = model.generate(start, max_new_tokens=24, do_sample=True, min_new_tokens=24, pad_token_id=0)
+        lines.append(json.dumps({"id": str(number), "text": tokenizer.decode(made[0], skip_special_tokens=True)}))
+    (root / "texts.jsonl").write_text("\n".join(lines) + "\n")
+    models = "".join(f"  {name}: {zoo / name}\n" for name in ("base", "a", "b"))
+    (root / "recipe.yaml").write_text(
+        f"models:\n{models}merge:\n  method: task_arithmetic\n  base: base\n  scale: 1\n"
+        "  weight: {search: [0.0, 1.5], per: model}\n"
+    )
+    return root
+
+
+def found(out: Path) -> dict[str, Any]:
+    return json.loads((out / "search.json").read_text())
+
+
+def test_the_planted_model_is_found_and_the_recipe_merges(mergery: Any, planted: Path, tmp_path: Path) -> None:
+    out = tmp_path / "search"
+    command = (
+        "search",
+        planted / "recipe.yaml",
+        out,
+        "--tasks",
+        planted / "texts.jsonl",
+        "--trials",
+        "40",
+        "--no-early",
+    )
+    done: Outcome = mergery(*command)
+    assert done.code == 0, done.err
+    chosen = found(out)["chosen"]["values"]
+    assert chosen["weight.a"] > 0.7 > 0.4 > chosen["weight.b"]
+    report = found(out)["report"]
+    assert set(report["models"]) == {"merge", "base", "a", "b"}
+    assert "on validation items" in done.out
+    assert mergery("merge", out / "recipe.yaml", tmp_path / "merged").code == 0
+    assert (tmp_path / "merged" / "config.json").exists()
+
+
+def test_a_killed_search_goes_on_to_the_same_end(mergery: Any, planted: Path, tmp_path: Path) -> None:
+    tasks = ("--tasks", planted / "texts.jsonl")
+    assert mergery("search", planted / "recipe.yaml", tmp_path / "whole", *tasks, "--trials", "14").code == 0
+    assert mergery("search", planted / "recipe.yaml", tmp_path / "parts", *tasks, "--trials", "6").code == 0
+    done = mergery("search", planted / "recipe.yaml", tmp_path / "parts", *tasks, "--trials", "14", "--json")
+    assert done.code == 0
+    tried = [json.loads(line) for line in done.out.splitlines() if '"tried"' in line]
+    assert [each["number"] for each in tried] == list(range(7, 15))
+    assert found(tmp_path / "parts")["candidates"] == found(tmp_path / "whole")["candidates"]
+    assert found(tmp_path / "parts")["chosen"] == found(tmp_path / "whole")["chosen"]
+
+
+def test_hopeless_candidates_are_given_up_early_and_never_chosen(mergery: Any, planted: Path, tmp_path: Path) -> None:
+    tasks = ("--tasks", planted / "texts.jsonl")
+    early = ("search", planted / "recipe.yaml", tmp_path / "early", *tasks, "--sampler", "random", "--trials", "20")
+    assert mergery(*early).code == 0
+    candidates = found(tmp_path / "early")["candidates"]
+    stopped = [each for each in candidates if each["stopped"]]
+    assert 0 < len(stopped) < len(candidates)
+    best = max(each["score"] for each in candidates if not each["stopped"])
+    assert max(each["score"] for each in stopped) < best
+    names = [each["values"] for each in found(tmp_path / "early")["finalists"]]
+    assert not [each for each in stopped if each["values"] in names and each["number"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--sampler", "grid", "--trials", "0"), "trials is 0"),
+        (("--minutes", "0"), "minutes is 0"),
+        (("--tasks", "nothing.jsonl"), "nothing.jsonl"),
+        (("--sampler", "cna"), "cma"),
+    ],
+)
+def test_slips_end_with_one_message(mergery: Any, planted: Path, tmp_path: Path, options: Any, said: str) -> None:
+    tasks = () if "--tasks" in options else ("--tasks", planted / "texts.jsonl")
+    done = mergery("search", planted / "recipe.yaml", tmp_path / "out", *tasks, *options)
+    assert done.code == 2
+    assert said in done.err
+    assert not (tmp_path / "out" / "recipe.yaml").exists()
+
+
+def test_a_folder_with_other_things_is_left_alone(mergery: Any, planted: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    done = mergery("search", planted / "recipe.yaml", tmp_path / "mine", "--tasks", planted / "texts.jsonl")
+    assert done.code == 2
+    assert "no search has been here" in done.err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]

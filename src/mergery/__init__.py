@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from mergery.checkpoints import open_checkpoint as open  # noqa: F401
     from mergery.engine.in_memory import merge_tensors as merge_tensors
     from mergery.errors import MergeryError as MergeryError
+    from mergery.exploration.options import SearchOptions as SearchOptions
+    from mergery.exploration.soups.options import SoupOptions as SoupOptions
     from mergery.recipe import Recipe as Recipe
     from mergery.recipe.reading import load_recipe as load_recipe
     from mergery.run.workers import Options as Options
-    from mergery.search.options import SearchOptions as SearchOptions
-    from mergery.search.soups.options import SoupOptions as SoupOptions
 
 _HOMES = {  # of public names: the module, and the name there where it is another
     **dict.fromkeys(("plan", "merge", "explain", "pack", "export_gguf", "export_quantised", "push"), "api"),
@@ -55,8 +55,8 @@ _HOMES = {  # of public names: the module, and the name there where it is anothe
     "MergeryError": "errors",
     "Options": "run.workers",
     "Recipe": "recipe",
-    "SearchOptions": "search.options",
-    "SoupOptions": "search.soups.options",
+    "SearchOptions": "exploration.options",
+    "SoupOptions": "exploration.soups.options",
     "load_recipe": "recipe.reading",
     "merge_tensors": "engine.in_memory",
     "open": "checkpoints:open_checkpoint",

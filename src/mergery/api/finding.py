@@ -11,10 +11,10 @@ from mergery.run.events import Notify
 
 if TYPE_CHECKING:
     from mergery import evaluation
-    from mergery.search.options import SearchOptions
-    from mergery.search.searching import SearchResult
-    from mergery.search.soups.options import SoupOptions
-    from mergery.search.soups.running import SoupResult
+    from mergery.exploration.options import SearchOptions
+    from mergery.exploration.searching import SearchResult
+    from mergery.exploration.soups.options import SoupOptions
+    from mergery.exploration.soups.running import SoupResult
 
 
 def search(
@@ -38,8 +38,8 @@ def search(
     search that was stopped goes on where it was. Raises MergeryError.
     """
     from mergery import evaluation
-    from mergery.search.options import SearchOptions
-    from mergery.search.searching import search
+    from mergery.exploration.options import SearchOptions
+    from mergery.exploration.searching import search
 
     listed = [tasks] if isinstance(tasks, (str, Path, evaluation.Task)) else list(tasks)
     asked = evaluation_options or evaluation.EvaluationOptions()
@@ -74,8 +74,8 @@ def soup(
     One model is in memory, and all answers are kept in `out`. Raises MergeryError.
     """
     from mergery import evaluation
-    from mergery.search.soups.options import SoupOptions
-    from mergery.search.soups.running import make_soup
+    from mergery.exploration.soups.options import SoupOptions
+    from mergery.exploration.soups.running import make_soup
 
     listed = [tasks] if isinstance(tasks, (str, Path, evaluation.Task)) else list(tasks)
     asked = evaluation_options or evaluation.EvaluationOptions()

@@ -79,7 +79,7 @@ def search(
     from mergery import api
     from mergery.cli.progress import reporter
     from mergery.evaluation import EvaluationOptions
-    from mergery.search.options import SearchOptions
+    from mergery.exploration.options import SearchOptions
 
     options = SearchOptions(sampler, trials, minutes, seed, early)
     asked = EvaluationOptions(batch, chat, dtype, longest, threads, device)

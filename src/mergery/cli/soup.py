@@ -11,8 +11,8 @@ from mergery.cli.common import Json, Quiet, Verbose, console, flowing, print_jso
 from mergery.errors import RecipeError
 
 if TYPE_CHECKING:
-    from mergery.search.soups.running import SoupResult
-    from mergery.search.soups.table import Choice
+    from mergery.exploration.soups.running import SoupResult
+    from mergery.exploration.soups.table import Choice
 
 Tasks = Annotated[tuple[Path, ...], Parameter(consume_multiple=True)]
 TorchThreads = Annotated[int, Parameter(help="Threads of torch; 0 takes one for each core.")]
@@ -92,7 +92,7 @@ def soup(
     from mergery import api
     from mergery.cli.progress import reporter
     from mergery.evaluation import EvaluationOptions
-    from mergery.search.soups.options import SoupOptions
+    from mergery.exploration.soups.options import SoupOptions
 
     options = SoupOptions(strategy, threshold, quick, seed)
     asked = EvaluationOptions(batch, chat, dtype, longest, threads, device)
@@ -105,7 +105,7 @@ def soup(
 
 
 def _choose(scores: Path, threshold: float, *, json: bool) -> None:
-    from mergery.search.soups.table import choose_experts, grid, read_table
+    from mergery.exploration.soups.table import choose_experts, grid, read_table
 
     choice = choose_experts(read_table(scores), threshold)
     weights = len(grid(len(choice.experts)))

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 
 from mergery.errors import TaskError
-from mergery.search.soups.table import ScoreTable, choose_experts, clusters, compositions, grid, read_table, shapley
+from mergery.exploration.soups.table import (
+    ScoreTable,
+    choose_experts,
+    clusters,
+    compositions,
+    grid,
+    read_table,
+    shapley,
+)
 
 
 def table(scores: list[list[float]]) -> ScoreTable:

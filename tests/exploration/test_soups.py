@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from mergery.search.soups.strategies import greedy, quadratic, spread
+from mergery.exploration.soups.strategies import greedy, quadratic, spread
 from tests.evaluation.conftest import words
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mergery.search.soups.making import Kitchen, Taste, Weights, uniform
-from mergery.search.soups.table import Choice, ScoreTable, choose_experts, grid, shapley
+from mergery.exploration.soups.making import Kitchen, Taste, Weights, uniform
+from mergery.exploration.soups.table import Choice, ScoreTable, choose_experts, grid, shapley
 
 Score = Callable[[Weights], float]
 SHAPLEY = 5  # experts at most, of which all coalitions are tasted

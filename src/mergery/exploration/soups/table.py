@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mergery.errors import TaskError, Where
-from mergery.search.soups.options import WEAK
+from mergery.exploration.soups.options import WEAK
 
 MOST_EXPERTS = 10  # of which tenths can be dealt with at least one each
 

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from mergery.errors import RecipeError, Where
+from mergery.exploration.options import SearchOptions
 from mergery.recipe.space import Choice, Range, Space
-from mergery.search.options import SearchOptions
 
 FILE = "study.log"
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from mergery.errors import RecipeError
+from mergery.exploration.options import SearchOptions
+from mergery.exploration.study import Study
 from mergery.recipe.space import Space, read_space
-from mergery.search.options import SearchOptions
-from mergery.search.study import Study
 
 Value = Callable[[Mapping[str, Any]], float]
 

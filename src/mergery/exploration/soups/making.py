@@ -14,10 +14,10 @@ from mergery.evaluation.options import EvaluationOptions
 from mergery.evaluation.results import Evaluation, mean
 from mergery.evaluation.running import answer_all
 from mergery.evaluation.task import Task
+from mergery.exploration.live import LiveModel
 from mergery.recipe import Recipe
 from mergery.recipe.reading import load_recipe
 from mergery.run.events import Notify, Tried, ignore
-from mergery.search.live import LiveModel
 
 Weights = Mapping[str, float]  # by model; models that are not named are not in the soup
 

@@ -12,9 +12,9 @@ import torch
 import mergery
 from mergery.errors import PlanError
 from mergery.evaluation.loading import pretrained
+from mergery.exploration.live import LiveModel
 from mergery.recipe import Recipe
 from mergery.recipe.reading import load_recipe
-from mergery.search.live import LiveModel
 from tests.conftest import make_llama
 
 

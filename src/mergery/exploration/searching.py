@@ -19,16 +19,16 @@ from mergery.evaluation.options import EvaluationOptions
 from mergery.evaluation.running import answer_all
 from mergery.evaluation.splits import Splits
 from mergery.evaluation.task import Task, digest
+from mergery.exploration.folder import RECIPE, locked
+from mergery.exploration.live import LiveModel
+from mergery.exploration.options import SearchOptions
+from mergery.exploration.scoring import ask, make_objective
+from mergery.exploration.study import Candidate, Study, check_optuna, ranked
 from mergery.recipe import Merge, Recipe, Source
 from mergery.recipe.document import write_yaml
 from mergery.recipe.paths import rebased
 from mergery.recipe.space import Space, read_space
 from mergery.run.events import Found, Notify, Tried, ignore
-from mergery.search.folder import RECIPE, locked
-from mergery.search.live import LiveModel
-from mergery.search.options import SearchOptions
-from mergery.search.scoring import ask, make_objective
-from mergery.search.study import Candidate, Study, check_optuna, ranked
 
 FINALISTS = 3  # of the best candidates, besides the centre and the start
 RECORD = "search.json"

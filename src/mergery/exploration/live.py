@@ -14,6 +14,7 @@ from mergery.errors import PlanError
 from mergery.evaluation.loading import Head, Loaded, assembled, quiet, tokenizer_of
 from mergery.evaluation.models import Subject
 from mergery.evaluation.task import digest
+from mergery.exploration.keys import Keys
 from mergery.planning.layout import Slot
 from mergery.planning.measurements import statistics_of
 from mergery.planning.opening import open_all
@@ -24,7 +25,6 @@ from mergery.report.files import side_files
 from mergery.run.events import ignore
 from mergery.run.merging import merge_to_memory, prepare
 from mergery.run.workers import Options, Run
-from mergery.search.keys import Keys
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,16 +15,16 @@ from mergery.evaluation.findings import Comparison
 from mergery.evaluation.loading import check_transformers
 from mergery.evaluation.options import EvaluationOptions
 from mergery.evaluation.task import Task
+from mergery.exploration.folder import RECIPE, locked
+from mergery.exploration.live import LiveModel
+from mergery.exploration.scoring import make_objective
+from mergery.exploration.soups.making import Kitchen, Weights, uniform
+from mergery.exploration.soups.options import SoupOptions, Strategy
+from mergery.exploration.soups.strategies import Greedy, SoCE, greedy, soce
 from mergery.recipe.document import write_yaml
 from mergery.recipe.paths import rebased, short_name
 from mergery.recipe.reading import load_recipe
 from mergery.run.events import Found, Notify, ignore
-from mergery.search.folder import RECIPE, locked
-from mergery.search.live import LiveModel
-from mergery.search.scoring import make_objective
-from mergery.search.soups.making import Kitchen, Weights, uniform
-from mergery.search.soups.options import SoupOptions, Strategy
-from mergery.search.soups.strategies import Greedy, SoCE, greedy, soce
 
 RECORD = "soup.json"
 

@@ -100,6 +100,53 @@ def test_hidden_states_in_files_are_the_same(model, write, tmp_path, monkeypatch
     assert not list((tmp_path / "files").glob("hidden-*"))
 
 
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("family", ["llama", "albert"])
+def test_a_run_that_was_killed_goes_on(family, model, write, tmp_path):
+    data = write(6)
+    mergery.calibrate(model(family), data, tmp_path / "whole", options=STATS)
+
+    left = tmp_path / "out.partial"
+
+    def kill(event):
+        if list(left.glob("*.part")):
+            raise Killed
+
+    with pytest.raises(Killed):
+        mergery.calibrate(model(family), data, tmp_path / "out", options=STATS, on_event=kill)
+    stamps = {path.name: path.stat().st_mtime_ns for path in left.glob("*.part")}
+    assert stamps and not (tmp_path / "out").exists()
+    seen = []
+
+    def look(event):
+        seen.append({path.name: path.stat().st_mtime_ns for path in left.glob("*.part")})
+
+    found = mergery.calibrate(model(family), data, tmp_path / "out", options=STATS, on_event=look)
+    assert all(seen[0][name] == stamp for name, stamp in stamps.items())
+    with mergery.open(tmp_path / "whole") as checkpoint:
+        assert read_statistics(checkpoint) == found
+    one, other = tensors(tmp_path / "whole"), tensors(tmp_path / "out")
+    assert all(np.array_equal(one[name], other[name]) for name in one) and one.keys() == other.keys()
+    assert not list((tmp_path / "out").glob("progress*"))
+
+
+def test_what_was_left_of_other_data_is_begun_anew(model, write, tmp_path):
+    def kill(event):
+        if getattr(event, "place", 0) == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        mergery.calibrate(model("llama"), write(6), tmp_path / "out", options=STATS, on_event=kill)
+    other = write(5, seed=3)
+    mergery.calibrate(model("llama"), other, tmp_path / "out", options=STATS)
+    mergery.calibrate(model("llama"), other, tmp_path / "whole", options=STATS)
+    one, two = tensors(tmp_path / "whole"), tensors(tmp_path / "out")
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
 def test_statistics_are_a_checkpoint(model, write, tmp_path):
     found = mergery.calibrate(model("gpt2"), write(4), tmp_path / "stats", options=STATS)
     with mergery.open(tmp_path / "stats") as checkpoint:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -10,6 +11,7 @@ from mergery.errors import PlanError
 from mergery.planning.plan import Plan, make_plan
 from mergery.recipe import Recipe
 from mergery.recipe.building import stated_recipe
+from mergery.recipe.reading import load_recipe
 from mergery.report.files import side_files
 from mergery.report.notebook import listening
 from mergery.run.events import Notify, Packed
@@ -50,7 +52,17 @@ def plan(
     Raises MergeryError with all that is wrong.
     """
     sections = {"output": output, "seed": seed, "drop": drop, "allow": allow}
-    return make_plan(stated_recipe(recipe, models, method, base, settings, sections), only=only)
+    return planned_from(stated_recipe(recipe, models, method, base, settings, sections), only)
+
+
+def planned_from(source: RecipeLike, only: Sequence[str] = ()) -> Plan:
+    """The plan of a recipe; of one with `calibration`, together with what has to be measured before."""
+    recipe = load_recipe(source)
+    if recipe.calibration is None:
+        return make_plan(recipe, only=only)
+    from mergery.calibration.demand import plan_demanding
+
+    return plan_demanding(recipe, only)
 
 
 @overload
@@ -163,9 +175,13 @@ def merge(
     if isinstance(recipe, Plan) and not (models or method or settings or any(sections.values())):
         planned = recipe
     else:
-        planned = make_plan(stated_recipe(recipe, models, method, base, settings, sections))
+        planned = planned_from(stated_recipe(recipe, models, method, base, settings, sections))
     try:
-        with listening(on_event) as notify:
+        with listening(on_event) as notify, ExitStack() as stack:
+            if planned.before:
+                from mergery.calibration.before import all_done
+
+                planned = stack.enter_context(all_done(planned, out, options.threads, notify, replace=replace, ray=ray))
             if out is None:
                 state = merge_to_memory(planned, options, notify)
                 if not as_model:

@@ -16,7 +16,7 @@ from mergery.errors import CheckpointError, TaskError, Where
 from mergery.evaluation.labels import label_numbers
 from mergery.evaluation.likelihood import NO_TOKEN, encode, split_pair
 from mergery.evaluation.prompts import prompt_of, solution
-from mergery.evaluation.reading import load_task
+from mergery.evaluation.reading import load_task, task_of
 from mergery.evaluation.task import Item, Task
 
 ROWS = 4096  # tokens of a batch
@@ -64,21 +64,29 @@ class Texts:
 
 
 def read_texts(
-    path: Path, tokenizer: Any, *, longest: int, limit: int | None, pair: bool, config: dict[str, Any]
+    path: Path,
+    tokenizer: Any,
+    *,
+    longest: int,
+    limit: int | None,
+    pair: bool,
+    config: dict[str, Any],
+    content: bytes | None = None,
 ) -> Texts:
     """The first `limit` texts of a file, in rows of at most `longest` tokens.
 
     pair: whether prompts and answers are wanted apart, as a model of an encoder and a decoder takes them.
+    content: of the file, where it is not to be read.
     Raises TaskError, or Problems with all that is wrong, each with file:line:column.
     """
     where = Where(str(path))
     try:
-        data = path.read_bytes()
+        data = path.read_bytes() if content is None else content
     except OSError as error:
         hint = "give a text file, or JSON objects one a line (.jsonl)"
         raise TaskError("this file cannot be read", where=where, why=error.strerror or "", hint=hint) from None
     if path.suffix == ".jsonl":
-        task = load_task(path)
+        task = load_task(path) if content is None else task_of(content, str(path))
         task = task.part(task.items[:limit], "")
         labels: Sequence[int | None] = [None] * len(task)
         if task.kind == "classification":

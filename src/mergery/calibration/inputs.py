@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from torch.overrides import TorchFunctionMode
 
 from mergery.architecture.fused import transposed
 from mergery.calibration.model import StreamedModel, Unit
+from mergery.calibration.products import Products
 from mergery.errors import DataError
 
 Place = tuple[str, int | None]  # one of the view's tensors; which matrix of a stack
@@ -44,7 +44,7 @@ class Inputs:
 
     def watching(self, weights: Mapping[str, Any]) -> Watch:
         """A context in which what a unit's weights are multiplied with is gathered."""
-        return Watch(self, {value.untyped_storage().data_ptr(): (name, value) for name, value in weights.items()})
+        return Watch(self, weights)
 
     def wanted(self, name: str) -> list[str]:
         """What is gathered of the inputs of one of the view's tensors: of heads, magnitudes alone."""
@@ -109,12 +109,12 @@ class Inputs:
                 yield name
 
 
-class Watch(TorchFunctionMode):
-    """Sees every product of torch, and gathers the inputs of those with a unit's weights."""
+class Watch(Products):
+    """Sees every product of torch with a unit's weights, and gathers its inputs."""
 
-    def __init__(self, inputs: Inputs, weights: Mapping[int, tuple[str, Any]]) -> None:
-        super().__init__()
-        self.inputs, self.weights = inputs, weights
+    def __init__(self, inputs: Inputs, weights: Mapping[str, Any]) -> None:
+        super().__init__(weights, self._gather)
+        self.inputs = inputs
         self.seen: dict[Any, Place] = {}
         self.held: list[Any] = []  # inputs of the call at hand: as long as they are there, no other has their address
 
@@ -123,24 +123,7 @@ class Watch(TorchFunctionMode):
         self.seen.clear()
         self.held.clear()
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        if name in _PRODUCTS and self.weights:
-            self._look(name, args, kwargs or {})
-        return func(*args, **(kwargs or {}))
-
-    def _look(self, name: str, args: Any, kwargs: Any) -> None:
-        rows, weight = (kwargs.get(key, args[at] if len(args) > at else None) for key, at in _PRODUCTS[name])
-        if not all(hasattr(each, "untyped_storage") for each in (rows, weight)) or weight.dim() < 2:
-            return
-        known = self.weights.get(weight.untyped_storage().data_ptr())
-        if known is None:
-            return
-        stack = list(zip(rows, weight, strict=True)) if weight.dim() == 3 else [(rows, weight)]
-        for each, matrix in stack:
-            self._gather(known[0], each, matrix)
-
-    def _gather(self, name: str, rows: Any, matrix: Any) -> None:
+    def _gather(self, name: str, rows: Any, matrix: Any, turned: bool) -> None:
         inputs, start = self.inputs, matrix.storage_offset()
         places: list[Place] = []
         for piece in inputs.model.stored(name, start, start + math.prod(matrix.shape)):
@@ -152,15 +135,3 @@ class Watch(TorchFunctionMode):
         if places:
             self.held.append(rows)
             inputs.add(rows.detach(), places, self.seen)
-
-
-_PRODUCTS = {
-    "linear": (("input", 0), ("weight", 1)),
-    "addmm": (("mat1", 1), ("mat2", 2)),
-    "matmul": (("input", 0), ("other", 1)),
-    "__matmul__": (("input", 0), ("other", 1)),
-    "mm": (("input", 0), ("mat2", 1)),
-    "bmm": (("input", 0), ("mat2", 1)),
-    "baddbmm": (("batch1", 1), ("batch2", 2)),
-}
-"""Functions of torch that multiply rows of inputs with a matrix: where those stand, by keyword and by place."""

@@ -51,14 +51,20 @@ def open_model(source: Any) -> Iterator[Opened]:
         with _planned(source) as opened:
             yield opened
         return
-    with on_recorded_base(open_checkpoint(source), Path()) as checkpoint:
-        checkpoint.prepare()
-        codes = quantisation(checkpoint)
-        if codes is not None:
-            what = f"this model is quantised ({codes.scheme})"
-            raise CheckpointError(what, where=Where(checkpoint.location), why=codes.why, hint="use its plain version")
-        with _files_of(checkpoint) as folder:
-            yield Opened(checkpoint.label, stored_view(checkpoint), folder, model_mark(checkpoint), Shared)
+    with on_recorded_base(open_checkpoint(source), Path()) as checkpoint, opened_checkpoint(checkpoint) as opened:
+        yield opened
+
+
+@contextmanager
+def opened_checkpoint(checkpoint: Checkpoint) -> Iterator[Opened]:
+    """A stored model, to be run. Raises CheckpointError where it is quantised in a way that is not read."""
+    checkpoint.prepare()
+    codes = quantisation(checkpoint)
+    if codes is not None:
+        what = f"this model is quantised ({codes.scheme})"
+        raise CheckpointError(what, where=Where(checkpoint.location), why=codes.why, hint="use its plain version")
+    with _files_of(checkpoint) as folder:
+        yield Opened(checkpoint.label, stored_view(checkpoint), folder, model_mark(checkpoint), Shared)
 
 
 @contextmanager
@@ -68,7 +74,7 @@ def _files_of(checkpoint: Checkpoint) -> Iterator[Path]:
     if own.is_dir():
         yield own
         return
-    with _folder_with({name: checkpoint.file(name) for name in checkpoint.files}) as folder:
+    with folder_with({name: checkpoint.file(name) for name in checkpoint.files}) as folder:
         yield folder
 
 
@@ -91,16 +97,17 @@ def stored_view(checkpoint: Checkpoint) -> View:
 def _planned(recipe: Any) -> Iterator[Opened]:
     """A merge as a view, read as it is made. The files beside its weights are written for the tokenizer alone."""
     plan = make_plan(recipe)
+    plan.check_ready()
     name = Path(str(recipe)).stem if isinstance(recipe, (str, Path)) else "merge"
     try:
-        with _folder_with(side_files(plan)) as folder:
+        with folder_with(side_files(plan)) as folder:
             yield Opened(name, plan.view, folder, {"plan": plan.digest}, lambda: merged_statistics(plan))
     finally:
         plan.close()
 
 
 @contextmanager
-def _folder_with(files: Mapping[str, bytes]) -> Iterator[Path]:
+def folder_with(files: Mapping[str, bytes]) -> Iterator[Path]:
     """A folder with small files, for as long as it is needed."""
     with tempfile.TemporaryDirectory(prefix="mergery-") as folder:
         for file, content in files.items():

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from mergery.calibration.data import Row, Texts, inputs_of, read_texts
+from mergery.calibration.data import Row, Texts, inputs_of
 from mergery.calibration.model import StreamedModel, Unit
 from mergery.calibration.opening import Opened, open_model
 from mergery.calibration.options import CalibrationOptions
 from mergery.calibration.passes import Passes, Shelf
+from mergery.calibration.sources import texts_of
 from mergery.calibration.storing import Store
 from mergery.checkpoints import open_checkpoint
 from mergery.checkpoints.base import Checkpoint
@@ -39,19 +40,41 @@ def calibrate(
 ) -> Statistics:
     """Measure a model on data, and write the statistics as a checkpoint. See `mergery.api.calibrate`."""
     check_transformers()
+    with open_model(model) as opened:
+        return measure(opened, str(data), out, options=options, tokenizer=tokenizer, add=add, on_event=on_event)
+
+
+def measure(
+    opened: Opened,
+    data: str,
+    out: str | Path,
+    *,
+    options: CalibrationOptions,
+    tokenizer: Any = None,
+    add: Sequence[str | Path] = (),
+    folder: Path = Path(),
+    on_event: Notify = ignore,
+) -> Statistics:
+    """Measure a model that is open. `folder` is what the path of the data starts from. Raises MergeryError."""
+    check_transformers()
     store = Store(out)
     with contextlib.ExitStack() as stack:
-        opened = stack.enter_context(open_model(model))
         added = [stack.enter_context(open_checkpoint(each)) for each in add]
         before = [_addable(each, opened.mark, options) for each in added]
         stack.enter_context(quiet())
         streamed = StreamedModel(opened.view)
         task = task_of(streamed)
-        texts = _texts(streamed, opened, Path(data).expanduser(), options, tokenizer, task)
-        store.begin()
+        words = _tokenizer(streamed, opened, options, tokenizer, task)
         with torch_threads(options.threads):
+            texts = _texts(streamed, opened, data, folder, options, words, task)
+            done = store.begin([
+                opened.mark, texts.sha256, len(texts.rows), texts.tokens, sorted(options.stats), options.longest,
+                options.labels, options.seed, [str(each) for each in add],
+            ])  # fmt: skip
             streamed.prepare(opened.statistics())
-            inputs = _Measuring(streamed, texts, options, store, on_event).run(task)
+            inputs = _Measuring(streamed, texts, options, store, on_event, done).run(task)
+        if added:
+            store.forget()
         for each, statistics in zip(added, before, strict=True):
             inputs = _add(store, each, statistics, inputs)
         own = {
@@ -84,15 +107,8 @@ def task_of(model: StreamedModel) -> str:
     return "text" if name in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() else ""
 
 
-def _texts(
-    model: StreamedModel,
-    opened: Opened,
-    path: Path,
-    options: CalibrationOptions,
-    tokenizer: Any,
-    task: str,
-) -> Texts:
-    """The data in tokens, once it is known to serve. Raises MergeryError."""
+def _tokenizer(model: StreamedModel, opened: Opened, options: CalibrationOptions, given: Any, task: str) -> Any:
+    """The model's tokenizer, once it is known that what is wanted can be measured. Raises MergeryError."""
     where = Where(opened.view.donor.location)
     if "fisher" in options.stats:
         if not task:
@@ -102,11 +118,18 @@ def _texts(
         if options.labels == "exact" and task != "labels":
             why = "an expectation over all texts has no end"
             raise RecipeError("exact labels are of classifiers", why=why, hint="--labels sampled")
-    words = tokenizer_of(tokenizer, opened.folder)
-    most = limit_of(model.config)
-    texts = read_texts(
-        path, words, longest=min(options.longest, most), limit=options.limit, pair=task == "pairs",
-        config=model.config.to_dict(),
+    return tokenizer_of(given, opened.folder)
+
+
+def _texts(
+    model: StreamedModel, opened: Opened, data: str, folder: Path, options: CalibrationOptions, words: Any, task: str
+) -> Texts:
+    """The data in tokens, once it is known to serve. Raises MergeryError."""
+    where = Where(model.view.donor.location)
+    longest = min(options.longest, limit_of(model.config))
+    texts = texts_of(
+        data, folder, model, words, longest=longest, limit=options.limit, pair=task == "pairs", seed=options.seed,
+        shared=opened.statistics,
     )  # fmt: skip
     rows = model.module.get_input_embeddings().weight.shape[0]
     largest = max(max(row.tokens) for row in texts.rows)
@@ -133,9 +156,16 @@ class _Measuring:
     """One calibration under way."""
 
     def __init__(
-        self, model: StreamedModel, texts: Texts, options: CalibrationOptions, store: Store, notify: Notify
+        self,
+        model: StreamedModel,
+        texts: Texts,
+        options: CalibrationOptions,
+        store: Store,
+        notify: Notify,
+        done: Sequence[Mapping[str, Any]],
     ) -> None:
         self.model, self.texts, self.options, self.store, self.notify = model, texts, options, store, notify
+        self.done = [step["note"] for step in done]  # of units that an interrupted run has measured, in their order
         self.table: dict[str, Shared] = {}
 
     def run(self, task: str) -> dict[str, Shared]:
@@ -160,26 +190,32 @@ class _Measuring:
         model, found = self.model, Inputs(self.model, stats)
         shelf = Shelf(self.store.partial, 2 * self.texts.tokens * self.width * 4)
         watch: Any = None
+        visits = 0
 
         def call(unit: Unit, ask: Any, args: Any, kwargs: Any) -> Any:
             def work() -> Any:
-                watch.next_call()
+                if watch is not None:
+                    watch.next_call()
                 return shelf.keep(unit.forward(*args, **kwargs))
 
             return ask(work)
 
         @contextmanager
         def before(unit: Unit, weights: Mapping[str, Any]) -> Iterator[None]:
-            nonlocal watch
+            nonlocal watch, visits
+            visits += 1
+            if visits <= len(self.done):
+                with torch.no_grad():
+                    yield
+                self._tell(self.done[visits - 1])
+                return
             watch = found.watching(weights)
             with torch.no_grad(), watch:
                 yield
             watch = None
             arrays, table = found.finish(unit)
-            self.store.add(unit.name, arrays)
-            for name, (owner, tokens) in table.items():
-                earlier = self.table[name].tokens if name in self.table else (0,) * len(tokens)
-                self.table[name] = Shared(owner, tuple(a + b for a, b in zip(earlier, tokens, strict=True)))
+            self.store.step(unit.name, arrays, table)
+            self._tell(table)
 
         def function(rows: Sequence[Row]) -> Any:
             def run() -> None:
@@ -196,6 +232,12 @@ class _Measuring:
             last=lambda unit: not head and model.is_head(unit),
             told=lambda unit: self.notify(Visited(unit.name, self._place(unit), len(model.units))),
         )
+
+    def _tell(self, table: Mapping[str, Any]) -> None:
+        """Take what is known of a unit's weights: whose inputs are theirs, and of how many tokens."""
+        for name, (owner, tokens) in table.items():
+            earlier = self.table[name].tokens if name in self.table else (0,) * len(tokens)
+            self.table[name] = Shared(owner, tuple(a + b for a, b in zip(earlier, tokens, strict=True)))
 
     def fisher(self) -> None:
         """Squared gradients, in sweeps of as many examples as may be in memory."""

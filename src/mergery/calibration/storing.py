@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from mergery.errors import PlanError
 from mergery.planning.layout import lay_out
 from mergery.run.output import check_writable, partial_folder, place_of
 
+JOURNAL = "progress.json"
 WHOLE = 1 << 62  # bytes of a file: what it is given stands in it
 
 
@@ -31,15 +33,57 @@ class Store:
         check_writable(self.out)
         self.partial = partial_folder(self.out)
         self.files: dict[str, dict[str, TensorInfo]] = {}  # tensors by the name of their unit
+        self.told: Any = None
+        self.steps: list[dict[str, Any]] = []
+        self.resumable = True
 
-    def begin(self) -> None:
-        """Make the folder. What an interrupted run has left is removed."""
+    def begin(self, told: Any) -> list[dict[str, Any]]:
+        """Make the folder, or take up what an interrupted run has left: what it noted of each step that was done.
+
+        told: plain data that determines the statistics. What was left of others is removed.
+        """
+        self.told = json.loads(json.dumps(told))
         if self.partial.exists():
             if not (self.partial / FILE).exists() and any(self.partial.iterdir()):
                 raise PlanError(f"{str(self.partial)!r} stands in the way", hint="rename it, or choose another folder")
+            left = self._left()
+            if left:
+                for step in left:
+                    names = {name: TensorInfo(name, tuple(shape), F32) for name, shape in step["tensors"].items()}
+                    if names:
+                        self.files[step["unit"]] = names
+                self.steps = left
+                return left
             shutil.rmtree(self.partial)
         self.partial.mkdir(parents=True)
         (self.partial / FILE).write_text("{}\n")
+        return []
+
+    def forget(self) -> None:
+        """Let what has been done so far not be taken up: it is going to be changed in its place."""
+        self.resumable = False
+        (self.partial / JOURNAL).unlink(missing_ok=True)
+
+    def _left(self) -> list[dict[str, Any]]:
+        """The steps that an interrupted run of the same kind has done."""
+        try:
+            kept = json.loads((self.partial / JOURNAL).read_text())
+        except (OSError, ValueError):
+            return []
+        return kept["steps"] if kept.get("told") == self.told else []
+
+    def step(self, unit: str, arrays: Mapping[str, np.ndarray], note: Any) -> None:
+        """Write a unit's arrays as one step, which an interrupted run need not do again. `note` is given back by `begin`."""
+        if unit in self.files:  # sums that are added twice must not be: such a run cannot be taken up
+            self.forget()
+        self.add(unit, arrays)
+        self.steps.append(
+            {"unit": unit, "tensors": {name: list(array.shape) for name, array in arrays.items()}, "note": note}
+        )
+        if self.resumable:
+            unfinished = self.partial / f"{JOURNAL}.part"
+            unfinished.write_text(json.dumps({"told": self.told, "steps": self.steps}))
+            unfinished.rename(self.partial / JOURNAL)
 
     def add(self, unit: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Write float32 arrays, or add them to what the unit's file holds."""
@@ -64,6 +108,7 @@ class Store:
 
     def finish(self, statistics: Statistics) -> None:
         """Write the index and what the statistics are of, and give the folder its name."""
+        self.forget()
         total, weight_map = 0, {}
         count = len(self.files)
         for number, (unit, infos) in enumerate(self.files.items(), 1):

@@ -57,6 +57,11 @@ class RenamedCheckpoint(Checkpoint):
         return (*self._inner.remarks, *self._remarks)
 
     @property
+    def stored(self) -> Checkpoint:
+        """The same under its own names."""
+        return self._inner
+
+    @property
     def config(self) -> Config:
         return self._inner.config
 

@@ -20,6 +20,9 @@ FITTING: Mapping[Head, str] = {
 }
 """What to try where a model lacks a head."""
 
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.*", "spiece.model", "*.tiktoken")
+"""Files of which a tokenizer has one, whatever its kind."""
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -94,11 +97,19 @@ def tokenizer_of(given: Any, folder: Path) -> Any:
         return given
     try:
         return read_with(AutoTokenizer, str(given or folder), str(given or folder))
-    except (OSError, ValueError) as error:
-        why = str(error).splitlines()[0]
-        raise CheckpointError(
-            "there is no tokenizer", where=Where(str(given or folder)), why=why, hint="--tokenizer FOLDER"
-        ) from None
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+    ) as error:  # whatever its files make transformers do
+        where, hint = Where(str(given or folder)), "--tokenizer FOLDER, that of the model it was trained from"
+        if not any(any(Path(given or folder).glob(pattern)) for pattern in VOCABULARIES):
+            why = f"none of {', '.join(VOCABULARIES)} is there"
+            raise CheckpointError("there is no tokenizer", where=where, why=why, hint=hint) from None
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError("transformers cannot read this tokenizer", where=where, why=why, hint=hint) from None
 
 
 def assembled(state: Mapping[str, Any], folder: Path, head: Head, dtype: str, name: str) -> Any:

@@ -47,6 +47,11 @@ def load_task(source: str | Path | Task) -> Task:
     return _TaskReader(str(path)).read(data, path.stem)
 
 
+def task_of(content: bytes, file: str) -> Task:
+    """Read the content of a task file; `file` is what messages call it. Raises as `load_task` does."""
+    return _TaskReader(file).read(content, Path(file).stem)
+
+
 def load_tasks(sources: Iterable[str | Path | Task]) -> list[Task]:
     """Read several task files. Problems of all files are told at once."""
     tasks: list[Task] = []

@@ -105,6 +105,8 @@ class Ask:
     """The kind of statistics of data that it adds, of each model: see `mergery calibrate`."""
     aligned: ClassVar[bool] = False
     """Whether these have the shape of the tensor that is merged."""
+    of_base: ClassVar[bool] = False
+    """Whether these are of the base, not of each model."""
 
     def needed(self, settings: Mapping[str, Any]) -> bool:
         """Whether it is asked at a tensor with these settings."""

@@ -89,6 +89,7 @@ class Plan:
     adapter: AdapterPlan | None = None  # where the output is an adapter
     refined: Searched | None = None  # where some tensors are not the recipe's
     quantised: Quantised | None = None  # where matrices are written as codes
+    before: tuple[str, ...] = ()  # what has to be done before it can be carried out, in words
 
     def __repr__(self) -> str:
         return f"<Plan: {self.recipe.title}; {len(self.steps)} tensors, {size(self.bytes_out)} in {self.dtype.torch}>"
@@ -131,6 +132,12 @@ class Plan:
     @property
     def bytes_out(self) -> int:
         return self.layout.nbytes
+
+    def check_ready(self) -> None:
+        """Raise PlanError where something has to be done before the plan can be carried out."""
+        if self.before:
+            hint = "merge it into a folder with `mergery merge`, which does that, and name the folder"
+            raise PlanError("this recipe's merge needs calibration", why=self.before[0], hint=hint)
 
     def close(self) -> None:
         for checkpoint in self.checkpoints.values():
@@ -246,6 +253,7 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
         generation,
         tuple(findings.changes),
         adapter,
+        before=(f"it is refined by {recipe.refine.method} on data",) if recipe.refine else (),
     )
 
 

@@ -18,6 +18,7 @@ from mergery.checkpoints.tokenizer.chat_templates import check_template
 from mergery.dtypes import OUTPUT_DTYPES
 from mergery.errors import RecipeError, did_you_mean, raise_all
 from mergery.recipe.adapters import read_adapter_output, read_adapters
+from mergery.recipe.calibrating import read_calibration, read_refine
 from mergery.recipe.changes import Changes
 from mergery.recipe.document import Document, read_documents, read_file, read_stream
 from mergery.recipe.merge import read_merge
@@ -104,11 +105,14 @@ def read_recipe(reader: RecipeReader, folder: Path) -> Recipe:
         why = "union copies what not all models have, intersection leaves it out"
         reader.fail(f"tensors is {tensors!r}", ("tensors",), why=why, hint=did_you_mean(str(tensors), TENSORS))
     allow = read_allowed(reader, data.get("allow", []))
+    calibration = read_calibration(reader, data.get("calibration"), models)
+    refine = read_refine(reader, data.get("refine"), calibration, models, merge)
     check_references(reader, models, merge, output, vocabulary)
     raise_all(reader.errors)
     assert merge is not None
     file, drop, notes = reader.document.file, tuple(drop), tuple(said_twice(models))
-    return Recipe(models, merge, output, seed, drop, allow, folder, file, notes, vocabulary, tensors=tensors)
+    more = {"tensors": tensors, "calibration": calibration, "refine": refine}
+    return Recipe(models, merge, output, seed, drop, allow, folder, file, notes, vocabulary, **more)
 
 
 def said_twice(models: Mapping[str, Source | Merge]) -> Iterator[str]:

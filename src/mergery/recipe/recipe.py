@@ -21,6 +21,8 @@
     drop: ["*.inv_freq"]         # tensors that are left out on purpose
     tensors: intersection        # what not all models have: left out, or copied (union); default: refused
     allow: [rope_theta]          # differences between the configs that are accepted on purpose
+    calibration: {data: texts.jsonl, samples: 64}   # for methods that look at data
+    refine: featcal              # what is done to the merge with them
 
 `mergery.recipe.reading` reads one from a file.
 """
@@ -35,6 +37,7 @@ from typing import Any
 
 from mergery.errors import Where
 from mergery.method.roles import BASE
+from mergery.recipe.calibrating import Calibration, Refine
 from mergery.recipe.document import write_yaml
 from mergery.recipe.source import Source
 from mergery.recipe.values import Condition, Value
@@ -287,6 +290,8 @@ class Recipe:
     vocabulary: Vocabulary | None = None
     say: Callable[[str], str] = field(default=str, compare=False)  # a hint, in the language of the recipe's file
     tensors: str | None = None  # one of `TENSORS`; None: all models must have the same
+    calibration: Calibration | None = None
+    refine: Refine | None = None
 
     @property
     def donor(self) -> str:
@@ -333,5 +338,7 @@ class Recipe:
             "drop": list(self.drop),
             "tensors": self.tensors,
             "allow": list(self.allow),
+            "calibration": self.calibration.plain() if self.calibration else None,
+            "refine": self.refine.plain() if self.refine else None,
         }
         return result | {key: value for key, value in more.items() if value}

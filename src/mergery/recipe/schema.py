@@ -14,6 +14,7 @@ from mergery.method import Method, Setting, methods
 from mergery.method.roles import BASE
 from mergery.method.setting import LIMITS
 from mergery.recipe.adapters import EMBEDDINGS, SPACES
+from mergery.recipe.calibrating import LABELS, LENGTH, REFINERS, SAMPLES
 from mergery.recipe.recipe import GROWTHS, TENSORS
 from mergery.recipe.source import CONVERSIONS
 from mergery.recipe.values import ROLES
@@ -85,12 +86,46 @@ def recipe_schema() -> dict[str, Any]:
                 "description": "Facts of the configs in which the models may differ on purpose.",
                 **_list({"enum": list(ALLOWABLE)}),
             },
+            "calibration": _calibration(),
+            "refine": _refine(),
         },
         "models",
         "merge",
         patternProperties={"^(x-|_|\\.)": {}},
     )
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Mergery recipe", **whole, "$defs": defs}
+
+
+def _calibration() -> dict[str, Any]:
+    data = _if({"type": "string"}, {"minLength": 1}, {"type": "object", "additionalProperties": _NAME})
+    said = {
+        "data": {"description": "A file for all models, or one for each by name.", **data},
+        "samples": {**_COUNT, "default": SAMPLES},
+        "length": {"type": "integer", "minimum": 2, "default": LENGTH},
+        "labels": {"enum": list(LABELS), "default": LABELS[0]},
+    }
+    return {"description": "Data for methods that look at it.", **_mapping(said, "data")}
+
+
+def _refine() -> dict[str, Any]:
+    forms = []
+    for name, refiner in REFINERS.items():
+        settings = {
+            key: {"type": "number", "minimum": least, "default": usual} | ({} if most is None else {"maximum": most})
+            for key, (usual, least, most) in refiner.settings.items()
+        }
+        then = _mapping({"method": {"const": name}, **settings}, "method", description=refiner.summary)
+        forms.append({"if": {"required": ["method"], "properties": {"method": {"const": name}}}, "then": then})
+    named = {
+        "type": "object",
+        "required": ["method"],
+        "properties": {"method": {"enum": list(REFINERS)}},
+        "allOf": forms,
+    }
+    return {
+        "description": "What is done to the merge with data.",
+        **_if({"type": "string"}, {"enum": list(REFINERS)}, named),
+    }
 
 
 def schema_text() -> str:

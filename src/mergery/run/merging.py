@@ -116,7 +116,8 @@ def make_run(plan: Plan, sink: FolderSink, options: Options, notify: Notify, ray
 
 
 def prepare(plan: Plan, notify: Notify, options: Options) -> None:
-    """Tell what is going to be merged, and download what is not here yet."""
+    """Tell what is going to be merged, and download what is not here yet. Raises PlanError for what cannot be carried out."""
+    plan.check_ready()
     if notify is not ignore:
         facts = (plan.recipe.title, plan.digest, len(plan.steps), plan.bytes_in, plan.bytes_out)
         notify(Planned(*facts, plan.notes, [*plan.warnings, *machine_warnings(plan, options)]))

@@ -1,0 +1,75 @@
+"""What the matrices of a unit are multiplied with in one call of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from mergery.calibration.products import Products
+
+
+class Place(NamedTuple):
+    """A matrix of a model: a parameter, or a part of one, such as one expert of a stack."""
+
+    name: str  # of the parameter in the model
+    start: int  # of the matrix's first element in it
+    shape: tuple[int, int]  # as it is stored
+    turned: bool  # whether that is [in, out]
+
+    @property
+    def into(self) -> int:
+        """How many inputs it has."""
+        return self.shape[0] if self.turned else self.shape[1]
+
+    def of(self, weights: Any) -> Any:
+        """The matrix [out, in] in the weights of its parameter: a view."""
+        matrix = weights.reshape(-1)[self.start : self.start + math.prod(self.shape)].view(self.shape)
+        return matrix.T if self.turned else matrix
+
+
+@dataclass
+class Seen:
+    """Inputs (tokens, in) by matrix; what several matrices share is there once, under the first of them."""
+
+    rows: dict[Place, list[Any]] = field(default_factory=dict)
+    leads: dict[Place, Place] = field(default_factory=dict)  # whose inputs a matrix's own are
+    _known: dict[Any, Place] = field(default_factory=dict)
+    _held: list[Any] = field(default_factory=list)  # so that no other tensor gets the address of one
+
+    def of(self, place: Place) -> Any:
+        """The inputs of a matrix; None where it has none."""
+        import torch
+
+        rows = self.rows.get(self.leads.get(place, place))
+        return None if rows is None else rows[0] if len(rows) == 1 else torch.cat(rows)
+
+    def add(self, place: Place, rows: Any) -> None:
+        """Take the inputs of one product."""
+        key = (rows.data_ptr(), rows.shape, rows.stride(), rows._version)
+        self._held.append(rows)
+        lead = self.leads.setdefault(place, self._known.setdefault(key, place))
+        if lead == place:
+            self.rows.setdefault(place, []).append(rows.detach().reshape(-1, rows.shape[-1]))
+
+
+def run_seeing(run: Callable[[], Any], weights: Mapping[str, Any], wanted: Callable[[Place], bool]) -> tuple[Any, Seen]:
+    """What `run()` gives, and what the wanted ones of a unit's matrices are multiplied with meanwhile.
+
+    weights: the unit's, by the names of parameters, as they stand in its module.
+    """
+    seen = Seen()
+
+    def found(name: str, rows: Any, matrix: Any, turned: bool) -> None:
+        if matrix.dim() != 2:
+            return
+        stored = matrix.T if matrix.stride(0) == 1 and matrix.stride(1) != 1 else matrix
+        if not stored.is_contiguous():
+            return  # columns of a parameter, which are no matrix of it
+        place = Place(name, matrix.storage_offset(), (stored.shape[0], stored.shape[1]), turned)
+        if wanted(place):
+            seen.add(place, rows)
+
+    with Products(weights, found):
+        return run(), seen

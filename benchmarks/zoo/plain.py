@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,11 @@ def refined(
             origin = PlainModel(stored_view(plan.checkpoints[base]), make()) if base else None
             fitter = FeatCal(merged, len(teachers), origin, **settings)
         else:
-            fitter = (RegMean if method == "regmean" else RegMeanPlus)(merged, len(teachers), **settings)
+            kind = RegMean if method == "regmean" else RegMeanPlus
+            fitter = kind(merged, len(teachers), settings.get("off_diagonal", 0.9))
         found: dict[str, Tensor] = {}
 
-        def told(unit: Any, weights: Mapping[str, Tensor], changed: Sequence[str]) -> None:
+        def told(unit: Any, weights: Mapping[str, Tensor], changed: Iterable[str]) -> None:
             found.update({name: weights[name].detach().clone() for name in changed})
 
         with tempfile.TemporaryDirectory() as folder, torch.no_grad():

@@ -119,7 +119,7 @@ def regmean_plus(
             found = seen(visitor, names, each)
             grams.append({name: value.T @ value / len(value) for name, value in found.items()})
         for name in names:
-            below, above = 0.0, 0.0
+            below = above = torch.zeros((), dtype=torch.float64)
             for model, gram in zip(models, grams, strict=True):
                 shrunk = off_diagonal * gram[name] + (1.0 - off_diagonal) * torch.diag(gram[name].diagonal())
                 below, above = below + shrunk, above + matrix(model, name) @ shrunk

@@ -63,8 +63,8 @@ class Inputs:
             flat = rows.reshape(-1, rows.shape[-1])
             sums.tokens += len(flat)
             if "gram" in self.wanted(first[0]):
-                product = (flat.T @ flat).double()
-                sums.gram = product if sums.gram is None else sums.gram.add_(product)
+                product = flat.T @ flat
+                sums.gram = product.double() if sums.gram is None else sums.gram.add_(product)
             if "activation" in self.stats:
                 product = flat.abs().double().sum(0)
                 sums.activation = product if sums.activation is None else sums.activation.add_(product)

@@ -30,17 +30,18 @@ class Moments:
     """What is known of the inputs of one matrix on one model's data: sums over tokens, float64."""
 
     tokens: int = 0
-    gram: Any = 0.0  # X_s' X_s (in, in)
-    cross: Any = 0.0  # X_s' X_t (in, in)
+    gram: Any = None  # X_s' X_s (in, in)
+    cross: Any = None  # X_s' X_t (in, in)
     merged: Any = 0.0  # of X_s (in,)
     own: Any = 0.0  # of X_t (in,)
 
     def add(self, merged: Any, own: Any) -> None:
         """Take rows of inputs (tokens, in) of both."""
         self.tokens += len(merged)
-        gram = (merged.T @ merged).double()
-        self.gram = self.gram + gram
-        self.cross = self.cross + (gram if own is merged else (merged.T @ own).double())
+        gram = merged.T @ merged
+        self.gram = gram.double() if self.gram is None else self.gram.add_(gram)
+        cross = gram if own is merged else merged.T @ own
+        self.cross = cross.double() if self.cross is None else self.cross.add_(cross)
         self.merged = self.merged + merged.double().sum(0)
         self.own = self.own + own.double().sum(0)
 

@@ -19,7 +19,7 @@ class CalibrationOptions:
     limit:   the first so many items of the data; all where None.
     longest: tokens of a row; what the model takes, if that is less.
     labels:  of the Fisher information: `sampled` from the model, `empirical` (the data's), `exact` (all classes).
-    seed:    of sampled labels.
+    seed:    of sampled labels, and of texts that are drawn.
     """
 
     stats: tuple[str, ...] = ("gram",)

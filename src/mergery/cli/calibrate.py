@@ -20,7 +20,7 @@ def calibrate(
     out: Path,
     /,
     *,
-    data: Path,
+    data: str,
     stats: Names = "gram",
     limit: int | None = None,
     longest: int = 512,
@@ -45,15 +45,16 @@ def calibrate(
     out
         The folder to write: a checkpoint with a tensor for each statistic. It must not exist.
     data
-        A task file of `mergery evaluate` (.jsonl), or plain text.
+        A task file of `mergery evaluate` (.jsonl), plain text, datasets:NAME[,CONFIG][:SPLIT[:COLUMN]], or synthetic: texts that
+        the model draws itself.
     limit
-        Take the first so many items only.
+        Take the first so many items only; how many are drawn, where they are synthetic.
     longest
         Tokens of a row; longer texts are cut into several.
     labels
         Of the Fisher information: drawn from the model, those of the data, or all classes of a classifier.
     seed
-        Of the labels that are drawn.
+        Of labels and texts that are drawn.
     tokenizer
         A folder with a tokenizer, instead of the model's own.
     add

@@ -64,7 +64,7 @@ def calibrate(
     """Measure a model on data, and write the statistics as a checkpoint, for methods that read them.
 
     model:     a model folder, a hub id, a GGUF file, or a recipe, which is run as it is merged and never written.
-    data:      a task file (.jsonl: texts, or prompts with answers), plain text, `datasets:NAME`, or `synthetic`, the model's own.
+    data:      a task file (.jsonl: texts, or prompts with answers), plain text, `datasets:NAME`, or `synthetic`.
     options:   what is measured, and on how much.
     tokenizer: a tokenizer, or the folder of one, instead of the model's own.
     add:       statistics of the same model on other data, which are added to those of this data.

@@ -45,8 +45,8 @@ def calibrate(
     out
         The folder to write: a checkpoint with a tensor for each statistic. It must not exist.
     data
-        A task file of `mergery evaluate` (.jsonl), plain text, datasets:NAME[,CONFIG][:SPLIT[:COLUMN]], or synthetic: texts that
-        the model draws itself.
+        A task file of `mergery evaluate` (.jsonl), plain text, datasets:NAME[,CONFIG][:SPLIT[:COLUMN]], or
+        synthetic: texts that the model draws itself.
     limit
         Take the first so many items only; how many are drawn, where they are synthetic.
     longest

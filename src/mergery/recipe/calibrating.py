@@ -66,6 +66,13 @@ REFINERS: Mapping[str, Refiner] = {
         {"keep": (0.4, 0.0, 1.0)},
         needs_base=True,
     ),
+    "prodistill": Refiner(
+        "ProDistill",
+        "Learn a coefficient for each number of each task vector, block by block, until each answers its models' texts as they "
+        "do (arXiv 2502.12706).",
+        {"rate": (0.1, 0.0, None), "epochs": (100.0, 0.0, None)},
+        needs_base=True,
+    ),
     "regmean_plus": Refiner(
         "RegMean++",
         "Least squares as RegMean, on the inputs that models' blocks get behind the merge's (arXiv 2508.03121).",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from mergery.calibration.model import StreamedModel, Unit
 from mergery.calibration.passes import Shelf, threads_kept
@@ -42,6 +42,21 @@ class Fitter(Protocol):
 
     def fitted(self, weights: Weights, teachers: Sequence[StreamedModel]) -> dict[str, Any]:
         """New weights of the block, those alone that change, given the merge's. What has been seen is forgotten."""
+        ...
+
+
+@runtime_checkable
+class BlockFitter(Protocol):
+    """Finds new weights of a block from whole calls of it."""
+
+    prefix: Literal["own"]
+
+    def take(self, teacher: int, args: Any, kwargs: Any, answer: Any) -> None:
+        """Take a call of a block in the merge, and what the model's block answers to the same texts."""
+        ...
+
+    def found(self, unit: Unit, weights: Weights, teachers: Sequence[StreamedModel]) -> dict[str, Any]:
+        """New weights of the block, those alone that change, given the merge's. What has been taken is forgotten."""
         ...
 
 
@@ -101,7 +116,7 @@ class Lockstep:
 
     def run(
         self,
-        fitter: Fitter,
+        fitter: Fitter | BlockFitter,
         *,
         kept: Callable[[Unit], dict[str, Any] | None],
         told: Callable[[Unit, Weights, Iterable[str]], None],
@@ -154,7 +169,13 @@ class Lockstep:
                 _stop(others)
 
     def _fit(
-        self, fitter: Fitter, unit: Unit, weights: Weights, turns: Any, others: Any, sides: Sequence[_Side | None]
+        self,
+        fitter: Fitter | BlockFitter,
+        unit: Unit,
+        weights: Weights,
+        turns: Any,
+        others: Any,
+        sides: Sequence[_Side | None],
     ) -> dict[str, Any]:
         """What the unit's matrices are multiplied with, told to the fitter; and its new weights. Models move on by a unit."""
         seen_any = False
@@ -164,6 +185,13 @@ class Lockstep:
                     if turn.asked is None or turn.asked.unit is not unit:
                         continue
                     visit = turn.asked
+                    if isinstance(fitter, BlockFitter):
+                        other = others[number][place]
+                        assert side is not None and other.asked is not None
+                        answer = self.shelf.keep(other.asked.run())
+                        fitter.take(number, visit.args, visit.kwargs, answer)
+                        side.resume(other, answer)
+                        continue
                     if side is None:
                         call = _Visit(theirs, visit.args, visit.kwargs)
                         _, seen = run_seeing(call.run, known, fitter.wants)
@@ -176,7 +204,10 @@ class Lockstep:
                         fitter.see(number, mine, seen)
                         side.resume(other, self.shelf.keep(answer))
                     seen_any = seen_any or bool(seen.rows)
-        return fitter.fitted(weights, [teacher.model for teacher in self.teachers]) if seen_any else {}
+        models = [teacher.model for teacher in self.teachers]
+        if isinstance(fitter, BlockFitter):
+            return fitter.found(unit, weights, models)
+        return fitter.fitted(weights, models) if seen_any else {}
 
     def _advance(self, unit: Unit, others: Any, sides: Sequence[_Side | None]) -> None:
         """Let models move on by a unit that is not fitted any more."""

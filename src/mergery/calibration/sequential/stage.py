@@ -14,6 +14,7 @@ import numpy as np
 
 from mergery.calibration.data import Texts, inputs_of
 from mergery.calibration.demand import base_of, taught_by
+from mergery.calibration.learning.distilling import Distiller
 from mergery.calibration.model import StreamedModel, Unit
 from mergery.calibration.opening import folder_with, merged_statistics, stored_view
 from mergery.calibration.passes import Shelf
@@ -21,11 +22,11 @@ from mergery.calibration.replacing import as_stored, digest_with, with_replaced,
 from mergery.calibration.running import limit_of, task_of
 from mergery.calibration.sequential.aim import take_back
 from mergery.calibration.sequential.fitters import FeatCal, RegMeanPlus
-from mergery.calibration.sequential.lockstep import Fitter, Lockstep, Teacher
+from mergery.calibration.sequential.lockstep import BlockFitter, Fitter, Lockstep, Teacher
 from mergery.calibration.sources import texts_of
 from mergery.checkpoints import open_checkpoint
 from mergery.checkpoints.statistics import model_mark
-from mergery.errors import CheckpointError, PlanError, Where
+from mergery.errors import CheckpointError, PlanError, RecipeError, Where
 from mergery.evaluation.loading import check_transformers, quiet, tokenizer_of
 from mergery.evaluation.running import torch_threads
 from mergery.planning.measurements import statistics_of
@@ -104,6 +105,11 @@ def refined_plan(
 def _fitter(refine: Refine, merged: StreamedModel, count: int, base: StreamedModel | None) -> Any:
     if refine.method == "featcal":
         return FeatCal(merged, count, base, **{name: refine[name] for name in ("towards", "anchor", "ridge")})
+    if refine.method == "prodistill":
+        if base is None:
+            what, hint = "the base is made by a merge of the recipe", "write it to a folder first"
+            raise RecipeError(what, where=refine.place, hint=hint)
+        return Distiller(base, refine["rate"], int(refine["epochs"]))
     return RegMeanPlus(merged, count, refine["off_diagonal"])
 
 
@@ -190,8 +196,10 @@ def _fit(
     def visited(unit: Unit) -> None:
         notify(Visited(unit.name, places[unit.name], len(places)))
 
-    checked: Fitter = fitter
+    checked: Fitter | BlockFitter = fitter
     Lockstep(merged, teachers, shelf).run(checked, kept=kept, told=told, visited=visited)
+    if isinstance(fitter, BlockFitter):
+        return iter(())
     few = {name: known for name, known in fitter.tokens.items() if known[0] < known[1]}
     if not few:
         return iter(())

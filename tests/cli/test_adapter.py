@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -150,6 +151,31 @@ def test_adapters_that_cannot_be_merged(home, tmp_path, mergery):
     assert done.code == 2
     assert "does not fit 'model.layers.0.self_attn.q_proj.weight' of 'model'" in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_in_the_adapter_that_is_read(home, tmp_path, mergery):
+    shutil.copytree(home / "a", tmp_path / "kept" / "a")
+    for out, words in (("kept/a", "is, or lies in, an adapter of 'model'"), ("kept", "an adapter of 'model' lies in")):
+        command = ("adapter", "bake", home / "base", tmp_path / "kept" / "a", tmp_path / out, "--replace")
+        done = mergery(*command)
+        assert done.code == 2
+        assert words in done.err
+    assert (tmp_path / "kept" / "a" / "adapter_config.json").exists()
+
+
+def test_no_adapter_and_no_output(home, tmp_path, mergery):
+    done = mergery("adapter", "merge", "--out", tmp_path / "out")
+    assert (done.code, done.err.splitlines()[0]) == (2, "mergery: no adapters are named")
+    done = mergery("adapter", "merge", home / "a")
+    assert "try: mergery adapter merge --out OUT, as" in done.err
+
+
+def test_modules_that_have_learnt_nothing_are_told(home, tmp_path, mergery):
+    assert mergery("adapter", "bake", home / "base", home / "a", tmp_path / "baked", "--quiet").code == 0
+    done = mergery("adapter", "extract", tmp_path / "baked", tmp_path / "out", "--base", home / "base", "--rank", 6)
+    kept = {line.split()[0]: line.split()[-1] for line in done.out.splitlines() if "_proj" in line}
+    assert kept["q_proj"] == "100.0%"
+    assert "unchanged" in kept.values()
 
 
 def test_what_is_said_of_an_adapter(home, tmp_path, mergery):

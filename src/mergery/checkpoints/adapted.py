@@ -85,8 +85,7 @@ class AdaptedCheckpoint(Checkpoint):
 
     @property
     def source(self) -> str:
-        stored = (each for each in (self.base, *self.adapters) if not isinstance(each, NoModel))
-        return "+".join(each.location for each in stored) or self.location
+        return "+".join(each.location for each in stored_in(self)) or self.location
 
     def read(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
         """Raises TypeError: what is stored is the base's, and what the adapters make of it is a view."""
@@ -117,6 +116,12 @@ class AdaptedCheckpoint(Checkpoint):
     def close(self) -> None:
         for each in (self.base, *self.adapters):
             each.close()
+
+
+def stored_in(checkpoint: Checkpoint) -> tuple[Checkpoint, ...]:
+    """The checkpoints whose files are read: a base and the adapters on it, or the checkpoint itself."""
+    parts = (checkpoint.base, *checkpoint.adapters) if isinstance(checkpoint, AdaptedCheckpoint) else (checkpoint,)
+    return tuple(each for each in parts if not isinstance(each, NoModel))
 
 
 def without_adapters(checkpoint: Checkpoint) -> Checkpoint:

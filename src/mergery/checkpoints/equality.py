@@ -1,10 +1,29 @@
-"""Whether two tensors of one checkpoint are equal, decided by their bytes."""
+"""Whether two checkpoints are one model, and whether two tensors of one are equal to the byte."""
 
 from __future__ import annotations
 
+import os
+from functools import cache
+from pathlib import Path
+
 from mergery.checkpoints.base import Checkpoint
+from mergery.checkpoints.formats.packed import PackedCheckpoint
+from mergery.checkpoints.memory import MEMORY
 
 BLOCK = 1 << 21  # elements that are compared at once
+
+
+def same_model(one: Checkpoint, other: Checkpoint) -> bool:
+    """Whether two checkpoints are of the same files, however their place is written. False where it is not certain."""
+    if one is other:
+        return True
+    tasks = [each.task if isinstance(each, PackedCheckpoint) else None for each in (one, other)]
+    return MEMORY != _place(one.location) == _place(other.location) and tasks[0] == tasks[1]
+
+
+@cache
+def _place(location: str) -> str:
+    return os.path.realpath(location) if Path(location).exists() else location
 
 
 def same_bytes(checkpoint: Checkpoint, one: str, other: str) -> bool:

@@ -135,7 +135,11 @@ class _Reader:
         if unread:
             self.fail(f"{listed(unread)} cannot be read", "how it changes the model is not known here")
         if whole and not modules and not self.peft:
-            self.fail("this is no adapter", "it holds no pair of factors", "the model comes first: MODEL+ADAPTER")
+            self.fail(
+                "this is no adapter",
+                "it holds no pair of factors",
+                "the model comes first: MODEL+ADAPTER; mergery adapter extract makes an adapter of a fine-tune",
+            )
         elif whole and not self.peft:
             self.fail(f"{listed(list(whole.values()))} belongs to no module", "an adapter holds pairs of factors")
         updates = [update for module, found in modules.items() for update in self._update(module, found)]

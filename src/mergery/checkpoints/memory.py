@@ -17,6 +17,7 @@ from mergery.errors import CheckpointError, Where, did_you_mean
 if TYPE_CHECKING:
     import numpy as np
 
+MEMORY = "memory"  # the location of all that has none
 SAMPLE_ELEMENTS = 4096
 
 
@@ -26,7 +27,7 @@ class MemoryCheckpoint(Checkpoint):
     def __init__(
         self, state: Mapping[str, Any], label: str | None = None, config: Mapping[str, Any] | None = None
     ) -> None:
-        self.label, self.location, self._config = label or "a state dict", "memory", Config(config)
+        self.label, self.location, self._config = label or "a state dict", MEMORY, Config(config)
         if not state:
             raise CheckpointError("the state dict is empty", where=Where(self.label), hint="give tensors by name")
         self._values = {name: _wrap(name, value, self.label) for name, value in state.items()}
@@ -168,7 +169,7 @@ class TextCheckpoint(Checkpoint):
     """Small files alone: what a model that is not written yet has beside its weights."""
 
     def __init__(self, texts: Mapping[str, bytes], label: str) -> None:
-        self.label, self.location, self._texts = label, "memory", texts
+        self.label, self.location, self._texts = label, MEMORY, texts
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:

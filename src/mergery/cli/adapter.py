@@ -274,4 +274,4 @@ def _energy_table(plan: Plan) -> None:
 
     print("module               rank     kept")
     for module, ranks, share in energy_rows(plan):
-        print(f"{module:<20} {ranks:<8} {share:.1%}")
+        print(f"{module:<20} {ranks:<8} {'unchanged' if share is None else f'{share:.1%}'}")

@@ -89,7 +89,8 @@ def meaning(app: App, error: CycloptsError) -> str:
 
 def usage(app: App, error: CycloptsError) -> str:
     """The command with what it needs, such as `mergery merge RECIPE OUT`."""
-    needed = [each.name for each in arguments_of(app, error) if each.required]
+    names = [each.name for each in arguments_of(app, error) if each.required]
+    needed = [f"{name} {name.lstrip('-').upper()}" if name.startswith("--") else name for name in names]
     return " ".join(("mergery", *(error.command_chain or ()), *needed))
 
 

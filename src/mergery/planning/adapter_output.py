@@ -116,6 +116,11 @@ class _Making:
             )
         if self.multiplied:
             self.not_in_core_space()
+        for module in sorted(self.wanted.ranks.keys() - self.factors.keys()):
+            alike = [name for name in self.factors if name.endswith(f".{module}")] or list(self.factors)
+            hint = f"modules have their whole names here, such as {alike[0]!r}" if alike else "leave it out"
+            what = f"ranks names {module!r}, which is no matrix of this adapter"
+            self.findings.fail(what, where=self.place, hint=hint)
         if len(self.findings.problems) > before:
             return None
         for module, bias in self.biases.items():  # peft wraps the modules that it has factors for
@@ -185,7 +190,7 @@ class _Making:
         self.findings.fail(
             f"adapter: {' and '.join(asked)} can only be had of factors",
             where=self.place,
-            why=f"{listed(self.multiplied)} is merged in full: {why}",
+            why=f"merged in full: {listed(self.multiplied)}; {why}",
             hint="leave out 'space: full'" if full else f"leave out {' and '.join(asked)}",
         )
 

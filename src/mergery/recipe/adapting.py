@@ -34,6 +34,10 @@ def combine_recipe(
     seed: int = 0,
 ) -> Recipe:
     """The recipe that makes one adapter of several; without `base`, of what they add alone. Raises RecipeError."""
+    if not adapters:
+        raise RecipeError(
+            "no adapters are named", hint="mergery adapter merge ./math-lora ./code-lora --out ./both-lora"
+        )
     if weights and len(weights) != len(adapters):
         raise RecipeError(
             f"{len(weights)} weights for {len(adapters)} adapters", hint="give one for each, in their order"

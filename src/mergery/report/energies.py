@@ -14,8 +14,8 @@ def kept_lines(adapter: AdapterPlan) -> list[str]:
     return [*lines, f"without {lacking} modules, which an interrupted run had made"] if lines and lacking else lines
 
 
-def energy_rows(plan: Plan) -> list[tuple[str, str, float]]:
-    """By kind of module: its name, the range of its ranks, and the share of its squared length that is held."""
+def energy_rows(plan: Plan) -> list[tuple[str, str, float | None]]:
+    """By kind of module: its name, the range of its ranks, and the share of its squared length that is held, if it has one."""
     assert plan.adapter is not None
     energies, found = plan.adapter.energies, {}
     for name, whole in energies.whole.items():
@@ -27,5 +27,5 @@ def energy_rows(plan: Plan) -> list[tuple[str, str, float]]:
     rows = []
     for kind, (ranks, (held, whole)) in found.items():
         low, high = min(ranks), max(ranks)
-        rows.append((kind, str(low) if low == high else f"{low}-{high}", held / whole if whole else 1.0))
+        rows.append((kind, str(low) if low == high else f"{low}-{high}", held / whole if whole else None))
     return rows

@@ -70,7 +70,9 @@ def ranks_by_budget(values: Mapping[str, np.ndarray], cost: Callable[[str], int]
     left = budget - sum(map(cost, values))
     if left < 0:
         least = budget - left
-        raise PlanError(f"{budget:,} bytes are too few", why=f"rank 1 of all modules takes {least:,}", hint="--budget")
+        raise PlanError(
+            f"{budget:,} bytes are too few", why=f"rank 1 of all modules takes {least:,}", hint=f"--budget {least}"
+        )
     steps = [
         (-float(s[place] ** 2) / cost(module), module, place)
         for module, s in values.items()

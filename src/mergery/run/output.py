@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from mergery.checkpoints.adapted import stored_in
 from mergery.checkpoints.file_kinds import is_weight_file, other_form
 from mergery.checkpoints.formats.packed import CARD as PACKED
 from mergery.errors import PlanError, size
@@ -80,15 +81,17 @@ def check_inputs(plan: Plan, out: Path, *, replace: bool = False) -> None:
     """Refuse an output that lies in a model that is read, or that would be exchanged with one in it."""
     target, unfinished = out.resolve(), partial_folder(out).resolve()
     for name, checkpoint in plan.checkpoints.items():
-        place = Path(str(checkpoint.location))
-        if not place.exists():
-            continue
-        place = place.resolve()
-        if place in (target, *target.parents) and (place.is_dir() or place == target):
-            raise PlanError(f"the output {str(out)!r} is, or lies in, the model {name!r}", hint=ELSEWHERE)
-        if unfinished in (place, *place.parents) or (replace and target in place.parents):
-            where = out if target in place.parents else partial_folder(out)
-            raise PlanError(f"the model {name!r} lies in the output {str(where)!r}", hint=ELSEWHERE)
+        for each in stored_in(checkpoint):
+            place = Path(str(each.location))
+            if not place.exists():
+                continue
+            what = f"the model {name!r}" if place == Path(checkpoint.location) else f"an adapter of {name!r}"
+            place = place.resolve()
+            if place in (target, *target.parents) and (place.is_dir() or place == target):
+                raise PlanError(f"the output {str(out)!r} is, or lies in, {what}", hint=ELSEWHERE)
+            if unfinished in (place, *place.parents) or (replace and target in place.parents):
+                where = out if target in place.parents else partial_folder(out)
+                raise PlanError(f"{what} lies in the output {str(where)!r}", hint=ELSEWHERE)
     if replace and target in Path.cwd().parents:
         raise PlanError(f"the folder that you are in lies in the output {str(out)!r}", hint=ELSEWHERE)
 

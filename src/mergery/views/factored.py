@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mergery.checkpoints.equality import same_model
 from mergery.graph.nodes import Computed, Gathered, LowRank, Merged, Node, Stored
 
 SPACES = ("core", "shared", "full")
@@ -86,7 +87,7 @@ class Wanted:
 def same_base(one: Node, other: Node) -> bool:
     """Whether two nodes are one stored tensor, or both are zeros."""
     if isinstance(one, Stored) and isinstance(other, Stored):
-        return (one.checkpoint.location, one.info) == (other.checkpoint.location, other.info)
+        return one.info == other.info and same_model(one.checkpoint, other.checkpoint)
     return one is other or (is_zero(one) and is_zero(other) and one.shape == other.shape)
 
 

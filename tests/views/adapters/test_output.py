@@ -136,6 +136,34 @@ def test_what_only_factors_have_is_not_asked_of_a_fine_tune(home: Path, tmp_path
     api.plan(sum_of | {"output": {"adapter": {"rank": 2, "space": "full"}}}).close()
 
 
+def test_a_base_is_the_same_however_its_place_is_written(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    named = {"base": "./base", "a": "./a", "c": f"{home / 'base'}+./c"}  # ./a stands on the base that it names
+    recipe = {"models": named, "merge": {"method": "ties", "base": "base"}, "output": {"adapter": {"space": "core"}}}
+    plan = api.plan(recipe)
+    assert plan.adapter is not None and plan.adapter.ranks[Q] == 7 and len(plan.adapter.ranks) == 6
+    plan.close()
+
+
+def test_models_in_memory_are_not_one(home: Path, tmp_path: Path) -> None:
+    base = load(home / "base").state_dict()
+    fine = {name: value + (name == f"{Q}.weight") for name, value in base.items()}
+    models = {"base": base, "fine": fine}
+    merge = {"method": "passthrough", "models": ["fine"]}
+    api.merge({"models": models, "merge": merge, "output": {"adapter": {"base": "base", "rank": 1}}}, tmp_path / "out")
+    torch.testing.assert_close(delta(tmp_path / "out"), torch.ones(32, 32).double())
+
+
+def test_ranks_of_what_is_no_module_are_refused(home: Path) -> None:
+    merge = {"method": "task_arithmetic", "base": "base"}
+    given = {"models": models(home, "a", "c"), "merge": merge, "output": {"adapter": {"ranks": {"q_proj": 3}}}}
+    with pytest.raises(MergeryError, match="ranks names 'q_proj', which is no matrix of this adapter") as raised:
+        api.plan(given)
+    assert f"such as '{Q}'" in str(raised.value)
+
+
 def test_what_cannot_be_an_adapter(home: Path, tmp_path: Path) -> None:
     save_adapter(home / "base", tmp_path / "dora", r=2, use_dora=True, target_modules=["q_proj"])
     with pytest.raises(MergeryError, match="the adapter 'd' means nothing without its model"):

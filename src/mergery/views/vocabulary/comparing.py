@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mergery.checkpoints.base import Checkpoint
+from mergery.checkpoints.memory import MEMORY
 from mergery.checkpoints.tokenizer.reading import Tokenizer, fingerprint, read_tokenizer
 from mergery.checkpoints.tokenizer.token_bytes import digits
 from mergery.errors import MergeryError, Where
@@ -25,7 +26,7 @@ class Tokenizers:
 
     def mark(self, checkpoint: Checkpoint) -> str:
         """Equal for models with equal tokenizer files; empty where there are none. Raises MergeryError."""
-        if checkpoint.location not in self.marks or checkpoint.location == "memory":
+        if checkpoint.location not in self.marks or checkpoint.location == MEMORY:
             self.marks[checkpoint.location] = fingerprint(checkpoint)
         return self.marks[checkpoint.location]
 

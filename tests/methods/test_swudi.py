@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mergery.errors import RecipeError
 from mergery.kernels.spectral import Factored
-from mergery.methods.swudi import leading, swudi
+from mergery.methods.swudi import leading, swudi, taking_part
 from mergery.methods.wudi import wudi
 from mergery.testing.reference import quadratic
 
@@ -100,6 +100,12 @@ def test_the_paper_begins_at_the_sum():
     assert equals(merge(swudi, models, base, **preset(swudi, "paper"), time=0.0), sum(models) - base)
     defaults = {name: swudi.settings[name].default for name in ("time", "rank", "scale")}
     assert defaults == {"time": 300.0, "rank": 0.85, "scale": 1.0}
+
+
+def test_the_number_that_takes_part_is_rounded_up():
+    assert [taking_part(rank, into) for rank, into in ((0.85, 10), (0.85, 100), (0.65, 4096), (0.0, 8), (1.0, 8))] == [
+        9, 85, 2663, 0, 8,
+    ]  # fmt: skip
 
 
 def test_the_leading_eigenvalues():

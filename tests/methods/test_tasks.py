@@ -1,6 +1,7 @@
 """Methods that choose entries by task: competition, consensus, masks, signs, trust regions."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from mergery.errors import RecipeError
 from mergery.methods.consensus import consensus
 from mergery.methods.emr import emr
 from mergery.methods.onebit import onebit
-from mergery.methods.pcb import pcb
+from mergery.methods.pcb import pcb, support
 from mergery.methods.tall_mask import tall_mask
 from mergery.methods.task_arithmetic import task_arithmetic
 from mergery.methods.trust_region import trust_region
@@ -63,6 +64,16 @@ def test_an_entry_that_the_others_contradict_never_wins():
     models = [[3.0, 2, 1], [-3.0, 2, 1], [-3.0, 2, 1]]
     out = merge(pcb, models, [0.0, 0, 0], density=1.0, clip=0.0)
     assert equals(out, [-3, 2, 0])
+
+
+def test_rivals_are_met_together_or_one_by_one():
+    units = [torch.tensor([1.0, 0.5]), torch.tensor([-0.5, 0.5]), torch.tensor([-0.5, 0.0])]
+    # against the sums 0 and 1; or tanh(1) - 2 tanh(1/2) < 0 and 2 tanh(1/4) of the first, and so on
+    at_once = [[0.0, math.tanh(0.5)], [0.0, math.tanh(0.5)], [0.0, 0.0]]
+    assert all(equals(own, wanted) for own, wanted in zip(support(units, "sum"), at_once, strict=True))
+    once, half, quarter = (math.tanh(each) for each in (1.0, 0.5, 0.25))
+    by_one = [[once - 2 * half, 2 * quarter], [2 * quarter - half, 2 * quarter], [2 * quarter - half, 0.0]]
+    assert all(equals(own, wanted, 1e-5) for own, wanted in zip(support(units, "each"), by_one, strict=True))
 
 
 def test_equal_magnitudes_all_win():

@@ -1,6 +1,6 @@
 """What each method costs: time and peak memory on one pair of cores, and how it grows with width.
 
-    python benchmarks/methods_cost.py [--size 0.4B] [--repeats 3] [--only METHOD ...] [--write docs/methods-cost.md]
+    python benchmarks/methods_cost.py [--size 0.4B] [--repeats 1] [--only METHOD ...] [--write docs/methods-cost.md]
     python benchmarks/methods_cost.py --page --write docs/methods-cost.md       write the page again, without measuring
 
 Each method merges three fine-tunes on their base, or as many as it takes, with its default settings, in a process of its
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -25,11 +26,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mergery
+from matrix_pages import one_layer, one_matrix
 from mergery.method import Method, find, methods
 from mergery.method.routing import Route
 from mergery.run.estimate import merged_of
 from models import SIZES, build
-from pages import figures, fold, keep, machine, table
+from pages import figures, fold, keep, linked, machine, table
 
 COMPARE = "linear"  # what times are told against: they differ from machine to machine
 WIDTHS = (512, 1024)
@@ -85,18 +87,24 @@ def merge(arguments: list[str]) -> tuple[float, float]:
     """Engine seconds, and peak MB of the process."""
     command = [sys.executable, "-m", "mergery", "merge", *arguments, "--json"]
     with tempfile.TemporaryFile("w+") as out:
-        process = subprocess.Popen(command, stdout=out)
-        _, status, usage = os.wait4(process.pid, 0)
-        if os.waitstatus_to_exitcode(status):
-            raise SystemExit(f"{' '.join(command)} failed")
+        usage = wait(subprocess.Popen(command, stdout=out), command)
         out.seek(0)
         events = [json.loads(line) for line in out]
     return next(event["seconds"] for event in events if event["event"] == "finished"), usage.ru_maxrss / 1024
 
 
-def planned(path: Path, only: list[str]) -> float:
+def wait(process: subprocess.Popen, command: list[str]) -> resource.struct_rusage:
+    """What a command that has been started took, when it has ended."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return usage
+
+
+def planned(path: Path, more: list[str]) -> float:
     """MB that `mergery plan` foretells."""
-    command = [sys.executable, "-m", "mergery", "plan", str(path), "--json", *only]
+    command = [sys.executable, "-m", "mergery", "plan", str(path), "--json", *more]
     told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     return told["peak_memory"] / 2**20
 
@@ -194,7 +202,7 @@ def page(data: dict) -> str:
         "",
         *table(
             ("method", f"times {COMPARE}", "memory, MB"),
-            [(linked(method), f"{each['linear']:.1f}", f"{each['peak']:.0f}") for method, each in whole],
+            [(linked(method.name), f"{each['linear']:.1f}", f"{each['peak']:.0f}") for method, each in whole],
         ),
         "",
         "## Methods on matrices",
@@ -204,9 +212,11 @@ def page(data: dict) -> str:
         "",
         *table(
             ("method", f"times {COMPARE}", "planned memory, MB"),
-            [(linked(method), f"{each['linear']:.0f}", f"{each['whole']:.0f}") for method, each in parts],
+            [(linked(method.name), f"{each['linear']:.0f}", f"{each['whole']:.0f}") for method, each in parts],
         ),
         "",
+        *one_layer(figures("layer")),
+        *one_matrix(figures("matrix-speed")),
         *fold("All figures", everything(whole, parts)),
         "## How it was measured",
         "",
@@ -215,10 +225,6 @@ def page(data: dict) -> str:
         f"{data['machine']}.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def linked(method: Method) -> str:
-    return f"[{method.name}](methods.md#{method.name})"
 
 
 def everything(whole: list[tuple[Method, dict]], parts: list[tuple[Method, dict]]) -> list[str]:
@@ -253,7 +259,7 @@ def everything(whole: list[tuple[Method, dict]], parts: list[tuple[Method, dict]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=list(SIZES), default="0.4B")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=1, help="of merges of the whole model, after a first one")
     parser.add_argument("--only", nargs="+", metavar="METHOD", default=[], help="some methods, to look")
     parser.add_argument("--write", type=Path, metavar="PAGE")
     parser.add_argument("--page", action="store_true", help="measure nothing: write the page of what was measured")
@@ -266,8 +272,6 @@ def main() -> None:
     if not options.page:
         measure_all(options, data)
     if options.write:
-        if not options.page:
-            keep("methods-cost", data)
         options.write.write_text(page(data))
     else:
         print(page(data))
@@ -289,6 +293,7 @@ def measure_all(options: argparse.Namespace, data: dict) -> None:
             cost = measure(method, folders, options.repeats, Path(scratch))
             unit = unit or cost.seconds
             data["methods"][method.name] = numbers(cost, unit)
+            keep("methods-cost", data)
             print(f"{method.name}: {cost.seconds:.1f} s, {cost.peak:.0f} MB of {cost.planned:.0f}", flush=True)
 
 

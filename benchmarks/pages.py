@@ -30,6 +30,11 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], left: Sequen
     return lines + ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
 
 
+def linked(name: str) -> str:
+    """A method's name, with its place in the list of methods."""
+    return f"[{name}](methods.md#{name})"
+
+
 def fold(title: str, lines: Sequence[str]) -> list[str]:
     """What a reader opens only when wanted; the site and GitHub both show it."""
     return ["<details markdown>", f"<summary>{title}</summary>", "", *lines, "", "</details>", ""]

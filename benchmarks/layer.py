@@ -1,0 +1,131 @@
+"""One layer of Llama 3.1 8B, merged for what it costs: what `mergery plan` foretells, and what it takes.
+
+    python benchmarks/layer.py [--only METHOD ...] [--skip down_proj]
+
+A base and three fine-tunes with random weights in bfloat16, one layer of the real shapes and a small vocabulary, merged by one
+thread in a process of its own. Figures are kept in `figures/layer.json`, and `methods_cost.py --page` shows them: the layer's
+processor time, times its number in the model, over two cores, beside the hours that the plan says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import mergery
+from mergery.run.estimate import merged_of, seconds
+from mergery.run.workers import Options
+from methods_cost import planned, wait
+from pages import figures, keep, machine
+from sparse import llama_config, llama_shapes, sparse
+from waiting import SIZES
+
+CACHE = Path(__file__).parent / ".cache"
+METHODS = ("iso_c", "svc", "swudi_a")
+NAMES = ("base", "a", "b", "c")
+LENGTH, BASE = 1e-3, 0.02  # root mean squares of task vectors and base
+
+
+def models(folder: Path) -> list[Path]:
+    """The base and its fine-tunes, of one layer, written once."""
+    places = [folder / name for name in NAMES]
+    if all((place / "model.safetensors").exists() for place in places):
+        return places
+    import torch
+    from safetensors.torch import save_file
+
+    config = llama_config(**{**SIZES["8B"], "num_hidden_layers": 1, "vocab_size": 256})
+    for seed, place in enumerate(places):
+        tensors = {}
+        for number, (name, shape) in enumerate(llama_shapes(config).items()):
+            same, own = (torch.Generator().manual_seed(each) for each in (number, 1000 * seed + number))
+            values = torch.randn(shape, generator=same).mul_(BASE)
+            if seed:
+                values += torch.randn(shape, generator=own).mul_(LENGTH)
+            tensors[name] = values.bfloat16()
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "config.json").write_text(json.dumps(config, indent=2))
+        save_file(tensors, place / "model.safetensors", metadata={"format": "pt"})
+    return places
+
+
+def recipe(method: str, folders: list[Path]) -> dict:
+    named = {folder.name: str(folder) for folder in folders}
+    return {"models": named, "merge": {"method": method, "models": list(NAMES[1:]), "base": NAMES[0]}}
+
+
+def whole(method: str) -> tuple[float, int]:
+    """Hours on two cores, and MB, that the plan says of the whole model; headers are enough for it."""
+    with tempfile.TemporaryDirectory() as scratch:
+        config = llama_config(**SIZES["8B"])
+        folders = [sparse(Path(scratch) / name, llama_shapes(config), config) for name in NAMES]
+        path = Path(scratch) / "recipe.yaml"
+        path.write_text(json.dumps(recipe(method, folders)))
+        plan = mergery.plan(path)
+        hours = seconds(plan, Options(threads=2)) / 3600
+        plan.close()
+        return hours, round(planned(path, ["--threads", "2"]))
+
+
+def measure(method: str, folders: list[Path], skip: list[str], scratch: Path) -> dict:
+    """One merge of the layer."""
+    path, out = scratch / "recipe.yaml", scratch / "out"
+    path.write_text(json.dumps(recipe(method, folders)))
+    plan = mergery.plan(path)
+    linear = [step.slot.info.name for step in plan.steps if any(node.route for node in merged_of(step.node))]
+    plan.close()
+    only = [name for name in linear if not any(part in name for part in skip)]
+    plan = mergery.plan(path, only=only)
+    operations = sum(node.route.operations for step in plan.steps for node in merged_of(step.node) if node.route)
+    plan.close()
+    shutil.rmtree(out, ignore_errors=True)
+    command = [
+        sys.executable,
+        "-m",
+        "mergery",
+        "merge",
+        str(path),
+        str(out),
+        "--threads",
+        "1",
+        "--only",
+        *only,
+        "--json",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    started = time.perf_counter()
+    usage = wait(process, command)
+    shutil.rmtree(out, ignore_errors=True)
+    return {
+        "matrices": len(only), "of": len(linear), "processor": round(usage.ru_utime + usage.ru_stime, 1),
+        "clock": round(time.perf_counter() - started, 1), "peak": round(usage.ru_maxrss / 1024), "operations": operations,
+        "planned": round(planned(path, ["--threads", "1", "--only", *only])),
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", default=list(METHODS), metavar="METHOD")
+    parser.add_argument("--skip", nargs="+", default=[], metavar="NAME", help="leave out matrices of such names")
+    options = parser.parse_args()
+    folders = models(CACHE / "layer-8B")
+    with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
+        for method in options.only:
+            found = measure(method, folders, options.skip, Path(scratch))
+            found["hours"], found["memory"] = whole(method)
+            data = figures("layer") or {"methods": {}}
+            data["methods"][method] = found
+            keep("layer", {**data, "machine": machine()})
+            rate = found["operations"] / found["processor"] / 1e9
+            print(f"{method}: {found}; {rate:.0f} GF/s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Two sections of the page of costs: one layer of an 8B model, and one matrix against the papers' formulas."""
+
+from __future__ import annotations
+
+from pages import fold, linked, table
+
+LAYERS = 32  # of an 8B model
+
+
+def one_layer(data: dict) -> list[str]:
+    """What `layer.py` has measured: whether the plan of an 8B model tells the truth."""
+    if not data:
+        return []
+    rows = []
+    for name, each in data["methods"].items():
+        share = "all" if each["matrices"] == each["of"] else f"{each['matrices']} of {each['of']}"
+        hours = each["processor"] * LAYERS / 2 / 3600
+        rows.append(
+            (linked(name), share, f"{each['processor']:.0f}", f"{hours:.1f}" if share == "all" else "",
+             f"{each['hours']:.1f}", f"{each['peak'] / 1000:.1f}", f"{each['planned'] / 1000:.1f}")
+        )  # fmt: skip
+    columns = ("method", "matrices", "processor, s", "model, h", "planned, h", "memory, GB", "planned, GB")
+    return [
+        "## One layer of an 8B model",
+        "",
+        "A layer of the shapes of Llama 3.1 8B, three fine-tunes, one thread: its processor time, that of all 32 layers on two",
+        "cores, and what `mergery plan` says of the model on an ordinary machine; the memory of the layer, and as planned.",
+        "",
+        *table(columns, rows, left=("matrices",)),
+        "",
+    ]
+
+
+def one_matrix(data: dict) -> list[str]:
+    """What `matrix_speed.py` has measured: against the papers' formulas and the state before the present arithmetic."""
+    if not data:
+        return []
+    rows = []
+    for shape, of_methods in data["shapes"].items():
+        for name, each in of_methods.items():
+            before = next((key for key in each if key not in ("now", "published")), None)
+            seconds = [each[key][0] if key in each else None for key in ("published", before, "now")]
+            times = [f"{other / seconds[2]:.1f}" if other and seconds[2] else "" for other in seconds[:2]]
+            shown = [f"{value:.1f}" if value else "" for value in seconds]
+            rows.append((linked(name), shape.replace("x", " x "), *shown, *times))
+    columns = ("method", "matrix", "formula, s", "before, s", "now, s", "formula / now", "before / now")
+    return [
+        "## One matrix",
+        "",
+        "Processor time of three fine-tunes' matrices, outputs x inputs, in one thread and a process of its own, in turns.",
+        "`formula` is what the paper states, by the decompositions that it names, in float32; `before` is Mergery as it was first",
+        "written, in float64. Sides are half those of an 8B model: twice as wide takes about eight times as long.",
+        "",
+        *fold("Figures", table(columns, rows, left=("matrix",))),
+    ]

@@ -1,0 +1,145 @@
+"""Methods on matrices, one matrix at a time: processor time and memory, against the papers' formulas and an earlier commit.
+
+    python benchmarks/matrix_speed.py [--shapes 4096x4096 ...] [--only METHOD ...] [--against COMMIT] [--again]
+
+Three fine-tunes in bfloat16, which share half of what they learned; singular values fall as the root of their number. Each
+figure is the processor time of one thread in a process of its own, and the most memory that it reaches; what is compared is
+measured in turns. What was measured is kept in `figures/matrix-speed.json` at once, and measured anew only with `--again`;
+`methods_cost.py --page` shows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pages import figures, keep, machine
+from published_matrices import METHODS
+
+HERE = Path(__file__).resolve().parent
+CACHE = HERE / ".cache"
+SHAPES = ("2048x2048", "7168x2048", "2048x7168")
+EXPERTS, LENGTH, BASE = 3, 5e-4, 0.02  # the models merged, and the root mean square of task vectors and base
+PUBLISHED = "published"
+
+
+def matrices(out: int, into: int) -> Path:
+    """The base and its fine-tunes, written once."""
+    path = CACHE / f"matrices-{out}x{into}.pt"
+    if path.exists():
+        return path
+    import torch
+
+    generator = torch.Generator().manual_seed(out * 100_003 + into)
+    small = min(out, into)
+    fall = torch.arange(1, small + 1).float() ** -0.5
+
+    def learned() -> torch.Tensor:
+        left, right = torch.randn(out, small, generator=generator), torch.randn(small, into, generator=generator)
+        return (left * fall) @ right
+
+    base, shared = (torch.randn(out, into, generator=generator) * BASE).bfloat16(), learned()
+    models = []
+    for _ in range(EXPERTS):
+        delta = shared + learned()
+        models.append((base.float() + delta * (LENGTH / delta.square().mean().sqrt())).bfloat16())
+    CACHE.mkdir(exist_ok=True)
+    torch.save([base, *models], path)
+    return path
+
+
+def child(package: str, name: str, path: str) -> None:
+    """Merge once, and print seconds and MB; in a process of its own, with the package that is on its path."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    torch.set_num_threads(1)
+    base, *models = [each.float() for each in torch.load(path)]
+    deltas = [model - base for model in models]
+    known: dict[str, Any] = {}
+    function: Any = METHODS[name]
+    if package != PUBLISHED:
+        method = getattr(importlib.import_module(f"{package}.methods"), name)
+        function, known = method.function, dict(method.resolve(len(deltas), {}))
+        if "noise" in inspect.signature(function).parameters:
+            noise = importlib.import_module(f"{package}.method.asks").Noise()
+            known["noise"] = [noise.of(model, "bfloat16") for model in models]
+    del models, base
+    with threadpool_limits(1):
+        started = time.process_time()
+        function(deltas, **known)
+        seconds = time.process_time() - started
+    print(json.dumps([round(seconds, 2), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024]))
+
+
+def measured(package: str, name: str, path: Path, source: Path | None) -> list[float]:
+    """Seconds and MB of one merge."""
+    command = [sys.executable, str(Path(__file__).resolve()), "--child", package, name, str(path)]
+    paths = [str(source)] if source else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@contextmanager
+def checked_out(commit: str | None) -> Iterator[Path | None]:
+    """The sources of a commit, in a folder for a while."""
+    if commit is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory() as place:
+        archive = subprocess.run(["git", "archive", commit, "src"], cwd=HERE.parent, check=True, capture_output=True)
+        subprocess.run(["tar", "x", "-C", place], input=archive.stdout, check=True)
+        yield Path(place) / "src"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), metavar="OUTxIN")
+    parser.add_argument("--only", nargs="+", default=list(METHODS), metavar="METHOD", choices=list(METHODS))
+    parser.add_argument("--against", metavar="COMMIT", help="measure the code of a commit as well")
+    parser.add_argument("--again", action="store_true", help="measure what is there already")
+    parser.add_argument("--child", nargs=3, metavar=("PACKAGE", "METHOD", "FILE"), help="merge once, and nothing else")
+    options = parser.parse_args()
+    if options.child:
+        child(*options.child)
+        return
+    with checked_out(options.against) as source:
+        packages: list[tuple[str, str, Path | None]] = [("now", "mergery", HERE.parent / "src")]
+        if source is not None:
+            packages.insert(0, (str(options.against), next(path.name for path in source.iterdir()), source))
+        packages.append((PUBLISHED, PUBLISHED, None))
+        for shape in options.shapes:
+            for name in options.only:
+                measure(shape, name, packages, again=options.again)
+
+
+def measure(shape: str, name: str, packages: list[tuple[str, str, Path | None]], *, again: bool) -> None:
+    """One method on one shape, by all that are compared, in turns."""
+    path = matrices(*map(int, shape.split("x")))
+    for label, package, source in packages:
+        data = figures("matrix-speed") or {"shapes": {}}
+        found = data["shapes"].setdefault(shape, {}).setdefault(name, {})
+        if label in found and not again:
+            continue
+        found[label] = measured(package, name, path, source)
+        keep("matrix-speed", {**data, "machine": machine()})
+        print(f"{shape} {name} {label}: {found[label][0]:.2f} s, {found[label][1]:.0f} MB", flush=True)
+
+
+if __name__ == "__main__":
+    main()

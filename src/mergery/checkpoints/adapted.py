@@ -84,6 +84,10 @@ class AdaptedCheckpoint(Checkpoint):
         return self.base.decoded
 
     @property
+    def lost(self) -> float:
+        return self.base.lost
+
+    @property
     def source(self) -> str:
         return "+".join(each.location for each in stored_in(self)) or self.location
 

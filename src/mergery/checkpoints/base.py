@@ -108,6 +108,11 @@ class Checkpoint(ABC):
         return ""
 
     @property
+    def lost(self) -> float:
+        """About how far rounding to codes has moved its weights, as a share of their length; 0 for plain numbers."""
+        return 0.0
+
+    @property
     def files(self) -> tuple[str, ...]:
         """Names of side files (tokenizer, generation config, chat template, licence), sorted; no weights."""
         return self.contents.side

@@ -84,6 +84,10 @@ class RenamedCheckpoint(Checkpoint):
     def decoded(self) -> str:
         return self._inner.decoded
 
+    @property
+    def lost(self) -> float:
+        return self._inner.lost
+
     def file(self, name: str) -> bytes:
         return self._inner.file(name)
 

@@ -98,15 +98,15 @@ def far_out(kinds: Sequence[Sequence[Step]]) -> Iterator[str]:
 
 def decoded_inputs(checkpoints: Mapping[str, Checkpoint]) -> Iterator[str]:
     """Models whose weights are codes: what was lost when they were made is not there to be merged."""
-    said: dict[str, list[str]] = {}
+    said: dict[tuple[str, float], list[str]] = {}
     for name, checkpoint in checkpoints.items():
         if checkpoint.decoded:
-            said.setdefault(checkpoint.decoded, []).append(name)
-    for how, names in said.items():
+            said.setdefault((checkpoint.decoded, checkpoint.lost), []).append(name)
+    for (how, lost), names in said.items():
         one = "its" if len(names) == 1 else "their"
         yield (
-            f"{', '.join(names)}: {one} weights are codes ({how}), decoded as they are read; changes smaller than the steps "
-            "between two codes were lost when they were made"
+            f"{', '.join(names)}: {one} weights are codes ({how}), decoded as they are read; rounding has moved them by about "
+            f"{lost:.1%} of their length, and changes smaller than that were lost when they were made"
         )
 
 

@@ -33,6 +33,8 @@ def sentences(event: Event) -> list[str]:
         case events.Planned():
             facts = f"{event.tensors} tensors, {size(event.bytes_in)} in, {size(event.bytes_out)} out"
             return [f"{event.what}: {facts}", *event.notes, *(f"warning: {each}" for each in event.warnings)]
+        case events.Noticed():
+            return [f"warning: {each}" for each in event.warnings]
         case events.Started(resumed=resumed) if resumed:
             return [f"going on: {resumed} of {event.tensors} tensors are done"]
         case events.Finished(already=True):

@@ -57,6 +57,13 @@ class Planned(Event):
 
 
 @dataclass(frozen=True)
+class Noticed(Event):
+    """What the weights themselves tell, before any is made: task vectors no larger than rounding."""
+
+    warnings: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Downloading(Event):
     """A model's files are on their way to this machine."""
 

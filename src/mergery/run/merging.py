@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from dataclasses import replace as replaced
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +17,9 @@ from mergery.kernels.devices import CPU
 from mergery.planning.plan import Plan
 from mergery.run import lock
 from mergery.run.estimate import machine_warnings
-from mergery.run.events import Downloading, Finished, Notify, Planned, ignore
+from mergery.run.events import Downloading, Finished, Noticed, Notify, Planned, ignore
 from mergery.run.output import check_output, place_of
+from mergery.run.rounding import near_rounding
 from mergery.run.sinks import FolderSink, MemorySink
 from mergery.run.workers import Options, Run
 
@@ -79,6 +81,10 @@ def merge_to_folder(
         notify(Finished(out, 0.0, already=True))
         return Result(out, plan, 0.0, 0, already=True)
     prepare(plan, notify, options)
+    found = tuple(near_rounding(plan))
+    if found:
+        notify(Noticed(found))
+        plan = replaced(plan, warnings=(*plan.warnings, *found))
     sink = make_sink(plan, out, options.devices[0].kind, restart=restart)
     try:
         resumed = len(sink.done)

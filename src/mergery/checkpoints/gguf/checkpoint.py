@@ -19,6 +19,7 @@ from mergery.checkpoints.gguf.metadata import Metadata
 from mergery.checkpoints.gguf.rotation import FACTORS, LONG, SHORT
 from mergery.checkpoints.gguf.tensors import Piece, changed, pieces_of, span
 from mergery.checkpoints.gguf.tokens import GgufTokenizer
+from mergery.checkpoints.quantised.numbers import lost_by
 from mergery.checkpoints.stored import StoredCheckpoint
 from mergery.checkpoints.weights import byte_view, join
 from mergery.dtypes import F32
@@ -142,6 +143,12 @@ class GgufCheckpoint(StoredCheckpoint):
     def decoded(self) -> str:
         blocks = [kind for kind, _ in self.stored_types.most_common() if kind not in PLAIN]
         return f"GGUF, {', '.join(blocks)}" if blocks else ""
+
+    @property
+    def lost(self) -> float:
+        counts = [(count, kind) for kind, count in self.stored_types.items() if kind not in PLAIN]
+        bits = re.search(r"\d", max(counts)[1]) if counts else None
+        return lost_by(int(bits[0])) if bits else 0.0
 
     def _fetch(self, name: str) -> bytes:
         return self._texts[name]().encode()

@@ -91,6 +91,10 @@ class DecodedCheckpoint(Checkpoint):
         kinds = Counter(WORDS[type(decoder)] for decoder in self._decoders.values())
         return " and ".join(kind for kind, _ in kinds.most_common())
 
+    @property
+    def lost(self) -> float:
+        return max(decoder.lost for decoder in self._decoders.values())
+
     def read(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
         decoder = self._decoders.get(name)
         if decoder is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mergery.checkpoints.base import Checkpoint, TensorInfo
-from mergery.checkpoints.quantised.numbers import FP4, FP6, NUMPY, as_float32, integers, nibbles
+from mergery.checkpoints.quantised.numbers import FP4, FP6, LOST, NUMPY, as_float32, integers, lost_by, nibbles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,6 +59,11 @@ class Decoder(ABC):
     info: TensorInfo
     uses: tuple[str, ...]
 
+    @property
+    def lost(self) -> float:
+        """About how far rounding has moved its numbers, as a share of their length."""
+        return lost_by(8)
+
     @abstractmethod
     def decode(self, stored: Stored, start: int, stop: int) -> np.ndarray:
         """Elements [start, stop) of the flattened tensor, as float32."""
@@ -74,6 +79,11 @@ class FourBits(Decoder):
     block: int
     nested: int  # elements of a block of maxima; 0 where these are plain
     offset: float
+
+    @property
+    def lost(self) -> float:
+        """See `Decoder.lost`."""
+        return LOST["nf4"]
 
     def decode(self, stored: Stored, start: int, stop: int) -> np.ndarray:
         """See `Decoder.decode`."""
@@ -175,6 +185,12 @@ class Scaled(Rows):
     weight: str
     scales: Scales | None = None
     zeros: str | None = None
+    floats: bool = False
+
+    @property
+    def lost(self) -> float:
+        """See `Decoder.lost`."""
+        return LOST["e4m3"] if self.floats else lost_by(8)
 
     def rows(self, stored: Stored, first: int, last: int) -> np.ndarray:
         """See `Rows.rows`."""
@@ -196,6 +212,11 @@ class Packed(Rows):
     scales: Scales
     bits: int
     zeros: str | None = None
+
+    @property
+    def lost(self) -> float:
+        """See `Decoder.lost`."""
+        return lost_by(self.bits)
 
     def rows(self, stored: Stored, first: int, last: int) -> np.ndarray:
         """See `Rows.rows`."""
@@ -219,6 +240,11 @@ class Fours(Rows):
     weight: str
     scales: Scales
 
+    @property
+    def lost(self) -> float:
+        """See `Decoder.lost`."""
+        return LOST["e2m1"]
+
     def rows(self, stored: Stored, first: int, last: int) -> np.ndarray:
         """See `Rows.rows`."""
         import numpy as np
@@ -234,6 +260,11 @@ class Sixes(Rows):
 
     weight: str
     scales: Scales
+
+    @property
+    def lost(self) -> float:
+        """See `Decoder.lost`."""
+        return LOST["e2m3"]
 
     def rows(self, stored: Stored, first: int, last: int) -> np.ndarray:
         """See `Rows.rows`."""

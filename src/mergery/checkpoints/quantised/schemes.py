@@ -151,7 +151,7 @@ class _Finder:
         scales = self._scales(scale, info.shape)
         uses = tuple(each for each in parts.values() if each in self.tensors)
         made = _made(f"{module}.{own}", info.shape)
-        return Scaled(made, uses, name, scales, parts["zero_point"] if zero else None) if scales else None
+        return Scaled(made, uses, name, scales, parts["zero_point"] if zero else None, not integral) if scales else None
 
     def _packed(self, stem: str, info: TensorInfo) -> Decoder | None:
         if len(info.shape) < 2 or f"{stem}.weight_scale" not in self.tensors:
@@ -201,7 +201,8 @@ class _Finder:
                 and not self.stated
                 and not self.scaled
             )
-            return Scaled(_made(name, info.shape), (name,), name) if plain and len(info.shape) == 2 else None
+            made = _made(name, info.shape)
+            return Scaled(made, (name,), name, floats=True) if plain and len(info.shape) == 2 else None
         if len(info.shape) not in (2, 3):
             return None
         scales = self._scales(self.tensors[f"{stem}{suffix}"], info.shape)
@@ -210,7 +211,8 @@ class _Finder:
         known = self.tensors.get(zeros)
         if known is not None and (known.dtype.floating or known.shape != self.tensors[f"{stem}{suffix}"].shape):
             return None
-        return Scaled(_made(name, info.shape), uses, name, scales, zeros if known else None) if scales else None
+        made, floats = _made(name, info.shape), info.dtype.floating
+        return Scaled(made, uses, name, scales, zeros if known else None, floats) if scales else None
 
     def _scales(
         self, info: TensorInfo, shape: tuple[int, ...], *, columns: str | None = None, overall: str | None = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mergery.checkpoints.quantised.decoders import Decoder, Rows, Stored
-from mergery.checkpoints.quantised.numbers import FP4, as_float32, integers, nibbles
+from mergery.checkpoints.quantised.numbers import FP4, LOST, as_float32, integers, lost_by, nibbles
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +36,11 @@ class Gptq(Rows):
     size: int  # columns of a group
     one: int
     kept: Kept
+
+    @property
+    def lost(self) -> float:
+        """See `Decoder.lost`."""
+        return lost_by(self.bits)
 
     def rows(self, stored: Stored, first: int, last: int) -> np.ndarray:
         """See `Rows.rows`."""
@@ -78,6 +83,11 @@ class Awq(Rows):
     size: int  # inputs of a group
     kept: Kept
 
+    @property
+    def lost(self) -> float:
+        """See `Decoder.lost`."""
+        return lost_by(4)
+
     def rows(self, stored: Stored, first: int, last: int) -> np.ndarray:
         """See `Rows.rows`."""
         import numpy as np
@@ -117,6 +127,11 @@ class Experts(Decoder):
     blocks: str
     scales: str
     kept: Kept
+
+    @property
+    def lost(self) -> float:
+        """See `Decoder.lost`."""
+        return LOST["e2m1"]
 
     def decode(self, stored: Stored, start: int, stop: int) -> np.ndarray:
         """See `Decoder.decode`."""

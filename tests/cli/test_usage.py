@@ -6,6 +6,8 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from benchmarks.reference.command_line import commands
@@ -140,12 +142,16 @@ def test_completion_is_a_script_of_that_shell(mergery, shell):
         ("mergery me", "merge methods"),
         ("mergery merge a b --dry", "--dry-run"),
         ("mergery evaluate a --split re", "report"),
+        ("mergery methods ti", "ties"),
+        ("mergery adapter merge a --method task_", "task_arithmetic"),
+        ("mergery export quantized a b --scheme w4", "w4a16 w4a16-gptq"),
     ],
 )
 def test_bash_completes(words, wanted):
     script = mergery_process("completion", "bash").stdout
     line = words.split(" ")
     asked = f"""
+PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH
 {script}
 COMP_WORDS=({shlex.join(line)}); COMP_CWORD={len(line) - 1}; COMP_LINE={shlex.quote(words)}; COMP_POINT={len(words)}
 _mergery

@@ -42,6 +42,21 @@ def test_a_packed_task_is_what_its_method_serves(recipe, tmp_path, merge):
         assert (tmp_path / task / "tokenizer.json").exists()
 
 
+def test_it_is_said_beforehand(mergery, recipe, tmp_path):
+    path = recipe(f"{MODELS}merge: {{method: emr, base: base}}\n")
+    outcome = mergery("pack", path, tmp_path / "packed", "--dry-run")
+    assert outcome.code == 0
+    assert not list(tmp_path.glob("packed*"))
+    told = json.loads(mergery("pack", path, tmp_path / "packed", "--dry-run", "--json").out)
+    result = pack(path, tmp_path / "packed")
+    assert told["bytes_packed"] == result.bytes_packed
+    assert told["bytes_apart"] == result.bytes_apart
+    assert "would serve a, b, c in" in outcome.out
+    outcome = mergery("pack", path, tmp_path / "packed", "--dry-run")
+    assert outcome.code == 2
+    assert "is already there" in outcome.err
+
+
 def test_less_space_than_apart(recipe, tmp_path):
     result = pack(recipe(f"{MODELS}merge: {{method: emr, base: base}}\n"), tmp_path / "packed")
     elements = result.bytes_apart / 12

@@ -43,6 +43,16 @@ Only = Annotated[
 ]
 
 
+def method_names(context: Any) -> list[str]:
+    """The names of all methods, for a shell that completes them."""
+    from mergery.method import methods
+
+    return list(methods())
+
+
+MethodName = Annotated[str, Parameter(completer=method_names)]
+
+
 def no_option(kind: Any, value: Path) -> None:
     """A recipe may be called `-`, standard input; what else begins so is an option that is not known."""
     if str(value).startswith("-") and str(value) != "-":

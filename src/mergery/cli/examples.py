@@ -72,7 +72,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     ),
     "anchors": (("mergery anchors recipe.yaml anchors", "made-up inputs that stand for what each model has learnt"),),
     "refine": (("mergery refine recipe.yaml anchors merged", "the recipe's merge, refined on them"),),
-    "pack": (("mergery pack recipe.yaml packed", "keep the models of all tasks beside their base"),),
+    "pack": (
+        ("mergery pack recipe.yaml packed", "keep the models of all tasks beside their base"),
+        ("mergery pack recipe.yaml packed --dry-run", "only say how much that takes"),
+    ),
     "export gguf": (
         ("mergery export gguf merged merged.gguf --type q8_0", "a model as one file, in eight bits"),
         ("mergery export gguf recipe.yaml merged.gguf", "a merge straight into the file, with no folder between"),

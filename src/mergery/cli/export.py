@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from mergery.cli.common import MERGING, OPTIONS, Json, Quiet, Restart, Threads, Verbose, flowing, wait_without_spinning
 from mergery.cli.examples import epilogue
+
+
+def schemes(context: Any) -> list[tuple[str, str]]:
+    """The schemes and what they are, for a shell that completes them."""
+    from mergery.checkpoints.quantised.writing import SCHEMES
+
+    return [(scheme.name, scheme.words) for scheme in SCHEMES.values()]
+
 
 app = App(
     name="export",
@@ -83,7 +91,7 @@ def quantized(
     out: Path,
     /,
     *,
-    scheme: Annotated[str, Parameter(name=("--scheme", "-s"))] = "w8a16",
+    scheme: Annotated[str, Parameter(name=("--scheme", "-s"), completer=schemes)] = "w8a16",
     group: int | None = None,
     data: Path | None = None,
     replace: bool = False,

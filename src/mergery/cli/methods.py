@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mergery.cli.common import Document, console, flowed, flowing, print_json, table
+from mergery.cli.common import Document, MethodName, console, flowed, flowing, print_json, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @flowing
-def methods(name: str | None = None, /, *, all: bool = False, json: Document = False) -> None:
+def methods(name: MethodName | None = None, /, *, all: bool = False, json: Document = False) -> None:
     """List the merging methods to know first, or all of them in groups, or describe one.
 
     Parameters

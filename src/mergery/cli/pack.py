@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mergery.cli.common import CHUNK, Chunk, Json, Quiet, RecipeFile, Threads, Verbose, flowing, run_options
+from mergery.cli.common import (
+    CHUNK,
+    Chunk,
+    DryRun,
+    Json,
+    Quiet,
+    RecipeFile,
+    Threads,
+    Verbose,
+    flowing,
+    print_json,
+    run_options,
+)
 
 
 @flowing
@@ -13,6 +25,7 @@ def pack(
     out: Path,
     /,
     *,
+    dry_run: DryRun = False,
     threads: Threads = 0,
     chunk: Chunk = CHUNK,
     json: Json = False,
@@ -35,6 +48,18 @@ def pack(
     from mergery.cli.progress import reporter
     from mergery.errors import size
 
+    if dry_run:
+        from mergery.run.packing import pack_beforehand
+
+        would = pack_beforehand(recipe, out)
+        if json:
+            print_json(would.plain())
+        else:
+            sizes = size(would.bytes_packed), size(would.bytes_apart)
+            print(
+                f"{out} would serve {', '.join(would.tasks)} in {sizes[0]} beside the base; apart, they would take {sizes[1]}"
+            )
+        return
     with reporter(json=json, quiet=quiet, verbose=verbose) as report:
         packed = api.pack(recipe, out, options=run_options(threads, chunk), on_event=report.event)
     if not json and not quiet:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mergery.errors import PlanError, RecipeError
 from mergery.graph.nodes import Merged, Stored
 from mergery.kernels.threads import quiet_torch
 from mergery.method import Method, find, methods
-from mergery.planning.layout import Slot, lay_out
+from mergery.planning.layout import Layout, Slot, lay_out
 from mergery.planning.plan import Plan, make_plan
 from mergery.recipe import Recipe, Source
 from mergery.recipe.reading import load_recipe
@@ -36,6 +37,22 @@ ONE_FILE = 1 << 62  # bytes
 
 def pack(recipe: Recipe | str | Path | Mapping[str, Any], folder: Path, options: Options, notify: Notify) -> Packed:
     """Write the folder of a recipe's packed models; see `mergery.api.pack`."""
+    with _planned(recipe, folder) as (plan, method, folder):
+        prepare(plan, notify, options)
+        return _write(plan, method, folder, options, notify)
+
+
+def pack_beforehand(recipe: Recipe | str | Path | Mapping[str, Any], folder: Path) -> Packed:
+    """What `pack` would write, from headers alone; nothing is. Raises MergeryError where it would be refused."""
+    with _planned(recipe, folder) as (plan, method, folder):
+        _, _, layout = _laid_out(plan, method)
+        _check_room(partial_folder(folder), layout)
+        return _packed(plan, folder, layout)
+
+
+@contextmanager
+def _planned(recipe: Recipe | str | Path | Mapping[str, Any], folder: Path) -> Iterator[tuple[Plan, Method, Path]]:
+    """The plan of all that is packed, its method, and where it is written, once that is known to be free."""
     loaded = load_recipe(recipe)
     method = packable(loaded)
     settings = {**loaded.merge.settings}
@@ -48,8 +65,7 @@ def pack(recipe: Recipe | str | Path | Mapping[str, Any], folder: Path, options:
             raise PlanError(f"the output {str(folder)!r} is already there", hint="choose another folder")
         check_inputs(plan, folder)
         check_writable(folder)
-        prepare(plan, notify, options)
-        return _write(plan, method, folder, options, notify)
+        yield plan, method, folder
     finally:
         plan.close()
 
@@ -83,8 +99,8 @@ def packable(recipe: Recipe) -> Method:
     return method
 
 
-def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: Notify) -> Packed:
-    """Write the parts of every tensor and the card under a temporary name, which becomes `folder` at the very end."""
+def _laid_out(plan: Plan, method: Method) -> tuple[list[Merged], dict[str, str], Layout]:
+    """The tensors that are packed, the kinds of their parts, and the file of these. Raises PlanError."""
     assert method.packing is not None
     tasks = plan.recipe.merge.models
     nodes = [step.node for step in plan.steps if isinstance(step.node, Merged)]
@@ -100,14 +116,29 @@ def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: N
             kinds[part] = rule.kind
             owners = tasks if rule.each else (None,)
             infos += [part_info(part_name(node.name, part, task), rule, node.shape) for task in owners]
-    layout = lay_out(infos, ONE_FILE, {"format": "pt"})
-    partial = partial_folder(folder)
+    return nodes, kinds, lay_out(infos, ONE_FILE, {"format": "pt"})
+
+
+def _check_room(partial: Path, layout: Layout) -> None:
+    """Refuse a folder that the disk cannot hold, or whose unfinished name is taken."""
     check_space(partial, layout)
-    try:
-        partial.mkdir(parents=True)
-    except FileExistsError:
+    if partial.exists():
         hint = f"it is left of a run that was interrupted: remove {str(partial)!r}"
-        raise PlanError(f"{str(partial)!r} stands in the way", hint=hint) from None
+        raise PlanError(f"{str(partial)!r} stands in the way", hint=hint)
+
+
+def _packed(plan: Plan, folder: Path, layout: Layout) -> Packed:
+    apart = len(plan.recipe.merge.models) * sum(4 * step.node.elements for step in plan.steps)
+    return Packed(folder, plan.recipe.merge.models, layout.nbytes, apart)
+
+
+def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: Notify) -> Packed:
+    """Write the parts of every tensor and the card under a temporary name, which becomes `folder` at the very end."""
+    tasks = plan.recipe.merge.models
+    nodes, kinds, layout = _laid_out(plan, method)
+    partial = partial_folder(folder)
+    _check_room(partial, layout)
+    partial.mkdir(parents=True)
     try:
         with open(lay_file(partial / WEIGHTS, layout.shards[0]), "wb") as file:
             writer = Writer(file.fileno(), {slot.info.name: slot for slot in layout.slots}, tasks, notify)
@@ -125,8 +156,7 @@ def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: N
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    apart = len(tasks) * sum(4 * step.node.elements for step in plan.steps)
-    packed = Packed(folder, tasks, layout.nbytes, apart)
+    packed = _packed(plan, folder, layout)
     notify(packed)
     return packed
 

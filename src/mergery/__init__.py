@@ -18,6 +18,7 @@ from mergery.version import __version__ as __version__
 if TYPE_CHECKING:
     from mergery import evaluation as evaluation
     from mergery import methods as methods
+    from mergery.api import auto as auto
     from mergery.api import calibrate as calibrate
     from mergery.api import compare as compare
     from mergery.api import evaluate as evaluate
@@ -48,8 +49,9 @@ if TYPE_CHECKING:
 _HOMES = {  # of public names: the module, and the name there where it is another
     **dict.fromkeys(("plan", "merge", "explain", "pack", "export_gguf", "export_quantised", "push"), "api"),
     **dict.fromkeys(("inspect", "verify", "prove", "calibrate", "evaluate", "compare", "learn"), "api"),
-    **dict.fromkeys(("search", "soup"), "api"),
+    **dict.fromkeys(("search", "soup", "auto"), "api"),
     **dict.fromkeys(("evaluation", "methods"), ""),
+    "AutoOptions": "exploration.automatic.options",
     "CalibrationOptions": "calibration.options",
     "LearnOptions": "calibration.learning.options",
     "MergeryError": "errors",

@@ -1,12 +1,13 @@
 """The verbs. The command line and a notebook are thin shells over these."""
 
-from mergery.api.finding import search, soup
+from mergery.api.finding import auto, search, soup
 from mergery.api.handing_on import export_gguf, export_quantised, push
 from mergery.api.looking import inspect, prove, verify
 from mergery.api.measuring import calibrate, compare, evaluate, learn
 from mergery.api.merging import explain, merge, pack, plan
 
 __all__ = [
+    "auto",
     "calibrate",
     "compare",
     "evaluate",

@@ -11,6 +11,8 @@ from mergery.run.events import Notify
 
 if TYPE_CHECKING:
     from mergery import evaluation
+    from mergery.exploration.automatic.options import AutoOptions
+    from mergery.exploration.automatic.running import AutoResult
     from mergery.exploration.options import SearchOptions
     from mergery.exploration.searching import SearchResult
     from mergery.exploration.soups.options import SoupOptions
@@ -81,3 +83,33 @@ def soup(
     asked = evaluation_options or evaluation.EvaluationOptions()
     with listening(on_event) as notify:
         return make_soup(models, Path(out), listed, options or SoupOptions(), asked, tokenizer, notify)
+
+
+def auto(
+    base: Any,
+    models: Sequence[Any] | Mapping[str, Any],
+    out: str | Path,
+    tasks: Sequence[str | Path | evaluation.Task] | str | Path | evaluation.Task,
+    *,
+    options: AutoOptions | None = None,
+    evaluation_options: evaluation.EvaluationOptions | None = None,
+    tokenizer: Any = None,
+    on_event: Notify | None = None,
+) -> AutoResult:
+    """Decide whether and how to merge fine-tunes of a base, and write the recipe that is recommended into the folder `out`.
+
+    models:  two sources or more, in a list or by name.
+    tasks:   task files or `Task`s. Half of their items are tried on, a quarter decides, a quarter is for the report.
+    options: the budget in minutes, and the seed.
+
+    Models alone are always among what is tried, and a merge is recommended only where it beats the best of them by more than
+    chance. Raises MergeryError.
+    """
+    from mergery import evaluation
+    from mergery.exploration.automatic.options import AutoOptions
+    from mergery.exploration.automatic.running import choose
+
+    listed = [tasks] if isinstance(tasks, (str, Path, evaluation.Task)) else list(tasks)
+    asked = evaluation_options or evaluation.EvaluationOptions()
+    with listening(on_event) as notify:
+        return choose(base, models, Path(out), listed, options or AutoOptions(), asked, tokenizer, notify)

@@ -48,6 +48,7 @@ COMMANDS = {
     MEASURING: {
         "evaluate": "evaluate:evaluate",
         "compare": "compare:compare",
+        "auto": "auto:auto",
         "search": "search:search",
         "soup": "soup:soup",
         "calibrate": "calibrate:calibrate",

@@ -46,6 +46,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
         ("mergery compare merged --parents llama-math llama-code --tasks questions.jsonl", "what the merge has lost"),
     ),
+    "auto": (
+        ("mergery auto llama math code --tasks questions.jsonl --out chosen", "whether to merge, and how"),
+        ("mergery auto llama math code --tasks questions.jsonl --out chosen --budget 2h", "with more time"),
+    ),
     "search": (
         ("mergery search recipe.yaml found --tasks questions.jsonl", "find what the recipe leaves open"),
         ("mergery search recipe.yaml found --tasks questions.jsonl --trials 300", "go on with the same search"),

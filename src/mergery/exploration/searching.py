@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +23,12 @@ from mergery.exploration.live import LiveModel
 from mergery.exploration.options import SearchOptions
 from mergery.exploration.scoring import ask, make_objective
 from mergery.exploration.study import Candidate, Study, check_optuna, ranked
+from mergery.exploration.trying import try_candidates
 from mergery.recipe import Merge, Recipe, Source
 from mergery.recipe.document import write_yaml
 from mergery.recipe.paths import rebased
 from mergery.recipe.space import Space, read_space
-from mergery.run.events import Found, Notify, Tried, ignore
+from mergery.run.events import Found, Notify, ignore
 
 FINALISTS = 3  # of the best candidates, besides the centre and the start
 RECORD = "search.json"
@@ -107,7 +107,7 @@ def search(
             )
             study = Study(out, space, options, question)
             session = _Session(space, splits, study, live, evaluation, out, notify)
-            session.try_all(objective)
+            try_candidates(study, live, objective, notify)
             return session.finish(objective, start)
         finally:
             live.close()
@@ -128,26 +128,6 @@ class _Session:
     ) -> None:
         self.space, self.splits, self.study, self.live = space, splits, study, live
         self.evaluation, self.out, self.notify = evaluation, out, notify
-
-    def try_all(self, objective: Any) -> None:
-        """Try candidates until there are enough, or the time is over."""
-        study, options = self.study, self.study.options
-        until = None if options.minutes is None else time.monotonic() + 60 * options.minutes
-        while len(study.candidates) < study.most and (until is None or time.monotonic() < until):
-            started = time.perf_counter()
-            trial, values = study.ask()
-            best = study.best
-            subject = self.live.subject(self.space.recipe(values), f"candidate {len(study.candidates) + 1}")
-
-            def hopeful(found: Any, best: Candidate | None = best) -> bool:
-                return best is None or not options.early or not objective.behind(found, best.items)
-
-            found, stopped = ask(subject, objective, hopeful)
-            score = objective.estimate(found, best.items) if stopped and best is not None else objective.score(found)
-            made = study.tell(trial, values, score, found, stopped=stopped)
-            assert study.best is not None
-            seconds = round(time.perf_counter() - started, 3)
-            self.notify(Tried(made.number + 1, study.most, score, study.best.score, stopped, self.live.made, seconds))
 
     def finish(self, objective: Any, start: Recipe) -> SearchResult:
         """Judge the finalists on the validation items, and the chosen one on those to report on."""

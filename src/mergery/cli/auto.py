@@ -1,0 +1,112 @@
+"""`mergery auto`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from mergery.cli.common import Json, Quiet, Verbose, console, flowing, table, wait_without_spinning
+
+if TYPE_CHECKING:
+    from mergery.exploration.automatic.running import AutoResult
+
+Tasks = Annotated[tuple[Path, ...], Parameter(consume_multiple=True)]
+TorchThreads = Annotated[int, Parameter(help="Threads of torch; 0 takes one for each core.")]
+Budget = Annotated[str, Parameter(help="Time for the whole: 30m, 2h, 90s. What has begun is finished.")]
+
+
+@flowing
+def auto(
+    base: str,
+    /,
+    *models: str,
+    out: Path,
+    tasks: Tasks,
+    budget: Budget = "30m",
+    seed: int = 0,
+    chat: bool = False,
+    batch: int = 32,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    longest: int | None = None,
+    device: str = "auto",
+    threads: TorchThreads = 0,
+    tokenizer: Path | None = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Decide whether and how to merge MODELS, fine-tunes of BASE, and write the recipe that is recommended into the folder OUT.
+
+    Each model alone and ten methods are tried, cheap ones first, as far as the budget goes; in the time that is left the
+    weights of the best two are searched. Half of the items are tried on, a quarter decides, and a quarter is kept for the
+    report. A merge is recommended only where it beats the best model alone by more than chance; otherwise the answer is not to
+    merge. Run the same command after an interruption: what has been answered is not asked again.
+
+    Parameters
+    ----------
+    base
+        The folder of the model that the others were trained from.
+    models
+        Two folders or more; MODEL+ADAPTER as well.
+    out
+        The folder to write: the recipe (recipe.yaml), all that was tried (auto.json), and every answer.
+    tasks
+        Task files: JSON objects, one a line (see docs/evaluation.md).
+    seed
+        Of the parts of the tasks, and of the search.
+    chat
+        Put prompts through the tokenizer's chat template.
+    batch
+        Rows at once.
+    dtype
+        Of the weights in memory.
+    longest
+        Tokens that the model is given at once; what its config says, where not given.
+    device
+        Such as cpu or cuda:0; auto is the first GPU where there is one.
+    tokenizer
+        A folder with a tokenizer, instead of the model's own.
+    """
+    wait_without_spinning()
+    from mergery import api
+    from mergery.cli.progress import reporter
+    from mergery.evaluation import EvaluationOptions
+    from mergery.exploration.automatic.options import AutoOptions, parse_budget
+
+    options = AutoOptions(parse_budget(budget), seed)
+    asked = EvaluationOptions(batch, chat, dtype, longest, threads, device)
+    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+        found = api.auto(
+            base,
+            models,
+            out,
+            tasks,
+            options=options,
+            evaluation_options=asked,
+            tokenizer=tokenizer,
+            on_event=report.event,
+        )
+    if not json and not quiet:
+        _show(found)
+
+
+def _show(found: AutoResult) -> None:
+    screen = console()
+    rows = table("tried", "on search items", "on validation items", "over the best model alone")
+    judged = {each.entry.name: each for each in found.verdict.judged}
+    for entry in sorted(found.tried, key=lambda entry: -entry.search):
+        own = judged.get(entry.name)
+        cells = ("", "")
+        if own is not None:
+            gain = f"{own.gain:+.4f} [{own.gain_low:+.4f}, {own.gain_high:+.4f}]"
+            cells = (f"{own.score:.4f} [{own.low:.4f}, {own.high:.4f}]", gain)
+        rows.add_row(entry.name, f"{entry.search:.4f}", *cells)
+    screen.print(rows)
+    for name, why in found.skipped.items():
+        screen.print(f"not tried: {name}: {why}")
+    for line in found.report.words if found.report is not None else ():
+        screen.print(line)
+    screen.print(found.verdict.words)
+    screen.print(f"next: mergery merge {found.recipe} OUT" if found.verdict.merge else f"its recipe: {found.recipe}")

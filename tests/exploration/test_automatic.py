@@ -1,0 +1,99 @@
+"""A choice made for the user: what it says of planted cases, and how it behaves on the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mergery.errors import RecipeError
+from mergery.evaluation.results import Evaluation, Outcome, TaskResult
+from mergery.evaluation.task import METRICS
+from mergery.exploration.automatic.contest import Clock, Entry, judge
+from mergery.exploration.automatic.options import parse_budget
+from tests.exploration.test_soups import texts
+
+__all__ = ["texts"]
+
+
+def found(name: str, solved: Sequence[int]) -> Evaluation:
+    items = tuple(Outcome(str(number), "", {"accuracy": float(value)}) for number, value in enumerate(solved))
+    task = TaskResult(name, name, "quiz", "hash", "choice", METRICS["choice"][:1], items)
+    return Evaluation(name, name, (task,))
+
+
+def entry(name: str, *, merged: bool) -> Entry:
+    return Entry(name, {}, merged, 0.0, 0.0)
+
+
+def coins(seed: int, share: float, count: int = 200) -> list[int]:
+    return (np.random.default_rng(seed).uniform(size=count) < share).astype(int).tolist()
+
+
+def test_a_merge_that_wins_beyond_chance_is_recommended() -> None:
+    one, other = coins(0, 0.5), coins(1, 0.5)
+    both = [max(pair) for pair in zip(one, other, strict=True)]
+    entries = [(entry("a", merged=False), found("a", one)), (entry("b", merged=False), found("b", other))]
+    verdict = judge([*entries, (entry("ties", merged=True), found("ties", both))], 0)
+    assert verdict.merge
+    assert verdict.chosen.gain_low > 0
+    assert verdict.words.startswith("merge with ties")
+
+
+def test_where_the_best_model_is_as_good_the_answer_is_not_to_merge() -> None:
+    """The merge solves two items more of 200: no more than chance."""
+    one = coins(0, 0.6)
+    wrong = [place for place, value in enumerate(one) if not value]
+    nearly = [1 if place in wrong[:2] else value for place, value in enumerate(one)]
+    entries = [(entry("a", merged=False), found("a", one)), (entry("b", merged=False), found("b", coins(1, 0.3)))]
+    verdict = judge([*entries, (entry("ties", merged=True), found("ties", nearly))], 0)
+    assert not verdict.merge
+    assert verdict.chosen.entry.name == "a"
+    assert verdict.words.startswith("do not merge: a alone is as good")
+    assert verdict.judged[0].entry.name == "ties"
+
+
+@pytest.mark.parametrize(("text", "minutes"), [("30m", 30), ("2h", 120), ("90s", 1.5), ("1h30m", 90), ("0.5h", 30)])
+def test_budgets(text: str, minutes: float) -> None:
+    assert parse_budget(text) == pytest.approx(minutes)
+
+
+@pytest.mark.parametrize("text", ["30", "m", "ten minutes", "5d"])
+def test_slips_in_a_budget(text: str) -> None:
+    with pytest.raises(RecipeError, match="budget"):
+        parse_budget(text)
+
+
+def test_a_clock_counts_down() -> None:
+    times = iter((10.0, 40.0, 130.0))
+    clock = Clock(100.0, lambda: next(times))
+    assert clock.left == 70
+    assert clock.left == -20
+
+
+def test_all_of_it_from_the_command_line(mergery: Any, zoo: Path, texts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "chosen"
+    command = ("auto", zoo / "base", zoo / "a", zoo / "b", "--tasks", texts, "--out", out, "--budget", "6s")
+    done = mergery(*command)
+    assert done.code == 0, done.err
+    record = json.loads((out / "auto.json").read_text())
+    names = {each["name"] for each in record["tried"]}
+    assert {"a", "b", "linear"} <= names
+    assert record["verdict"] in done.out
+    assert {"a", "b"} <= {each["name"] for each in record["judged"]}
+    assert mergery("merge", out / "recipe.yaml", tmp_path / "merged").code == 0
+
+
+def test_models_that_do_not_belong_together_are_refused_first(
+    mergery: Any, zoo: Path, texts: Path, tmp_path: Path
+) -> None:
+    done = mergery("auto", zoo / "base", zoo / "a", tmp_path / "b", "--tasks", texts, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert not (tmp_path / "out" / "auto.json").exists()
+    done = mergery("auto", zoo / "base", zoo / "a", "--tasks", texts, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "two models or more" in done.err

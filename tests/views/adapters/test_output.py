@@ -143,7 +143,7 @@ def test_a_base_is_the_same_however_its_place_is_written(
     named = {"base": "./base", "a": "./a", "c": f"{home / 'base'}+./c"}  # ./a stands on the base that it names
     recipe = {"models": named, "merge": {"method": "ties", "base": "base"}, "output": {"adapter": {"space": "core"}}}
     plan = api.plan(recipe)
-    assert plan.adapter is not None and plan.adapter.ranks[Q] == 7 and len(plan.adapter.ranks) == 6
+    assert plan.adapter is not None and plan.adapter.factors[Q].rank == 7 and len(plan.adapter.factors) == 6
     plan.close()
 
 

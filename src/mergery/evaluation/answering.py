@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mergery.evaluation.generation import Generator, matches, prompt_tokens
+from mergery.evaluation.generation import Generator, after_block, matches, prompt_tokens
 from mergery.evaluation.labels import label_logs, label_numbers, label_tokens
 from mergery.evaluation.likelihood import Scorer, Span, choice_spans, text_spans
 from mergery.evaluation.loading import Loaded
@@ -88,8 +88,9 @@ def answer(
     if task.kind == "generation":
         generator = Generator(loaded, longest)
         prompts = [list(piece.tokens) for piece in batch]
-        texts = generator.generate(prompts, task.settings.stop, task.settings.max_tokens)
-        return [_generated(piece, text) for piece, text in zip(batch, texts, strict=True)]
+        settings = task.settings
+        made = generator.generate(prompts, settings.stop, settings.max_tokens, special=bool(settings.block))
+        return [_generated(piece, text, tokens, task) for piece, (text, tokens) in zip(batch, made, strict=True)]
     if task.kind == "classification":
         logs = label_logs([piece.inputs for piece in batch if piece.inputs is not None], loaded)
         return [_labelled(piece, row) for piece, row in zip(batch, logs, strict=True)]
@@ -129,8 +130,16 @@ def _chosen(piece: Piece, logs: list[float], task: Task) -> Outcome:
     return _outcome(piece, values, chosen=chosen, chosen_normalised=normalised, logs=logs)
 
 
-def _generated(piece: Piece, text: str) -> Outcome:
-    return _outcome(piece, {"match": float(matches(text, piece.item))}, text=text)
+def _generated(piece: Piece, text: str, tokens: int, task: Task) -> Outcome:
+    """Whether it is the answer; of one that stands behind a block, whether that is closed."""
+    settings, values = task.settings, {}
+    answer = text
+    if settings.block:
+        answer, closed = after_block(text, *settings.block)
+        values["closed"] = float(closed)
+    if settings.block or settings.length:
+        values["length"] = float(tokens)
+    return _outcome(piece, {"match": float(matches(answer, piece.item)), **values}, text=text)
 
 
 def _labelled(piece: Piece, logs: np.ndarray) -> Outcome:

@@ -20,6 +20,7 @@ FIELDS = {
 COMMON = ("id", "category")
 SAMPLES = {
     "choices": '["yes", "no"]', "answer": "0", "label": "0", "letters": "true", "stop": r'["\n"]', "ignore": '["source"]',
+    "block": '["<think>", "</think>"]', "length": "true",
 }  # fmt: skip
 """Values of the fields and settings that are not text."""
 

@@ -24,8 +24,13 @@ class Generator:
     loaded: Loaded
     longest: int
 
-    def generate(self, prompts: Sequence[list[int]], stop: Sequence[str], most: int) -> list[str]:
-        """A text for each prompt: at most `most` tokens, cut before the first stop text and the end-of-text token."""
+    def generate(
+        self, prompts: Sequence[list[int]], stop: Sequence[str], most: int, *, special: bool = False
+    ) -> list[tuple[str, int]]:
+        """A text for each prompt, and its tokens: at most `most`, cut before the first stop text and the end-of-text token.
+
+        Special tokens are left out, unless they are wanted.
+        """
         import torch
         from transformers import GenerationConfig, StoppingCriteriaList
 
@@ -47,13 +52,21 @@ class Generator:
                 )  # fmt: skip
         finally:
             module.generation_config = before
-        return [self._text(row, stop) for row in made[:, width:].tolist()]
+        return [self._text(row, stop, special=special) for row in made[:, width:].tolist()]
 
-    def _text(self, tokens: list[int], stop: Sequence[str]) -> str:
+    def _text(self, tokens: list[int], stop: Sequence[str], *, special: bool) -> tuple[str, int]:
         ends = [tokens.index(end) for end in _ends(self.loaded) if end in tokens]
-        text = self.loaded.tokenizer.decode(tokens[: min(ends, default=None)], skip_special_tokens=True)
+        tokens = tokens[: min(ends, default=None)]
+
+        def decoded(count: int) -> str:
+            return self.loaded.tokenizer.decode(tokens[:count], skip_special_tokens=not special)
+
+        text = decoded(len(tokens))
         places = [text.find(word) for word in stop if word and word in text]
-        return text[: min(places, default=None)]
+        if not places:
+            return text, len(tokens)
+        text = text[: min(places)]
+        return text, next(count for count in range(len(tokens) + 1) if len(decoded(count)) >= len(text))
 
 
 def _ends(loaded: Loaded) -> list[int]:
@@ -91,6 +104,16 @@ def prompt_tokens(item: Item, task: Task, loaded: Loaded, longest: int, *, chat:
     if not tokens:
         raise TaskError("the tokenizer gives this prompt no token", where=Where(task.file, item.line), hint=NO_TOKEN)
     return tokens[-room:], max(0, len(tokens) - room)
+
+
+def after_block(text: str, opening: str, closing: str) -> tuple[str, bool]:
+    """What stands behind a block, and whether there is one that is closed: it opens and closes once, in this order.
+
+    The block may have been opened in the prompt. Of a text whose block is not closed, all of it is what stands behind.
+    """
+    head, found, answer = text.partition(closing)
+    closed = bool(found) and head.count(opening) <= 1 and opening not in answer and closing not in answer
+    return answer if found else text, closed
 
 
 def matches(text: str, item: Item) -> bool:

@@ -21,13 +21,14 @@ from mergery.checkpoints.json_files import is_text, too_deep
 from mergery.errors import MergeryError, TaskError, Where, did_you_mean, raise_all
 from mergery.evaluation.fields import FIELDS, Checks, is_texts, kind_of, sample, say
 from mergery.evaluation.jsonlines import Line, parse_object
-from mergery.evaluation.task import METRICS, Item, Settings, Task
+from mergery.evaluation.task import METRICS, Item, Settings, Task, metrics_of
 
 MOST_PROBLEMS = 20  # shown at once
-SETTINGS = ("name", "kind", "metric", "category", "ignore", "examples", "letters", "delimiter", "stop", "max_tokens")
+SETTINGS = ("name", "kind", "metric", "category", "ignore", "examples", "letters", "delimiter", "stop", "max_tokens",
+            "block", "length")  # fmt: skip
 OF_KIND = {
     "examples": ("choice", "generation"), "letters": ("choice",), "delimiter": ("choice", "generation"),
-    "stop": ("generation",), "max_tokens": ("generation",),
+    "stop": ("generation",), "max_tokens": ("generation",), "block": ("generation",), "length": ("generation",),
 }  # fmt: skip
 TYPES = {str: "text", bool: "true or false"}
 
@@ -137,11 +138,17 @@ class _TaskReader:
             if key not in SETTINGS:
                 self.fail(f"unknown setting {key!r}", line.number, column, hint=did_you_mean(key, SETTINGS))
         wanted = {"name": str, "kind": str, "metric": str, "category": str, "letters": bool, "delimiter": str}
+        wanted["length"] = bool
         for key, kind in wanted.items():
             if key in header and not isinstance(header[key], kind):
                 why, hint = f"it must be {TYPES[kind]}", f"such as {sample(key)}"
                 self.fail(f"{key} is {say(header[key])}", line.number, column, why=why, hint=hint)
                 header = {name: value for name, value in header.items() if name != key}
+        block = header.get("block", ["a", "b"])
+        if not is_texts(block) or len(block) != 2 or not all(block):
+            why, hint = "it must be two texts, one that opens it and one that closes it", f"such as {sample('block')}"
+            self.fail(f"block is {say(block)}", line.number, column, why=why, hint=hint)
+            header = {name: value for name, value in header.items() if name != "block"}
         for key in ("stop", "ignore"):
             if not is_texts(header.get(key, ["x"])):
                 why, hint = "it must be a list of texts", f"such as {sample(key)}"
@@ -161,7 +168,8 @@ class _TaskReader:
 
     def settings(self, header: dict[str, Any], kind: str) -> Settings:
         at = int(header.get("line", 1)), int(header.get("column", 1))
-        metrics = [metric.name for metric in METRICS[kind]]
+        told = Settings(block=tuple(header.get("block", ())), length=bool(header.get("length")))
+        metrics = [metric.name for metric in metrics_of(kind, told)]
         if "metric" in header and header["metric"] not in metrics:
             self.fail(
                 f"{kind} tasks have no metric {header['metric']!r}", *at, hint=did_you_mean(header["metric"], metrics)
@@ -170,7 +178,8 @@ class _TaskReader:
             if key in header and kind not in kinds:
                 why = f"it is for {' and '.join(kinds)}"
                 self.fail(f"{key} says nothing to a {kind} task", *at, why=why, hint=f"leave {key!r} out")
-        chosen = {key: header[key] for key in ("letters", "delimiter", "max_tokens") if key in header}
+        chosen = {key: header[key] for key in ("letters", "delimiter", "max_tokens", "length") if key in header}
+        chosen["block"] = told.block
         if "stop" in header:
             chosen["stop"] = tuple(header["stop"])
         examples = header.get("examples", [])

@@ -31,6 +31,7 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {  # by kind; the first is the one t
     "generation": (Metric("match"),),
     "classification": (Metric("accuracy"), Metric("log_loss", higher=False)),
 }
+CLOSED, LENGTH = Metric("closed"), Metric("length", higher=False)
 PROMPTED = ("choice", "generation")  # kinds to which a chat template can be applied
 
 
@@ -58,11 +59,14 @@ class Settings:
     delimiter: str = " "  # between a prompt and its answer
     stop: tuple[str, ...] = ("\n",)  # a generation ends before the first of these
     max_tokens: int = 32  # of a generation
+    block: tuple[str, ...] = ()  # what opens and closes a block, such as thinking, that stands before an answer
+    length: bool = False  # whether generations are measured, in tokens
 
     def plain(self) -> dict[str, Any]:
         return {
             "examples": [dict(example) for example in self.examples], "letters": self.letters,
             "delimiter": self.delimiter, "stop": list(self.stop), "max_tokens": self.max_tokens,
+            **({"block": list(self.block)} if self.block else {}), **({"length": True} if self.length else {}),
         }  # fmt: skip
 
 
@@ -84,7 +88,7 @@ class Task:
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """All metrics of the kind, the one to compare by first."""
-        known = METRICS[self.kind]
+        known = metrics_of(self.kind, self.settings)
         return tuple(sorted(known, key=lambda metric: metric.name != (self.metric or known[0].name)))
 
     @property
@@ -96,6 +100,12 @@ class Task:
     def part(self, items: Iterable[Item], role: Role) -> Task:
         """The same task with some of its items."""
         return replace(self, items=tuple(items), role=role)
+
+
+def metrics_of(kind: str, settings: Settings) -> tuple[Metric, ...]:
+    """All metrics of tasks of a kind with some settings."""
+    blocks = (CLOSED, LENGTH) if settings.block else ()
+    return (*METRICS[kind], *(blocks or ((LENGTH,) if settings.length else ())))
 
 
 def digest(data: Any) -> str:

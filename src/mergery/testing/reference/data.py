@@ -46,4 +46,16 @@ def fisher(models: Sequence[Array], base: Array | None, coins: KeyedUniform, *, 
     return add(f * x for f, x in zip(known, models, strict=True)) / add(known)
 
 
-REFERENCES = {"regmean": regmean, "fisher": fisher}
+def reasonany(
+    models: Sequence[Array], base: Array | None, coins: KeyedUniform, *, domain: float, reasoning: float
+) -> Array:
+    assert base is not None
+    first, second = (fisher_of(x).astype(np.float32).reshape(-1) for x in models)
+    most, least = (int(share * first.size + 0.5) for share in (domain, reasoning))
+    above = first >= np.sort(first)[first.size - most] if most else np.zeros(first.size, bool)
+    below = second <= np.sort(second)[least - 1] if least else np.zeros(first.size, bool)
+    chosen = [(above & ~below).reshape(base.shape), (below & ~above).reshape(base.shape)]
+    return base + add((x - base) * each for x, each in zip(models, chosen, strict=True))
+
+
+REFERENCES = {"regmean": regmean, "fisher": fisher, "reasonany": reasonany}

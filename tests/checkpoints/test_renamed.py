@@ -9,6 +9,7 @@ import torch
 
 from mergery import api
 from mergery.checkpoints import open_checkpoint
+from mergery.checkpoints.adapted import NoModel
 from mergery.checkpoints.renamed import RenamedCheckpoint, unwrapped
 
 from .reading import read_bytes, tensor_bytes
@@ -103,6 +104,11 @@ def test_a_renamed_checkpoint_is_the_other_in_all_else(sharded_folder: Any) -> N
     assert renamed.file("config.json") == plain.file("config.json") if "config.json" in plain.files else True
     assert unwrapped(renamed) is renamed
     renamed.close()
+
+
+def test_a_checkpoint_without_tensors_has_nothing_to_unwrap() -> None:
+    empty = NoModel("empty")
+    assert unwrapped(empty) is empty
 
 
 def test_tied_names_stay_tied() -> None:

@@ -51,6 +51,8 @@ def verify(
     from mergery import api
     from mergery.cli.progress import reporter
     from mergery.errors import RecipeError
+    from mergery.run.lock import read_lock
+    from mergery.run.verifying import able
 
     if (base is None) != (adapter is None) or (base is not None and recipe is not None):
         raise RecipeError("--base and --adapter belong together", hint="or give --recipe alone")
@@ -70,7 +72,8 @@ def verify(
         if not json and wrong:
             print("\n".join(f"mergery: {line}" for line in wrong), file=sys.stderr)
         elif not json and not quiet:
-            again = f"; {sample} tensors made again came out the same" if sample else ""
+            count = min(sample, len(able(read_lock(folder)))) if sample else 0
+            again = f"; {count} tensors made again came out the same" if sample else ""
             print(f"{folder} is what its lock says{again}")
     if code:
         sys.exit(code)

@@ -73,6 +73,12 @@ def verify(folder: Path, sample: int, notify: Notify) -> list[str]:
     return wrong
 
 
+def able(record: dict[str, Any]) -> list[str]:
+    """The tensors of a locked merge that can be made again from its inputs alone: those that were not refined."""
+    refined = (record.get("refined") or {"tensors": []})["tensors"]
+    return [name for name in record["tensors"] if name not in refined]
+
+
 def make_again(record: dict[str, Any], sample: int) -> list[str]:
     """Make some tensors again from the inputs. The plan's digest chooses, among what was not refined."""
     if "quantised" in record:
@@ -94,8 +100,8 @@ def make_again(record: dict[str, Any], sample: int) -> list[str]:
                 hint="verify without --sample, or with that version",
             )
         names = [step.name for step in plan.steps]
-        able = [name for name in names if name not in refined["tensors"]]
-        chosen = set(random.Random(plan.digest).sample(able, min(sample, len(able))))
+        free = [name for name in names if name not in refined["tensors"]]
+        chosen = set(random.Random(plan.digest).sample(free, min(sample, len(free))))
         sink = DigestSink(set(names) - chosen)
         for checkpoint in plan.checkpoints.values():
             checkpoint.prepare()

@@ -48,8 +48,8 @@ def one_matrix(data: dict) -> list[str]:
         "## One matrix",
         "",
         "Processor time of three fine-tunes' matrices, outputs x inputs, in one thread and a process of its own, in turns.",
-        "`formula` is what the paper states, by the decompositions that it names, in float32; `before` is Mergery as it was",
-        "first written, in float64. Sides are half those of an 8B model: twice as wide takes about eight times as long.",
+        "`formula` is what the paper states, by the decompositions that it names, in float32; `before` is Mergery as first",
+        "written, in float64. Sides are half those of an 8B model: twice as wide takes about eight times as long.",
         "",
         *fold("Figures", table(columns, rows, left=("matrix",))),
     ]

@@ -1,0 +1,73 @@
+"""Leading eigenvectors from a decomposition in float32: as exact as those in float64, or none."""
+
+import pytest
+import torch
+
+from mergery.kernels import leading as module
+from mergery.kernels import spectral
+from mergery.kernels.leading import leading
+
+
+@pytest.fixture(autouse=True)
+def taken(monkeypatch):
+    """The way is taken whatever the processor."""
+    monkeypatch.setattr(module, "has_mkl", lambda: True)
+
+
+def turned(values: torch.Tensor, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """A matrix with these eigenvalues, and its eigenvectors."""
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=torch.float64)).Q
+    return (vectors * values) @ vectors.mT, vectors
+
+
+FALLING = 1.0 / torch.arange(1, 601, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("count", [1, 40, 300])
+def test_they_are_those_of_float64(count):
+    matrix, vectors = turned(FALLING)
+    found = leading(matrix, count)
+    assert found is not None
+    values, head = found
+    assert torch.allclose(values, FALLING[:count], rtol=1e-8, atol=0.0)
+    outside = head - vectors[:, :count] @ (vectors[:, :count].mT @ head)
+    assert float(torch.linalg.vector_norm(outside)) < 1e-6
+    assert torch.allclose(head.mT @ head, torch.eye(count, dtype=torch.float64), rtol=0.0, atol=1e-7)
+    assert torch.allclose((head * vectors[:, :count]).sum(0).abs(), torch.ones(count, dtype=torch.float64), atol=1e-6)
+
+
+def test_float32_alone_would_not_do():
+    matrix, vectors = turned(FALLING)
+    alone = torch.linalg.eigh(matrix.float())[1].flip(-1)[:, :300].double()
+    outside = alone - vectors[:, :300] @ (vectors[:, :300].mT @ alone)
+    assert float(torch.linalg.vector_norm(outside)) > 1e-5
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        torch.ones(600, dtype=torch.float64),  # no cut among equals
+        torch.cat([torch.ones(20, dtype=torch.float64), torch.zeros(580, dtype=torch.float64)]),  # fewer than asked for
+        FALLING**3,  # the last lies where float32 sees nothing
+        torch.zeros(600, dtype=torch.float64),
+    ],
+)
+def test_where_it_would_be_seen_there_are_none(values):
+    assert leading(turned(values)[0], 200) is None
+
+
+def test_small_matrices_and_most_of_the_vectors_are_left_to_float64():
+    assert leading(turned(FALLING[:500])[0], 10) is None
+    assert leading(turned(FALLING)[0], 301) is None
+    assert leading(turned(FALLING)[0].expand(2, 600, 600), 10) is None
+
+
+@pytest.mark.parametrize("shape", [(600, 640), (640, 600)])
+def test_singular_triplets_come_of_them(shape, monkeypatch):
+    matrix = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+    u, s, vh = spectral.svd(matrix, 100)
+    monkeypatch.setattr(module, "has_mkl", lambda: False)
+    a, b, ch = spectral.svd(matrix, 100)
+    assert torch.allclose(s, b, rtol=1e-9, atol=0.0)
+    assert torch.allclose((u * s) @ vh, (a * b) @ ch, rtol=0.0, atol=1e-6)

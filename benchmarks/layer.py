@@ -86,19 +86,8 @@ def measure(method: str, folders: list[Path], skip: list[str], scratch: Path) ->
     operations = sum(node.route.operations for step in plan.steps for node in merged_of(step.node) if node.route)
     plan.close()
     shutil.rmtree(out, ignore_errors=True)
-    command = [
-        sys.executable,
-        "-m",
-        "mergery",
-        "merge",
-        str(path),
-        str(out),
-        "--threads",
-        "1",
-        "--only",
-        *only,
-        "--json",
-    ]
+    part = ["--threads", "1", *(word for name in only for word in ("--only", name))]
+    command = [sys.executable, "-m", "mergery", "merge", str(path), str(out), *part, "--json"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
     started = time.perf_counter()
     usage = wait(process, command)
@@ -106,7 +95,7 @@ def measure(method: str, folders: list[Path], skip: list[str], scratch: Path) ->
     return {
         "matrices": len(only), "of": len(linear), "processor": round(usage.ru_utime + usage.ru_stime, 1),
         "clock": round(time.perf_counter() - started, 1), "peak": round(usage.ru_maxrss / 1024), "operations": operations,
-        "planned": round(planned(path, ["--threads", "1", "--only", *only])),
+        "planned": round(planned(path, part)),
     }  # fmt: skip
 
 

@@ -32,9 +32,57 @@ def blocks_of(model: Any) -> list[str]:
         inside = any(name.startswith(f"{block}.") for block in found)
         if isinstance(module, torch.nn.ModuleList) and not inside and not any(n in name for n in ("heads",)):
             found += [f"{name}.{index}" for index in range(len(module))]
-        elif isinstance(module, torch.nn.Linear) and not inside and not any(skip in name for skip in SKIPPED):
+        elif (
+            (isinstance(module, torch.nn.Linear) or is_norm(module))
+            and not inside
+            and not any(skip in name for skip in SKIPPED)
+        ):
             found.append(name)
     return found
+
+
+def norms(block: torch.nn.Module, prefix: str) -> dict[str, torch.nn.Module]:
+    """The norms of a block, by name in the model."""
+    found = {f"{prefix}.{name}" if name else prefix: module for name, module in block.named_modules()}
+    return {name: module for name, module in found.items() if is_norm(module)}
+
+
+def is_norm(module: Any) -> bool:
+    return any(kind in type(module).__name__ for kind in ("LayerNorm", "RMSNorm"))
+
+
+def normalised(norm: Any, x: Any) -> Any:
+    """Rows as a norm scales them."""
+    eps = next(getattr(norm, key) for key in ("variance_epsilon", "eps") if hasattr(norm, key))
+    if getattr(norm, "bias", None) is not None:
+        return (x - x.mean(-1, keepdim=True)) / torch.sqrt(x.var(-1, unbiased=False, keepdim=True) + eps)
+    return x / torch.sqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def fit_norm(
+    student: Any, base: Any, models: Any, name: str, mine: Any, theirs: Any, towards: float, anchor: float, ridge: float
+) -> tuple[Any, Any]:
+    """A norm's new weight and bias: a regression of two unknowns, or one, for each channel."""
+    norm, origin = student.get_submodule(name), base.get_submodule(name)
+    offset = 1.0 if "Gemma" in type(norm).__name__ else 0.0
+    based = getattr(norm, "bias", None) is not None
+    gain = offset + anchor * norm.weight.detach() + (1.0 - anchor) * origin.weight.detach()
+    shift = anchor * norm.bias.detach() + (1.0 - anchor) * origin.bias.detach() if based else torch.zeros_like(gain)
+    found = torch.zeros(len(gain), 2, dtype=torch.float64)
+    for channel in range(len(gain)):
+        left, right = ridge * torch.eye(2, dtype=torch.float64), ridge * torch.stack([gain[channel], shift[channel]])
+        if not based:
+            left[1, 1], right[1] = 1.0, 0.0
+        for model, xs, xe in zip(models, mine, theirs, strict=True):
+            own = model.get_submodule(name)
+            zs, ze = normalised(norm, xs[name])[:, channel], normalised(own, xe[name])[:, channel]
+            wanted = (offset + own.weight.detach()[channel]) * (towards * ze + (1.0 - towards) * zs)
+            wanted = wanted + own.bias.detach()[channel] if based else wanted
+            design = torch.stack([zs, torch.ones_like(zs) if based else torch.zeros_like(zs)], dim=1)
+            gram = design.T @ design / len(zs)
+            left, right = left + gram / gram.norm(), right + design.T @ wanted / len(zs) / gram.norm()
+        found[channel] = torch.linalg.solve(left, right)
+    return found[:, 0] - offset, found[:, 1] if based else None
 
 
 def seen(model: Any, names: Sequence[str], rows: Sequence[Row]) -> dict[str, Any]:
@@ -76,8 +124,10 @@ def featcal(
     student = copy.deepcopy(host)
     for block in blocks_of(student):
         names = list(linears(student.get_submodule(block), block))
-        mine = [seen(student, names, each) for each in rows]
-        theirs = [seen(model, names, each) for model, each in zip(models, rows, strict=True)]
+        scaled = list(norms(student.get_submodule(block), block))
+        mine = [seen(student, [*names, *scaled], each) for each in rows]
+        theirs = [seen(model, [*names, *scaled], each) for model, each in zip(models, rows, strict=True)]
+        fits = {name: fit_norm(student, base, models, name, mine, theirs, towards, anchor, ridge) for name in scaled}
         new: dict[str, Any] = {}
         for name in names:
             target = anchor * matrix(student, name) + (1.0 - anchor) * matrix(base, name)
@@ -98,6 +148,10 @@ def featcal(
                     own = model.get_submodule(name).bias.detach() + matrix(model, name) @ aimed
                     up, down = up + share * (own - new[name][0] @ merged), down + share
                 new[name] = new[name][0], up / down
+        for name, (gain, shift) in fits.items():
+            student.get_submodule(name).weight.data.copy_(gain)
+            if shift is not None:
+                student.get_submodule(name).bias.data.copy_(shift)
         for name, (weight, shift) in new.items():
             put(student, name, weight)
             if shift is not None:

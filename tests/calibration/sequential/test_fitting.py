@@ -71,7 +71,8 @@ def test_it_is_what_whole_models_give(family, method, recipe, tmp_path):
     compare(found, expected)
     changed = [name for name in found if not torch.equal(found[name], before[name])]
     assert len(changed) >= 8
-    assert not [name for name in changed if "norm" in name.lower() or "embed" in name or "lm_head" in name]
+    assert not [name for name in changed if ("embed" in name and "Norm" not in name) or "lm_head" in name]
+    assert any("norm" in name.lower() or "ln_" in name for name in changed) == (method == "featcal")
 
 
 def test_experts_of_a_mixture(recipe, tmp_path):
@@ -82,7 +83,7 @@ def test_experts_of_a_mixture(recipe, tmp_path):
     mergery.merge(said, tmp_path / "out")
     load(tmp_path / "out", "MixtralForCausalLM")
     lock = json.loads((tmp_path / "out" / "mergery.lock.json").read_text())
-    assert len(lock["refined"]["tensors"]) == 2 * (4 + 4 * 3)
+    assert len(lock["refined"]["tensors"]) == 2 * (4 + 4 * 3 + 2) + 1
 
 
 def test_one_block_is_regmean(model, write, tmp_path):
@@ -177,6 +178,6 @@ def test_a_run_that_was_killed_goes_on(method, recipe, tmp_path):
         times.update({path.name: path.stat().st_mtime_ns for path in left.glob("*.safetensors")})
 
     mergery.merge(said, tmp_path / "out", on_event=look)
-    assert times == stamps and not left.exists()
+    assert stamps.items() <= times.items() and not left.exists()
     one, other = (load_file(tmp_path / each / "model.safetensors") for each in ("whole", "out"))
     assert all(torch.equal(one[name], other[name]) for name in one)

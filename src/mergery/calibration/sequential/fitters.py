@@ -4,6 +4,9 @@ FeatCal    C_t = X_s' X_s / n,  N_t = X_s' (a X_t + (1 - a) X_s) / n,  v_t = |C_
            W = (sum_t W_t N_t' / v_t + l A) (sum_t C_t / v_t + l I)^-1,   A = r W_m + (1 - r) W_0
            b = (sum_t (b_t + W_t x_t - W x_s) / v_t + l (r b_m + (1 - r) b_0)) / (sum_t 1 / v_t + l)
 
+           (g, c) = argmin sum_t |g z_s + c - g_t z_t' - c_t|^2 / v_t + l |(g, c) - anchor|^2
+
+The last is of each channel of a norm, whose input is normalised to z; z_t' = a z_t + (1 - a) z_s, as for matrices.
 X_s are a matrix's inputs in the merge, whose blocks before are fitted already, and X_t those in model t, behind its own; W_m is
 the merge's matrix and W_0 the base's. (arXiv 2605.13030)
 
@@ -57,6 +60,8 @@ class _Fitter:
         self.moments: dict[tuple[Place, int], Moments] = {}
         self.leads: dict[Place, Place] = {}
         self.tokens: dict[str, tuple[int, int]] = {}  # of each parameter: the fewest tokens, and inputs
+        self.channels: dict[tuple[str, int], Any] = {}  # of norms: sums over tokens of 1, z_s, z_t, z_s^2, z_s z_t
+        self.offsets: dict[str, float] = {}  # what norms add to their weights
 
     def wants(self, place: Place) -> bool:
         """Matrices of attention, MLPs and experts."""
@@ -107,7 +112,13 @@ class _Fitter:
                 found[name] = new
         self.moments.clear()
         self.leads.clear()
+        found |= self.norms(weights, teachers)
+        self.channels.clear()
         return found
+
+    def norms(self, weights: Weights, teachers: Sequence[StreamedModel]) -> dict[str, Any]:
+        """Weights and biases of norms, where they change."""
+        return {}
 
     def solve(self, place: Place, moments: Sequence[Moments | None], weights: Weights, theirs: Sequence[Any]) -> Any:
         """A matrix [out, in], from what is known of each teacher's data and its weights."""
@@ -135,6 +146,59 @@ class FeatCal(_Fitter):
     anchor: float = 2.0  # r: the ridge is towards this multiple of the merge's task vector
     ridge: float = 0.05  # l
     prefix: Literal["own", "merged"] = field(default="own", init=False)
+
+    def see(self, teacher: int, merged: Seen | None, own: Seen) -> None:
+        """See `Fitter.see`."""
+        import torch
+
+        super().see(teacher, merged, own)
+        for name, rows in (merged.scaled if merged is not None else {}).items():
+            mine, theirs = (torch.cat(each).double() for each in (rows, own.scaled[name]))
+            self.offsets[name] = own.offsets[name]
+            ones = torch.full((mine.shape[-1],), float(len(mine)), dtype=torch.float64)
+            sums = torch.stack([ones, mine.sum(0), theirs.sum(0), mine.square().sum(0), (mine * theirs).sum(0)])
+            known = self.channels.get((name, teacher))
+            self.channels[name, teacher] = sums if known is None else known + sums
+
+    def norms(self, weights: Weights, teachers: Sequence[StreamedModel]) -> dict[str, Any]:
+        """See `_Fitter.norms`: a ridge regression of two unknowns for each channel."""
+        import torch
+
+        found: dict[str, Any] = {}
+        for name in dict.fromkeys(name for name, _ in self.channels):
+            bias = f"{name.removesuffix('weight')}bias"
+            based = bias in weights
+            offset = self.offsets[name]
+            gain, shift = self._anchor(name, weights) + offset, self._anchor(bias, weights) if based else None
+            a11 = torch.full_like(gain, self.ridge)
+            a12, a22 = torch.zeros_like(gain), torch.full_like(gain, self.ridge)
+            b1, b2 = self.ridge * gain, self.ridge * shift if shift is not None else torch.zeros_like(gain)
+            for index, teacher in enumerate(teachers):
+                if (name, index) not in self.channels:
+                    continue
+                sums = self.channels[name, index]
+                mine, theirs, square, product = sums[1:] / sums[0]
+                aimed = self.towards * theirs + (1.0 - self.towards) * mine
+                both = self.towards * product + (1.0 - self.towards) * square
+                own = teacher.read(name).double() + offset
+                lift = teacher.read(bias).double() if based else torch.zeros_like(own)
+                share = (
+                    1.0 / torch.sqrt(square.square() + 2.0 * mine.square() + 1.0)
+                    if based
+                    else 1.0 / square.clamp(min=1e-30)
+                )
+                a11 += share * square
+                a12 += share * mine
+                a22 += share
+                b1 += share * (own * both + lift * mine)
+                b2 += share * (own * aimed + lift)
+            if not based:
+                found[name] = (b1 / a11 - offset).float()
+                continue
+            size = a11 * a22 - a12.square()
+            found[name] = ((b1 * a22 - b2 * a12) / size - offset).float()
+            found[bias] = ((b2 * a11 - b1 * a12) / size).float()
+        return found
 
     def _anchor(self, name: str, weights: Weights) -> Any:
         merged = weights[name].detach().double()

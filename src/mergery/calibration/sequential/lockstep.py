@@ -193,17 +193,17 @@ class Lockstep:
                         side.resume(other, answer)
                         continue
                     if side is None:
-                        call = _Visit(theirs, visit.args, visit.kwargs)
-                        _, seen = run_seeing(call.run, known, fitter.wants)
+                        _, seen = run_seeing(theirs, visit.args, visit.kwargs, known, fitter.wants)
                         fitter.see(number, None, seen)
                     else:
                         other = others[number][place]
                         assert other.asked is not None
-                        _, mine = run_seeing(visit.run, weights, fitter.wants)
-                        answer, seen = run_seeing(other.asked.run, known, fitter.wants)
+                        asked = other.asked
+                        _, mine = run_seeing(unit, visit.args, visit.kwargs, weights, fitter.wants)
+                        answer, seen = run_seeing(theirs, asked.args, asked.kwargs, known, fitter.wants)
                         fitter.see(number, mine, seen)
                         side.resume(other, self.shelf.keep(answer))
-                    seen_any = seen_any or bool(seen.rows)
+                    seen_any = seen_any or bool(seen.rows or seen.scaled)
         models = [teacher.model for teacher in self.teachers]
         if isinstance(fitter, BlockFitter):
             return fitter.found(unit, weights, models)

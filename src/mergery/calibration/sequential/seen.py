@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from mergery.calibration.model import Unit
 from mergery.calibration.products import Products
 
 
@@ -35,6 +37,10 @@ class Seen:
 
     rows: dict[Place, list[Any]] = field(default_factory=dict)
     leads: dict[Place, Place] = field(default_factory=dict)  # whose inputs a matrix's own are
+    scaled: dict[str, list[Any]] = field(default_factory=dict)  # what norms make of rows before their weights, by these
+    offsets: dict[str, float] = field(
+        default_factory=dict
+    )  # what a norm adds to its weight: 1 where it scales by 1 + w
     _known: dict[Any, Place] = field(default_factory=dict)
     _held: list[Any] = field(default_factory=list)  # so that no other tensor gets the address of one
 
@@ -54,8 +60,10 @@ class Seen:
             self.rows.setdefault(place, []).append(rows.detach().reshape(-1, rows.shape[-1]))
 
 
-def run_seeing(run: Callable[[], Any], weights: Mapping[str, Any], wanted: Callable[[Place], bool]) -> tuple[Any, Seen]:
-    """What `run()` gives, and what the wanted ones of a unit's matrices are multiplied with meanwhile.
+def run_seeing(
+    unit: Unit, args: Any, kwargs: Any, weights: Mapping[str, Any], wanted: Callable[[Place], bool]
+) -> tuple[Any, Seen]:
+    """What a unit gives for its arguments, and what the wanted ones of its matrices, and its norms, multiply meanwhile.
 
     weights: the unit's, by the names of parameters, as they stand in its module.
     """
@@ -71,5 +79,48 @@ def run_seeing(run: Callable[[], Any], weights: Mapping[str, Any], wanted: Calla
         if wanted(place):
             seen.add(place, rows)
 
-    with Products(weights, found):
-        return run(), seen
+    with ExitStack() as stack:
+        for name, norm in norms_of(unit).items():
+            if norm is not unit.module:
+                stack.callback(norm.register_forward_pre_hook(_look(seen, name)).remove)
+            elif len(args) == 1:
+                _scale(seen, name, norm, args[0])
+        stack.enter_context(Products(weights, found))
+        return unit.forward(*args, **kwargs), seen
+
+
+def norms_of(unit: Unit) -> dict[str, Any]:
+    """The modules of a unit that normalise each token and then scale it, by the names of their weights."""
+    found: dict[str, Any] = {}
+    for holder, own, name in unit.parameters:
+        kind = type(holder).__name__.lower()
+        if own == "weight" and holder._parameters[own].dim() == 1 and ("layernorm" in kind or "rmsnorm" in kind):
+            found[name] = holder
+    return found
+
+
+def _look(seen: Seen, name: str) -> Any:
+    def look(norm: Any, args: Any) -> None:
+        if len(args) == 1:  # others have gates
+            _scale(seen, name, norm, args[0])
+
+    return look
+
+
+def _scale(seen: Seen, name: str, norm: Any, rows: Any) -> None:
+    """Keep what a norm makes of rows before its weight, (tokens, width), and what it adds to that: it is linear in it."""
+    import torch
+
+    kept = dict(norm._parameters)
+    ends = []
+    try:
+        for fill in (torch.ones_like, torch.zeros_like):
+            for own, value in kept.items():
+                if value is not None:
+                    norm._parameters[own] = torch.nn.Parameter((fill if own == "weight" else torch.zeros_like)(value))
+            ends.append(type(norm).forward(norm, rows).detach())
+    finally:
+        norm._parameters.update(kept)
+    scaled = ends[0] - ends[1]
+    seen.offsets[name] = round(float((ends[1] * scaled).sum() / scaled.square().sum().clamp(min=1e-30)), 3)
+    seen.scaled.setdefault(name, []).append(scaled.reshape(-1, rows.shape[-1]))

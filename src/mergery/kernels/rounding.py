@@ -99,10 +99,14 @@ def gptq(values: Tensor, scales: Tensor, grid: Grid, gram: Tensor) -> Tensor:
 
 
 def _factor(gram: Tensor, order: Tensor) -> Tensor:
-    """The upper Cholesky factor of the inverse of a damped Gram matrix, its rows and columns in this order, float32."""
-    matrix = gram.double()[order][:, order]
-    diagonal = matrix.diagonal()
-    mean = float(diagonal.mean())
-    diagonal += DAMPING * mean if mean > 0.0 else 1.0
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(matrix))
-    return torch.linalg.cholesky(inverse, upper=True).float()
+    """The upper Cholesky factor U of the inverse of a damped Gram matrix H, its rows and columns in this order, float32.
+
+    H = R R^T with R upper triangular, which is a Cholesky factor from the other end, and U is the inverse of R.
+    """
+    matrix = gram[order][:, order].double()
+    mean = float(matrix.diagonal().mean())
+    matrix.diagonal().add_(DAMPING * mean if mean > 0.0 else 1.0)
+    matrix = matrix.flip(0, 1)  # each is let go for the next: they may be gigabytes
+    matrix = torch.linalg.cholesky(matrix)
+    matrix = matrix.flip(0, 1)
+    return torch.linalg.solve_triangular(matrix, torch.eye(len(matrix), dtype=torch.float64), upper=True).float()

@@ -106,6 +106,29 @@ def test_the_numbers_come_back_and_the_function_stays(name: str, heads: int | No
     assert torch.allclose(one, two, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    ("word", "name"), [("AWQModifier", "AWQ"), ("SmoothQuantModifier", "SmoothQuant"), ("GPTQModifier", "")]
+)
+def test_what_llm_compressor_says_it_has_done(word: str, name: str, mergery: Any, tmp_path: Path) -> None:
+    make(BY_NAME["Llama"], tmp_path / "base")
+    smooth(tmp_path / "base", tmp_path / "plain", quantised=False)
+    api.export_quantised(tmp_path / "plain", tmp_path / "m")
+    (tmp_path / "m" / "recipe.yaml").write_text(
+        f"default_stage:\n  default_modifiers:\n    {word}:\n      ignore: [lm_head]\n"
+    )
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("models: {base: base, m: m}\nmerge: {method: linear}\n")
+    outcome = mergery("plan", recipe)
+    assert (outcome.code == 2) == bool(name)
+    assert f"'m' is quantised by {name}, and there is no base" in outcome.err or not name
+    if name:
+        recipe.write_text("models: {base: base, m: m}\nmerge: {method: task_arithmetic, base: base, scale: 1.0}\n")
+        assert f"{name}'s scales taken back" in mergery("merge", recipe, tmp_path / "out").err
+        found, wanted = (load_file(tmp_path / each / "model.safetensors") for each in ("out", "base"))
+        for key, value in wanted.items():
+            assert float((found[key] - value).norm() / value.norm()) < 0.02, key
+
+
 def test_no_number_of_the_smoothed_model_is_comparable(tmp_path: Path) -> None:
     models(tmp_path, "Llama", None)
     copy = {"models": {"m": str(tmp_path / "awq")}, "merge": {"method": "passthrough", "models": ["m"]}}

@@ -84,6 +84,10 @@ class AdaptedCheckpoint(Checkpoint):
         return self.base.decoded
 
     @property
+    def smoothed(self) -> str:
+        return self.base.smoothed
+
+    @property
     def lost(self) -> float:
         return self.base.lost
 

@@ -113,6 +113,11 @@ class Checkpoint(ABC):
         return 0.0
 
     @property
+    def smoothed(self) -> str:
+        """What has moved scales from its matrices into what stands before them, as it was quantised: `AWQ`. Else empty."""
+        return ""
+
+    @property
     def files(self) -> tuple[str, ...]:
         """Names of side files (tokenizer, generation config, chat template, licence), sorted; no weights."""
         return self.contents.side

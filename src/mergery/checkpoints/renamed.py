@@ -85,6 +85,10 @@ class RenamedCheckpoint(Checkpoint):
         return self._inner.decoded
 
     @property
+    def smoothed(self) -> str:
+        return self._inner.smoothed
+
+    @property
     def lost(self) -> float:
         return self._inner.lost
 

@@ -37,7 +37,7 @@ class StoredCheckpoint(Checkpoint):
         return self._weights.aliases
 
     def file(self, name: str) -> bytes:
-        if name not in self.files:
+        if name not in self.files and name not in self.contents.unknown:
             raise KeyError(name)
         return self._fetch(name)
 

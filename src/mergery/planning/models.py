@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from mergery.architecture import Architecture, read_architecture
 from mergery.checkpoints.adapted import AdaptedCheckpoint, without_adapters
 from mergery.checkpoints.base import Checkpoint
-from mergery.checkpoints.quantised.schemes import AWQ
 from mergery.errors import PlanError
 from mergery.graph.findings import Findings
 from mergery.graph.nodes import Node, Stored
@@ -74,8 +73,8 @@ def stored_views(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings
 
 
 def _comparable(recipe: Recipe, views: dict[str, View], findings: Findings) -> dict[str, View]:
-    """The views, those of AWQ in the numbers of their base. A model alone may stay as it is: it computes the same."""
-    smoothed = {name for name, view in views.items() if AWQ in without_adapters(view.donor).decoded.split(" and ")}
+    """The views, smoothed ones in the numbers of their base. A model alone may stay as it is: it computes the same."""
+    smoothed = {name: view.donor.smoothed for name, view in views.items() if view.donor.smoothed}
     if not smoothed or len(views) == 1:
         return views
     merges = [recipe.merge, *(model for model in recipe.models.values() if isinstance(model, Merge))]
@@ -87,12 +86,15 @@ def _comparable(recipe: Recipe, views: dict[str, View], findings: Findings) -> d
             found[name] = view
         elif base is None:
             why = (
-                "AWQ moves scales from its matrices into the norms and matrices before them, so that no number is comparable "
-                "with another model's"
+                f"{smoothed[name]} moves scales from its matrices into the norms and matrices before them, so that no number "
+                "is comparable with another model's"
             )
             hint = "name the 16-bit model that both come from as base of the merge, and the scales are taken back"
             findings.fail(
-                f"the model {name!r} is quantised by AWQ, and there is no base", where=place, why=why, hint=hint
+                f"the model {name!r} is quantised by {smoothed[name]}, and there is no base",
+                where=place,
+                why=why,
+                hint=hint,
             )
         elif (undone := unsmoothed(view, views[base], place, findings)) is not None:
             found[name] = undone

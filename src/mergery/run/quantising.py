@@ -16,6 +16,7 @@ from blake3 import blake3
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.quantised.writing import Scheme, packed
 from mergery.dtypes import F32
+from mergery.errors import DataError
 from mergery.kernels.devices import CPU
 from mergery.kernels.rounding import Grid, gptq, nearest, scales_of
 from mergery.planning.layout import Slot
@@ -117,6 +118,12 @@ class QuantisedSink(FolderSink):
         """Write the codes and scales of whole rows, and behind the last the matrix's shape."""
         dtype = getattr(torch, places[1].info.dtype.torch)
         scales = scales_of(rows, self.grid, dtype)
+        if not bool(scales.isfinite().all()):
+            hint = "that checkpoint is damaged; use another one"
+            raise DataError(
+                f"tensor {slot.info.name!r} holds NaN or infinity, or does not fit into {places[1].info.dtype}",
+                hint=hint,
+            )
         name = self.quantised.grams.get(slot.info.name)
         codes = nearest(rows, scales, self.grid) if name is None else gptq(rows, scales, self.grid, self._gram(name))
         pieces = [self._stored(codes), scales.to(dtype).view(torch.uint8).numpy()]

@@ -1,7 +1,8 @@
-"""AWQ's smoothing undone: a model whose numbers stand where those of its base stand, and which computes what it did.
+"""Smoothing undone: a model whose numbers stand where those of its base stand, and which computes what it did.
 
-AWQ multiplies the inputs of its matrices by scales s, so that what matters is rounded finely, and divides what makes these
-inputs: the norm before, or the rows of the matrix before (Lin et al. 2024, arXiv 2306.00978). With the base at hand,
+Matrices are multiplied by scales s, column by column, so that what matters is rounded finely, and what makes their inputs is
+divided by them: the norm before, or the rows of the matrix before (AWQ: Lin et al. 2024, arXiv 2306.00978; SmoothQuant: Xiao et
+al. 2023, arXiv 2211.10438). With the base at hand,
 
     norms  s = base's norm / its norm, channel by channel; the columns of what reads the norm are divided by s again
     rows   of `up` before `down`, and of `v` before `o` where there are as many: each row is brought to the base's row,
@@ -29,13 +30,13 @@ NORMS = {  # of a layer: which matrices read it
     "post_attention_layernorm": ("mlp.gate_proj", "mlp.up_proj"),
 }
 PAIRS = {"mlp.up_proj": "mlp.down_proj", "self_attn.v_proj": "self_attn.o_proj"}  # whose rows are whose columns
-WHAT = "AWQ's scales taken back"
+WHAT = "scales taken back"
 PART = 1 << 18  # numbers that are read at once
-NO_FAMILY = "of other families it is not known where AWQ has put its scales"
+NO_FAMILY = "of other families it is not known where scales were put"
 
 
 def unsmoothed(view: View, base: View, place: Where | None, findings: Findings) -> View | None:
-    """A decoded AWQ model in the numbers of its base; None, with what is wrong noted, where that cannot be."""
+    """A decoded model that was smoothed in the numbers of its base; None, with what is wrong noted, where that cannot be."""
     what = f"the scales of {view.name!r} cannot be taken back"
     if view.config.family not in FAMILIES:
         why, hint = NO_FAMILY, f"use its 16-bit version; families that can be undone: {', '.join(FAMILIES)}"
@@ -57,7 +58,7 @@ def unsmoothed(view: View, base: View, place: Where | None, findings: Findings) 
             findings.fail(what, where=place, why=why, hint="name the model that it was fine-tuned from as base")
             return None
         nodes |= _layer(view.nodes, base.nodes, prefix)
-    findings.changes.append(Change(view.name, f"{WHAT}, by the norms and rows of {base.name}"))
+    findings.changes.append(Change(view.name, f"{view.donor.smoothed}'s {WHAT}, by the norms and rows of {base.name}"))
     return replace(view, nodes=nodes)
 
 

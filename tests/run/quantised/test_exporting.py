@@ -294,6 +294,19 @@ def test_codes_are_not_taken_for_weights_when_they_are_rounded_again(mergery: An
         assert torch.allclose(eight[name], value, atol=float(value.abs().amax()) / 127), name
 
 
+def test_what_is_not_finite_is_refused(mergery: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    make(BY_NAME["Llama"], tmp_path / "m")
+    tensors = load_file(tmp_path / "m" / "model.safetensors")
+    tensors[f"{Q}.weight"][3, 5] = float("nan")
+    save_file(tensors, tmp_path / "m" / "model.safetensors", metadata={"format": "pt"})
+    outcome = mergery("export", "quantized", tmp_path / "m", tmp_path / "out")
+    assert outcome.code == 2
+    assert f"tensor '{Q}.weight' holds NaN or infinity" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_samples_of_codes_are_not_made_again(mergery: Any, tmp_path: Path) -> None:
     make(BY_NAME["Llama"], tmp_path / "m")
     api.export_quantised(tmp_path / "m", tmp_path / "out")

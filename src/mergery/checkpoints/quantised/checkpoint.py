@@ -10,7 +10,8 @@ from mergery.checkpoints.base import Checkpoint, Contents, TensorInfo
 from mergery.checkpoints.config import Config, without_scheme
 from mergery.checkpoints.quantised.codes import find_codes
 from mergery.checkpoints.quantised.decoders import Decoder, Stored
-from mergery.checkpoints.quantised.schemes import BESIDE, MARKS, WORDS, find_decoders
+from mergery.checkpoints.quantised.schemes import AWQ, BESIDE, MARKS, WORDS, find_decoders
+from mergery.checkpoints.quantised.turned import Awq
 from mergery.checkpoints.weights import byte_view
 from mergery.dtypes import BY_TORCH, DType
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+SAID = "recipe.yaml"  # beside the weights, of what llm-compressor has done
+SMOOTHING = {"AWQModifier": AWQ, "SmoothQuantModifier": "SmoothQuant"}
 PLAIN = "plain numbers"  # the headers, among those that are remembered, of models that are not quantised
 
 
@@ -66,6 +69,9 @@ class DecodedCheckpoint(Checkpoint):
                 self._tensors[name] = info
         if hashed := getattr(inner, "hash_contents", None):
             self.hash_contents = hashed
+        text = inner.file(SAID).decode(errors="replace") if SAID in inner.contents.unknown else ""
+        awq = any(isinstance(decoder, Awq) for decoder in decoders.values())
+        self._smoothed = AWQ if awq else next((name for word, name in SMOOTHING.items() if word in text), "")
         self._config = Config(without_scheme(inner.config.plain()))
         dtype = self._dtype()
         self._kept = {n: i._replace(dtype=dtype) if n in decoders else i for n, i in self._tensors.items()}
@@ -90,6 +96,10 @@ class DecodedCheckpoint(Checkpoint):
     def decoded(self) -> str:
         kinds = Counter(WORDS[type(decoder)] for decoder in self._decoders.values())
         return " and ".join(kind for kind, _ in kinds.most_common())
+
+    @property
+    def smoothed(self) -> str:
+        return self._smoothed
 
     @property
     def lost(self) -> float:

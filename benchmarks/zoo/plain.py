@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mergery.calibration.learning.distilling import Distiller
 from mergery.calibration.model import StreamedModel
 from mergery.calibration.opening import merged_statistics, stored_view
 from mergery.calibration.passes import Shelf
@@ -67,6 +68,10 @@ def refined(
         if method == "featcal":
             origin = PlainModel(stored_view(plan.checkpoints[base]), make()) if base else None
             fitter = FeatCal(merged, len(teachers), origin, **settings)
+        elif method == "prodistill":
+            assert base is not None
+            origin = PlainModel(stored_view(plan.checkpoints[base]), make())
+            fitter = Distiller(origin, settings.get("rate", 0.1), int(settings.get("epochs", 100)))
         else:
             kind = RegMean if method == "regmean" else RegMeanPlus
             fitter = kind(merged, len(teachers), settings.get("off_diagonal", 0.9))

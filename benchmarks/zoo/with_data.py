@@ -64,6 +64,7 @@ class Row:
 
 
 FEATCAL = {"refine.anchor": (1.0, 1.5, 2.0), "refine.ridge": (0.01, 0.05)}
+DISTILLED = {"refine.rate": (0.003, 0.01), "refine.epochs": (30, 100)}
 SHRUNK = (0.5, 0.9, 0.99)
 
 ROWS: tuple[Row, ...] = (
@@ -85,6 +86,8 @@ ROWS: tuple[Row, ...] = (
     Row("FeatCal on ties", grid=FEATCAL, refine="featcal", host="ties", samples=SAMPLES),
     Row("FeatCal on tsv_merge", grid=FEATCAL, refine="featcal", host="tsv_merge", samples=SAMPLES),
     Row("FeatCal on wudi", grid=FEATCAL, refine="featcal", host="wudi", samples=SAMPLES),
+    Row("ProDistill on task_arithmetic", grid=DISTILLED, refine="prodistill", host="task_arithmetic", samples=SAMPLES),
+    Row("ProDistill on tsv_merge", grid=DISTILLED, refine="prodistill", host="tsv_merge", samples=SAMPLES),
 )
 
 

@@ -104,7 +104,7 @@ class LiveModel:
             self.keys = {
                 name: known[name] for name in same
             }  # where the merge fails half way, the others are of no recipe
-            Run(plan, ParameterSink(self.parameters, same), Options(), ignore).execute()
+            Run(plan, ParameterSink(self.parameters, same), Options(), ignore, hashed=False).execute()
             self.made = len(plan.steps) - len(same)
         self.keys = wanted
         return self.loaded

@@ -53,7 +53,7 @@ def merge_to_memory(plan: Plan, options: Options, notify: Notify) -> dict[str, T
     """The merged tensors by name. Raises MergeryError."""
     prepare(plan, notify, options)
     sink = MemorySink(plan)
-    Run(plan, sink, options, notify).execute()
+    Run(plan, sink, options, notify, hashed=False).execute()
     return sink.tensors()
 
 

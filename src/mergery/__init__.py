@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mergery.api import explain as explain
     from mergery.api import export_gguf as export_gguf
     from mergery.api import export_quantised as export_quantised
+    from mergery.api import flow as flow
     from mergery.api import inspect as inspect
     from mergery.api import learn as learn
     from mergery.api import merge as merge
@@ -49,10 +50,11 @@ if TYPE_CHECKING:
 _HOMES = {  # of public names: the module, and the name there where it is another
     **dict.fromkeys(("plan", "merge", "explain", "pack", "export_gguf", "export_quantised", "push"), "api"),
     **dict.fromkeys(("inspect", "verify", "prove", "calibrate", "evaluate", "compare", "learn"), "api"),
-    **dict.fromkeys(("search", "soup", "auto"), "api"),
+    **dict.fromkeys(("search", "soup", "auto", "flow"), "api"),
     **dict.fromkeys(("evaluation", "methods"), ""),
     "AutoOptions": "exploration.automatic.options",
     "CalibrationOptions": "calibration.options",
+    "FlowOptions": "exploration.flow.options",
     "LearnOptions": "calibration.learning.options",
     "MergeryError": "errors",
     "Options": "run.workers",

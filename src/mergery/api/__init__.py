@@ -1,6 +1,6 @@
 """The verbs. The command line and a notebook are thin shells over these."""
 
-from mergery.api.finding import auto, search, soup
+from mergery.api.finding import auto, flow, search, soup
 from mergery.api.handing_on import export_gguf, export_quantised, push
 from mergery.api.looking import inspect, prove, verify
 from mergery.api.measuring import calibrate, compare, evaluate, learn
@@ -14,6 +14,7 @@ __all__ = [
     "explain",
     "export_gguf",
     "export_quantised",
+    "flow",
     "inspect",
     "learn",
     "merge",

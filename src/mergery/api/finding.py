@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from mergery import evaluation
     from mergery.exploration.automatic.options import AutoOptions
     from mergery.exploration.automatic.running import AutoResult
+    from mergery.exploration.flow.options import FlowOptions
+    from mergery.exploration.flow.searching import FlowResult
     from mergery.exploration.options import SearchOptions
     from mergery.exploration.searching import SearchResult
     from mergery.exploration.soups.options import SoupOptions
@@ -113,3 +115,31 @@ def auto(
     asked = evaluation_options or evaluation.EvaluationOptions()
     with listening(on_event) as notify:
         return choose(base, models, Path(out), listed, options or AutoOptions(), asked, tokenizer, notify)
+
+
+def flow(
+    models: Sequence[Any] | Mapping[str, Any],
+    out: str | Path,
+    tasks: Sequence[str | Path | evaluation.Task] | str | Path | evaluation.Task,
+    *,
+    options: FlowOptions | None = None,
+    evaluation_options: evaluation.EvaluationOptions | None = None,
+    tokenizer: Any = None,
+    on_event: Notify | None = None,
+) -> FlowResult:
+    """Find a better order of layers through models of one shape (arXiv 2403.13187), and write its recipe into `out`.
+
+    models:  sources, in a list or by name; embeddings, first layer, last layer and head are the first one's.
+    tasks:   task files or `Task`s. Half of their items are searched with; a quarter is for the report.
+    options: the sampler, and how long a path may be.
+
+    The recipe is of a plain stacked model. Raises MergeryError.
+    """
+    from mergery import evaluation
+    from mergery.exploration.flow.options import FlowOptions
+    from mergery.exploration.flow.searching import find_path
+
+    listed = [tasks] if isinstance(tasks, (str, Path, evaluation.Task)) else list(tasks)
+    asked = evaluation_options or evaluation.EvaluationOptions()
+    with listening(on_event) as notify:
+        return find_path(models, Path(out), listed, options or FlowOptions(), asked, tokenizer, notify)

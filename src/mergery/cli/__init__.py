@@ -51,6 +51,7 @@ COMMANDS = {
         "auto": "auto:auto",
         "search": "search:search",
         "soup": "soup:soup",
+        "flow": "flow:flow",
         "calibrate": "calibrate:calibrate",
         "learn": "learn:learn",
         "anchors": "anchors:anchors",

@@ -55,6 +55,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("mergery search recipe.yaml found --tasks questions.jsonl --trials 300", "go on with the same search"),
         ("mergery merge found/recipe.yaml merged", "write the model that was found"),
     ),
+    "flow": (
+        ("mergery flow math chat --tasks questions.jsonl --out path", "layers of both, in a better order"),
+        ("mergery flow math --tasks questions.jsonl --out path --repeats 1", "which layers can be left out"),
+    ),
     "soup": (
         ("mergery soup greedy math code chat --tasks questions.jsonl --out soup", "keep what the average gains by"),
         ("mergery soup soce math code chat --tasks questions.jsonl --out soup", "experts of categories, best weights"),

@@ -161,6 +161,12 @@ def test_what_cannot_be_undone(mergery: Any, tmp_path: Path) -> None:
     linear = "models: {a: awq, b: tuned}\nmerge: {method: linear}\n"
     refused(linear, "'a' is quantised by AWQ, and there is no base", "AWQ moves scales", "as base of the merge")
     refused("models: {a: awq, b: tuned}\nmerge: {method: task_arithmetic, base: a}\n", "there is no base")
+    (tmp_path / "stats").mkdir()
+    save_file({"w.gram": torch.ones(1)}, tmp_path / "stats" / "model.safetensors")
+    refused(
+        "models: {base: base, a: {path: awq, statistics: ./stats}}\nmerge: {method: task_arithmetic, base: base}\n",
+        "the statistics of 'a' are of a model with AWQ's scales in it", "calibrate that",
+    )  # fmt: skip
     config = json.loads((tmp_path / "awq" / "config.json").read_text())
     for name in ("awq", "base"):
         (tmp_path / name / "config.json").write_text(json.dumps({**config, "model_type": "olmo2"}))

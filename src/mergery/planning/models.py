@@ -96,6 +96,11 @@ def _comparable(recipe: Recipe, views: dict[str, View], findings: Findings) -> d
                 why=why,
                 hint=hint,
             )
+        elif getattr(recipe.models[name], "statistics", None) is not None:
+            what = f"the statistics of {name!r} are of a model with {smoothed[name]}'s scales in it"
+            why = "they are taken back before it is merged, and inputs are then others"
+            hint = "write it by task_arithmetic on its base, scale 1, to a folder, and calibrate that"
+            findings.fail(what, where=place, why=why, hint=hint)
         elif (undone := unsmoothed(view, views[base], place, findings)) is not None:
             found[name] = undone
     return found

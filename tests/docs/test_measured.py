@@ -31,6 +31,13 @@ def test_the_figures_of_adapters_are_the_scripts(monkeypatch):
     assert module.page(figures("adapters")) == read("docs/adapters.md"), "run: python benchmarks/adapters.py --page"
 
 
+def test_the_figures_of_quantised_models_are_the_scripts(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    module, figures = importlib.import_module("quantised"), importlib.import_module("pages").figures
+    text = read("docs/quantised.md")
+    assert module.page(figures("quantised"), text) == text, "run: python benchmarks/quantised.py --page"
+
+
 def test_no_measured_page_keeps_the_developers_books():
     for page in ("performance", "methods-cost", "scaling", "which-method"):
         text = read(f"docs/{page}.md")

@@ -8,7 +8,8 @@ from tests.docs.pages import blocks, read, run
 
 FOLLOWED = (
     "adapters", "calibration", "choosing", "coming-from", "devices", "evaluation", "faq", "first-merge", "index", "install",
-    "ko/first-merge", "mergekit", "notebooks", "python", "recipe", "serving", "stacks", "vocabulary", "which-tensors",
+    "ko/first-merge", "mergekit", "notebooks", "python", "quantised", "recipe", "serving", "stacks", "vocabulary",
+    "which-tensors",
 )  # fmt: skip
 
 

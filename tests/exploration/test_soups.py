@@ -134,3 +134,13 @@ def test_slips_end_with_one_message(mergery: Any, texts: Path, tmp_path: Path, w
     done = mergery("soup", *given)
     assert done.code == 2
     assert said in done.err
+
+
+def test_one_folder_holds_one_kind_of_search(mergery: Any, zoo: Path, texts: Path, tmp_path: Path) -> None:
+    models = [zoo / name for name in ("a", "b")]
+    assert mergery("soup", "uniform", *models, "--tasks", texts, "--out", tmp_path / "soup").code == 0
+    before = (tmp_path / "soup" / "recipe.yaml").read_text()
+    done = mergery("soup", "greedy", *models, "--tasks", texts, "--out", tmp_path / "soup")
+    assert done.code == 2
+    assert "it holds a uniform soup" in done.err
+    assert (tmp_path / "soup" / "recipe.yaml").read_text() == before

@@ -104,8 +104,9 @@ def _show(found: AutoResult) -> None:
             cells = (f"{own.score:.4f} [{own.low:.4f}, {own.high:.4f}]", gain)
         rows.add_row(entry.name, f"{entry.search:.4f}", *cells)
     screen.print(rows)
-    for name, why in found.skipped.items():
-        screen.print(f"not tried: {name}: {why}")
+    for why in dict.fromkeys(found.skipped.values()):
+        names = [name for name, each in found.skipped.items() if each == why]
+        screen.print(f"not tried: {', '.join(names)}: {why}")
     for line in found.report.words if found.report is not None else ():
         screen.print(line)
     screen.print(found.verdict.words)

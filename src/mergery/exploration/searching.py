@@ -92,7 +92,7 @@ def search(
     splits = split(tasks, seed=options.seed)
     objective = make_objective(splits.search, evaluation, options.seed)
     out = Path(out)
-    with locked(out):
+    with locked(out, "search"):
         start = space.recipe({each.name: each.kind.ends[0] for each in space.dimensions})
         live = LiveModel(start, objective.head, dtype=evaluation.dtype, tokenizer=tokenizer)
         try:

@@ -71,7 +71,7 @@ class Verdict:
             )
         tried = [each for each in self.judged if each.entry.merged]
         if not tried:
-            return f"do not merge: {alone.entry.name} alone; there was no time to try a merge"
+            return f"no merge was tried, as the time was over: of the models, {alone.entry.name} is best; give a larger budget"
         best = tried[0]
         return (
             f"do not merge: {alone.entry.name} alone is as good as the best merge, {best.entry.name}, whose gain is "

@@ -52,6 +52,7 @@ FINALISTS = 3  # merges at their defaults that are judged
 SHARE = 0.5  # of the time that is left: no single merge may be expected to take more
 REFINED = 2  # merges whose weights are searched
 RECORD = "auto.json"
+LATE = "there was not the time"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ def choose(
     splits = split(tasks, seed=options.seed)
     objective = make_objective(splits.search, evaluation, options.seed)
     whole = {"models": sources, "merge": {"method": "task_arithmetic", "base": "base"}}
-    with locked(out):
+    with locked(out, "choice"):
         live = LiveModel(load_recipe(whole), objective.head, dtype=evaluation.dtype, tokenizer=tokenizer)
         try:
             contest = _Contest(sources, live, splits, objective, evaluation, options, clock, out, notify)
@@ -197,11 +198,8 @@ class _Contest:
         for merge in METHODS:
             name, data = str(merge["method"]), self.recipe(merge)
             try:
-                expected = seconds(self.live.plan(load_recipe(data)))
-                if expected > SHARE * self.clock.left:
-                    self.skipped[name] = (
-                        f"it would take about {expected:.0f} s, and {max(0, self.clock.left):.0f} s are left"
-                    )
+                if seconds(self.live.plan(load_recipe(data))) > SHARE * self.clock.left:
+                    self.skipped[name] = LATE
                     continue
                 yield self.entry(name, data, merged=True)
             except (PlanError, RecipeError) as error:  # a method that these models do not suit

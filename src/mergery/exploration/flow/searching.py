@@ -95,7 +95,7 @@ def find_path(
         )
         for name, source in sources.items()
     }
-    with locked(out):
+    with locked(out, "search for a path"):
         model = FlowModel(alone, objective.head, evaluation.dtype)
         if model.depths != depths:
             raise PlanError(

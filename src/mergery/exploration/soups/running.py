@@ -73,7 +73,7 @@ def make_soup(
     splits = split(tasks, seed=options.seed)
     head = make_objective(splits.search, evaluation, options.seed).head
     whole = {"models": dict(named), "merge": {"method": "linear", "weight": uniform(list(named))}}
-    with locked(out):
+    with locked(out, f"{options.strategy} soup"):
         live = LiveModel(load_recipe(whole), head, dtype=evaluation.dtype, tokenizer=tokenizer)
         try:
             kitchen = Kitchen(named, live, evaluation, out / "results", Path(), notify)

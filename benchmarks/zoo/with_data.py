@@ -80,6 +80,7 @@ ROWS: tuple[Row, ...] = (
         {"method": "linear"},
         {"refine.off_diagonal": SHRUNK},
         "regmean_plus",
+        beside="regmean",
         samples=SAMPLES,
     ),
     Row("FeatCal on task_arithmetic", grid=FEATCAL, refine="featcal", host="task_arithmetic", samples=SAMPLES),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import numpy as np
 import pytest
 import torch
@@ -98,6 +100,23 @@ def test_hidden_states_in_files_are_the_same(model, write, tmp_path, monkeypatch
     one, other = tensors(tmp_path / "memory"), tensors(tmp_path / "files")
     assert all(np.array_equal(one[name], other[name]) for name in one)
     assert not list((tmp_path / "files").glob("hidden-*"))
+
+
+def test_inputs_of_a_unit_are_gone_when_the_next_is_run(model, write, tmp_path):
+    from mergery.calibration.products import Products
+
+    gc.collect()
+    gc.disable()  # what only it would free holds memory for long
+    try:
+        alive = []
+
+        def count(event):
+            alive.append(sum(issubclass(type(each), Products) for each in gc.get_objects()))
+
+        mergery.calibrate(model("llama"), write(4), tmp_path / "stats", options=STATS, on_event=count)
+    finally:
+        gc.enable()
+    assert len(alive) > 4 and max(alive) <= 1
 
 
 class Killed(Exception):

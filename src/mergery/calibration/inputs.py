@@ -113,7 +113,7 @@ class Watch(Products):
     """Sees every product of torch with a unit's weights, and gathers its inputs."""
 
     def __init__(self, inputs: Inputs, weights: Mapping[str, Any]) -> None:
-        super().__init__(weights, self._gather)
+        super().__init__(weights)
         self.inputs = inputs
         self.seen: dict[Any, Place] = {}
         self.held: list[Any] = []  # inputs of the call at hand: as long as they are there, no other has their address
@@ -123,7 +123,8 @@ class Watch(Products):
         self.seen.clear()
         self.held.clear()
 
-    def _gather(self, name: str, rows: Any, matrix: Any, turned: bool) -> None:
+    def found(self, name: str, rows: Any, matrix: Any, turned: bool) -> None:
+        """See `Products.found`."""
         inputs, start = self.inputs, matrix.storage_offset()
         places: list[Place] = []
         for piece in inputs.model.stored(name, start, start + math.prod(matrix.shape)):

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch.overrides import TorchFunctionMode
-
-Found = Callable[[str, Any, Any, bool], None]
-"""Told of each product: the weight's name, the rows (any, in), the matrix, and whether this is stored [in, out]."""
 
 
 class Products(TorchFunctionMode):
@@ -17,10 +14,13 @@ class Products(TorchFunctionMode):
     weights: by name; what is multiplied may be a part of one, such as one expert of a stack.
     """
 
-    def __init__(self, weights: Mapping[str, Any], found: Found) -> None:
+    def __init__(self, weights: Mapping[str, Any]) -> None:
         super().__init__()
-        self.found = found
         self.weights = {value.untyped_storage().data_ptr(): name for name, value in weights.items()}
+
+    def found(self, name: str, rows: Any, matrix: Any, turned: bool) -> None:
+        """Told of each product: the weight's name, the rows (any, in), the matrix, and whether this is stored [in, out]."""
+        raise NotImplementedError
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")

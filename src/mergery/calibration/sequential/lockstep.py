@@ -140,7 +140,7 @@ class Lockstep:
                 for teacher, side in zip(self.teachers, sides, strict=True):
                     turns.append([one.turn(function) for function in teacher.passes])
                     others.append([side.turn(function) for function in teacher.passes] if side is not None else [])
-                done: dict[str, dict[str, Any]] = {}
+                done: set[str] = set()  # not their weights, which are as many as the model's
                 while waiting := [turn.asked for each in turns for turn in each if turn.asked is not None]:
                     unit = waiting[0].unit
                     if self.merged.is_head(unit):
@@ -148,18 +148,16 @@ class Lockstep:
                         _stop(others, unit)
                         continue
                     with self.merged.filled(unit) as weights:
-                        if unit.name not in done:
-                            found = kept(unit)
-                            if found is None:
-                                found = self._fit(fitter, unit, weights, turns, others, sides)
-                                told(unit, {**weights, **found}, found.keys())
-                            elif own:
-                                self._advance(unit, others, sides)
-                            done[unit.name] = found
+                        found = kept(unit)
+                        if found is None and unit.name not in done:
+                            found = self._fit(fitter, unit, weights, turns, others, sides)
+                            told(unit, {**weights, **found}, found.keys())
                         elif own:
                             self._advance(unit, others, sides)
-                        for name, value in done[unit.name].items():
+                        done.add(unit.name)
+                        for name, value in (found or {}).items():
                             weights[name].data.copy_(value)
+                        del found
                         for turn in _at(unit, turns):
                             assert turn.asked is not None
                             one.resume(turn, self.shelf.keep(turn.asked.run()))

@@ -68,25 +68,33 @@ def run_seeing(
     weights: the unit's, by the names of parameters, as they stand in its module.
     """
     seen = Seen()
-
-    def found(name: str, rows: Any, matrix: Any, turned: bool) -> None:
-        if matrix.dim() != 2:
-            return
-        stored = matrix.T if matrix.stride(0) == 1 and matrix.stride(1) != 1 else matrix
-        if not stored.is_contiguous():
-            return  # columns of a parameter, which are no matrix of it
-        place = Place(name, matrix.storage_offset(), (stored.shape[0], stored.shape[1]), turned)
-        if wanted(place):
-            seen.add(place, rows)
-
     with ExitStack() as stack:
         for name, norm in norms_of(unit).items():
             if norm is not unit.module:
                 stack.callback(norm.register_forward_pre_hook(_look(seen, name)).remove)
             elif len(args) == 1:
                 _scale(seen, name, norm, args[0])
-        stack.enter_context(Products(weights, found))
+        stack.enter_context(_Looking(weights, seen, wanted))
         return unit.forward(*args, **kwargs), seen
+
+
+class _Looking(Products):
+    """Keeps the inputs of the wanted matrices."""
+
+    def __init__(self, weights: Mapping[str, Any], seen: Seen, wanted: Callable[[Place], bool]) -> None:
+        super().__init__(weights)
+        self.seen, self.wanted = seen, wanted
+
+    def found(self, name: str, rows: Any, matrix: Any, turned: bool) -> None:
+        """See `Products.found`."""
+        if matrix.dim() != 2:
+            return
+        stored = matrix.T if matrix.stride(0) == 1 and matrix.stride(1) != 1 else matrix
+        if not stored.is_contiguous():
+            return  # columns of a parameter, which are no matrix of it
+        place = Place(name, matrix.storage_offset(), (stored.shape[0], stored.shape[1]), turned)
+        if self.wanted(place):
+            self.seen.add(place, rows)
 
 
 def norms_of(unit: Unit) -> dict[str, Any]:

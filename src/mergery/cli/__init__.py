@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 
-from mergery.cli.common import HELP, MACHINE, MEASURING, MERGING, OPTIONS, RECIPES
+from mergery.cli.common import FINDING, HELP, MACHINE, MEASURING, MERGING, OPTIONS, RECIPES
 from mergery.cli.examples import DOCS, EXAMPLES, OPTIONAL, epilogue
 from mergery.errors import MergeryError
 from mergery.version import __version__
@@ -45,15 +45,17 @@ COMMANDS = {
         "vocabulary": "vocabulary:app",
         "adapter": "adapter:app",
     },
-    MEASURING: {
-        "evaluate": "evaluate:evaluate",
-        "compare": "compare:compare",
+    FINDING: {
         "auto": "auto:auto",
         "search": "search:search",
         "soup": "soup:soup",
         "flow": "flow:flow",
-        "calibrate": "calibrate:calibrate",
         "learn": "learn:learn",
+    },
+    MEASURING: {
+        "evaluate": "evaluate:evaluate",
+        "compare": "compare:compare",
+        "calibrate": "calibrate:calibrate",
         "anchors": "anchors:anchors",
         "refine": "anchors:refine",
     },

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from mergery.recipe import Recipe
     from mergery.run.workers import Options
 
-MERGING, MEASURING, RECIPES, MACHINE = (
-    Group(title, sort_key=place) for place, title in enumerate(("Merging", "Measuring", "Recipes", "This machine"))
+MERGING, FINDING, MEASURING, RECIPES, MACHINE = (
+    Group(title, sort_key=place)
+    for place, title in enumerate(("Merging", "Finding a merge", "Measuring", "Recipes", "This machine"))
 )
 OPTIONS, HELP = Group("Options"), Group("Help", sort_key=9)
 

@@ -12,6 +12,7 @@ STEPS = (
     ("mergery plan RECIPE", "what a merge would do, from headers alone"),
     ("mergery merge RECIPE OUT", "merge, and write the model folder OUT"),
     ("mergery evaluate MODEL --tasks FILE", "score a model, or a recipe that is not written"),
+    ("mergery auto --help", "whether to merge, and how, decided by tasks"),
     ("mergery methods", "the methods to know first"),
     ("mergery inspect MODEL", "what a model is, and what merges with it"),
     ("mergery doctor", "what this machine has, and what is missing"),

@@ -108,10 +108,11 @@ class Measurements:
             elif model not in self.models:
                 folder = source.path if isinstance(source.path, str) else model
                 hint = (
-                    f"mergery calibrate {folder} --data texts.jsonl --stats {kind} {model}-stats, and in the recipe "
-                    f"{model}: {{path: {folder}, statistics: {model}-stats}}"
+                    "calibration: {data: texts.jsonl} in the recipe, which makes them; or once for many recipes: mergery "
+                    f"calibrate {folder} --data texts.jsonl --stats {kind} {model}-stats, and {model}: {{path: {folder}, "
+                    f"statistics: {model}-stats}}"
                 )
-                findings.fail(what, where=where, why="the recipe names no statistics of it", hint=hint)
+                findings.fail(what, where=where, why="the recipe names no data and no statistics of it", hint=hint)
             else:
                 why = f"its statistics have none for {listed(tensors)}, or of another shape"
                 hint = "merge these tensors by another method, in 'parts', or calibrate with what is missing"

@@ -166,8 +166,8 @@ def page(data: dict[str, Any], text: str) -> str:
             )  # fmt: skip
     beside = "; of llm-compressor, time and memory are with that" if "llm-compressor" in rows else ""
     told = [
-        "Bits that a byte of text takes, as transformers runs each folder; what is rounded by data has seen other pages of the same",
-        f"docs. {data['model']}, whose embeddings stay in float32, in groups of {GROUP}; on {data['machine']},",
+        "Bits that a byte of text takes, as transformers runs each folder; what is rounded by data has seen other pages of the",
+        f"same docs. {data['model']}, whose embeddings stay in float32, in groups of {GROUP}; on {data['machine']},",
         f"with one worker. Calibrating took {rows['calibrate']['seconds']:.0f} s beforehand{beside}.",
     ]
     columns = ["", "weights", "bits a byte", "more", "processor time", "memory"]

@@ -165,11 +165,11 @@ def page(data: dict[str, Any], text: str) -> str:
                  f"{found['seconds']:.0f} s", f"{found['memory'] / 1e6:.0f} MB"]
             )  # fmt: skip
     beside = "; of llm-compressor, time and memory are with that" if "llm-compressor" in rows else ""
-    calibrated = rows["calibrate"]
+    calibrated = f"{rows['calibrate']['seconds']:.0f} s and {rows['calibrate']['memory'] / 1e6:.0f} MB"
     told = [
         "Bits that a byte of text takes, as transformers runs each folder; what is rounded by data has seen other pages of the",
         f"same docs. {data['model']}, whose embeddings stay in float32, in groups of {GROUP}; on {data['machine']},",
-        f"with one worker. Calibrating took {calibrated['seconds']:.0f} s and {calibrated['memory'] / 1e6:.0f} MB beforehand{beside}.",
+        f"with one worker. Calibrating took {calibrated} beforehand{beside}.",
     ]
     columns = ["", "weights", "bits a byte", "more", "processor time", "memory"]
     before, _, rest = text.partition(BEGIN)

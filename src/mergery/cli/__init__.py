@@ -42,6 +42,7 @@ COMMANDS = {
         "push": "push:push",
         "export": "export:app",
         "pack": "pack:pack",
+        "rebase": "rebase:rebase",
         "vocabulary": "vocabulary:app",
         "adapter": "adapter:app",
     },

@@ -59,6 +59,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("mergery flow math chat --tasks questions.jsonl --out path", "layers of both, in a better order"),
         ("mergery flow math --tasks questions.jsonl --out path --repeats 1", "which layers can be left out"),
     ),
+    "rebase": (
+        ("mergery rebase llama-math moved --from llama --to llama-2", "a fine-tune on a new release of its base"),
+        ("mergery rebase llama-math moved --from llama --to llama-2 --tasks quiz.jsonl", "and how much is left of it"),
+    ),
     "soup": (
         ("mergery soup greedy math code chat --tasks questions.jsonl --out soup", "keep what the average gains by"),
         ("mergery soup soce math code chat --tasks questions.jsonl --out soup", "experts of categories, best weights"),

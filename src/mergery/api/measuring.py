@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mergery.recipe import Recipe
+from mergery.recipe.reading import load_recipe
 from mergery.report.notebook import listening
 from mergery.run.events import Notify
 
@@ -43,12 +45,28 @@ def evaluate(
     All files are read and checked before a model is loaded. Raises MergeryError.
     """
     from mergery.evaluation import EvaluationOptions, open_subject, running
+    from mergery.evaluation.models import RECIPES
 
     options = options or EvaluationOptions()
     listed = running.read_tasks(tasks, options, harness, include)
-    subject = open_subject(model, tokenizer=tokenizer, base=base, name=name)
     with listening(on_event) as notify:
+        if isinstance(model, (str, Path)) and Path(model).suffix in RECIPES:
+            name, model = name or Path(model).stem, load_recipe(model)
+        if isinstance(model, (Recipe, Mapping)):
+            model = _measured(load_recipe(model), options.threads, notify)
+        subject = open_subject(model, tokenizer=tokenizer, base=base, name=name)
         return running.answer_all(subject, listed, options, results, notify)
+
+
+def _measured(recipe: Recipe, threads: int, notify: Notify) -> Recipe:
+    """The recipe, with statistics of the data that it brings."""
+    if recipe.calibration is None and recipe.protect is None:
+        return recipe
+    from mergery.calibration.demand import plan_measured
+
+    plan = plan_measured(recipe, threads, notify)
+    plan.close()
+    return plan.recipe
 
 
 def calibrate(

@@ -56,9 +56,9 @@ def plan(
 
 
 def planned_from(source: RecipeLike, only: Sequence[str] = ()) -> Plan:
-    """The plan of a recipe; of one with `calibration`, together with what has to be measured before."""
+    """The plan of a recipe; of one with `calibration` or `protect`, together with what has to be measured before."""
     recipe = load_recipe(source)
-    if recipe.calibration is None:
+    if recipe.calibration is None and (recipe.protect is None or recipe.protect.statistics):
         return make_plan(recipe, only=only)
     from mergery.calibration.demand import plan_demanding
 

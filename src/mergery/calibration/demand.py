@@ -17,6 +17,7 @@ import numpy as np
 
 from mergery.architecture import read_architecture
 from mergery.architecture.fused import transposed
+from mergery.calibration.options import CalibrationOptions
 from mergery.calibration.sources import mark_of
 from mergery.checkpoints.base import Checkpoint, TensorInfo
 from mergery.checkpoints.file_kinds import is_tokenizer_file
@@ -28,7 +29,7 @@ from mergery.method import find
 from mergery.planning.opening import open_all
 from mergery.planning.plan import Plan, make_plan
 from mergery.recipe import Recipe, Source
-from mergery.recipe.calibrating import REFINERS
+from mergery.recipe.calibrating import REFINERS, SAMPLES
 from mergery.recipe.recipe import Merge
 from mergery.report.words import about
 from mergery.run.events import Notify
@@ -47,15 +48,19 @@ class Wanted:
     data: str  # as the recipe says it
     folder: Path  # where they are kept
     seconds: float  # that making them is expected to take
+    options: CalibrationOptions
+    protects: bool = False  # whether they are of the text that the recipe protects
 
     @property
     def there(self) -> bool:
         """Whether an earlier merge has made them."""
         return (self.folder / FILE).exists()
 
-    def words(self, samples: int) -> str:
+    def words(self) -> str:
         """What is going to be done, or has been."""
-        what = f"statistics of {self.model} ({', '.join(self.kinds)}) on {samples} items of {self.data}"
+        on = f"{self.options.limit} items of {self.data}" if self.options.limit else self.data
+        on = f"the protected text, {on}" if self.protects else on
+        what = f"statistics of {self.model} ({', '.join(self.kinds)}) on {on}"
         if self.there:
             return f"{what} are there, in {self.folder}"
         return f"{what} are made first, {about(self.seconds)} at most, and kept in {self.folder}"
@@ -98,33 +103,45 @@ def kinds_wanted(recipe: Recipe) -> dict[str, tuple[str, ...]]:
 
 def wanted(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Wanted]:
     """What has to be there before the merge. Raises RecipeError where data are missing."""
+    found = _protected(recipe, checkpoints)
     calibration = recipe.calibration
     if calibration is None:
-        return []
-    found = []
+        return found
     for name, kinds in kinds_wanted(recipe).items():
         data = calibration.of(name)
         if data is None:
             hint = f"calibration: {{data: {{{name}: texts.jsonl}}}}, or one file for all"
             raise RecipeError(f"calibration has no data of {name!r}", where=calibration.place, hint=hint)
-        checkpoint = _plain(checkpoints[name])
-        words = {file: checkpoint.file(file) for file in sorted(checkpoint.files) if is_tokenizer_file(file)}
-        facts = [
-            MADE, kinds, model_mark(checkpoint), mark_of(data, recipe.folder, calibration.place),
-            calibration.samples, calibration.length, calibration.labels, recipe.seed,
-            {file: hashlib.sha256(content).hexdigest() for file, content in words.items()},
-        ]  # fmt: skip
-        key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:20]
-        found.append(
-            Wanted(
-                name,
-                kinds,
-                data,
-                kept_in() / key,
-                _seconds(checkpoint, kinds, calibration.samples * calibration.length),
-            )
+        options = CalibrationOptions(
+            kinds, calibration.samples, calibration.length, calibration.labels, recipe.seed
         )
+        found.append(_wanted(name, checkpoints[name], data, mark_of(data, recipe.folder, calibration.place), options))
     return found
+
+
+def _wanted(name: str, model: Checkpoint, data: str, mark: Any, options: CalibrationOptions) -> Wanted:
+    """Statistics of a model, and where they are kept: under a hash of all that they are made of."""
+    checkpoint = _plain(model)
+    words = {file: checkpoint.file(file) for file in sorted(checkpoint.files) if is_tokenizer_file(file)}
+    facts = [
+        MADE, options.stats, model_mark(checkpoint), mark, options.limit, options.longest, options.labels, options.seed,
+        {file: hashlib.sha256(content).hexdigest() for file, content in words.items()},
+        *([options.tokens] if options.tokens else []),
+    ]  # fmt: skip
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:20]
+    tokens = (options.limit or SAMPLES) * options.longest
+    seconds = _seconds(checkpoint, options.stats, tokens)
+    return Wanted(name, options.stats, data, kept_in() / key, seconds, options)
+
+
+def _protected(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Wanted]:
+    """Statistics of the text that a recipe protects, where they have not been measured by themselves."""
+    said = recipe.protect
+    if said is None or said.statistics or not isinstance(recipe.models.get(said.model), Source):
+        return []  # planning says why a merge of the recipe cannot be protected
+    options = CalibrationOptions(("gram",), tokens=said.tokens)
+    mark = mark_of(said.data, recipe.folder, said.place)
+    return [replace(_wanted(said.model, checkpoints[said.model], said.data, mark, options), protects=True)]
 
 
 def _plain(checkpoint: Checkpoint) -> Checkpoint:
@@ -189,25 +206,27 @@ def refining_words(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> tup
 
 
 def plan_demanding(recipe: Recipe, only: Any = ()) -> Plan:
-    """The plan of a recipe with `calibration`: where statistics are still to be made, as it will be once they are, which
+    """The plan of a recipe with `calibration` or `protect`: where statistics are still to be made, as it will be once they are, which
     `Plan.before` tells. Raises MergeryError.
     """
     checkpoints = open_all(recipe)
     try:
         needs = wanted(recipe, checkpoints)
-        models = dict(recipe.models)
+        models, protect = dict(recipe.models), recipe.protect
         for need in needs:
+            given: Any = str(need.folder) if need.there else Pending(_plain(checkpoints[need.model]), need)
+            if need.protects and protect is not None:
+                protect = protect.measured(given)
+                continue
             source = models[need.model]
             assert isinstance(source, Source)
-            given: Any = str(need.folder) if need.there else Pending(_plain(checkpoints[need.model]), need)
             models[need.model] = replace(source, statistics=given)
         refining = refining_words(recipe, checkpoints)
     finally:
         for checkpoint in checkpoints.values():
             checkpoint.close()
-    plan = make_plan(replace(recipe, models=models), only=only)
-    samples = recipe.calibration.samples if recipe.calibration else 0
-    words = tuple(need.words(samples) for need in needs)
+    plan = make_plan(replace(recipe, models=models, protect=protect), only=only)
+    words = tuple(need.words() for need in needs)
     waiting = tuple(text for need, text in zip(needs, words, strict=True) if not need.there)
     return replace(plan, notes=(*words, *refining, *plan.notes), before=(*waiting, *refining))
 
@@ -221,17 +240,13 @@ def pending(plan: Plan) -> list[Wanted]:
 def fulfilled(plan: Plan, threads: int, notify: Notify) -> Plan:
     """Make the statistics that a plan waits for, and the plan with them. The given plan is closed."""
     from mergery.calibration.opening import opened_checkpoint
-    from mergery.calibration.options import CalibrationOptions
     from mergery.calibration.running import measure
 
     recipe, needs = plan.recipe, pending(plan)
-    calibration = recipe.calibration
-    if not needs or calibration is None:
+    if not needs:
         return plan
     for need in needs:
-        options = CalibrationOptions(
-            need.kinds, calibration.samples, calibration.length, calibration.labels, recipe.seed, threads
-        )
+        options = replace(need.options, threads=threads)
         need.folder.parent.mkdir(parents=True, exist_ok=True)
         with opened_checkpoint(_plain(plan.checkpoints[need.model])) as opened:
             measure(opened, need.data, need.folder, options=options, folder=recipe.folder, on_event=notify)
@@ -240,7 +255,20 @@ def fulfilled(plan: Plan, threads: int, notify: Notify) -> Plan:
     for name, source in models.items():
         if isinstance(source, Source) and isinstance(source.statistics, Pending):
             models[name] = replace(source, statistics=str(source.statistics.need.folder))
-    return make_plan(replace(recipe, models=models), only=plan.only)
+    protect = recipe.protect
+    if protect is not None and isinstance(protect.statistics, Pending):
+        protect = protect.measured(str(protect.statistics.need.folder))
+    return make_plan(replace(recipe, models=models, protect=protect), only=plan.only)
+
+
+def waits(recipe: Recipe) -> bool:
+    """Whether something may have to be measured before a recipe's merge."""
+    return recipe.calibration is not None or (recipe.protect is not None and not recipe.protect.statistics)
+
+
+def plan_measured(recipe: Recipe, threads: int, notify: Notify) -> Plan:
+    """The plan of a recipe, once all is measured that its merge asks for. Raises MergeryError."""
+    return fulfilled(plan_demanding(recipe), threads, notify) if waits(recipe) else make_plan(recipe)
 
 
 class Pending(Checkpoint):
@@ -258,7 +286,7 @@ class Pending(Checkpoint):
                 inputs[name] = Shared(name, (MANY,) * (info.shape[0] if len(info.shape) == 3 else 1))
         mark = {"name": need.model, **model_mark(model)}
         data = ({"file": need.data, "sha256": "", "examples": 1, "tokens": MANY},)
-        self._text = Statistics(need.kinds, mark, data, inputs).text().encode()
+        self._text = Statistics(need.kinds, mark, data, inputs, only=need.options.tokens).text().encode()
 
     def _of(self, info: TensorInfo, roles: tuple[str, ...], model: Checkpoint) -> Iterator[TensorInfo]:
         if "fisher" in self.need.kinds:

@@ -41,6 +41,7 @@ class Inputs:
     stats: frozenset[str]  # gram, activation
     sums: dict[Place, Sums] = field(default_factory=dict)  # of the unit at hand
     leads: dict[Place, Place] = field(default_factory=dict)  # whose sums are a weight's own
+    places: Any = None  # of the batch at hand: which of its tokens count, bool; None where all do
 
     def watching(self, weights: Mapping[str, Any]) -> Watch:
         """A context in which what a unit's weights are multiplied with is gathered."""
@@ -61,6 +62,7 @@ class Inputs:
         if first == places[0]:
             sums = self.sums.setdefault(first, Sums())
             flat = rows.reshape(-1, rows.shape[-1])
+            flat = flat if self.places is None else flat[self.places.reshape(-1)]
             sums.tokens += len(flat)
             if "gram" in self.wanted(first[0]):
                 product = flat.T @ flat

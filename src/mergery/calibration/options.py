@@ -20,6 +20,7 @@ class CalibrationOptions:
     longest: tokens of a row; what the model takes, if that is less.
     labels:  of the Fisher information: `sampled` from the model, `empirical` (the data's), `exact` (all classes).
     seed:    of sampled labels, and of texts that are drawn.
+    tokens:  texts of the tokens whose inputs count, with the token before each, which foretells it; all where there are none.
     """
 
     stats: tuple[str, ...] = ("gram",)
@@ -28,6 +29,7 @@ class CalibrationOptions:
     labels: str = "sampled"
     seed: int = 0
     threads: int = 0  # of torch; 0 takes one for each core
+    tokens: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for stat in self.stats:
@@ -35,6 +37,9 @@ class CalibrationOptions:
                 raise RecipeError(f"unknown statistic {stat!r}", hint=did_you_mean(stat, KINDS))
         if not self.stats:
             raise RecipeError("no statistic is wanted", hint=f"known here: {', '.join(KINDS)}")
+        if self.tokens and "fisher" in self.stats:
+            why = "the gradient is that of a whole example"
+            raise RecipeError("fisher is of all tokens", why=why, hint="leave out --tokens, or --stats gram,activation")
         if self.labels not in LABELS:
             raise RecipeError(f"unknown labels {self.labels!r}", hint=did_you_mean(self.labels, LABELS))
         for name, least in (("limit", 1), ("longest", 2), ("threads", 0)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mergery.calibration.data import Row, Texts, inputs_of
+from mergery.calibration.data import Row, Texts, inputs_of, places_of
 from mergery.calibration.model import StreamedModel, Unit
 from mergery.calibration.opening import Opened, open_model
 from mergery.calibration.options import CalibrationOptions
@@ -21,6 +22,7 @@ from mergery.checkpoints import open_checkpoint
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.statistics import Shared, Statistics, read_statistics
 from mergery.errors import CheckpointError, RecipeError, Where, listed
+from mergery.evaluation.likelihood import encode
 from mergery.evaluation.loading import check_transformers, quiet, tokenizer_of
 from mergery.evaluation.running import torch_threads
 from mergery.run.events import Calibrated, Notify, Visited, ignore
@@ -67,12 +69,13 @@ def measure(
         words = _tokenizer(streamed, opened, options, tokenizer, task)
         with torch_threads(options.threads):
             texts = _texts(streamed, opened, data, folder, options, words, task)
+            runs = _runs(streamed, texts, options, words, opened)
             done = store.begin([
                 opened.mark, texts.sha256, len(texts.rows), texts.tokens, sorted(options.stats), options.longest,
-                options.labels, options.seed, [str(each) for each in add],
+                options.labels, options.seed, [str(each) for each in add], list(options.tokens),
             ])  # fmt: skip
             streamed.prepare(opened.statistics())
-            inputs = _Measuring(streamed, texts, options, store, on_event, done).run(task)
+            inputs = _Measuring(streamed, texts, options, store, on_event, done, runs).run(task)
         if added:
             store.forget()
         for each, statistics in zip(added, before, strict=True):
@@ -89,6 +92,7 @@ def measure(
             (*(file for each in before for file in each.data), own),
             inputs,
             options.labels if "fisher" in options.stats else "",
+            options.tokens,
         )
         store.finish(found)
         on_event(Calibrated(store.out, len(texts.rows), texts.tokens, tuple(remarks(found, streamed))))
@@ -143,6 +147,28 @@ def _texts(
     return texts
 
 
+def _runs(
+    model: StreamedModel, texts: Texts, options: CalibrationOptions, words: Any, opened: Opened
+) -> list[list[int]]:
+    """The tokens that count, as runs of ids. Raises MergeryError where these cannot be told, or no text has any."""
+    if not options.tokens:
+        return []
+    where = Where(opened.view.donor.location)
+    if getattr(model.config, "is_encoder_decoder", False):
+        why = "an encoder and a decoder have tokens of their own"
+        raise CheckpointError("--tokens are of models with one stack", where=where, why=why, hint="leave out --tokens")
+    names = [name for unit in model.units for _, _, name in unit.parameters]
+    if any("expert" in model.roles(piece[0]) for name in names for piece in model.stored(name)):
+        why = "which tokens an expert gets is not kept"
+        raise CheckpointError("--tokens are of models without experts", where=where, why=why, hint="leave out --tokens")
+    runs = [encode(words, each, special=False) for each in options.tokens]
+    for text, run in zip(options.tokens, runs, strict=True):
+        if not run or not any(bool(places_of([row], [run]).any()) for row in texts.rows):
+            hint = "write them as the data have them"
+            raise RecipeError(f"no text has the tokens of {text!r}", where=Where(texts.file), hint=hint)
+    return runs
+
+
 def limit_of(config: Any) -> int:
     """Tokens that a model takes at once, as far as its config says; without a say, as many as are wanted."""
     text = getattr(config, "text_config", None) or config
@@ -163,7 +189,9 @@ class _Measuring:
         store: Store,
         notify: Notify,
         done: Sequence[Mapping[str, Any]],
+        runs: Sequence[Sequence[int]] = (),
     ) -> None:
+        self.runs = runs
         self.model, self.texts, self.options, self.store, self.notify = model, texts, options, store, notify
         self.done = [step["note"] for step in done]  # of units that an interrupted run has measured, in their order
         self.table: dict[str, Shared] = {}
@@ -191,11 +219,15 @@ class _Measuring:
         shelf = Shelf(self.store.partial, 2 * self.texts.tokens * self.width * 4)
         watch: Any = None
         visits = 0
+        batches = threading.local()  # of each pass, the tokens that count
 
         def call(unit: Unit, ask: Any, args: Any, kwargs: Any) -> Any:
+            places = batches.places
+
             def work() -> Any:
                 if watch is not None:
                     watch.next_call()
+                found.places = places
                 return shelf.keep(unit.forward(*args, **kwargs))
 
             return ask(work)
@@ -219,6 +251,7 @@ class _Measuring:
 
         def function(rows: Sequence[Row]) -> Any:
             def run() -> None:
+                batches.places = places_of(rows, self.runs) if self.runs else None
                 with torch.no_grad():
                     model.module(**inputs_of(rows, model.config))
 
@@ -293,6 +326,11 @@ def _addable(checkpoint: Checkpoint, mark: Mapping[str, Any], options: Calibrati
             where=where,
             why=f"of {found.model.get('name')}",
             hint="calibrate this model anew",
+        )
+    if found.only != options.tokens:
+        have = ", ".join(map(repr, found.only)) or "all tokens"
+        raise CheckpointError(
+            "these statistics are of other tokens", where=where, why=f"of {have}", hint="ask for the same with --tokens"
         )
     if set(found.kinds) != set(options.stats) or (found.labels and found.labels != options.labels):
         have = ", ".join(found.kinds) + (f" of {found.labels} labels" if found.labels else "")

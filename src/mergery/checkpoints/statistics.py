@@ -37,6 +37,7 @@ class Statistics:
     data: tuple[Mapping[str, Any], ...]  # of each file: its name, SHA-256, examples, tokens
     inputs: Mapping[str, Shared] = field(default_factory=dict)  # by weight
     labels: str = ""  # of the Fisher information: sampled, empirical or exact
+    only: tuple[str, ...] = ()  # texts of the tokens that count; empty for all
 
     @property
     def examples(self) -> int:
@@ -71,7 +72,8 @@ def read_statistics(checkpoint: Checkpoint) -> Statistics | None:
         }
         files = tuple({"file": str(each["file"]), "sha256": str(each["sha256"]), "examples": int(each["examples"]),
                        "tokens": int(each["tokens"])} for each in data["data"])  # fmt: skip
-        return Statistics(tuple(map(str, data["kinds"])), dict(data["model"]), files, inputs, str(data["labels"]))
+        only = tuple(map(str, data.get("only", ())))
+        return Statistics(tuple(map(str, data["kinds"])), dict(data["model"]), files, inputs, str(data["labels"]), only)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         why = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"this {FILE} is damaged", where=Where(where), why=why, hint="calibrate again") from None

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from mergery.cli.common import Json, Quiet, Verbose, flowing, wait_without_spinning
 
 Add = Annotated[tuple[Path, ...], Parameter(consume_multiple=False)]
+Texts = Annotated[tuple[str, ...], Parameter(consume_multiple=False)]
 Names = Annotated[str, Parameter(help="What is measured, with commas between: gram, activation, fisher.")]
 TorchThreads = Annotated[int, Parameter(help="Threads of torch; 0 takes one for each core.")]
 
@@ -26,6 +27,7 @@ def calibrate(
     longest: int = 512,
     labels: Literal["sampled", "empirical", "exact"] = "sampled",
     seed: int = 0,
+    tokens: Texts = (),
     tokenizer: Path | None = None,
     add: Add = (),
     threads: TorchThreads = 0,
@@ -55,6 +57,9 @@ def calibrate(
         Of the Fisher information: drawn from the model, those of the data, or all classes of a classifier.
     seed
         Of labels and texts that are drawn.
+    tokens
+        A text whose tokens alone count, such as '<think>', with the token before it, which foretells it. It may be given
+        several times.
     tokenizer
         A folder with a tokenizer, instead of the model's own.
     add
@@ -66,6 +71,6 @@ def calibrate(
     from mergery.cli.progress import reporter
 
     names = tuple(dict.fromkeys(name.strip() for name in stats.split(",") if name.strip()))
-    options = CalibrationOptions(names, limit, longest, labels, seed, threads)
+    options = CalibrationOptions(names, limit, longest, labels, seed, threads, tokens)
     with reporter(json=json, quiet=quiet, verbose=verbose) as report:
         api.calibrate(model, data, out, options=options, tokenizer=tokenizer, add=add, on_event=report.event)

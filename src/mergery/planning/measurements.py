@@ -18,6 +18,7 @@ from mergery.graph.nodes import Computed, Gathered, Matrices, Measured, Node, St
 from mergery.method import Method
 from mergery.recipe import Recipe, Source
 
+PROTECTED = "protected text"  # what its statistics are called among the checkpoints of a plan
 WORDS = {"gram": "Gram matrices of inputs", "fisher": "Fisher information"}
 
 
@@ -47,6 +48,7 @@ class Measurements:
     models: Mapping[str, _Model] = field(default_factory=dict)
     wanting: dict[tuple[str, str, str], list[str]] = field(default_factory=dict)  # tensors, by method, kind and model
     few: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)  # tokens and inputs of tensors, by model
+    protect: _Model | None = None  # of the text that the recipe protects
 
     def of(
         self, method: Method, models: Sequence[str], inputs: Sequence[Node], tensor: str, matrices: Matrices | None
@@ -70,6 +72,19 @@ class Measurements:
                 factors.append(1.0 / max(1, own.said.examples if ask.aligned else own.said.tokens))
             found.append(Measured(ask.statistic, tuple(nodes), tuple(factors), ask.aligned))
         return tuple(found) if all(len(each.nodes) == len(models) for each in found) else ()
+
+    def protected(self, tensor: str, node: Node, matrices: Matrices | None) -> tuple[Node | None, int]:
+        """The Gram matrices of what a tensor of the protected model is multiplied with at protected tokens, and how many these
+        are; None where they have not been measured.
+        """
+        if self.protect is None or matrices is None:
+            return None, 0
+        gram = self._gram("", self.protect, node, tensor, matrices)
+        self.few.clear()
+        origin = _origin(node, 0)
+        shared = self.protect.said.inputs.get(self.protect.weight(origin[0])) if origin else None
+        pending = any(not file["sha256"] for file in self.protect.said.data)  # they are made before the merge
+        return gram, min(shared.tokens) if shared and not pending else 0
 
     def _gram(self, model: str, own: _Model, node: Node, tensor: str, matrices: Matrices) -> Node | None:
         """The Gram matrices of what a tensor's matrices are multiplied with: (in, in), or one for each matrix of a stack."""
@@ -141,9 +156,31 @@ def read_measurements(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], fin
             findings.problems.append(error.at(source.place))
             continue
         model = checkpoints[name]
-        names = model.names if source.rename and isinstance(model, RenamedCheckpoint) else {}
-        models[name] = _Model(statistics_of(name), checkpoint, said, names)
-    return Measurements(models)
+        models[name] = _Model(statistics_of(name), checkpoint, said, _names(source, model))
+    return Measurements(models, protect=_protected(recipe, checkpoints, findings))
+
+
+def _names(source: Source, model: Checkpoint) -> Mapping[str, str]:
+    return model.names if source.rename and isinstance(model, RenamedCheckpoint) else {}
+
+
+def _protected(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings: Findings) -> _Model | None:
+    """The statistics of protected text. Noted as a problem where they are of another model, or not there."""
+    said = recipe.protect
+    source = recipe.models.get(said.model) if said is not None else None
+    if said is None or not isinstance(source, Source) or said.model not in checkpoints:
+        return None
+    if PROTECTED not in checkpoints:
+        hint = f"merge with `mergery merge`, or: mergery calibrate {source.path} --data {said.data} OUT"
+        hint = f"{hint}, and protect: {{statistics: OUT}}"
+        findings.fail("the protected text has not been measured", where=said.place, hint=hint)
+        return None
+    checkpoint, model = checkpoints[PROTECTED], checkpoints[said.model]
+    try:
+        return _Model(PROTECTED, checkpoint, _said(checkpoint, model, said.model), _names(source, model))
+    except PlanError as error:
+        findings.problems.append(error.at(said.place))
+        return None
 
 
 def statistics_of(model: str) -> str:

@@ -110,7 +110,8 @@ def _merged(recipe: Recipe) -> tuple[str, ...]:
     """The stored models that are merged, or give the output its names."""
     adapter = recipe.output.adapter
     below = (adapter.base,) if adapter is not None and adapter.base else ()
-    return merged_sources(recipe, tuple(dict.fromkeys((*recipe.merge.names(), recipe.donor, *below))))
+    kept = (recipe.protect.model,) if recipe.protect is not None and recipe.protect.model in recipe.models else ()
+    return merged_sources(recipe, tuple(dict.fromkeys((*recipe.merge.names(), recipe.donor, *below, *kept))))
 
 
 def _stored(name: str, checkpoint: Checkpoint, architecture: Architecture, drop: Iterable[str]) -> View:

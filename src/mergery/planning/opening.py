@@ -11,7 +11,7 @@ from mergery.checkpoints.adapters import read_adapter
 from mergery.checkpoints.file_kinds import ADAPTER
 from mergery.checkpoints.renamed import renamed
 from mergery.errors import CheckpointError, MergeryError, Where, raise_all
-from mergery.planning.measurements import statistics_of
+from mergery.planning.measurements import PROTECTED, statistics_of
 from mergery.recipe import Recipe, Source
 
 MERGE_FIRST = "merge the adapter in by a recipe of its own, and rename what that gives"
@@ -58,6 +58,12 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
                 opened[label] = open_checkpoint(model.statistics, label=label, relative_to=recipe.folder)
         except MergeryError as error:
             problems.append(error.at(model.place))
+    if recipe.protect is not None and recipe.protect.statistics:
+        try:
+            folder = recipe.protect.statistics
+            opened[PROTECTED] = open_checkpoint(folder, label=PROTECTED, relative_to=recipe.folder)
+        except MergeryError as error:
+            problems.append(error.at(recipe.protect.place))
     if problems:
         for checkpoint in opened.values():
             checkpoint.close()

@@ -26,6 +26,7 @@ from mergery.planning.layout import Layout
 from mergery.planning.measurements import read_measurements
 from mergery.planning.models import merged_view, stored_views, unified_views
 from mergery.planning.opening import open_all
+from mergery.planning.protecting import protected_view
 from mergery.planning.remarks import (
     changed_shapes,
     copied,
@@ -189,6 +190,9 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
     measurements = read_measurements(recipe, checkpoints, findings)
     unified = unified_views(recipe, stored, vocabulary, findings)
     view = merged_view(recipe, unified, measurements, tokenizers, findings) if not findings.problems else None
+    protected: list[str] = []
+    if recipe.protect is not None and view is not None and not findings.problems:
+        view, protected = protected_view(recipe, view, dict(unified), measurements, findings)
     template = choose_chat_template(recipe, checkpoints, findings)
     raise_all(findings.problems)
     assert view is not None
@@ -228,6 +232,7 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
     most = main_dtype(kinds)
     notes = [
         *([f"this is {fragment.words}"] if fragment is not None else []),
+        *protected,
         *changed_shapes(findings.changes),
         *copied(kinds, view),
         *left_out(view.dropped),

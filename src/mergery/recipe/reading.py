@@ -23,6 +23,7 @@ from mergery.recipe.changes import Changes
 from mergery.recipe.document import Document, read_documents, read_file, read_stream
 from mergery.recipe.merge import read_merge
 from mergery.recipe.paths import name_paths
+from mergery.recipe.protecting import read_protect
 from mergery.recipe.reader import RecipeReader
 from mergery.recipe.recipe import DEFAULT_SHARD, TENSORS, Merge, Output, Recipe
 from mergery.recipe.repairing import KEYS, repaired
@@ -107,11 +108,13 @@ def read_recipe(reader: RecipeReader, folder: Path) -> Recipe:
     allow = read_allowed(reader, data.get("allow", []))
     calibration = read_calibration(reader, data.get("calibration"), models)
     refine = read_refine(reader, data.get("refine"), calibration, models, merge)
-    check_references(reader, models, merge, output, vocabulary)
+    base = merge.base if merge is not None else None
+    protect = read_protect(reader, data.get("protect"), names, base)
+    check_references(reader, models, merge, output, vocabulary, (protect.model,) if protect else ())
     raise_all(reader.errors)
     assert merge is not None
     file, drop, notes = reader.document.file, tuple(drop), tuple(said_twice(models))
-    more = {"tensors": tensors, "calibration": calibration, "refine": refine}
+    more = {"tensors": tensors, "calibration": calibration, "refine": refine, "protect": protect}
     return Recipe(models, merge, output, seed, drop, allow, folder, file, notes, vocabulary, **more)
 
 

@@ -23,6 +23,7 @@
     allow: [rope_theta]          # differences between the configs that are accepted on purpose
     calibration: {data: texts.jsonl, samples: 64}   # for methods that look at data
     refine: featcal              # what is done to the merge with them
+    protect: traces.jsonl        # text on which the output does as the base
 
 `mergery.recipe.reading` reads one from a file.
 """
@@ -39,6 +40,7 @@ from mergery.errors import Where
 from mergery.method.roles import BASE
 from mergery.recipe.calibrating import Calibration, Refine
 from mergery.recipe.document import write_yaml
+from mergery.recipe.protecting import Protect
 from mergery.recipe.source import Source
 from mergery.recipe.values import Condition, Value
 
@@ -292,6 +294,7 @@ class Recipe:
     tensors: str | None = None  # one of `TENSORS`; None: all models must have the same
     calibration: Calibration | None = None
     refine: Refine | None = None
+    protect: Protect | None = None
 
     @property
     def donor(self) -> str:
@@ -340,5 +343,6 @@ class Recipe:
             "allow": list(self.allow),
             "calibration": self.calibration.plain() if self.calibration else None,
             "refine": self.refine.plain() if self.refine else None,
+            "protect": self.protect.plain() if self.protect else None,
         }
         return result | {key: value for key, value in more.items() if value}

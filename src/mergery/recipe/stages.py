@@ -19,8 +19,9 @@ def check_references(
     merge: Merge | None,
     output: Output,
     vocabulary: Vocabulary | None,
+    more: tuple[str, ...] = (),
 ) -> None:
-    """Stages must not go in circles, and each named model must be used."""
+    """Stages must not go in circles, and each named model must be used; `more` are used elsewhere."""
 
     def visit(name: str, trail: tuple[str, ...]) -> None:
         if name in trail:
@@ -38,7 +39,13 @@ def check_references(
     used: set[str] = set()
     if merge is None or reader.errors:
         return
-    others = [output.config, output.tokenizer, output.chat_template, *(vocabulary.models() if vocabulary else ())]
+    others = [
+        *more,
+        output.config,
+        output.tokenizer,
+        output.chat_template,
+        *(vocabulary.models() if vocabulary else ()),
+    ]
     others += [output.adapter.base] if output.adapter else []
     for name in (*merge.names(), *(name for name in others if name in models)):
         visit(name, ())

@@ -25,17 +25,22 @@ if TYPE_CHECKING:
     from mergery.api import explain as explain
     from mergery.api import export_gguf as export_gguf
     from mergery.api import export_quantised as export_quantised
+    from mergery.api import find_anchors as find_anchors
     from mergery.api import flow as flow
     from mergery.api import inspect as inspect
+    from mergery.api import inspect_anchors as inspect_anchors
     from mergery.api import learn as learn
     from mergery.api import merge as merge
     from mergery.api import pack as pack
     from mergery.api import plan as plan
     from mergery.api import prove as prove
     from mergery.api import push as push
+    from mergery.api import refine as refine
     from mergery.api import search as search
     from mergery.api import soup as soup
     from mergery.api import verify as verify
+    from mergery.calibration.anchors.refining import RefineOptions as RefineOptions
+    from mergery.calibration.anchors.search import AnchorOptions as AnchorOptions
     from mergery.calibration.learning.options import LearnOptions as LearnOptions
     from mergery.calibration.options import CalibrationOptions as CalibrationOptions
     from mergery.checkpoints import open_checkpoint as open  # noqa: F401
@@ -51,7 +56,9 @@ _HOMES = {  # of public names: the module, and the name there where it is anothe
     **dict.fromkeys(("plan", "merge", "explain", "pack", "export_gguf", "export_quantised", "push"), "api"),
     **dict.fromkeys(("inspect", "verify", "prove", "calibrate", "evaluate", "compare", "learn"), "api"),
     **dict.fromkeys(("search", "soup", "auto", "flow"), "api"),
+    **dict.fromkeys(("find_anchors", "inspect_anchors", "refine"), "api"),
     **dict.fromkeys(("evaluation", "methods"), ""),
+    "AnchorOptions": "calibration.anchors.search",
     "AutoOptions": "exploration.automatic.options",
     "CalibrationOptions": "calibration.options",
     "FlowOptions": "exploration.flow.options",
@@ -59,6 +66,7 @@ _HOMES = {  # of public names: the module, and the name there where it is anothe
     "MergeryError": "errors",
     "Options": "run.workers",
     "Recipe": "recipe",
+    "RefineOptions": "calibration.anchors.refining",
     "SearchOptions": "exploration.options",
     "SoupOptions": "exploration.soups.options",
     "load_recipe": "recipe.reading",

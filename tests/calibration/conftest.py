@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,3 +86,30 @@ def write(tmp_path: Path) -> Make:
         return path
 
     return to_file
+
+
+@pytest.fixture
+def recipe(model: Make, tmp_path: Path) -> Callable[[str], Path]:
+    """A recipe of two fine-tunes of a tiny model of a family."""
+    import torch
+    import yaml
+    from safetensors.torch import load_file, save_file
+
+    def make(family: str) -> Path:
+        base = model(family)
+        for seed, name in ((1, "one"), (2, "two")):
+            folder = shutil.copytree(base, tmp_path / name)
+            torch.manual_seed(seed)
+            state = load_file(folder / "model.safetensors")
+            state = {
+                key: value + 0.05 * torch.randn_like(value) if value.is_floating_point() else value
+                for key, value in state.items()
+            }
+            save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+        path = tmp_path / "recipe.yaml"
+        models = {"base": str(base), "one": "./one", "two": "./two"}
+        merge = {"method": "task_arithmetic", "base": "base", "scale": 0.4}
+        path.write_text(yaml.safe_dump({"models": models, "merge": merge}))
+        return path
+
+    return make

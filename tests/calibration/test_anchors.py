@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 
-from mergery.calibration import dual
-from mergery.calibration.anchors import AnchorOptions, find_anchors, mismatch
-from mergery.calibration.blocks import Block
-from mergery.calibration.refining import RefineOptions, refine
+from mergery.calibration.anchors import running
+from mergery.calibration.anchors.blocks import Block
+from mergery.calibration.anchors.refining import RefineOptions, refine, shares_of
+from mergery.calibration.anchors.search import AnchorOptions, find_anchors, mismatch
 from tests.calibration.conftest import FAMILIES
 from tests.calibration.whole import load, tensors
 
@@ -118,31 +116,6 @@ def test_one_model_that_is_the_merge_stays():
 # --- of real models -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def recipe(model, tmp_path):
-    """A recipe of two fine-tunes of a tiny model of a family."""
-    from safetensors.torch import save_file
-
-    def make(family: str):
-        base = model(family)
-        for seed, name in ((1, "one"), (2, "two")):
-            folder = shutil.copytree(base, tmp_path / name)
-            torch.manual_seed(seed)
-            state = load_file(folder / "model.safetensors")
-            state = {
-                key: value + 0.05 * torch.randn_like(value) if value.is_floating_point() else value
-                for key, value in state.items()
-            }
-            save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        path = tmp_path / "recipe.yaml"
-        models = {"base": str(base), "one": "./one", "two": "./two"}
-        merge = {"method": "task_arithmetic", "base": "base", "scale": 0.4}
-        path.write_text(yaml.safe_dump({"models": models, "merge": merge}))
-        return path
-
-    return make
-
-
 SMALL = ("--steps", 12, "--count", 8)
 
 
@@ -171,7 +144,7 @@ def test_a_merge_is_refined(family, recipe, mergery, tmp_path):
     # Closer to every model on its anchors.
     found: list[float] = []
     options = RefineOptions(epochs=20)
-    dual.refine_all(
+    running.refine_all(
         path, kept, tmp_path / "again", options, on_event=lambda event: found.extend(getattr(event, "losses", []))
     )
     assert all(after < before for before, after in zip(found[::2], found[1::2], strict=True))
@@ -197,11 +170,11 @@ def test_a_search_that_was_stopped_goes_on(recipe, mergery, tmp_path, monkeypatc
         searched.append((block.name, who))
         return find_anchors(block, base, model, options, who)
 
-    monkeypatch.setattr(dual, "find_anchors", stop)
+    monkeypatch.setattr(running, "find_anchors", stop)
     with pytest.raises(RuntimeError, match="the power is cut"):
         mergery("anchors", path, tmp_path / "anchors", *SMALL)
     before, searched[:] = list(searched), []
-    monkeypatch.setattr(dual, "find_anchors", lambda *all: searched.append(all[4]) or find_anchors(*all))
+    monkeypatch.setattr(running, "find_anchors", lambda *all: searched.append(all[4]) or find_anchors(*all))
     assert mergery("anchors", path, tmp_path / "anchors", *SMALL).code == 0
     assert (len(before), len(searched)) == (2, 2)
     one, other = tensors(tmp_path / "whole"), tensors(tmp_path / "anchors")
@@ -228,3 +201,93 @@ def test_what_is_no_folder_of_anchors(recipe, mergery, tmp_path):
         path.read_text().replace("base: base\n", "").replace("task_arithmetic", "linear").replace("  scale: 0.4\n", "")
     )
     assert "anchors need a base" in mergery("anchors", path, tmp_path / "more", *SMALL).err
+
+
+def test_a_refinement_that_was_stopped_goes_on_and_gives_the_same_bytes(recipe, mergery, tmp_path, monkeypatch):
+    path, kept = recipe("bert"), tmp_path / "anchors"
+    assert mergery("anchors", path, kept, *SMALL).code == 0
+    assert mergery("refine", path, kept, tmp_path / "whole", "--epochs", 4).code == 0
+    refined = []
+
+    def stop(block, *rest):
+        if refined:
+            raise RuntimeError("the power is cut")
+        refined.append(block.name)
+        return refine(block, *rest)
+
+    monkeypatch.setattr(running, "refine", stop)
+    with pytest.raises(RuntimeError, match="the power is cut"):
+        mergery("refine", path, kept, tmp_path / "out", "--epochs", 4)
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(running, "refine", lambda block, *rest: refined.append(block.name) or refine(block, *rest))
+    assert mergery("refine", path, kept, tmp_path / "out", "--epochs", 4).code == 0
+    assert len(refined) == 2  # the first block was not refined again
+    one, other = (tmp_path / each / "model.safetensors" for each in ("whole", "out"))
+    assert one.read_bytes() == other.read_bytes()
+    assert not (tmp_path / "out.refined").exists()
+
+
+def test_the_code_for_gpus_does_the_same(recipe, mergery, tmp_path):
+    path = recipe("llama")
+    for device in ("cpu", "torch"):
+        assert mergery("anchors", path, tmp_path / device, *SMALL, "--device", device).code == 0
+        out = tmp_path / f"refined-{device}"
+        assert mergery("refine", path, tmp_path / device, out, "--epochs", 3, "--device", device).code == 0
+    one, other = (tmp_path / f"refined-{device}" / "model.safetensors" for device in ("cpu", "torch"))
+    assert one.read_bytes() == other.read_bytes()
+    outcome = mergery("anchors", path, tmp_path / "none", *SMALL, "--device", "cuda:7")
+    assert outcome.code == 2 and "there is no device 'cuda:7'" in outcome.err
+
+
+def test_from_the_models_task_arithmetic_begins_at_its_weights():
+    base = weights(1, 5)
+    models = {name: weights(seed, 5, base) for seed, name in ((2, "a"), (3, "b"))}
+    change = {name: model["weight"] - base["weight"] for name, model in models.items()}
+    merged = {"weight": base["weight"] + 0.3 * change["a"] + 0.7 * change["b"]}
+    assert shares_of(base, merged, list(models.values())) == pytest.approx([0.3, 0.7], abs=1e-5)
+    rows = {
+        name: torch.randn(12, 5, generator=torch.Generator().manual_seed(seed)) for seed, name in ((4, "a"), (5, "b"))
+    }
+    ends = {}
+    for start in ("merge", "models"):
+        options = RefineOptions(start=start, epochs=200, rate=3e-2, batch=64)
+        _, before, ends[start] = refine(linear(5), base, merged, models, rows, options)
+        assert ends[start] < before
+    assert ends["models"] < ends["merge"]  # it has twice as much to learn with
+
+
+def test_what_anchors_are_like(recipe, mergery, write, tmp_path):
+    path, kept = recipe("bert"), tmp_path / "anchors"
+    assert mergery("anchors", path, kept, "--steps", 30, "--count", 16, "--start", "gauss").code == 0
+    assert mergery("calibrate", tmp_path / "one", tmp_path / "stats", "--data", write(40)).code == 0
+    told = mergery(
+        "anchors", "inspect", path, kept, "--statistics", f"one={tmp_path / 'stats'}", "--plot", tmp_path / "a.png"
+    )
+    assert told.code == 0, told.err
+    assert "directions of 90 %" in told.out and (tmp_path / "a.png").stat().st_size > 5000
+    facts = json.loads(
+        mergery("anchors", "inspect", path, kept, "--statistics", f"one={tmp_path / 'stats'}", "--json").out
+    )
+    assert len(facts["anchors"]) == 4 and facts["width"] == 32
+    for each in facts["anchors"]:
+        assert 0.0 < each["kept"] < 1.0
+        assert (each["alike"] is None) == (each["model"] == "two")
+        assert each["spectrum"][0] == 1.0 and len(each["spectrum"]) == 32
+        assert 1 <= each["directions"] < each["directions_at_first"] <= 32  # the tail becomes long
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--statistics", "stats"), "names no model"),
+        (("--statistics", "three=stats"), "there are no anchors of a model 'three'"),
+        (("--statistics", "one=kept"), "there are no Gram matrices in it"),
+        (("--plot", "a.jpeg"), "is of no known kind"),
+    ],
+)
+def test_what_cannot_be_looked_at(words, said, recipe, mergery, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = recipe("bert")
+    assert mergery("anchors", path, "kept", "--steps", 1, "--count", 2).code == 0
+    outcome = mergery("anchors", "inspect", path, "kept", *words)
+    assert outcome.code == 2 and said in outcome.err

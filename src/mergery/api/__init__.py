@@ -1,5 +1,6 @@
 """The verbs. The command line and a notebook are thin shells over these."""
 
+from mergery.api.anchoring import find_anchors, inspect_anchors, refine
 from mergery.api.finding import auto, flow, search, soup
 from mergery.api.handing_on import export_gguf, export_quantised, push
 from mergery.api.looking import inspect, prove, verify
@@ -14,14 +15,17 @@ __all__ = [
     "explain",
     "export_gguf",
     "export_quantised",
+    "find_anchors",
     "flow",
     "inspect",
+    "inspect_anchors",
     "learn",
     "merge",
     "pack",
     "plan",
     "prove",
     "push",
+    "refine",
     "search",
     "soup",
     "verify",

@@ -112,9 +112,7 @@ def wanted(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Wanted
         if data is None:
             hint = f"calibration: {{data: {{{name}: texts.jsonl}}}}, or one file for all"
             raise RecipeError(f"calibration has no data of {name!r}", where=calibration.place, hint=hint)
-        options = CalibrationOptions(
-            kinds, calibration.samples, calibration.length, calibration.labels, recipe.seed
-        )
+        options = CalibrationOptions(kinds, calibration.samples, calibration.length, calibration.labels, recipe.seed)
         found.append(_wanted(name, checkpoints[name], data, mark_of(data, recipe.folder, calibration.place), options))
     return found
 

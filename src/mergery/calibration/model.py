@@ -138,9 +138,12 @@ class StreamedModel:
 
     def read(self, name: str) -> Any:
         """The weights of a parameter: a float32 tensor of its shape. Raises DataError for what is not finite."""
+        return self.values(self.nodes[name])
+
+    def values(self, node: Node) -> Any:
+        """What a node is: a float32 tensor of its shape. Raises DataError for what is not finite."""
         import torch
 
-        node = self.nodes[name]
         values = np.empty(node.elements, dtype=np.float32)
         making = evaluator(node, self.shared, self.workspace)
         making.prepare()

@@ -57,7 +57,7 @@ COMMANDS = {
         "evaluate": "evaluate:evaluate",
         "compare": "compare:compare",
         "calibrate": "calibrate:calibrate",
-        "anchors": "anchors:anchors",
+        "anchors": "anchors:app",
         "refine": "anchors:refine",
     },
     RECIPES: {"import": "import_:import_", "schema": "schema:schema"},
@@ -68,7 +68,9 @@ COMMANDS = {
 for group, members in COMMANDS.items():
     for place, (name, home) in enumerate(members.items()):
         told: dict[str, Any] = (
-            {"group": group, "sort_key": place, "help_epilogue": epilogue(name)} if name in EXAMPLES else {}
+            {"group": group, "sort_key": place, "help_epilogue": epilogue(name)}
+            if name in EXAMPLES and not home.endswith(":app")
+            else {}
         )
         if name in OPTIONAL:
             told["usage"] = f"Usage: mergery {name} {OPTIONAL[name]} [OPTIONS]"

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
-from mergery.cli.common import Json, Quiet, RecipeFile, Verbose, flowing, wait_without_spinning
+from mergery.cli.common import (
+    MEASURING,
+    OPTIONS,
+    DeviceName,
+    Document,
+    Json,
+    Quiet,
+    RecipeFile,
+    Verbose,
+    console,
+    flowing,
+    print_json,
+    table,
+    wait_without_spinning,
+)
+from mergery.cli.examples import epilogue
 
 TorchThreads = Annotated[int, Parameter(help="Threads of torch; 0 takes one for each core.")]
 Preset = Literal["cheap", "paper"]
+Statistics = Annotated[tuple[str, ...], Parameter(consume_multiple=False)]
+
+app = App(
+    name="anchors",
+    help_format="plaintext",
+    help_epilogue=epilogue("anchors"),
+    group=MEASURING,
+    sort_key=3,
+    group_parameters=OPTIONS,
+)
 
 
+@app.default
 @flowing
 def anchors(
     recipe: RecipeFile,
@@ -23,11 +48,14 @@ def anchors(
     preset: Preset = "cheap",
     steps: int | None = None,
     count: int | None = None,
+    tokens: int | None = None,
     start: Literal["weights", "gauss"] = "weights",
     distance: Literal["cos", "mse", "l1"] = "cos",
+    cosine: Literal["tensor", "block"] = "tensor",
     blocks: Literal["auto", "whole", "mlp"] = "auto",
     seed: int = 0,
     threads: TorchThreads = 0,
+    device: DeviceName = "cpu",
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -49,29 +77,96 @@ def anchors(
         Of the search, instead of the preset's.
     count
         Anchors of each block and model, instead of the preset's.
+    tokens
+        Of each anchor of whole blocks, instead of the preset's 5.
     start
         Where the search begins: rows of a model's own matrices, or small normal numbers.
     distance
         Between the outputs of a block.
+    cosine
+        Of each tensor's gradient with its task vector, added up, or of all of a block's together.
     blocks
         Whole blocks, or their MLPs alone; auto takes whole ones of encoders and the MLPs of decoders.
     seed
         Of the beginning.
     """
     wait_without_spinning()
-    from mergery.calibration.anchors import PRESETS
-    from mergery.calibration.dual import find_all
+    from dataclasses import replace
+
+    from mergery import api
+    from mergery.calibration.anchors.search import PRESETS
     from mergery.cli.progress import reporter
 
-    whole = None if blocks == "auto" else blocks == "whole"
-
-    def options(is_whole: bool):
-        given = {"steps": steps, "anchors": count}
-        wanted = {key: value for key, value in given.items() if value is not None}
-        return replace(PRESETS[preset, is_whole], start=start, distance=distance, seed=seed, **wanted)
-
+    given = {"steps": steps, "anchors": count, "tokens": tokens}
+    wanted: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    wanted |= {"start": start, "distance": distance, "aggregate": cosine, "seed": seed}
     with reporter(json=json, quiet=quiet, verbose=verbose) as report:
-        find_all(recipe, out, options, whole=whole, threads=threads, on_event=report.event)
+        api.find_anchors(
+            recipe,
+            out,
+            options=lambda whole: replace(PRESETS[preset, whole], **wanted),
+            whole=None if blocks == "auto" else blocks == "whole",
+            threads=threads,
+            device=device,
+            on_event=report.event,
+        )
+
+
+@app.command(help_epilogue=epilogue("anchors inspect"))
+@flowing
+def inspect(
+    recipe: RecipeFile,
+    anchors: Path,
+    /,
+    *,
+    statistics: Statistics = (),
+    plot: Path | None = None,
+    json: Document = False,
+) -> None:
+    """Show what anchors are like: their spectra, and what they share with task vectors and with data.
+
+    A spectrum is that of the anchors of one block and model; its long tail is told by how many directions hold nine tenths of
+    the energy. Kept is the share of the task vectors of the block's matrices along the leading fifth of the directions of
+    their inputs, when the anchors pass the block: a fifth by chance. With statistics, alike says how much of that fifth is
+    shared with the leading fifth of the inputs that data have given; again a fifth by chance.
+
+    Parameters
+    ----------
+    recipe
+        The recipe for which the anchors were found, or another with its models.
+    anchors
+        A folder that `mergery anchors` wrote.
+    statistics
+        Gram matrices of a model on data, as NAME=FOLDER, from `mergery calibrate`; may be given several times.
+    plot
+        Also draw the spectra, into a file that ends in .png, .svg or .pdf.
+    """
+    wait_without_spinning()
+    from mergery import api
+    from mergery.errors import RecipeError
+
+    folders = {}
+    for each in statistics:
+        name, equals, folder = each.partition("=")
+        if not equals:
+            raise RecipeError(f"--statistics {each!r} names no model", hint=f"--statistics NAME={each}")
+        folders[name] = folder
+    facts = api.inspect_anchors(recipe, anchors, statistics=folders, plot=plot)
+    if json:
+        print_json(facts)
+        return
+    out = console()
+    rows = table("block", "model", "1 - cos", "directions of 90 %", "kept", *(["alike"] if folders else []))
+    for each in facts["anchors"]:
+        first, last = each["losses"]
+        spread = f"{each['directions_at_first']} -> {each['directions']} of {facts['width']}"
+        cells = [each["block"], each["model"], f"{first:.3f} -> {last:.3f}", spread, _share(each["kept"])]
+        rows.add_row(*cells, *([_share(each["alike"])] if folders else []))
+    out.print(rows)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"
 
 
 @flowing
@@ -83,9 +178,10 @@ def refine(
     *,
     preset: Preset = "cheap",
     epochs: int | None = None,
-    start: Literal["merge", "base"] = "merge",
+    start: Literal["merge", "models", "base"] = "merge",
     seed: int = 0,
     threads: TorchThreads = 0,
+    device: DeviceName = "cpu",
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -93,7 +189,8 @@ def refine(
     """Write the merge of RECIPE to the folder OUT, its blocks refined on anchors.
 
     Each block's weights are moved until it answers every model's anchors as that model does: from the merge, by a coefficient
-    for each number of its task vector; or from the base, freely. All else is the merge's own.
+    for each number of its task vector, or of each model's; or from the base, freely. All else is the merge's own. Run the same
+    command after an interruption and it goes on.
 
     Parameters
     ----------
@@ -108,19 +205,32 @@ def refine(
     epochs
         Passes over the anchors, instead of the preset's; the best number depends on the models.
     start
-        Where the weights begin: at the merge, or at the base.
+        Where the weights begin, and what is learnt: at the merge, by coefficients of its task vector or of each model's; or at
+        the base.
     seed
         Of the order of anchors.
     """
     wait_without_spinning()
-    from mergery.calibration.dual import refine_all
-    from mergery.calibration.refining import REFINING
+    from dataclasses import replace
+
+    from mergery import api
+    from mergery.calibration.anchors.refining import REFINING
     from mergery.cli.progress import reporter
 
-    def options(is_whole: bool):
-        wanted = {} if epochs is None else {"epochs": epochs}
-        rate = {"rate": 5e-5} if start == "base" else {}
-        return replace(REFINING[preset, is_whole], start=start, seed=seed, **rate, **wanted)
-
+    wanted: dict[str, Any] = {"start": start, "seed": seed}
+    wanted |= {} if epochs is None else {"epochs": epochs}
+    wanted |= {"rate": FREE_RATE} if start == "base" else {}
     with reporter(json=json, quiet=quiet, verbose=verbose) as report:
-        refine_all(recipe, anchors, out, options, threads=threads, on_event=report.event)
+        api.refine(
+            recipe,
+            anchors,
+            out,
+            options=lambda whole: replace(REFINING[preset, whole], **wanted),
+            threads=threads,
+            device=device,
+            on_event=report.event,
+        )
+
+
+FREE_RATE = 5e-5
+"""The authors' rate for weights that begin at the base."""

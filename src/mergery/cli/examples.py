@@ -83,6 +83,9 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
     ),
     "anchors": (("mergery anchors recipe.yaml anchors", "made-up inputs that stand for what each model has learnt"),),
+    "anchors inspect": (
+        ("mergery anchors inspect recipe.yaml anchors --plot anchors.png", "their spectra, and what they keep"),
+    ),
     "refine": (("mergery refine recipe.yaml anchors merged", "the recipe's merge, refined on them"),),
     "pack": (
         ("mergery pack recipe.yaml packed", "keep the models of all tasks beside their base"),

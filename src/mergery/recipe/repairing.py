@@ -15,7 +15,19 @@ from mergery.recipe.paths import move
 from mergery.recipe.reader import RecipeReader
 from mergery.recipe.slips import meant
 
-KEYS = ("models", "merge", "output", "vocabulary", "seed", "drop", "tensors", "allow", "calibration", "refine", "protect")
+KEYS = (
+    "models",
+    "merge",
+    "output",
+    "vocabulary",
+    "seed",
+    "drop",
+    "tensors",
+    "allow",
+    "calibration",
+    "refine",
+    "protect",
+)
 """The keys of a recipe."""
 
 OTHERS = {

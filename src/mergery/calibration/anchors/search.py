@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from mergery.calibration.blocks import Block, Weights
+from mergery.calibration.anchors.blocks import Block, Weights
 from mergery.errors import DataError, RecipeError
 from mergery.kernels.random import key
 
@@ -66,12 +66,13 @@ def find_anchors(
     """Anchors of a block for one model, and the loss at the beginning and at the end (the mean of 1 - cos over tensors).
 
     base, model: weights by name. who: the model's name, part of the key of randomness.
-    Returns float32 (anchors, tokens, width), or (anchors, width). Raises DataError where all is not finite.
+    Returns float32 (anchors, tokens, width), or (anchors, width), on the weights' device. Raises DataError where these are not
+    finite.
     """
     import torch
 
-    generator = torch.Generator().manual_seed(key(options.seed, block.name, who) & (2**63 - 1))
-    rows = _start(block, model, options, generator).requires_grad_(True)
+    place = next(iter(base.values())).device
+    rows = beginning(block, model, options, who).to(place).requires_grad_(True)
     steered = {name: value.clone().requires_grad_(True) for name, value in base.items()}
     towards = {name: model[name] - base[name] for name in base if not torch.equal(model[name], base[name])}
     if not towards:
@@ -122,9 +123,11 @@ def nearness(out: Any, wanted: Any, distance: str) -> Any:
     return -(gap.square() if distance == "mse" else gap.abs()).mean(dim=1)
 
 
-def _start(block: Block, model: Weights, options: AnchorOptions, generator: Any) -> Any:
+def beginning(block: Block, model: Weights, options: AnchorOptions, who: str) -> Any:
+    """The anchors where the search begins: float32 (anchors, tokens, width), or (anchors, width)."""
     import torch
 
+    generator = torch.Generator().manual_seed(key(options.seed, block.name, who) & (2**63 - 1))
     shape = (options.anchors, options.tokens, block.width) if block.whole else (options.anchors, block.width)
     if options.start == "gauss":
         return options.sigma * torch.randn(shape, generator=generator)
@@ -132,7 +135,7 @@ def _start(block: Block, model: Weights, options: AnchorOptions, generator: Any)
     pool = [value if value.shape[1] == block.width else value.T for value in matrices if block.width in value.shape]
     if not pool:
         raise RecipeError(f"{block.name} has no matrix of its width", hint="start: gauss")
-    rows = torch.cat(pool)
+    rows = torch.cat(pool).cpu()
     wanted = shape[0] * (shape[1] if block.whole else 1)
     order = torch.randperm(len(rows), generator=generator)[:wanted]
     chosen = rows[order]

@@ -24,7 +24,7 @@ from mergery.calibration.anchors.search import AnchorOptions, beginning
 STARTS = ("gauss", "weights")
 ANCHORS = AnchorOptions(anchors=128, tokens=1, steps=100)
 CHEAP, PAPER = 40, 1200
-EPOCHS = (15, 50)
+EPOCHS = (5, 15, 50)
 HOSTS: tuple[tuple[str, str | None, dict[str, Any], str], ...] = (  # name, method, settings, what is learnt
     ("pretrained", None, {}, "base"),
     ("task_arithmetic", "task_arithmetic", {"scale": 0.3}, "models"),

@@ -38,6 +38,15 @@ def test_the_figures_of_quantised_models_are_the_scripts(monkeypatch):
     assert module.page(figures("quantised"), text) == text, "run: python benchmarks/quantised.py --page"
 
 
+@pytest.mark.parametrize(("script", "page"), [("thinking", "protect")])
+def test_the_figures_of_small_models_are_the_scripts(script, page, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    module, figures = importlib.import_module(f"benchmarks.{script}"), importlib.import_module("pages").figures
+    command = f"python -m benchmarks.{script.partition('.')[0]} --page"
+    assert module.page(figures(script.partition(".")[0])) == read(f"docs/{page}.md"), f"run: {command}"
+
+
 def test_no_measured_page_keeps_the_developers_books():
     for page in ("performance", "methods-cost", "scaling", "which-method"):
         text = read(f"docs/{page}.md")

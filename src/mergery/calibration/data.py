@@ -151,19 +151,6 @@ def _windows(tokens: Sequence[int], longest: int) -> Iterator[Row]:
         yield Row((), tuple(tokens[start : start + longest]))
 
 
-def places_of(rows: Sequence[Row], wanted: Sequence[Sequence[int]]) -> Any:
-    """Where rows of equal length have one of some runs of tokens, and the token before each: bool (rows, tokens)."""
-    import torch
-
-    found = torch.zeros(len(rows), len(rows[0].tokens), dtype=torch.bool)
-    for number, row in enumerate(rows):
-        for run in wanted:
-            for start in range(len(row.tokens) - len(run) + 1):
-                if row.tokens[start : start + len(run)] == tuple(run):
-                    found[number, max(0, start - 1) : start + len(run)] = True
-    return found
-
-
 def inputs_of(rows: Sequence[Row], config: Any) -> dict[str, Any]:
     """What the model is given for rows of equal length."""
     import torch

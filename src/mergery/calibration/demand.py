@@ -204,8 +204,8 @@ def refining_words(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> tup
 
 
 def plan_demanding(recipe: Recipe, only: Any = ()) -> Plan:
-    """The plan of a recipe with `calibration` or `protect`: where statistics are still to be made, as it will be once they are, which
-    `Plan.before` tells. Raises MergeryError.
+    """The plan of a recipe with `calibration` or `protect`: where statistics are still to be made, as it will be once they
+    are, which `Plan.before` tells. Raises MergeryError.
     """
     checkpoints = open_all(recipe)
     try:

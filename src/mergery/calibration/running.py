@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from mergery.calibration.data import Row, Texts, inputs_of, places_of
+from mergery.calibration.counting import limit_of, places_of, runs_of
+from mergery.calibration.data import Row, Texts, inputs_of
 from mergery.calibration.model import StreamedModel, Unit
 from mergery.calibration.opening import Opened, open_model
 from mergery.calibration.options import CalibrationOptions
@@ -22,7 +23,6 @@ from mergery.checkpoints import open_checkpoint
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.statistics import Shared, Statistics, read_statistics
 from mergery.errors import CheckpointError, RecipeError, Where, listed
-from mergery.evaluation.likelihood import encode
 from mergery.evaluation.loading import check_transformers, quiet, tokenizer_of
 from mergery.evaluation.running import torch_threads
 from mergery.run.events import Calibrated, Notify, Visited, ignore
@@ -69,7 +69,7 @@ def measure(
         words = _tokenizer(streamed, opened, options, tokenizer, task)
         with torch_threads(options.threads):
             texts = _texts(streamed, opened, data, folder, options, words, task)
-            runs = _runs(streamed, texts, options, words, opened)
+            runs = runs_of(streamed, texts, options, words, opened)
             done = store.begin([
                 opened.mark, texts.sha256, len(texts.rows), texts.tokens, sorted(options.stats), options.longest,
                 options.labels, options.seed, [str(each) for each in add], list(options.tokens),
@@ -145,37 +145,6 @@ def _texts(
         hint = 'write {"text": "...", "label": 1}, or say --labels sampled'
         raise RecipeError("empirical labels are those of the data, which has none", hint=hint)
     return texts
-
-
-def _runs(
-    model: StreamedModel, texts: Texts, options: CalibrationOptions, words: Any, opened: Opened
-) -> list[list[int]]:
-    """The tokens that count, as runs of ids. Raises MergeryError where these cannot be told, or no text has any."""
-    if not options.tokens:
-        return []
-    where = Where(opened.view.donor.location)
-    if getattr(model.config, "is_encoder_decoder", False):
-        why = "an encoder and a decoder have tokens of their own"
-        raise CheckpointError("--tokens are of models with one stack", where=where, why=why, hint="leave out --tokens")
-    names = [name for unit in model.units for _, _, name in unit.parameters]
-    if any("expert" in model.roles(piece[0]) for name in names for piece in model.stored(name)):
-        why = "which tokens an expert gets is not kept"
-        raise CheckpointError("--tokens are of models without experts", where=where, why=why, hint="leave out --tokens")
-    runs = [encode(words, each, special=False) for each in options.tokens]
-    for text, run in zip(options.tokens, runs, strict=True):
-        if not run or not any(bool(places_of([row], [run]).any()) for row in texts.rows):
-            hint = "write them as the data have them"
-            raise RecipeError(f"no text has the tokens of {text!r}", where=Where(texts.file), hint=hint)
-    return runs
-
-
-def limit_of(config: Any) -> int:
-    """Tokens that a model takes at once, as far as its config says; without a say, as many as are wanted."""
-    text = getattr(config, "text_config", None) or config
-    for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
-        if isinstance(getattr(text, key, None), int) and getattr(text, key) > 0:
-            return getattr(text, key)
-    return 1 << 30
 
 
 class _Measuring:

@@ -79,3 +79,28 @@ def read_protect(reader: RecipeReader, data: Any, models: Mapping[str, Any], bas
         reader.fail(f"rest is {rest!r}", (*path, "rest"), hint=did_you_mean(str(rest), RESTS))
     given = (str(said.get("data", "")), tuple(tokens), str(said.get("statistics", "")), str(model or ""))
     return Protect(*given, float(energy), str(rest), reader.document.where(path, key=True))
+
+
+def protect_schema() -> dict[str, Any]:
+    """`protect`, for editors: a file, or a mapping that has one, or statistics of it."""
+    text = {"type": "string", "minLength": 1}
+    said = {
+        "data": {**text, "description": "A file of texts: a task file (.jsonl), or plain text."},
+        "tokens": {
+            "type": "array",
+            "items": text,
+            "description": "Those that are protected; all where nothing is said.",
+        },
+        "statistics": {**text, "description": "The folder of the model's Gram matrices on them, if they are there."},
+        "model": {**text, "description": "Whose behaviour is kept; the merge's base where nothing is said."},
+        "energy": {"type": "number", "minimum": 0, "maximum": 1, "default": 1.0},
+        "rest": {"enum": list(RESTS), "default": RESTS[0]},
+    }
+    given = {"anyOf": [{"required": ["data"]}, {"required": ["statistics"]}]}
+    mapping = {"type": "object", "properties": said, "additionalProperties": False, **given}
+    return {
+        "description": "Text on which the output does as one of its models.",
+        "if": {"type": "string"},
+        "then": {"minLength": 1},
+        "else": mapping,
+    }

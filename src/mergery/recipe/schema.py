@@ -15,7 +15,7 @@ from mergery.method.roles import BASE
 from mergery.method.setting import LIMITS
 from mergery.recipe.adapters import EMBEDDINGS, SPACES
 from mergery.recipe.calibrating import LABELS, LENGTH, REFINERS, SAMPLES
-from mergery.recipe.protecting import RESTS
+from mergery.recipe.protecting import protect_schema
 from mergery.recipe.recipe import GROWTHS, TENSORS
 from mergery.recipe.source import CONVERSIONS
 from mergery.recipe.values import ROLES
@@ -89,7 +89,7 @@ def recipe_schema() -> dict[str, Any]:
             },
             "calibration": _calibration(),
             "refine": _refine(),
-            "protect": _protect(),
+            "protect": protect_schema(),
         },
         "models",
         "merge",
@@ -127,22 +127,6 @@ def _refine() -> dict[str, Any]:
     return {
         "description": "What is done to the merge with data.",
         **_if({"type": "string"}, {"enum": list(REFINERS)}, named),
-    }
-
-
-def _protect() -> dict[str, Any]:
-    said = {
-        "data": {**_NAME, "description": "A file of texts: a task file (.jsonl), or plain text."},
-        "tokens": _list(_NAME),
-        "statistics": {**_NAME, "description": "The folder of the model's Gram matrices on them, if they are there."},
-        "model": {**_NAME, "description": "Whose behaviour is kept; the merge's base where nothing is said."},
-        "energy": {"type": "number", "minimum": 0, "maximum": 1, "default": 1.0},
-        "rest": {"enum": list(RESTS), "default": RESTS[0]},
-    }
-    given = {"anyOf": [{"required": ["data"]}, {"required": ["statistics"]}]}
-    return {
-        "description": "Text on which the output does as one of its models.",
-        **_if({"type": "string"}, {"minLength": 1}, {**_mapping(said), **given}),
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mergery.calibration.counting import limit_of
 from mergery.calibration.data import read_texts
 from mergery.calibration.learning.answers import Kind, count
 from mergery.calibration.learning.host import Host
@@ -14,7 +15,6 @@ from mergery.calibration.learning.objectives import Source
 from mergery.calibration.learning.options import LearnOptions
 from mergery.calibration.model import StreamedModel
 from mergery.calibration.opening import stored_view
-from mergery.calibration.running import limit_of
 from mergery.errors import CheckpointError, RecipeError, Where, did_you_mean
 from mergery.evaluation.loading import tokenizer_of
 

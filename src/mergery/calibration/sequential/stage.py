@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mergery.calibration.counting import limit_of
 from mergery.calibration.data import Texts, inputs_of
 from mergery.calibration.demand import base_of, taught_by
 from mergery.calibration.learning.distilling import Distiller
@@ -19,7 +20,7 @@ from mergery.calibration.model import StreamedModel, Unit
 from mergery.calibration.opening import folder_with, merged_statistics, stored_view
 from mergery.calibration.passes import Shelf
 from mergery.calibration.replacing import as_stored, digest_with, with_replaced, write_arrays
-from mergery.calibration.running import limit_of, task_of
+from mergery.calibration.running import task_of
 from mergery.calibration.sequential.aim import take_back
 from mergery.calibration.sequential.fitters import FeatCal, RegMeanPlus
 from mergery.calibration.sequential.lockstep import BlockFitter, Fitter, Lockstep, Teacher

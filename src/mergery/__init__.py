@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mergery.api import evaluate as evaluate
     from mergery.api import explain as explain
     from mergery.api import export_gguf as export_gguf
+    from mergery.api import export_imatrix as export_imatrix
     from mergery.api import export_quantised as export_quantised
     from mergery.api import find_anchors as find_anchors
     from mergery.api import flow as flow
@@ -53,7 +54,9 @@ if TYPE_CHECKING:
     from mergery.run.workers import Options as Options
 
 _HOMES = {  # of public names: the module, and the name there where it is another
-    **dict.fromkeys(("plan", "merge", "explain", "pack", "export_gguf", "export_quantised", "push"), "api"),
+    **dict.fromkeys(
+        ("plan", "merge", "explain", "pack", "export_gguf", "export_imatrix", "export_quantised", "push"), "api"
+    ),
     **dict.fromkeys(("inspect", "verify", "prove", "calibrate", "evaluate", "compare", "learn"), "api"),
     **dict.fromkeys(("search", "soup", "auto", "flow"), "api"),
     **dict.fromkeys(("find_anchors", "inspect_anchors", "refine"), "api"),

@@ -2,7 +2,7 @@
 
 from mergery.api.anchoring import find_anchors, inspect_anchors, refine
 from mergery.api.finding import auto, flow, search, soup
-from mergery.api.handing_on import export_gguf, export_quantised, push
+from mergery.api.handing_on import export_gguf, export_imatrix, export_quantised, push
 from mergery.api.looking import inspect, prove, verify
 from mergery.api.measuring import calibrate, compare, evaluate, learn
 from mergery.api.merging import explain, merge, pack, plan
@@ -14,6 +14,7 @@ __all__ = [
     "evaluate",
     "explain",
     "export_gguf",
+    "export_imatrix",
     "export_quantised",
     "find_anchors",
     "flow",

@@ -23,6 +23,7 @@ def export_gguf(
     *,
     type: str = "f16",
     pre: str | None = None,
+    imatrix: str | Path | None = None,
     options: Options = Options(),
     on_event: Notify | None = None,
     replace: bool = False,
@@ -32,7 +33,8 @@ def export_gguf(
 
     `model` is a folder, a file or a hub id, or a recipe; a recipe's merge is written directly, in one rounding. `type` is that
     of matrices: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, tq2_0, tq1_0, or what llama.cpp's package makes where it is
-    installed, such as q4_k_m. `pre` is llama.cpp's word for how the tokenizer cuts text, where that is not found. Returns what
+    installed, such as q4_k_m; `imatrix`, a folder of statistics or a file of llama.cpp's, says which columns count for those.
+    `pre` is llama.cpp's word for how the tokenizer cuts text, where that is not found. Returns what
     was done, and notes for the user. Raises MergeryError, also for a family that llama.cpp computes otherwise.
     """
     from mergery.run.exporting import export_gguf
@@ -41,8 +43,34 @@ def export_gguf(
     try:
         with listening(on_event) as notify:
             return export_gguf(
-                planned, Path(out), side_files, type, options, notify, cutting=pre, replace=replace, restart=restart
+                planned,
+                Path(out),
+                side_files,
+                type,
+                options,
+                notify,
+                cutting=pre,
+                importance=None if imatrix is None else Path(imatrix),
+                replace=replace,
+                restart=restart,
             )
+    finally:
+        planned.close()
+
+
+def export_imatrix(
+    model: RecipeLike | Plan, statistics: str | Path, out: str | Path, *, replace: bool = False
+) -> tuple[str, ...]:
+    """Write a model's statistics of inputs as the importance matrix `out` (.gguf) of llama.cpp's quantiser.
+
+    `statistics` is a folder that `calibrate` has written of the model, with `square` or `gram`. Returns notes for the user.
+    Raises MergeryError, also for statistics of another model.
+    """
+    from mergery.run.exporting import write_imatrix
+
+    planned = model if isinstance(model, Plan) else make_plan(_as_recipe(model))
+    try:
+        return write_imatrix(planned, Path(statistics), Path(out), replace=replace)
     finally:
         planned.close()
 

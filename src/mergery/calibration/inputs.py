@@ -1,7 +1,8 @@
-"""What each weight of a model is multiplied with: Gram matrices and mean magnitudes of inputs, gathered while the model runs.
+"""What each weight of a model is multiplied with: Gram matrices, magnitudes and squares, gathered while the model runs.
 
     gram        X^T X, summed over all tokens             (in, in) for a weight [out, in]; (experts, in, in) for a stack
     activation  |X|, summed over all tokens               (in,), or (experts, in)
+    square      X^2, summed over all tokens               (in,), or (experts, in): the diagonal of the first
 
 An input is seen where torch multiplies it with a weight, whatever module that stands in. What several weights share, such as
 the input of query, key and value, is summed once.
@@ -21,6 +22,8 @@ from mergery.calibration.model import StreamedModel, Unit
 from mergery.calibration.products import Products
 from mergery.errors import DataError
 
+OF_HEADS = frozenset({"activation", "square"})
+"""Statistics that are also gathered of the inputs of heads."""
 Place = tuple[str, int | None]  # one of the view's tensors; which matrix of a stack
 
 
@@ -31,6 +34,7 @@ class Sums:
     tokens: int = 0
     gram: Any = None  # float64 (in, in)
     activation: Any = None  # float64 (in,)
+    square: Any = None  # float64 (in,)
 
 
 @dataclass
@@ -38,7 +42,7 @@ class Inputs:
     """Gathers the inputs of a model's linear weights, unit by unit."""
 
     model: StreamedModel
-    stats: frozenset[str]  # gram, activation
+    stats: frozenset[str]  # gram, activation, square
     sums: dict[Place, Sums] = field(default_factory=dict)  # of the unit at hand
     leads: dict[Place, Place] = field(default_factory=dict)  # whose sums are a weight's own
     places: Any = None  # of the batch at hand: which of its tokens count, bool; None where all do
@@ -48,9 +52,10 @@ class Inputs:
         return Watch(self, weights)
 
     def wanted(self, name: str) -> list[str]:
-        """What is gathered of the inputs of one of the view's tensors: of heads, magnitudes alone."""
+        """What is gathered of the inputs of one of the view's tensors: of heads, no Gram matrices."""
         roles = self.model.roles(name)
-        return [stat for stat in sorted(self.stats) if "linear" in roles or (stat, roles[0]) == ("activation", "head")]
+        head = roles[0] == "head"
+        return [stat for stat in sorted(self.stats) if "linear" in roles or (head and stat in OF_HEADS)]
 
     def add(self, rows: Any, places: list[Place], seen: dict[Any, Place]) -> None:
         """Rows (any, in) that the matrices at some places are multiplied with."""
@@ -70,6 +75,9 @@ class Inputs:
             if "activation" in self.stats:
                 product = flat.abs().double().sum(0)
                 sums.activation = product if sums.activation is None else sums.activation.add_(product)
+            if "square" in self.stats:
+                product = flat.double().square_().sum(0)
+                sums.square = product if sums.square is None else sums.square.add_(product)
 
     def finish(self, unit: Unit) -> tuple[dict[str, np.ndarray], dict[str, tuple[str, list[int]]]]:
         """The unit's statistics by name, float32; and for each of its weights, whose they are and of how many tokens.

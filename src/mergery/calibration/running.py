@@ -117,7 +117,7 @@ def _tokenizer(model: StreamedModel, opened: Opened, options: CalibrationOptions
     if "fisher" in options.stats:
         if not task:
             what = f"a {type(model.module).__name__} gives no likelihood of its text"
-            hint = "use gram or activation; fisher is of language models and classifiers"
+            hint = "use gram, activation or square; fisher is of language models and classifiers"
             raise CheckpointError(what, where=where, hint=hint)
         if options.labels == "exact" and task != "labels":
             why = "an expectation over all texts has no end"
@@ -182,7 +182,7 @@ class _Measuring:
         """Gram matrices and magnitudes of what weights are multiplied with."""
         import torch
 
-        from mergery.calibration.inputs import Inputs
+        from mergery.calibration.inputs import OF_HEADS, Inputs
 
         model, found = self.model, Inputs(self.model, stats)
         shelf = Shelf(self.store.partial, 2 * self.texts.tokens * self.width * 4)
@@ -227,7 +227,7 @@ class _Measuring:
             return run
 
         passes = Passes(model, call)
-        head = "activation" in stats
+        head = bool(OF_HEADS & set(stats))
         passes.run(
             [function(rows) for rows in self.texts.batches(task == "pairs")],
             before=before,

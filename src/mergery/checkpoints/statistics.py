@@ -17,7 +17,7 @@ from mergery.errors import CheckpointError, Where
 
 FILE = "statistics.json"
 FORMAT = 1
-KINDS = ("gram", "activation", "fisher")
+KINDS = ("gram", "activation", "square", "fisher")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from mergery.cli.common import Json, Quiet, Verbose, flowing, wait_without_spinn
 
 Add = Annotated[tuple[Path, ...], Parameter(consume_multiple=False)]
 Texts = Annotated[tuple[str, ...], Parameter(consume_multiple=False)]
-Names = Annotated[str, Parameter(help="What is measured, with commas between: gram, activation, fisher.")]
+Names = Annotated[str, Parameter(help="What is measured, with commas between: gram, activation, square, fisher.")]
 TorchThreads = Annotated[int, Parameter(help="Threads of torch; 0 takes one for each core.")]
 
 

@@ -94,6 +94,13 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "export gguf": (
         ("mergery export gguf merged merged.gguf --type q8_0", "a model as one file, in eight bits"),
         ("mergery export gguf recipe.yaml merged.gguf", "a merge straight into the file, with no folder between"),
+        (
+            "mergery export gguf merged q4.gguf -t q4_k_m --imatrix merged-stats",
+            "in four bits, spent where data need them",
+        ),
+    ),
+    "export imatrix": (
+        ("mergery export imatrix merged merged-stats imatrix.gguf", "what was measured, for llama.cpp's quantiser"),
     ),
     "export quantized": (
         (

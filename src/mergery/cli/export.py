@@ -38,6 +38,7 @@ def gguf(
     *,
     type: Annotated[str, Parameter(name=("--type", "-t"))] = "f16",
     pre: str | None = None,
+    imatrix: Path | None = None,
     replace: bool = False,
     restart: Restart = False,
     threads: Threads = 0,
@@ -61,6 +62,8 @@ def gguf(
         and embeddings get a finer one. q4_k_m and the other K-quants need the package llama-cpp-python.
     pre
         llama.cpp's word for how the tokenizer cuts text, such as llama-bpe, where Mergery does not find it.
+    imatrix
+        Which columns count, for the types that llama.cpp makes: statistics of `mergery calibrate`, or a file of llama.cpp's.
     replace
         Exchange the file OUT for the new one, once that is complete.
     """
@@ -74,12 +77,40 @@ def gguf(
             out,
             type=type,
             pre=pre,
+            imatrix=imatrix,
             options=Options(threads),
             on_event=report.event,
             replace=replace,
             restart=restart,
         )
     if not quiet and not json:
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
+
+
+@app.command(help_epilogue=epilogue("export imatrix"))
+@flowing
+def imatrix(model: str, statistics: Path, out: Path, /, *, replace: bool = False, quiet: Quiet = False) -> None:
+    """Write statistics of MODEL as the importance matrix OUT, for llama.cpp's own quantiser.
+
+    `mergery export gguf --imatrix STATISTICS` needs no such file.
+
+    Parameters
+    ----------
+    model
+        The model that was measured: a model folder, a hub id, or a recipe.
+    statistics
+        The folder that `mergery calibrate --stats square` has written of it.
+    out
+        The file to write, named .gguf.
+    replace
+        Exchange the file OUT for the new one.
+    """
+    from mergery import api
+
+    notes = api.export_imatrix(model, statistics, out, replace=replace)
+    if not quiet:
+        print(out)
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
+from mergery.checkpoints import open_checkpoint
 from mergery.checkpoints.gguf.checkpoint import require_gguf
 from mergery.checkpoints.gguf.encoding import encode
 from mergery.checkpoints.gguf.file import type_name
+from mergery.checkpoints.gguf.imatrix import Imatrix, read_imatrix
 from mergery.checkpoints.gguf.placing import runs, stored
-from mergery.errors import DataError, PlanError
-from mergery.planning.gguf import PLAIN, TYPES, GgufPlan, gguf_plan
+from mergery.errors import DataError, PlanError, listed
+from mergery.planning.gguf import PLAIN, TYPES, GgufPlan, check_sizes, gguf_plan, imatrix_of
 from mergery.planning.layout import Slot
 from mergery.planning.plan import Plan
 from mergery.run.events import Finished, Notify
@@ -33,6 +35,7 @@ def export_gguf(
     notify: Notify,
     *,
     cutting: str | None = None,
+    importance: Path | None = None,
     replace: bool = False,
     restart: bool = False,
 ) -> tuple[Result, tuple[str, ...]]:
@@ -40,14 +43,20 @@ def export_gguf(
     require_gguf(str(out))
     wanted, finer = kind.upper(), None
     if wanted not in TYPES:
-        require_llama_cpp(wanted)
+        require_llama_cpp(wanted, imatrix=importance is not None)
         finer, wanted = wanted, {"bfloat16": "BF16", "float16": "F16"}.get(plan.dtype.torch, "F32")
+    elif importance is not None:
+        why = "it is for the types that llama.cpp makes"
+        raise PlanError(
+            f"an importance matrix changes nothing of {kind.lower()}", why=why, hint="--type q4_k_m, or leave it out"
+        )
     out = _place_of(out)
     _check_output(plan, out, replace=replace)
     first = out if finer is None else out.with_name(f"{out.stem}.unquantised.gguf")
     if finer is not None:
         _check_output(plan, first, replace=False)
     made = gguf_plan(plan, side_files(plan), first.name, wanted, name=out.stem, cutting=cutting)
+    imatrix = None if importance is None else read_importance(importance, made)
     started = time.perf_counter()
     prepare(made.plan, notify, options)
     sink = GgufSink(made, first, options.devices[0].kind, restart=restart)
@@ -67,10 +76,49 @@ def export_gguf(
         sink.abandon()
         raise
     if finer is not None:
-        quantise(first, out, finer)
+        quantise(first, out, finer, imatrix, threads=options.workers)
     seconds = time.perf_counter() - started
     notify(Finished(out, round(seconds, 3)))
-    return Result(out, made.plan, seconds, resumed), made.notes
+    notes = made.notes if imatrix is None else (*made.notes, *_uncounted(made, imatrix))
+    return Result(out, made.plan, seconds, resumed), notes
+
+
+def write_imatrix(plan: Plan, statistics: Path, out: Path, *, replace: bool = False) -> tuple[str, ...]:
+    """Write a model's statistics as llama.cpp's importance matrix; see `mergery.api.export_imatrix`. Returns notes."""
+    require_gguf(str(out))
+    out = _place_of(out)
+    _check_output(plan, out, replace=replace)
+    made = gguf_plan(plan, {}, out.name, "F32", name=out.stem)
+    imatrix = read_importance(statistics, made)
+    partial = out.with_name(f"{out.name}.partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_bytes(imatrix.encoded())
+    partial.replace(out)
+    return _uncounted(made, imatrix)
+
+
+def read_importance(path: Path, made: GgufPlan) -> Imatrix:
+    """The importance matrix that a file is, or that a folder of statistics makes. Raises MergeryError."""
+    if path.is_dir():
+        with open_checkpoint(path) as checkpoint:
+            return imatrix_of(checkpoint, made)
+    if not path.exists():
+        hint = "name a folder that `mergery calibrate` wrote, or a file of llama.cpp's"
+        raise PlanError(f"there is no importance matrix {str(path)!r}", hint=hint)
+    imatrix = read_imatrix(path)
+    check_sizes(imatrix, made, str(path))
+    return imatrix
+
+
+def _uncounted(made: GgufPlan, imatrix: Imatrix) -> tuple[str, ...]:
+    """What is to be said of matrices that the importance matrix lacks, and of experts that no token reached."""
+    lacking = [
+        name for name, target in made.targets.items()
+        if name.startswith("blk.") and len(target.shape) > 1 and type_name(target.kind) != "F32" and name not in imatrix.entries
+    ]  # fmt: skip
+    idle = [name for name, entry in imatrix.entries.items() if not entry.counts.all()]
+    notes = [f"the importance matrix lacks {listed(lacking)}"] if lacking else []
+    return (*notes, *([f"no token reached some experts of {listed(idle)}: their columns count alike"] if idle else []))
 
 
 def _place_of(out: Path) -> Path:

@@ -35,26 +35,33 @@ def language_of(config: Config) -> tuple[Family | None, Config, bool]:
     return family_of_kind(config.language.family or kind), Config({"model_type": kind, **own}), True
 
 
-def in_family(steps: Sequence[Step], family: Family, config: Config, *, towers: bool) -> tuple[list[Step], list[str]]:
-    """The steps of the language model under the family's names, and the names of what is left out."""
+def in_family(
+    steps: Sequence[Step], family: Family, config: Config, *, towers: bool
+) -> tuple[list[Step], list[str], dict[str, str]]:
+    """The steps of the language model under the family's names, the names of what is left out, and what the model calls
+    those that the family calls otherwise.
+    """
     own = [step for step in steps if not towers or part_of(step.name) == "language"]
     left = [step.name for step in steps if towers and part_of(step.name) != "language"]
     patterns = [_pattern(template) for template in family.names]
     if all(_matches(step.name, patterns) for step in own):
-        return own, left
+        return own, left, {}
     names = {canonical_name(_numbered(template), family.kind): template for template in family.names}
     found: list[Step] = []
+    origins: dict[str, str] = {}
     for step in own:
         if _matches(step.name, patterns):
             found.append(step)
             continue
         canonical = canonical_name(step.name, family.kind)
         if _STACK.search(canonical) and len(step.slot.info.shape) == 3:
-            found += _of_stack(step, canonical, names, config)
+            made = _of_stack(step, canonical, names, config)
         else:
             name = _named(canonical, names)
-            found.append(_renamed(step, name) if name is not None else step)
-    return found, left
+            made = [_renamed(step, name) if name is not None else step]
+        found += made
+        origins |= {each.name: step.name for each in made}
+    return found, left, origins
 
 
 def _matches(name: str, patterns: Sequence[re.Pattern[str]]) -> bool:

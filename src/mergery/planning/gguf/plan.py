@@ -41,6 +41,7 @@ class GgufPlan:
     targets: Mapping[str, OutTensor]
     lists: Mapping[int, bytes]  # by the byte at which they begin
     notes: tuple[str, ...]
+    origins: Mapping[str, str]  # tensors that the family calls otherwise: what the model calls them
 
 
 def gguf_plan(
@@ -57,7 +58,7 @@ def gguf_plan(
         )
     family, config, towers = _family(plan)
     stated = Stated(family, config)
-    steps, left = in_family(plan.steps, family, config, towers=towers)
+    steps, left, origins = in_family(plan.steps, family, config, towers=towers)
     steps, tied = _without_tied_head(steps, config, family)
     infos = {step.name: step.slot.info for step in steps}
     heads = {
@@ -94,7 +95,9 @@ def gguf_plan(
     coarse = [
         f"{len(places.coarse)} matrices are stored in more bits than {wanted} has: their rows fill no whole block"
     ]
-    return GgufPlan(renewed, places.of, targets, bytes_of, (*stated.notes, *notes, *(coarse if places.coarse else ())))
+    return GgufPlan(
+        renewed, places.of, targets, bytes_of, (*stated.notes, *notes, *(coarse if places.coarse else ())), origins
+    )
 
 
 def _family(plan: Plan) -> tuple[Family, Config, bool]:

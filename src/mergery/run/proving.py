@@ -119,8 +119,12 @@ def most_common(checkpoint: Checkpoint) -> DType:
     for info in checkpoint.tensors.values():
         sizes[info.dtype] = sizes.get(info.dtype, 0) + info.elements
     found = max(sizes, key=sizes.__getitem__)
-    if found.torch not in EPSILONS:
-        why, hint = f"most of its numbers are {found}", "compare it before it is quantised"
+    if found.torch not in EPSILONS or checkpoint.lost:
+        codes = f"its weights are codes ({checkpoint.decoded}), which are about {checkpoint.lost:.1%} off"
+        why, hint = (
+            codes if checkpoint.lost else f"most of its numbers are {found}",
+            "compare it before it is quantised",
+        )
         raise CheckpointError("this model cannot be compared", where=Where(checkpoint.location), why=why, hint=hint)
     return found
 

@@ -311,6 +311,11 @@ def test_samples_of_codes_are_not_made_again(mergery: Any, tmp_path: Path) -> No
     make(BY_NAME["Llama"], tmp_path / "m")
     api.export_quantised(tmp_path / "m", tmp_path / "out")
     assert mergery("verify", tmp_path / "out").code == 0
+    recipe = tmp_path / "copy.yaml"
+    recipe.write_text("models: {m: m}\nmerge: {method: passthrough}\n")
+    outcome = mergery("verify", tmp_path / "out", "--recipe", recipe)
+    assert outcome.code == 2
+    assert "its weights are codes (compressed-tensors, packed integers), which are about 0.6% off" in outcome.err
     outcome = mergery("verify", tmp_path / "out", "--sample", "2")
     assert outcome.code == 2
     assert "not made again" in outcome.err

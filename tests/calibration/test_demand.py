@@ -119,8 +119,9 @@ def test_a_refined_merge(said, mergery, tmp_path):
     assert "the merge is refined by FeatCal before it is written, on 6 items of data" in " ".join(planned.out.split())
     outcome = mergery("merge", recipe, tmp_path / "out")
     assert outcome.code == 0, outcome.err
-    assert "refined by FeatCal on 12 texts of one, two: 14 tensors" in " ".join(outcome.err.split())
-    assert "FeatCal" in (tmp_path / "out" / "README.md").read_text()
+    assert "refined by FeatCal on 12 texts of one, two: 19 tensors" in " ".join(outcome.err.split())
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "- FeatCal: Solve each block" in card and "2605.13030" in card and "before it is written" not in card
     assert not (tmp_path / "out.refined").exists()
     assert package.verify(tmp_path / "out", sample=3) == []
     again = mergery("merge", recipe, tmp_path / "out")

@@ -68,7 +68,7 @@ def with_replaced(stack: ExitStack, plan: Plan, work: Path, told: Any, note: str
         steps=steps,
         kinds=kinds_of(steps),
         digest=digest_with(plan, told),
-        notes=(*plan.notes, note.format(count=len(nodes))),
+        notes=(*(each for each in plan.notes if each not in plan.before), note.format(count=len(nodes))),
         before=(),
         refined=Searched(plan.digest, tuple(nodes)),
         view=replace(plan.view, nodes={**plan.view.nodes, **nodes}),

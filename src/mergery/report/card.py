@@ -14,6 +14,7 @@ from mergery.planning.adapter_output import AdapterPlan
 from mergery.planning.digest import content_mark
 from mergery.planning.plan import Plan
 from mergery.recipe import Merge, Source
+from mergery.recipe.calibrating import REFINERS
 from mergery.recipe.document import write_yaml
 from mergery.report.energies import kept_lines
 from mergery.report.words import several, vocabulary_line
@@ -68,6 +69,9 @@ def make_card(plan: Plan) -> str:
     cited = [f"- {name}: {method.summary} {source(method)}" for name, method in papers if method.paper]
     if plan.vocabulary is not None and plan.vocabulary.wanted.unknown == "omp":
         cited.append(f"- rows of new tokens: orthogonal matching pursuit. {PURSUIT}")
+    if recipe.refine is not None:
+        refiner = REFINERS[recipe.refine.method]
+        cited.append(f"- {refiner.title}: {refiner.summary}")
     if cited:
         lines += ["## Citation", "", *cited, ""]
     return "\n".join(lines)

@@ -22,6 +22,7 @@ PACKAGES = {  # what it is for, and what is lost without it
     "transformers": "`mergery evaluate` and `compare` cannot run models",
     "safetensors": "transformers cannot load what was merged",
     "tokenizers": "fast tokenizers cannot be loaded",
+    "optuna": "`mergery search` and `auto` cannot draw candidates",
     "peft": "adapters cannot be evaluated on their base",
     "gguf": "GGUF files cannot be read",
     "lm_eval": "`mergery evaluate --harness` cannot run tasks of lm-eval",

@@ -83,7 +83,8 @@ def find_path(
     notify: Notify = ignore,
 ) -> FlowResult:
     """Search for a path through the layers of models; see `mergery.api.flow`. Raises MergeryError."""
-    check_optuna()
+    if options.sampler == "cma":
+        check_optuna()
     check_transformers("a search for paths")
     sources = _named(models)
     splits = split(tasks, seed=options.seed)

@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mergery.errors import RecipeError
 from mergery.exploration.options import SearchOptions
+from mergery.exploration.pareto import front
 from mergery.exploration.study import Study
 from mergery.recipe.space import Space, read_space
 
@@ -30,7 +32,7 @@ def space(tmp_path: Path, count: int = 3) -> Space:
 def run(study: Study, value: Value, until: int) -> None:
     while len(study.candidates) < until:
         trial, values = study.ask()
-        study.tell(trial, values, value(values), {}, stopped=False)
+        study.tell(trial, values, [value(values)], {}, stopped=False)
 
 
 def bowl(values: Mapping[str, Any]) -> float:
@@ -99,3 +101,21 @@ def test_a_folder_of_another_question_is_refused(tmp_path: Path) -> None:
     opened(tmp_path / "study", over)
     with pytest.raises(RecipeError, match="another search"):
         Study(tmp_path / "study", over, SearchOptions("cma"), "another")
+
+
+def test_several_goals_are_kept_and_their_front_is_wide(tmp_path: Path) -> None:
+    """Two goals that pull apart: the front is where neither weight can gain without the other losing."""
+    over = space(tmp_path, 2)
+    study = Study(tmp_path, over, SearchOptions("nsga", trials=80, pareto=True), "question", 2)
+    while len(study.candidates) < 80:
+        trial, values = study.ask()
+        a, b = values["weight.m0"], values["weight.m1"]
+        study.tell(
+            trial, values, [-((a - 0.5) ** 2) - (b - 1) ** 2, -((a - 1.5) ** 2) - (b - 1) ** 2], {}, stopped=False
+        )
+    again = Study(tmp_path, over, SearchOptions("nsga", trials=80, pareto=True), "question", 2)
+    assert [each.goals for each in again.candidates] == [each.goals for each in study.candidates]
+    points = np.array([each.goals for each in study.candidates])
+    weights = [study.candidates[place].values["weight.m0"] for place in front(points)]
+    assert min(weights) < 0.8
+    assert max(weights) > 1.2

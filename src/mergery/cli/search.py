@@ -25,7 +25,8 @@ def search(
     tasks: Tasks,
     trials: int = 100,
     minutes: float | None = None,
-    sampler: Literal["auto", "cma", "tpe", "gp", "random", "grid"] = "auto",
+    sampler: Literal["auto", "cma", "tpe", "gp", "nsga", "random", "grid"] = "auto",
+    pareto: bool = False,
     seed: int = 0,
     early: Early = True,
     chat: bool = False,
@@ -59,7 +60,10 @@ def search(
         Begin no further candidate after so many.
     sampler
         What draws candidates: CMA-ES, a Parzen estimator, a Gaussian process, chance, or a grid. auto takes cma for two or
-        more numbers, else tpe.
+        more numbers, else tpe; nsga for several goals.
+    pareto
+        Each task is a goal of its own. What is written is the knee of the front: the candidate that stands out most among
+        those that none beats in all; search.json has the others, and front.png shows them.
     seed
         Of the sampler, and of the parts of the tasks.
     chat
@@ -81,7 +85,7 @@ def search(
     from mergery.evaluation import EvaluationOptions
     from mergery.exploration.options import SearchOptions
 
-    options = SearchOptions(sampler, trials, minutes, seed, early)
+    options = SearchOptions(sampler, trials, minutes, seed, early, pareto)
     asked = EvaluationOptions(batch, chat, dtype, longest, threads, device)
     with reporter(json=json, quiet=quiet, verbose=verbose) as report:
         found = api.search(
@@ -93,9 +97,9 @@ def search(
                 f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
                 for name, value in each.values.items()
             )
-            console().print(
-                f"{each.name}: {each.score:.4f} on search, {each.validation:.4f} on validation items ({values})"
-            )
+            goals = "".join(f"; {name} {score:.4f}" for name, score in each.goals.items())
+            told = f"{each.score:.4f} on search, {each.validation:.4f} on validation items{goals} ({values})"
+            console().print(f"{each.name}{' (chosen)' * (each is found.chosen)}: {told}")
         for name, why in found.left_out.items():
             console().print(f"{name} was not scored: {why}")
         for line in found.report.words:

@@ -43,7 +43,11 @@ class Objective:
 
     def score(self, found: Mapping[str, Sequence[float]]) -> float:
         """The value of what the items gave, be it of all portions or of the first ones."""
-        return math.fsum(self._of_task(task, found[task.name]) for task in self.tasks) / len(self.tasks)
+        return math.fsum(self.scores(found)) / len(self.tasks)
+
+    def scores(self, found: Mapping[str, Sequence[float]]) -> list[float]:
+        """The same of each task by itself."""
+        return [self._of_task(task, found[task.name]) for task in self.tasks]
 
     def _of_task(self, task: Task, values: Sequence[float]) -> float:
         metric = task.metrics[0]
@@ -72,19 +76,23 @@ class Objective:
         return self.score(best) + self.score(found) - self.score(part)
 
 
-def make_objective(tasks: Sequence[Task], options: EvaluationOptions, seed: int) -> Objective:
-    """The objective over tasks, with their items in portions by their content. Raises TaskError.
+def make_objective(tasks: Sequence[Task], options: EvaluationOptions, seed: int, *, pareto: bool = False) -> Objective:
+    """The objective over tasks, with their items in portions by their content; `pareto` where no mean of them is wanted.
+
+    Raises TaskError.
 
     Values and weights of the items stand in turn in what is found.
     """
     higher = {task.metrics[0].higher for task in tasks}
-    if len(higher) > 1:
+    if pareto and len(tasks) < 2:
+        raise TaskError("there is one goal", why="each task is one, and there is one task", hint="leave out --pareto")
+    if len(higher) > 1 and not pareto:
         up = next(task for task in tasks if task.metrics[0].higher)
         down = next(task for task in tasks if not task.metrics[0].higher)
         why = (
             f"of {up.metrics[0].name} more is better, of {down.metrics[0].name} less, and a mean of both means nothing"
         )
-        hint = "search with tasks of one kind, and look at the others in the report"
+        hint = "--pareto, which has a goal for each task, or tasks of one kind"
         raise TaskError(f"{up.name} and {down.name} cannot be searched together", why=why, hint=hint)
     kinds = {task.kind == "classification" for task in tasks}
     if len(kinds) > 1:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mergery.errors import CheckpointError
 from mergery.evaluation import split
@@ -21,6 +23,7 @@ from mergery.evaluation.task import Task, digest
 from mergery.exploration.folder import RECIPE, locked
 from mergery.exploration.live import LiveModel
 from mergery.exploration.options import SearchOptions
+from mergery.exploration.pareto import draw, front, knee
 from mergery.exploration.scoring import ask, make_objective
 from mergery.exploration.study import Candidate, Study, check_optuna, ranked
 from mergery.exploration.trying import try_candidates
@@ -30,8 +33,8 @@ from mergery.recipe.paths import rebased
 from mergery.recipe.space import Space, read_space
 from mergery.run.events import Found, Notify, ignore
 
-FINALISTS = 3  # of the best candidates, besides the centre and the start
-RECORD = "search.json"
+FINALISTS, MOST = 3, 12  # of the best candidates, or of a front, besides the centre and the start
+RECORD, PICTURE = "search.json", "front.png"
 
 
 @dataclass(frozen=True)
@@ -42,9 +45,11 @@ class Finalist:
     values: Mapping[str, Any]
     score: float  # on the search items; of the centre, what they gave afterwards
     validation: float
+    goals: Mapping[str, float] = field(default_factory=dict)  # on the validation items, where each task is a goal
 
     def plain(self) -> dict[str, Any]:
-        return {"name": self.name, "values": dict(self.values), "score": self.score, "validation": self.validation}
+        own = {"name": self.name, "values": dict(self.values), "score": self.score, "validation": self.validation}
+        return own | ({"goals": dict(self.goals)} if self.goals else {})
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def search(
     check_transformers("a search")
     space = read_space(recipe)
     splits = split(tasks, seed=options.seed)
-    objective = make_objective(splits.search, evaluation, options.seed)
+    objective = make_objective(splits.search, evaluation, options.seed, pareto=options.pareto)
     out = Path(out)
     with locked(out, "search"):
         start = space.recipe({each.name: each.kind.ends[0] for each in space.dimensions})
@@ -105,7 +110,7 @@ def search(
                     evaluation.plain(),
                 ]
             )
-            study = Study(out, space, options, question)
+            study = Study(out, space, options, question, len(objective.tasks) if options.pareto else 1)
             session = _Session(space, splits, study, live, evaluation, out, notify)
             try_candidates(study, live, objective, notify)
             return session.finish(objective, start)
@@ -132,7 +137,7 @@ class _Session:
     def finish(self, objective: Any, start: Recipe) -> SearchResult:
         """Judge the finalists on the validation items, and the chosen one on those to report on."""
         finalists = sorted(self._judged(objective), key=lambda each: -each.validation)
-        chosen = finalists[0]
+        chosen = self._knee(finalists) if self.study.options.pareto else finalists[0]
         place = self.out / RECIPE
         data = rebased(self.space.data(chosen.values), self.space.folder, self.out)
         place.write_text(_head(chosen, self.study) + write_yaml(data), encoding="utf-8")
@@ -146,14 +151,19 @@ class _Session:
 
     def _judged(self, objective: Any) -> Iterator[Finalist]:
         """The start, the centre of the last candidates, and the best few, each set of values once."""
+        options = self.study.options
         entries: list[tuple[str, Mapping[str, Any]]] = [("start", self.study.start())]
-        centre = self.study.centre()
-        if centre is not None:
-            entries.append(("centre", centre))
-        for place, candidate in enumerate(ranked(self.study.candidates, FINALISTS), 1):
-            entries.append((f"best {place}", candidate.values))
+        if options.pareto:
+            points = np.array([each.goals for each in self.study.candidates])
+            best = sorted(front(points), key=lambda place: -self.study.candidates[place].score)[:MOST]
+            entries += [(f"front {place}", self.study.candidates[each].values) for place, each in enumerate(best, 1)]
+        else:
+            centre = self.study.centre()
+            entries += [("centre", centre)] if centre is not None else []
+            places = enumerate(ranked(self.study.candidates, FINALISTS), 1)
+            entries += [(f"best {place}", candidate.values) for place, candidate in places]
         known = {repr(dict(each.values)): each.score for each in self.study.candidates if not each.stopped}
-        judge = make_objective(self.splits.validation, self.evaluation, self.study.options.seed)
+        judge = make_objective(self.splits.validation, self.evaluation, options.seed, pareto=options.pareto)
         seen: set[str] = set()
         for name, values in entries:
             key = repr(dict(values))
@@ -162,7 +172,18 @@ class _Session:
             seen.add(key)
             subject = self.live.subject(self.space.recipe(values), name)
             score = known[key] if key in known else objective.score(ask(subject, objective, lambda _: True)[0])
-            yield Finalist(name, dict(values), score, judge.score(ask(subject, judge, lambda _: True)[0]))
+            found = ask(subject, judge, lambda _: True)[0]
+            own = zip((task.name for task in judge.tasks), judge.scores(found), strict=True) if options.pareto else ()
+            yield Finalist(name, dict(values), score, judge.score(found), dict(own))
+
+    def _knee(self, finalists: Sequence[Finalist]) -> Finalist:
+        """The knee of the front on the validation items; the front is drawn."""
+        names = list(finalists[0].goals)
+        points = np.array([[each.goals[name] for name in names] for each in finalists])
+        kept = front(points)
+        chosen = kept[knee(points[kept])]
+        draw(self.out / PICTURE, names, points, kept, chosen)
+        return finalists[chosen]
 
     def _report(self, chosen: Finalist, start: Recipe) -> tuple[Comparison, dict[str, str]]:
         """The chosen candidate beside the models that it is made of, on items that no choice has seen."""

@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -33,12 +33,14 @@ class Candidate:
 
     number: int  # from 0
     values: Mapping[str, Any]
-    score: float
+    score: float  # the mean of the goals
     stopped: bool = False  # on a part of the items: the score is then an estimate
     items: Mapping[str, list[float]] = field(default_factory=dict)  # what each item gave, by task
+    goals: tuple[float, ...] = ()  # the score of each task, where each is a goal
 
     def plain(self) -> dict[str, Any]:
-        return {"number": self.number, "values": dict(self.values), "score": self.score, "stopped": self.stopped}
+        own = {"number": self.number, "values": dict(self.values), "score": self.score, "stopped": self.stopped}
+        return own | ({"goals": list(self.goals)} if self.goals else {})
 
 
 def check_optuna() -> None:
@@ -49,15 +51,16 @@ def check_optuna() -> None:
 
 
 class Study:
-    """An Optuna study in a folder. `question` is a hash of all that decides what its candidates are."""
+    """An Optuna study in a folder. `question` is a hash of all that decides what its candidates are, `goals` their number."""
 
-    def __init__(self, folder: Path, space: Space, options: SearchOptions, question: str) -> None:
+    def __init__(self, folder: Path, space: Space, options: SearchOptions, question: str, goals: int = 1) -> None:
         """Opens the study of the folder, or begins one. Raises RecipeError where it is of another question."""
         check_optuna()
-        self.space, self.options = space, options
+        self.space, self.options, self.goals = space, options, goals
         self.numbers = [each for each in space.dimensions if isinstance(each.kind, Range)]
         name = options.sampler
-        self.sampler = ("cma" if len(self.numbers) > 1 else "tpe") if name == "auto" else name
+        usual = "nsga" if goals > 1 else "cma" if len(self.numbers) > 1 else "tpe"
+        self.sampler = usual if name == "auto" else name
         if self.sampler == "cma" and len(self.numbers) < 2:
             why = f"the recipe has {len(self.numbers)} open numbers, and CMA-ES needs two"
             raise RecipeError("cma cannot search this", why=why, hint="--sampler tpe")
@@ -67,7 +70,7 @@ class Study:
             self.study = optuna.create_study(
                 storage=storage,
                 study_name="search",
-                direction="maximize",
+                directions=["maximize"] * goals,
                 load_if_exists=True,
                 sampler=self._sampler(0),
             )
@@ -87,12 +90,10 @@ class Study:
                     self.left = trial
                 elif not trial.state.is_finished():
                     self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-        self.candidates: list[Candidate] = [
-            Candidate(
-                number, trial.user_attrs["values"], trial.value, trial.user_attrs["stopped"], trial.user_attrs["items"]
-            )
-            for number, trial in enumerate(self._complete())
-        ]
+        self.candidates: list[Candidate] = []
+        for number, trial in enumerate(self._complete()):
+            own = trial.user_attrs["candidate"]
+            self.candidates.append(Candidate(number, **{**own, "goals": tuple(own["goals"])}))
 
     def start(self) -> dict[str, Any]:
         """The first candidate: the middle of every range, and the first of every choice."""
@@ -114,15 +115,23 @@ class Study:
         return trial, {each.name: _decoded(each.kind, trial.params[each.name]) for each in dimensions}
 
     def tell(
-        self, trial: Any, values: Mapping[str, Any], score: float, items: Mapping[str, list[float]], *, stopped: bool
+        self,
+        trial: Any,
+        values: Mapping[str, Any],
+        scores: Sequence[float],
+        items: Mapping[str, list[float]],
+        *,
+        stopped: bool,
     ) -> Candidate:
-        """What came of a candidate; it is in the file when this returns."""
+        """What came of a candidate, a score for each goal; it is in the file when this returns."""
+        own = {
+            "values": dict(values), "score": math.fsum(scores) / len(scores), "stopped": stopped, "items": dict(items),
+            "goals": tuple(scores) if self.goals > 1 else (),
+        }  # fmt: skip
         with quiet_optuna():
-            trial.set_user_attr("values", dict(values))
-            trial.set_user_attr("items", dict(items))
-            trial.set_user_attr("stopped", stopped)
-            self.study.tell(trial, score)
-        candidate = Candidate(len(self.candidates), dict(values), score, stopped, items)
+            trial.set_user_attr("candidate", own)
+            self.study.tell(trial, list(scores))
+        candidate = Candidate(len(self.candidates), **own)
         self.candidates.append(candidate)
         return candidate
 
@@ -170,6 +179,9 @@ class Study:
                 return samplers.TPESampler(seed=seed, multivariate=True)
             case "gp":
                 return samplers.GPSampler(seed=seed, deterministic_objective=True)
+            case "nsga":
+                kind = samplers.NSGAIISampler if self.goals <= 3 else samplers.NSGAIIISampler
+                return kind(seed=seed, population_size=max(8, min(50, self.options.trials // 5)))
         return samplers.RandomSampler(seed=seed)
 
     def grid(self) -> Iterator[tuple[Any, ...]]:

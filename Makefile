@@ -9,7 +9,7 @@ STAMP := $(ENV)/.mergery-installed
 SITE := NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 OLD := Mergery needs Python 3.11 or newer, and %s is %d.%d; name another: make PYTHON=python3.13
 
-.PHONY: demo test test-gguf check docs setup dist parity fuzz kill scaling zoo fda bench families real clean
+.PHONY: demo test test-gguf check docs setup dist parity fuzz kill scaling zoo zoo-real fda bench families real clean
 .DEFAULT_GOAL := test
 
 setup: $(STAMP)
@@ -80,6 +80,9 @@ zoo: setup
 
 fda: setup
 	$(RUN) -m benchmarks.fda
+
+zoo-real: setup
+	$(RUN) -m benchmarks.zoo --worlds real --seeds 1 --write docs/which-method.md
 
 families: setup
 	$(RUN) benchmarks/families.py --write docs/families.md

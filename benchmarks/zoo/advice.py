@@ -2,101 +2,258 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from benchmarks.pages import figures
-from benchmarks.zoo.summary import Line
+from benchmarks.pages import fold
+from benchmarks.pages import table as as_table
+from benchmarks.zoo.summary import Line, agreement, gain
 
-STREAMED = ("average", "arithmetic", "sparse", "span")  # families that need no matrix as a whole
-TUNING = 0.1  # what the defaults may lose to chosen settings
+from mergery.method import find, methods
+
+NOISE = 0.02  # of a mean over the items of a world
+REAL = "real"
+NEAR = 0.03  # behind the best: as good
+ENOUGH = 20  # methods tuned in every world, to say which is best when tuned
+Tables = Mapping[str, Sequence[Line]]
 
 
 @dataclass(frozen=True)
 class Record:
-    """One method over the worlds."""
+    """One method over the worlds: scores by world, and how far each is behind the best of the world."""
 
     name: str
     family: str
-    default: float
-    chosen: float
-    seconds: float
+    default: Mapping[str, float]
+    chosen: Mapping[str, float]
+    behind: Mapping[str, float]  # with nothing set, the best method that has nothing set
+    behind_tuned: Mapping[str, float]
+    tuned: bool  # in every world
 
-    def __str__(self) -> str:
-        return f"`{self.name}` ({self.default:.3f}, {self.chosen:.3f})"
+    @property
+    def near(self) -> int:
+        """Worlds in which it is as good as the best, with nothing set."""
+        return sum(gap <= NEAR for gap in self.behind.values())
+
+    @property
+    def worst(self) -> float:
+        return max(self.behind.values())
+
+    @property
+    def streamed(self) -> bool:
+        """Whether it needs no matrix as a whole: it takes seconds to minutes, whatever the size of the models."""
+        return self.name in methods() and find(self.name).unit != "matrix"
+
+    @property
+    def words(self) -> str:
+        return (
+            f"`{self.name}` ({_mean(self.default):.3f}; within {NEAR:g} of the best in {self.near} of {len(self.behind)}"
+            f" worlds, at worst {self.worst:.3f} behind)"
+        )
+
+    @property
+    def tuned_words(self) -> str:
+        near = sum(gap <= NEAR for gap in self.behind_tuned.values())
+        return (
+            f"`{self.name}` ({_mean(self.chosen):.3f}; within {NEAR:g} of the best in {near} of"
+            f" {len(self.behind_tuned)} worlds, at worst {max(self.behind_tuned.values()):.3f} behind)"
+        )
 
 
-def records(tables: Mapping[str, Sequence[Line]]) -> list[Record]:
-    """Every method, means over the worlds."""
-    found: dict[str, list[Line]] = {}
-    for table in tables.values():
-        for line in table:
-            found.setdefault(line.name, []).append(line)
+def _mean(values: Mapping[str, float]) -> float:
+    return float(np.mean(list(values.values())))
+
+
+def tuning(tables: Tables) -> str:
+    """How many methods were tuned, where not all were."""
+    cells = [line.tried > 1 for table in small(tables).values() for line in table if line.family != "serving"]
+    if sum(cells) > 0.8 * len(cells):
+        return ""
+    return (
+        f"In the run behind these figures {sum(cells)} of {len(cells)} (methods in worlds) were tuned; of the others `chosen` "
+        "is the default, and `make zoo` tunes them all."
+    )
+
+
+def small(tables: Tables) -> Tables:
+    """The worlds in which every method was run."""
+    return {world: table for world, table in tables.items() if world != REAL}
+
+
+def records(tables: Tables) -> list[Record]:
+    """Every method that all worlds have."""
+    scores = {world: {line.name: line for line in table} for world, table in tables.items()}
+    names = [name for name in next(iter(scores.values())) if all(name in lines for lines in scores.values())]
+    dense = [name for name in names if next(iter(scores.values()))[name].family != "serving"]
+    best = {world: max(lines[name].usual for name in dense) for world, lines in scores.items()}
+    tuned = {world: max(lines[name].mean for name in dense) for world, lines in scores.items()}
     return [
         Record(
             name,
-            each[0].family,
-            float(np.mean([np.mean(line.default) for line in each])),
-            float(np.mean([line.mean for line in each])),
-            float(np.mean([line.seconds for line in each])),
+            next(iter(scores.values()))[name].family,
+            {world: lines[name].usual for world, lines in scores.items()},
+            {world: lines[name].mean for world, lines in scores.items()},
+            {world: best[world] - lines[name].usual for world, lines in scores.items()},
+            {world: tuned[world] - lines[name].mean for world, lines in scores.items()},
+            all(lines[name].tried > 1 for lines in scores.values()),
         )
-        for name, each in found.items()
+        for name in names
     ]
 
 
-def in_short(tables: Mapping[str, Sequence[Line]]) -> list[str]:
+def in_short(tables: Tables) -> list[str]:
     """The section that opens the page."""
+    real, tables = tables.get(REAL, ()), small(tables)
     every = records(tables)
-    merged = [each for each in every if each.family != "serving"]
-    served = [each for each in every if each.family == "serving"]
-    streamed = [each for each in merged if each.family in STREAMED]
-    untuned = sorted(merged, key=lambda each: -each.default)
-    tuned = sorted(merged, key=lambda each: -each.chosen)
-    baseline = next(each for each in merged if each.name == "task_arithmetic")
-    rest = [
-        f"- **You cannot tune**: {first(untuned, 3)}. The first figure is with default settings.",
-        f"- **You have validation items**: {first(tuned, 3)}; task arithmetic, tuned as well, has {baseline.chosen:.3f}.",
-        *waiting(tuned[:3]),
-        "- **You do not want to wait**, or the models are very large: "
-        f"{first(sorted(streamed, key=lambda each: -each.chosen), 3)}, and without tuning "
-        f"{first(sorted(streamed, key=lambda each: -each.default), 1)}. They take seconds to minutes.",
+    dense = [each for each in every if each.family != "serving"]
+    served = sorted((each for each in every if each.family == "serving"), key=lambda each: -_mean(each.default))
+    streamed = [each for each in dense if each.streamed]
+    untuned = sorted(dense, key=lambda each: _mean(each.behind))
+    lines = [
+        f"- **With nothing set**: {_few(untuned, 3)}.",
+        f"- **Never bad**: {_few(sorted(dense, key=lambda each: each.worst), 3)}.",
+        f"- **In seconds to minutes**, whatever the size of the models: "
+        f"{_few(sorted(streamed, key=lambda each: _mean(each.behind)), 3)}.",
     ]
-    if served:
-        rest.append(
-            "- **You know the task when you use the model**, and may keep a packed model for each: "
-            f"{first(sorted(served, key=lambda each: -each.default), 2)}."
+    tuned = sorted((each for each in dense if each.tuned), key=lambda each: _mean(each.behind_tuned))
+    if len(tuned) >= ENOUGH:
+        best = ", ".join(each.tuned_words for each in tuned[:3])
+        lines.append(f"- **With validation items**, settings chosen: {best}.")
+    if real:
+        best = sorted((line for line in real if line.family != "serving"), key=lambda line: -line.usual)[:5]
+        lines.append(
+            "- **On the real model**, with nothing set: "
+            + ", ".join(f"`{line.name}` ({line.usual:.3f})" for line in best)
+            + f", of {len(real)} methods that were run there."
         )
-    fragile = sorted((each for each in merged if each.chosen - each.default > TUNING), key=lambda each: each.name)
-    if fragile:
-        names = ", ".join(f"`{each.name}`" for each in fragile)
-        rest.append(
-            f"- **Not with default settings**: those of {names} score at least {TUNING:g} less than settings chosen here."
+    if served:
+        lines.append(
+            "- **When you know the task as you use the model**, and may keep a packed model for each: "
+            + ", ".join(f"`{each.name}` ({_mean(each.default):.3f})" for each in served[:2])
+            + "."
         )
     return [
         "## In short",
         "",
-        "Means over both worlds, with default and with chosen settings:",
+        "Means over the worlds, each of equal weight; 1 is as good as separate experts.",
         "",
-        *rest,
-        "",
-        "These are small models, trained for this comparison; the order on yours may be another. They say what to try first."
-        " `mergery evaluate` and `mergery compare` say what is better on your items, and whether two models can be told apart.",
+        *lines,
         "",
     ]
 
 
-def waiting(best: Sequence[Record]) -> list[str]:
-    """How long the best take, against an average of the same models."""
-    found = [figures("methods-cost").get("methods", {}).get(each.name.split(",")[0]) for each in best]
-    times = sorted(each["linear"] for each in found if each)
-    if not times:
+def fallen(tables: Tables, bases: Mapping[str, Sequence[float]]) -> dict[str, list[str]]:
+    """Methods that fall below the base with nothing set, by more than `NOISE`, and the worlds in which they do."""
+    found: dict[str, list[str]] = {}
+    for world, table in tables.items():
+        for line in table:
+            gap = gain(line.plain, bases[world])[0]
+            if line.family != "serving" and line.name in methods() and gap < -NOISE:
+                found.setdefault(line.name, []).append(world)
+    return {name: found[name] for name in sorted(found)}
+
+
+def module(tables: Tables, bases: Mapping[str, Sequence[float]], rule: tuple[str, float, str, str] | None) -> str:
+    """The source of `mergery.report.advised`, from which `mergery plan` has its advice."""
+    below = fallen(tables, bases)
+    safe = [each for each in records(small(tables)) if each.name not in below and each.streamed]
+    best = sorted(safe, key=lambda each: each.worst)[:2]
+    rows = "".join(f"    {name!r}: {_tuple(worlds)},\n" for name, worlds in below.items())
+    text = f'''"""What the comparison of methods found (docs/which-method.md): written by `make zoo`, do not edit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+WORLDS = {_tuple(list(tables))}
+SAFE = {_tuple([each.name for each in best])}
+"""Methods of seconds to minutes that are least behind where they are worst, and nowhere below the base."""
+BELOW: Mapping[str, tuple[str, ...]] = {{
+{rows}}}
+"""Methods that fell below the base with nothing set, and the worlds in which they did."""
+RULE: tuple[str, float, str, str] | None = {rule!r}
+"""A measure of `mergery.report.interference`, a bound, the method below it and the one from it on, where such a rule held on
+worlds that it was not learnt from."""
+'''
+    return text.replace("'", '"')
+
+
+def _tuple(values: Sequence[str]) -> str:
+    return repr(tuple(values))
+
+
+def _few(ordered: Sequence[Record], count: int) -> str:
+    return ", ".join(each.words for each in ordered[:count])
+
+
+def defaults(tables: Tables, bases: Mapping[str, Sequence[float]]) -> list[str]:
+    """Every method with nothing set, world by world, and what tuning would have added."""
+    down: dict[str, list[str]] = {}
+    rows = []
+    for each in sorted(records(small(tables)), key=lambda each: -_mean(each.default)):
+        if each.family == "serving":
+            continue
+        cells = []
+        for world, table in tables.items():
+            line = next((line for line in table if line.name == each.name), None)
+            if line is None:
+                cells.append("")
+                continue
+            below = gain(line.plain, bases[world])[0] < -NOISE
+            if below:
+                down.setdefault(world, []).append(f"`{each.name}`")
+            tuned = f" ({line.mean:.3f})" if line.tried > 1 else ""
+            cells.append(f"**{line.usual:.3f}** ↓{tuned}" if below else f"{line.usual:.3f}{tuned}")
+        rows.append([f"`{each.name}`", *cells, f"{_mean(each.behind):.3f}", f"{each.worst:.3f}"])
+    base = ["*the base*", *(f"{np.mean(bases[world]):.3f}" for world in tables), "", ""]
+    told = [f"- {world} (the base: {np.mean(bases[world]):.3f}): {', '.join(names)}" for world, names in down.items()]
+    verdict = f"With nothing set these fall below the base by more than {NOISE:g}; `mergery plan` says so:"
+    return [
+        "## Defaults",
+        "",
+        "Every method with nothing set, and in brackets with the settings that validation items chose. *Behind* is how far "
+        "the default is behind the best default of a world: mean and worst.",
+        "",
+        *([verdict, "", *told] if told else ["With nothing set no method falls below the base."]),
+        "",
+        *fold("All methods, world by world", as_table(["method", *tables, "behind", "worst"], [*rows, base])),
+    ]
+
+
+def between(tables: Mapping[str, Sequence[Line]]) -> list[str]:
+    """Whether the order of methods in one world is that of another."""
+    rows, means = [], []
+    kinds = ("default", "chosen") if not tuning(tables) else ("default",)
+    scores = {
+        world: {line.name: line.usual for line in table if line.family != "serving"} for world, table in tables.items()
+    }
+    tuned = {
+        world: {line.name: line.mean for line in table if line.family != "serving"} for world, table in tables.items()
+    }
+    for one, other in itertools.combinations(tables, 2):
+        cells = []
+        for kind in (scores, tuned)[: len(kinds)]:
+            if kind is tuned and REAL in (one, other):
+                cells.append("")
+                continue
+            mean, low, high = agreement(kind[one], kind[other])
+            cells.append(f"{mean:.2f} [{low:.2f}, {high:.2f}]")
+            means += [mean] if REAL not in (one, other) else []
+        rows.append([f"{one}, {other}", len(set(scores[one]) & set(scores[other])), *cells])
+    if not rows:
         return []
     return [
-        f"- **What that costs**: these take {times[0]:.0f} to {times[-1]:.0f} times as long as `linear`. For models of 8B that"
-        " is most of a day: see [how long you wait](choosing.md#how-long-you-wait)."
+        "## Between worlds",
+        "",
+        "Does the order of the methods in one world foretell that in another? Rank correlations (Spearman; 95 % intervals by "
+        "resampling methods):",
+        "",
+        *as_table(["worlds", "methods", *kinds], rows),
+        "",
+        f"The mean{' without the real model' * (REAL in tables)} is {np.mean(means):.2f}: what wins in one world says "
+        + ("much" if np.mean(means) > 0.7 else "something" if np.mean(means) > 0.3 else "little")
+        + " of the next.",
+        "",
     ]
-
-
-def first(ordered: Sequence[Record], count: int) -> str:
-    return ", ".join(str(each) for each in ordered[:count])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -29,7 +28,7 @@ def draw_methods(worlds: Mapping[str, Sequence[Line]], bases: Mapping[str, float
     """Every method in every world: settings by default, and chosen on validation items, with the seeds behind."""
     order = [line.name for line in mean_order(worlds)]
     height = 0.27 * len(order) + 1.6
-    figure, panels = plt.subplots(1, len(worlds), figsize=(5.2 * len(worlds) + 1.2, height), sharey=True, dpi=150)
+    figure, panels = plt.subplots(1, len(worlds), figsize=(3.4 * len(worlds) + 2.2, height), sharey=True, dpi=150)
     for axes, (world, table) in zip(np.atleast_1d(panels), worlds.items(), strict=True):
         by_name = {line.name: line for line in table}
         for row, name in enumerate(order):
@@ -65,8 +64,9 @@ def draw_methods(worlds: Mapping[str, Sequence[Line]], bases: Mapping[str, float
 
 
 def mean_order(worlds: Mapping[str, Sequence[Line]]) -> list[Line]:
-    """Methods by their mean over the worlds, best first."""
-    first = next(iter(worlds.values()))
+    """Methods that all worlds have, by their mean over these, best first."""
+    whole = set.intersection(*({line.name for line in table} for table in worlds.values()))
+    first = [line for line in next(iter(worlds.values())) if line.name in whole]
     score = {
         line.name: np.mean([each.mean for t in worlds.values() for each in t if each.name == line.name])
         for line in first
@@ -75,33 +75,25 @@ def mean_order(worlds: Mapping[str, Sequence[Line]]) -> list[Line]:
 
 
 def draw_effects(
-    growth: Mapping[str, Any], widths: Mapping[int, Mapping[str, float]], families: Mapping[str, str], path: Path
+    growth: Mapping[str, Mapping[int, Mapping[str, float]]], families: Mapping[str, str], path: Path
 ) -> None:
-    """Scores as experts are added, and as models grow wider."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 3.9), sharey=True, dpi=150)
-    for name, scores in growth["scores"].items():
-        left.plot(growth["counts"], scores, marker="o", ms=4, color=COLORS[families[name]], lw=1.6)
-        wide = sorted(widths)
-        right.plot(
-            wide,
-            [widths[width][name] for width in wide],
-            marker="o",
-            ms=4,
-            color=COLORS[families[name]],
-            lw=1.6,
-            label=name,
-        )
-    left.set_xticks(growth["counts"], map(str, growth["counts"]))
-    right.set_xticks(sorted(widths), map(str, sorted(widths)))
-    left.set_xlabel("experts", color=QUIET)
-    right.set_xlabel("width of the models", color=QUIET)
-    left.set_ylabel("normalised score", color=QUIET)
-    right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    for axes in (left, right):
+    """Scores with nothing set as experts are added, world by world."""
+    figure, panels = plt.subplots(1, len(growth), figsize=(2.6 * len(growth) + 1.8, 3.9), sharey=True, dpi=150)
+    for axes, (world, counts) in zip(np.atleast_1d(panels), growth.items(), strict=True):
+        for name in next(iter(counts.values())):
+            color = COLORS.get(families.get(name, ""), QUIET)
+            style = ":" if name == "base" else "-"
+            values = [scores[name] for scores in counts.values()]
+            axes.plot(list(counts), values, ls=style, marker="o", ms=3, color=color, lw=1.3, label=name)
+        axes.set_xticks(list(counts), map(str, counts))
+        axes.set_title(world, color=INK, size=11, weight="bold")
+        axes.set_xlabel("experts", color=QUIET)
         axes.grid(color=GRID, lw=0.8)
         axes.tick_params(length=0)
         for side in axes.spines.values():
             side.set_visible(False)
+    np.atleast_1d(panels)[0].set_ylabel("normalised score", color=QUIET)
+    np.atleast_1d(panels)[-1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.tight_layout()
     figure.savefig(path, facecolor="white")
     plt.close(figure)

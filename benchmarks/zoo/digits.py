@@ -206,6 +206,9 @@ class Digits(World):
     def merged(self, model: Seer) -> nn.Module:
         return model.encoder
 
+    def items_of(self, split: Split) -> int:
+        return len(self.views) * len(self.part(split)[0])
+
     @torch.inference_mode()
     def score(self, model: nn.Module, skill: str, split: Split) -> np.ndarray:
         images, digits = self.part(split)

@@ -2,61 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from benchmarks.zoo.measure import Bench
-from benchmarks.zoo.rows import SUMS, Row
-from benchmarks.zoo.world import Zoo
+
+from mergery.methods._scale import STRETCH
 
 CONTROL = 0.95  # of what the base scores on the other skills, that a negation must keep
 
 
-def growth(zoo: Zoo, notebook: Path, rows: Sequence[Row], counts: Sequence[int]) -> dict[str, list[float]]:
-    """Normalised test score of each row, settings chosen by validation, as experts are added."""
-    result: dict[str, list[float]] = {row.name: [] for row in rows}
-    for count in counts:
-        bench = Bench(zoo, notebook, zoo.world.skills[:count])
-        experts = bench.experts("test")
-        for row in rows:
-            result[row.name].append(float((bench.tested(row, bench.chosen(row)[1]) / experts).mean()))
-    return result
-
-
 @dataclass(frozen=True)
 class Interference:
-    """How task vectors meet, and what that costs a skill."""
+    """What task vectors cost a skill by being merged."""
 
-    cosine: float  # mean over pairs of task vectors
-    conflicts: float  # share of the largest fifth of entries where another task vector's sign differs
     alone: float  # normalised score of base + scale * one task vector, on its own skill
-    together: dict[str, float]  # of all at once, by row
+    together: float  # of all at once
 
 
-def interference(bench: Bench, rows: Sequence[Row], scale: float) -> Interference:
-    """Each task vector alone at a scale, and together by each row."""
-    vectors = torch.stack([flat(bench, skill) for skill in bench.skills])
-    unit = vectors / vectors.norm(dim=1, keepdim=True)
-    k = len(unit)
-    cosine = float(((unit @ unit.T).sum() - k) / (k * (k - 1)))
-    cut = vectors.abs().quantile(0.8, dim=1, keepdim=True) if vectors.shape[1] < 1 << 24 else vectors.abs().mean()
-    signs = torch.where(vectors.abs() >= cut, vectors.sign(), 0.0)
-    both = (signs != 0).any(0)
-    conflicts = float(((signs > 0).any(0) & (signs < 0).any(0)).sum() / both.sum())
+def interference(bench: Bench, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Interference:
+    """Each task vector alone at the scale that is best for all together, and all of them."""
     experts = bench.experts("test")
+    scale = settings.get("scale", min(1.0, STRETCH / len(bench.skills) ** 0.5))
     alone = [
-        bench.test("task_arithmetic", {"weight": scale}, [skill])[index] for index, skill in enumerate(bench.skills)
+        bench.test("task_arithmetic", {"scale": scale}, [skill])[index] for index, skill in enumerate(bench.skills)
     ]
-    together = {row.name: float((bench.tested(row, bench.chosen(row)[1]) / experts).mean()) for row in rows}
-    return Interference(cosine, conflicts, float((np.array(alone) / experts).mean()), together)
-
-
-def flat(bench: Bench, skill: str) -> torch.Tensor:
-    expert = bench.world.merged(bench.world.load(bench.zoo.expert(skill))).state_dict()
-    return torch.cat([(expert[name] - bench.origin[name]).flatten() for name in bench.origin])
+    together = next(row["chosen"] for row in rows if row["name"] == "task_arithmetic")
+    return Interference(float((np.array(alone) / experts).mean()), float(np.mean(together)))
 
 
 @dataclass(frozen=True)
@@ -99,7 +73,7 @@ class Analogy:
     expert: float
 
 
-def tell(bench: Bench, scales: Sequence[float] = (*SUMS, 0.8, 1.0)) -> Analogy:
+def tell(bench: Bench, scales: Sequence[float] = (0.3, 0.4, 0.5, 0.6, 0.8, 1.0)) -> Analogy:
     """«A is to B as C is to D»: D's skill from the task vectors of the other three."""
     a, b, c, d = bench.skills
     combined, single = [], []

@@ -8,16 +8,21 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from benchmarks.zoo.rows import Row, Settings
+from benchmarks.zoo.rows import FURTHER, Row, Settings
 from benchmarks.zoo.world import Split, State, World, Zoo, answer_all
 
 import mergery
 from mergery.method import find
 from mergery.planning.digest import ARITHMETIC
 from mergery.run.workers import Options
+
+
+class Unmeasured(Exception):
+    """What is asked for was not measured, and nothing is to be measured now."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +42,22 @@ class Bench:
     zoo: Zoo
     notebook: Path
     skills: Sequence[str]
+    frozen: bool = False
+    """Measure nothing that is not in the notebook: raise Unmeasured."""
 
     def __post_init__(self) -> None:
         self.world: World = self.zoo.world
         self.model = self.world.load(self.zoo.base)
         self.origin = {name: value.clone() for name, value in self.world.merged(self.model).state_dict().items()}
         self.known: dict[str, Any] = {}
-        self.warm = False
+        self.warm = self.broken = False
         if self.notebook.exists():
-            for line in self.notebook.read_text().splitlines():
-                entry = json.loads(line)
-                self.known[entry["key"]] = entry
+            text = self.notebook.read_text()
+            self.broken = bool(text) and not text.endswith("\n")
+            for line in text.splitlines():
+                if line.endswith("}"):  # a run that was killed may have left half a line
+                    entry = json.loads(line)
+                    self.known[entry["key"]] = entry
 
     def shares(self, state: State, split: Split, skills: Sequence[str]) -> np.ndarray:
         """The share of items that weights answer, by skill."""
@@ -67,13 +77,24 @@ class Bench:
         """Each expert on its own skill."""
         return np.array([self.reference(skill, split)[index] for index, skill in enumerate(self.skills)])
 
-    def recipe(self, method: str, settings: Settings, skills: Sequence[str] | None = None) -> dict[str, Any]:
-        """The recipe that merges the experts of some skills: of all by default."""
-        models = {skill: str(self.zoo.expert(skill)) for skill in skills or self.skills}
-        merge: dict[str, Any] = {"method": method, **settings, "models": list(models)}
+    def recipe(
+        self,
+        method: str,
+        settings: Settings,
+        skills: Sequence[str] | None = None,
+        first: Settings = MappingProxyType({}),
+    ) -> dict[str, Any]:
+        """The recipe that merges the experts of some skills, of all by default; each of them `first` with the base."""
+        experts = list(skills or self.skills)
+        models: dict[str, Any] = {skill: self.world.source(self.zoo.folder, skill) for skill in experts}
+        merge: dict[str, Any] = {"method": method, **settings, "models": experts}
+        if first:
+            models = {f"{skill}_alone": path for skill, path in models.items()}
+            models |= {skill: {**first, "models": [f"{skill}_alone"], "base": "base"} for skill in experts}
+        if first or find(method).base != "unused":
+            models = {"base": str(self.zoo.base), **models}
         if find(method).base != "unused":
             merge["base"] = "base"
-            models = {"base": str(self.zoo.base), **models}
         return {"models": models, "merge": merge, "output": {"dtype": "float32"}, "seed": self.zoo.seed}
 
     def merge(self, recipe: Mapping[str, Any]) -> tuple[State, float]:
@@ -87,14 +108,26 @@ class Bench:
         assert isinstance(state, dict)
         return {**self.origin, **state}, seconds
 
-    def measure(self, method: str, settings: Settings, skills: Sequence[str] | None = None) -> Outcome:
+    def measure(
+        self,
+        method: str,
+        settings: Settings,
+        skills: Sequence[str] | None = None,
+        first: Settings = MappingProxyType({}),
+    ) -> Outcome:
         """Merge and score on dev items, unless that has been done before."""
-        entry = self.scored("dev", method, settings, skills)
+        entry = self.scored("dev", method, settings, skills, first=first)
         return Outcome(method, settings, np.array(entry["values"]), entry["seconds"])
 
-    def test(self, method: str, settings: Settings, skills: Sequence[str] | None = None) -> np.ndarray:
+    def test(
+        self,
+        method: str,
+        settings: Settings,
+        skills: Sequence[str] | None = None,
+        first: Settings = MappingProxyType({}),
+    ) -> np.ndarray:
         """The shares of test items (skills,), asked for only where nothing more is chosen by them."""
-        return np.array(self.scored("test", method, settings, skills)["values"])
+        return np.array(self.scored("test", method, settings, skills, first=first)["values"])
 
     def scored(
         self,
@@ -103,11 +136,14 @@ class Bench:
         settings: Settings,
         skills: Sequence[str] | None = None,
         on: Sequence[str] | None = None,
+        first: Settings = MappingProxyType({}),
     ) -> Mapping[str, Any]:
         """The shares of items of some skills, of all by default, and the seconds of the merge."""
-        recipe = self.recipe(method, settings, skills)
+        recipe = self.recipe(method, settings, skills, first)
         on = list(on or self.skills)
-        key = self.key(recipe["merge"], recipe["seed"], on, split)
+        key = self.key(recipe["merge"], dict(first), recipe["seed"], on, split)
+        if key not in self.known and self.frozen:
+            raise Unmeasured(f"{method} on {split} items")
         if key not in self.known:
             state, seconds = self.merge(recipe)
             self.note(key, settings=dict(settings), values=self.shares(state, split, on).tolist(), seconds=seconds)
@@ -123,18 +159,28 @@ class Bench:
         given = {**row.given, **settings}
         if row.served:
             return Outcome(row.method, given, *self.served("dev", row.method, given))
-        return self.measure(row.method, given)
+        return self.measure(row.method, given, first=row.first)
 
     def tested(self, row: Row, outcome: Outcome) -> np.ndarray:
         """The shares of test items (skills,) of an outcome."""
         if row.served:
             return self.served("test", row.method, outcome.settings)[0]
-        return self.test(row.method, outcome.settings)
+        return self.test(row.method, outcome.settings, first=row.first)
 
     def chosen(self, row: Row) -> tuple[Outcome, Outcome, int]:
-        """A row with its default settings, with those that are best on the dev items, and from how many they were chosen."""
-        outcomes = [self.outcome(row, settings) for settings in row.candidates()]
-        return outcomes[0], max(outcomes, key=lambda outcome: outcome.dev.mean()), len(outcomes)
+        """A row with its default settings, with those that are best on the dev items, and from how many they were chosen.
+
+        Where the best lie at an end of the grid, the grid goes on, so that no choice is a bound of what was tried.
+        """
+        tried = [(settings, self.outcome(row, settings)) for settings in row.candidates()]
+        for _ in range(FURTHER):
+            best = max(tried, key=lambda each: each[1].dev.mean())[0]
+            seen = [settings for settings, _ in tried]
+            new = [settings for settings in row.beyond(best, seen) if settings not in seen]
+            if not new:
+                break
+            tried += [(settings, self.outcome(row, settings)) for settings in new]
+        return tried[0][1], max((outcome for _, outcome in tried), key=lambda each: each.dev.mean()), len(tried)
 
     def key(self, *facts: Any) -> str:
         text = json.dumps([ARITHMETIC, mergery.__version__, self.zoo.folder.name, *facts], sort_keys=True, default=str)
@@ -143,4 +189,5 @@ class Bench:
     def note(self, key: str, **facts: Any) -> None:
         self.known[key] = {"key": key, **facts}
         with open(self.notebook, "a") as file:
-            file.write(json.dumps(self.known[key]) + "\n")
+            file.write("\n" * self.broken + json.dumps(self.known[key]) + "\n")
+        self.broken = False

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 from benchmarks.pages import fold
-from benchmarks.zoo.advice import in_short
+from benchmarks.pages import table as as_table
+from benchmarks.zoo import learnt
+from benchmarks.zoo.advice import between, defaults, in_short, module, small, tuning
 from benchmarks.zoo.chart import draw_effects, draw_methods
-from benchmarks.zoo.summary import Line, gain, lines, rank_correlation
+from benchmarks.zoo.summary import Line, base_of, gain, lines, rank_correlation
 
-ITEMS = {"sequences": 8 * 500, "digits": 8 * 450}
+Results = Mapping[str, Mapping[str, Any]]
 FAMILIES = {
     "average": "averages",
     "arithmetic": "task arithmetic",
@@ -30,9 +32,21 @@ BEST = 8  # methods that are shown in the open
 
 LEGEND = (
     "± is half of a 95 % interval of the difference, paired by seed and skill; a smaller difference proves nothing. `tried` is"
-    " the number of settings that were scored on validation items; `dev - test` is by how much the best of them looked better"
-    " there than it is. `s` is the time of planning and merging on one core.",
+    " the number of settings that were scored on validation items, 1 where nothing was tuned; `dev - test` is by how much the"
+    " best of them looked better there than it is. `s` is the time of planning and merging on one core.",
 )
+
+WORLDS = {
+    "sequences": "Llamas of two hundred thousand parameters that rewrite short words by eight rules, each with an alphabet"
+    " of its own: no two skills share an input.",
+    "shared": "the same with seven rules over *one* alphabet: only the task's name says what is asked, and skills disturb each"
+    " other.",
+    "adapters": "LoRA adapters of ranks 4, 8, 16 and 32 on one such Llama, trained with peft: eight skills, two on each of four"
+    " alphabets.",
+    "digits": "residual encoders of handwritten digits under eight views and questions, each with a classifier of its own"
+    " that is not merged.",
+    "real": "SmolLM2-135M and five LoRA adapters on small generated skills. Here methods were run with nothing set.",
+}
 
 HEAD = """# Which method
 
@@ -41,54 +55,80 @@ Written by `make zoo` (`python -m benchmarks.zoo --write`); do not edit.
 Every method of Mergery on the same experts, which anyone can train again on two cores in minutes. For advice on models of your
 own, with the time that each method takes, see [Which method, and which weights](choosing.md).
 
-There are two worlds, so that a result is not an accident of one:
+There are {count} worlds, so that a result is not an accident of one:
 
-- **sequences**: Llamas of half a million parameters that rewrite short words by eight rules, each with an alphabet of its own.
-- **digits**: residual encoders of handwritten digits under eight views and questions, each with a classifier of its own
-  that is not merged.
+{worlds}
 
 An expert is trained from the base on one skill. A score is the share of held-out items that are answered rightly, divided by
-the score of that skill's own expert: 1 is as good as eight separate models. Scores are means over eight skills and {seeds}
-seeds. *Default* is with Mergery's default settings, *chosen* with the best of a few on validation items. All scores are on test
-items, which no choice has seen.
+the score of that skill's own expert: 1 is as good as separate models. Scores are means over skills and {seeds}.
+*Default* is with nothing set, *chosen* with the best of a few settings on validation items; where the best lay at an end
+of what was tried, more was tried. All scores are on test items, which no choice has seen.
 
-![Scores of every method in both worlds](which-method.png)
+![Scores of every method in every world]({picture}.png)
 """
 
 
-def write(results: Mapping[str, Mapping[int, Any]], path: Path) -> None:
+def write(results: Results, path: Path) -> None:
     """Write the page and its pictures."""
-    tables = {world: lines(results[world]) for world in ("sequences", "digits")}
-    bases = {world: float(np.mean([np.mean(seed["base"]) for seed in results[world].values()])) for world in tables}
-    seeds = len(results["sequences"])
-    draw_methods(tables, bases, path.with_suffix(".png"))
-    parts = [HEAD.format(seeds=seeds), *in_short(tables), *by_family(tables)]
+    tables = tables_of(results)
+    bases = {world: float(np.mean(base_of(results[world]))) for world in tables}
+    draw_methods(small(tables), bases, path.with_suffix(".png"))
+    families = {line.name: line.family for line in next(iter(tables.values()))}
+    draw_effects({world: growing(results[world]) for world in tables}, families, picture(path))
+    path.write_text(page(results, path))
+
+
+def told(results: Results) -> str:
+    """What `mergery plan` says of methods: the source of its module."""
+    tables = tables_of(results)
+    return module(tables, {world: base_of(results[world]) for world in tables}, learnt.advised(results))
+
+
+def picture(path: Path) -> Path:
+    """Where the picture of the effects is, beside the page."""
+    return path.with_name(f"{path.stem}-effects.png")
+
+
+def tables_of(results: Results) -> dict[str, list[Line]]:
+    """Every world's methods."""
+    return {world: lines(seeds) for world, seeds in results.items() if world in WORLDS}
+
+
+def page(results: Results, path: Path) -> str:
+    """The page."""
+    tables = tables_of(results)
+    tuned = small(tables)
+    bases = {world: base_of(results[world]) for world in tables}
+    listed = "\n".join(f"- **{world}**: {WORLDS[world]}" for world in tables)
+    counts = {world: len(results[world]) for world in tuned}
+    seeds = ", ".join(f"{count} in {world}" for world, count in counts.items())
+    seeds = f"{max(counts.values())} seeds" if len(set(counts.values())) == 1 else f"seeds ({seeds})"
+    head = HEAD.format(count=len(tables), worlds=listed, seeds=seeds, picture=path.stem)
+    note = tuning(tables)
+    parts = [head, *([f"{note}\n"] if note else []), *in_short(tables), *defaults(tables, bases)]
+    parts += between(tables) + learnt.section(results) + by_family(tuned)
     for world, table in tables.items():
-        parts += world_section(world, table, results[world], bases[world])
-    parts += effects_section(results, tables, path)
-    path.write_text("\n".join(parts).rstrip() + "\n")
+        parts += world_section(world, table, results[world], float(np.mean(bases[world])))
+    parts += effects_section(results, tuned, path)
+    return "\n".join(parts).rstrip() + "\n"
 
 
 def by_family(tables: Mapping[str, Sequence[Line]]) -> list[str]:
-    """The best and the middle of each family, and what it costs."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for world, table in tables.items():
-        for line in table:
-            found.setdefault(line.family, {}).setdefault(world, []).append(line.mean)
+    """The best of each family, settings chosen, and what the family costs."""
     unit = np.mean([line.seconds for table in tables.values() for line in table if line.name == "task_arithmetic"])
-    head = ["## By family", "", "| family | " + " | ".join(f"best, {w} | median, {w}" for w in tables) + " | cost |"]
-    head += ["|---|" + "---:|" * (2 * len(tables)) + "---:|"]
-    order = sorted(found, key=lambda f: -float(np.mean([max(found[f][w]) for w in tables])))
-    for family in order:
-        lines_of = [line for table in tables.values() for line in table if line.family == family]
-        cells = [f"{max(found[family][w]):.3f} | {np.median(found[family][w]):.3f}" for w in tables]
-        head.append(
-            f"| {FAMILIES[family]} | "
-            + " | ".join(cells)
-            + f" | {np.median([line.seconds for line in lines_of]) / unit:.0f} |"
-        )
+    rows = []
+    for family, words in FAMILIES.items():
+        own = {world: [line for line in table if line.family == family] for world, table in tables.items()}
+        if all(own.values()):
+            best = [max(line.mean for line in found) for found in own.values()]
+            cost = np.median([line.seconds for found in own.values() for line in found]) / unit
+            rows.append((np.mean(best), [words, *(f"{score:.3f}" for score in best), f"{cost:.0f}"]))
     return [
-        *head,
+        "## By family",
+        "",
+        "The best of each family, with chosen settings where these were looked for.",
+        "",
+        *as_table(["family", *tables, "cost"], [row for _, row in sorted(rows, key=lambda each: -each[0])]),
         "",
         "`cost` is the median time of a merge against that of `task_arithmetic`; on models as small as these it says little"
         " but the order. [What methods cost](methods-cost.md) has that of real sizes.",
@@ -96,16 +136,17 @@ def by_family(tables: Mapping[str, Sequence[Line]]) -> list[str]:
     ]
 
 
-def world_section(world: str, table: Sequence[Line], seeds: Mapping[int, Any], base: float) -> list[str]:
+def world_section(world: str, table: Sequence[Line], seeds: Mapping[str, Any], base: float) -> list[str]:
     regime = [seed["regime"] for seed in seeds.values()]
     base_score, own, others = (np.mean([r[key] for r in regime]) for key in ("base", "own", "others"))
     baseline = next(line for line in table if line.name == "task_arithmetic")
+    own_seeds = f" between seeds with a mean rank correlation of {rank_correlation(table):.2f}"
     text = [
         f"## {world.capitalize()}",
         "",
         f"The base answers {100 * base_score:.0f} % of the items; an expert {100 * own:.0f} % of its own skill's and "
-        f"{100 * others:.0f} % of the others'. Normalised, the base scores {base:.3f}. The order of the methods agrees "
-        f"between seeds with a mean rank correlation of {rank_correlation(table):.2f}.",
+        f"{100 * others:.0f} % of the others'. Normalised, the base scores {base:.3f}."
+        + (f" The order of the methods agrees{own_seeds}." if len(seeds) > 1 else ""),
         "",
         *short([(line.name, line.family, float(np.mean(line.default)), line.mean) for line in table]),
     ]
@@ -132,7 +173,7 @@ def full(table: Sequence[Line], baseline: Line) -> list[str]:
     ]
 
     def compared(line: Line) -> str:
-        mean, half = gain(line, baseline)
+        mean, half = gain(line.cells, baseline.cells)
         return "" if line is baseline else f"{mean:+.3f} ± {half:.3f}"
 
     for line in table:
@@ -140,53 +181,57 @@ def full(table: Sequence[Line], baseline: Line) -> list[str]:
         text.append(
             f"| `{line.name}` | {FAMILIES[line.family]} | **{line.mean:.3f}** | {compared(line)} "
             f"| {np.mean(line.default):.3f} | {np.mean(line.worst):.3f} | {settings} | {line.tried} "
-            f"| {line.optimism:+.3f} | {line.seconds:.2f} |"
+            f"| {'' if line.optimism is None else f'{line.optimism:+.3f}'} | {line.seconds:.2f} |"
         )
     text += ["", *LEGEND]
     return text
 
 
-def effects_section(
-    results: Mapping[str, Mapping[int, Any]], tables: Mapping[str, Sequence[Line]], path: Path
-) -> list[str]:
-    families = {line.name: line.family for line in tables["sequences"]}
-    growths = [seed["growth"] for seed in results["sequences"].values()]
-    counts = growths[0]["counts"]
-    growth = {
-        "counts": counts,
-        "scores": {
-            name: np.mean([g["scores"][name] for g in growths], axis=0).tolist() for name in growths[0]["scores"]
-        },
-    }
-    widths: dict[int, dict[str, float]] = {}
-    for name in results:
-        if name.startswith("width ") or name == "sequences":
-            width = 160 if name == "sequences" else int(name.split()[1])
-            widths[width] = {line.name: line.mean for line in lines(results[name]) if line.name in growth["scores"]}
+def effects_section(results: Results, tables: Mapping[str, Sequence[Line]], path: Path) -> list[str]:
     text = ["## Effects", "", "Effects that the literature reports, and whether they appear here.", ""]
     text += ladder(tables)
-    if len(widths) > 1:
-        picture = path.with_name("which-method-effects.png")
-        draw_effects(growth, widths, families, picture)
-        text += [f"![Scores as experts are added and as models grow]({picture.name})", ""]
-    text += ["### More experts", ""]
-    rows = [
-        "| method | " + " | ".join(f"{count} experts" for count in counts) + " |",
-        "|---|" + "---:|" * len(counts),
-    ]
-    for name, scores in growth["scores"].items():
-        rows.append(f"| `{name}` | " + " | ".join(f"{score:.3f}" for score in scores) + " |")
-    spread = [max(s[i] for s in growth["scores"].values()) - growth["scores"]["linear"][i] for i in range(len(counts))]
-    word = "grows" if spread[-1] > spread[0] + 0.01 else "does not grow"
-    text += [
-        f"The gap between the best method and plain averaging {word} with {', '.join(map(str, counts))} experts: "
-        f"{', '.join(f'{s:.3f}' for s in spread)}.",
-        "",
-        *fold("Sequences; settings chosen anew for each number of experts", rows),
-    ]
+    widths: dict[int, dict[str, float]] = {}
+    for name in results:
+        if name.startswith("width "):
+            widths[int(name.split()[1])] = {line.name: line.mean for line in lines(results[name])}
+    if widths:
+        shown = next(iter(widths.values()))
+        widths[96] = {line.name: line.mean for line in tables.get("sequences", ()) if line.name in shown}
+    growth = {world: growing(results[world]) for world in tables}
+    text += [f"![Scores as experts are added]({picture(path).name})", "", *growth_text(growth)]
     if len(widths) > 1:
         text += width_text(widths)
     text += interference_text(results) + negation_text(results) + analogy_text(results)
+    return text
+
+
+def growing(seeds: Mapping[str, Any]) -> dict[int, dict[str, float]]:
+    """Mean default scores of the methods of the cases, by the number of experts."""
+    found = [case for seed in seeds.values() for case in seed["cases"]]
+    return {
+        count: {
+            name: float(np.mean([case["scores"][name] for case in found if len(case["skills"]) == count]))
+            for name in found[0]["scores"]
+        }
+        for count in sorted({len(case["skills"]) for case in found})
+    }
+
+
+def growth_text(growth: Mapping[str, Mapping[int, Mapping[str, float]]]) -> list[str]:
+    text = ["### More experts", "", "With nothing set; means over groups of so many experts.", ""]
+    for world, counts in growth.items():
+        spread = [max(score for score in scores.values()) - scores["linear"] for scores in counts.values()]
+        word = "grows" if spread[-1] > spread[0] + 0.02 else "does not grow"
+        text.append(
+            f"- {world}: the gap between the best method and plain averaging {word} with {', '.join(map(str, counts))} "
+            f"experts: {', '.join(f'{s:.3f}' for s in spread)}."
+        )
+        columns = ["method", *(f"{count} experts" for count in counts)]
+        names = sorted(
+            next(iter(counts.values())), key=lambda name: -float(np.mean([s[name] for s in counts.values()]))
+        )
+        rows = [[f"`{name}`", *(f"{scores[name]:.3f}" for scores in counts.values())] for name in names]
+        text += ["", *fold(f"Scores in {world}", as_table(columns, rows))]
     return text
 
 
@@ -206,7 +251,7 @@ def ladder(tables: Mapping[str, Sequence[Line]]) -> list[str]:
         steps = [line for line in best.values() if line is not None]
         marks = [f"`{steps[0].name}` {steps[0].mean:.3f}"]
         for before, after in itertools.pairwise(steps):
-            mean, half = gain(after, before)
+            mean, half = gain(after.cells, before.cells)
             sign = "<" if mean > half else ">" if mean < -half else "≈"
             marks.append(f"{sign} `{after.name}` {after.mean:.3f}")
         text.append(f"- {world}: " + " ".join(marks))
@@ -227,39 +272,37 @@ def width_text(widths: Mapping[int, Mapping[str, float]]) -> list[str]:
     return ["### Larger models", "", told, "", *fold("Scores by width", rows)]
 
 
-def interference_text(results: Mapping[str, Mapping[int, Any]]) -> list[str]:
+def interference_text(results: Results) -> list[str]:
     text = ["### Interference", ""]
-    for world in ("sequences", "digits"):
-        entries = [seed["interference"] for seed in results[world].values()]
-        cosine, conflicts, alone = (
-            np.mean([entry[key] for entry in entries]) for key in ("cosine", "conflicts", "alone")
-        )
-        together = {name: np.mean([entry["together"][name] for entry in entries]) for name in entries[0]["together"]}
-        shown = ", ".join(f"`{name}` {score:.3f}" for name, score in together.items())
-        text.append(
-            f"- {world}: task vectors have a mean cosine of {cosine:.3f}; among entries that are in the largest fifth of "
-            f"any, {100 * conflicts:.0f} % have two signs. One task vector alone, at the scale that is best for all "
-            f"together, gives its skill {alone:.3f}; all together give {shown}."
-        )
+    for world in WORLDS:
+        entries = [seed["interference"] for seed in results.get(world, {}).values() if "interference" in seed]
+        if entries:
+            alone, together = (np.mean([entry[key] for entry in entries]) for key in ("alone", "together"))
+            text.append(
+                f"- {world}: one task vector alone, at the scale that is best for all together, gives its skill {alone:.3f}; "
+                f"the sum of all gives {together:.3f}."
+            )
     return [*text, ""]
 
 
-def negation_text(results: Mapping[str, Mapping[int, Any]]) -> list[str]:
-    text = [
+def negation_text(results: Results) -> list[str]:
+    rows = []
+    for world in WORLDS:
+        entries = [entry for seed in results.get(world, {}).values() for entry in seed.get("negation", ())]
+        if entries:
+            keys = [(key, side) for key in ("target", "control") for side in (0, 1)]
+            rows.append([world, *(f"{np.mean([entry[key][side] for entry in entries]):.3f}" for key, side in keys)])
+    return [
         "### Negation",
         "",
         "A skill's task vector subtracted from the base, as far as the other skills keep 95 % of the base's dev score.",
         "",
+        *as_table(["world", "the skill, before", "after", "other skills, before", "after"], rows),
+        "",
     ]
-    text += ["| world | the skill, before | after | other skills, before | after |", "|---|---:|---:|---:|---:|"]
-    for world in ("sequences", "digits"):
-        entries = [entry for seed in results[world].values() for entry in seed["negation"]]
-        numbers = [np.mean([entry[key][side] for entry in entries]) for key in ("target", "control") for side in (0, 1)]
-        text.append(f"| {world} | " + " | ".join(f"{number:.3f}" for number in numbers) + " |")
-    return [*text, ""]
 
 
-def analogy_text(results: Mapping[str, Mapping[int, Any]]) -> list[str]:
+def analogy_text(results: Results) -> list[str]:
     if "analogy" not in results:
         return []
     entries = [seed["analogy"] for seed in results["analogy"].values()]

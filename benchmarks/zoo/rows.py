@@ -12,13 +12,17 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Row:
-    """One method. `given` goes into every recipe of the row; the grid's first value need not be the default."""
+    """One method. `given` goes into every recipe of the row; the grid's first value need not be the default.
+
+    Values of the keys in `OPEN` are in ascending order, and the grid goes on beyond its ends where the best value lies there.
+    """
 
     family: str
     method: str
     grid: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     given: Settings = field(default_factory=dict)
     label: str = ""
+    first: Settings = field(default_factory=dict)  # a merge of each expert with the base, before they are merged
     served: bool = False  # one model for each skill, from what is kept for all
 
     @property
@@ -28,13 +32,27 @@ class Row:
     def candidates(self) -> Iterator[Settings]:
         """All settings of the grid; the defaults come first."""
         yield {}
-        for values in itertools.product(*self.grid.values()):
+        for values in itertools.product(*self.grid.values()) if self.grid else ():
             yield dict(zip(self.grid, values, strict=True))
 
+    def beyond(self, best: Settings, tried: Sequence[Settings]) -> Iterator[Settings]:
+        """One step further from settings that lie at an end of what was tried."""
+        for key in OPEN:
+            if key in self.grid and key in best:
+                values = sorted({settings[key] for settings in tried if key in settings})
+                step = values[1] / values[0]
+                if best[key] == values[-1]:
+                    yield {**best, key: round(values[-1] * step, 4)}
+                if best[key] == values[0]:
+                    yield {**best, key: round(values[0] / step, 4)}
 
-SUMS = (0.3, 0.4, 0.5, 0.6)  # scales of what adds task vectors up
-MEANS = (1.0, 1.5, 2.0, 3.0)  # scales of what averages those that take part
-TURNED = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8)  # scales of sums whose directions were made orthogonal
+
+OPEN = ("scale", "weight")  # settings whose grid goes on where its end is best
+FURTHER = 4  # steps at most
+
+SUMS = (0.25, 0.4, 0.6)  # scales of what adds task vectors up
+MEANS = (1.0, 1.5, 2.5)  # scales of what averages those that take part
+TURNED = (0.7, 1.4, 2.8)  # scales of sums whose directions were made orthogonal
 SOLVED = (0.7, 1.0, 1.4)  # scales of a minimum of interference
 
 ROWS: tuple[Row, ...] = (
@@ -44,14 +62,41 @@ ROWS: tuple[Row, ...] = (
     Row("average", "karcher"),
     Row("average", "model_stock"),
     Row("average", "geometric_median"),
-    Row("average", "cart", {"rank": (0.04, 0.08, 0.15), "scale": (0.5, 1.0, 2.0)}),
-    Row("average", "star", {"energy": (0.4, 0.7), "scale": MEANS}),
-    Row("arithmetic", "task_arithmetic", {"weight": SUMS}),
+    Row("average", "cart", {"rank": (0.04, 0.08), "scale": (0.5, 1.0, 2.0)}),
+    Row("average", "star", {"scale": MEANS}),
+    Row("arithmetic", "task_arithmetic", {"scale": SUMS}),
     Row("arithmetic", "balanced", {"scale": MEANS}),
-    Row("arithmetic", "metagpt", {"scale": (1.0, 2.0, 3.0, 4.0)}),
+    Row("arithmetic", "metagpt", {"scale": MEANS}),
+    Row(
+        "arithmetic",
+        "task_arithmetic",
+        {"scale": SUMS},
+        first={"method": "monosoup"},
+        label="task_arithmetic of monosoup",
+    ),
+    Row(
+        "arithmetic",
+        "task_arithmetic",
+        {"scale": SUMS},
+        first={"method": "truncate", "share": 0.1},
+        label="task_arithmetic of truncate",
+    ),
+    Row(
+        "arithmetic",
+        "task_arithmetic",
+        {"scale": SUMS},
+        first={"method": "spectral_filter", "base_subspace": "remove"},
+        label="task_arithmetic of spectral_filter",
+    ),
+    Row(
+        "arithmetic",
+        "task_arithmetic",
+        given={"scale": [0.2, 0.8]},
+        label="task_arithmetic, growing with depth",
+    ),
     Row("sparse", "ties", {"density": (0.2, 0.5), "scale": MEANS}),
     Row("sparse", "dare_linear", {"scale": SUMS}),
-    Row("sparse", "dare_ties", {"scale": (0.3, 0.5, 0.8)}),
+    Row("sparse", "dare_ties", {"scale": SUMS}),
     Row("sparse", "della", {"scale": MEANS}),
     Row("sparse", "della_linear", {"scale": SUMS}),
     Row("sparse", "breadcrumbs", {"density": (0.15, 0.5), "scale": SUMS}),
@@ -59,32 +104,32 @@ ROWS: tuple[Row, ...] = (
     Row("sparse", "sce", {"scale": MEANS}),
     Row("sparse", "ram", {"scale": MEANS}),
     Row("sparse", "ramplus_tl", {"scale": MEANS}),
-    Row("sparse", "pcb", {"density": (0.1, 0.2), "scale": (1.0, 1.2, 1.5, 2.0)}),
+    Row("sparse", "pcb", {"scale": MEANS}),
     Row("sparse", "consensus", {"scale": SUMS}),
     Row("sparse", "trust_region", {"scale": SUMS}),
-    Row("sparse", "magmax", {"scale": (0.5, 0.8, 1.0, 1.5)}),
+    Row("sparse", "magmax", {"scale": (0.5, 0.8, 1.2)}),
     Row("sparse", "neuromerging", {"density": (0.1, 0.3)}),
     Row("spectral", "tsv_merge", {"scale": TURNED}),
     Row("spectral", "iso_c", {"scale": TURNED}),
     Row("spectral", "iso_cts", {"scale": TURNED}),
-    Row("spectral", "subspace_boosting", {"scale": (0.15, 0.25, 0.35, 0.5)}),
+    Row("spectral", "subspace_boosting", {"scale": (0.15, 0.25, 0.4)}),
     Row("spectral", "dc_merge", {"scale": TURNED}),
-    Row("spectral", "knots", {"scale": (1.0, 1.5, 2.0)}),
-    Row("spectral", "orthomerge", {"scale": (0.25, 0.4, 0.6)}),
+    Row("spectral", "knots", {"scale": MEANS}),
+    Row("spectral", "orthomerge", {"scale": SUMS}),
     Row("spectral", "coram", {"scale": MEANS}),
-    Row("spectral", "svc", {"alpha": (0.5, 1.0), "scale": (0.6, 1.0, 1.4, 2.0)}),
+    Row("spectral", "svc", {"alpha": (0.5, 1.0), "scale": (0.7, 1.0, 1.4)}),
     Row("spectral", "resmerge", {"scale": MEANS}),
-    Row("spectral", "opcm", {"alpha": (0.3, 0.5), "scale": (1.0, 1.5, 2.0)}),
-    Row("quadratic", "wudi", {"start": ("mean", "sum"), "scale": SOLVED}),
+    Row("spectral", "opcm", {"scale": MEANS}),
+    Row("quadratic", "wudi", {"start": ("mean", "sum"), "scale": (0.7, 1.0)}),
     Row("quadratic", "wudi", {"scale": SOLVED}, {"solver": "closed"}, label="wudi, closed"),
-    Row("quadratic", "optmerge", {"scale": SOLVED}, {"start": "sum"}),
+    Row("quadratic", "optmerge", {"start": ("mean", "sum"), "scale": (0.7, 1.0)}),
     Row("quadratic", "swudi", {"time": (30.0, 300.0), "scale": SOLVED}),
     Row("quadratic", "swudi_a", {"scale": SOLVED}),
-    Row("quadratic", "actmat", {"scale": (1.0, 1.5, 2.0)}),
-    Row("quadratic", "ace", {"scale": (1.0, 1.5, 2.0)}),
-    Row("quadratic", "dop", {"scale": (1.0, 1.5, 2.0)}),
-    Row("quadratic", "doge", {"weight": (1.0, 1.5, 2.0)}),
-    Row("serving", "tall_mask", {"threshold": (0.2, 0.4, 0.6)}, served=True),
+    Row("quadratic", "actmat", {"scale": SOLVED}),
+    Row("quadratic", "ace", {"scale": SOLVED}),
+    Row("quadratic", "dop", {"scale": SOLVED}),
+    Row("quadratic", "doge"),
+    Row("serving", "tall_mask", {"threshold": (0.2, 0.6)}, served=True),
     Row("serving", "emr", served=True),
     Row("serving", "onebit", served=True),
     Row("serving", "tsv_compress", served=True),
@@ -97,7 +142,6 @@ LEFT_OUT = {  # and why
     "cosine_add": "takes two models",
     "expo": "extrapolates one model",
     "nearswap": "takes one model",
-    "monosoup": "takes one model",
     "negation": "removes a skill; the page's own section has it",
     "nuslerp": "takes two models",
     "passthrough": "merges nothing",
@@ -107,7 +151,5 @@ LEFT_OUT = {  # and why
     "regmean": "needs statistics of data",
     "rotate": "takes two models",
     "run_average": "averages checkpoints of one run",
-    "spectral_filter": "takes one model",
     "train_difference": "takes two models",
-    "truncate": "takes one model",
 }

@@ -1,4 +1,4 @@
-"""The whole zoo: worlds, seeds, rows and effects; two processes at a time."""
+"""The whole zoo: worlds, seeds, rows, cases and effects; two processes at a time."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from benchmarks.zoo.effects import growth, interference, negate, tell
-from benchmarks.zoo.measure import Bench
+from benchmarks.zoo.cases import METHODS, cases
+from benchmarks.zoo.effects import interference, negate, tell
+from benchmarks.zoo.measure import Bench, Unmeasured
 from benchmarks.zoo.rows import ROWS, Row
-from benchmarks.zoo.world import World
+from benchmarks.zoo.world import STAMP, World
 
-GROWING = ("linear", "task_arithmetic", "ties", "pcb", "tsv_merge", "iso_c", "wudi", "swudi")
-WIDTHS = (96, 160, 256)
+WORLDS = ("sequences", "shared", "adapters", "digits")
+REAL = "real"  # trained and measured by `make zoo-real` alone
+EFFECTS = "effects"  # wider models, and analogy
+WIDTHS = (48, 96, 192)
+WIDENED = ("linear", "task_arithmetic", "ties", "pcb", "svc", "tsv_merge", "iso_c", "swudi_a")
+QUICK = ("linear", "task_arithmetic", "ties", "svc")
 
 
 @dataclass(frozen=True)
@@ -24,47 +30,60 @@ class Scope:
     """How much of the zoo is run."""
 
     cache: Path
-    seeds: int = 3
+    seeds: int = 2
     quick: bool = False
+    worlds: Sequence[str] = (*WORLDS, EFFECTS)
+    frozen: bool = False
+    """Measure nothing: results of what a stopped run has measured."""
 
-    @property
-    def rows(self) -> Sequence[Row]:
-        return [row for row in ROWS if row.method in ("linear", "task_arithmetic", "ties")] if self.quick else ROWS
+    def rows(self, world: str) -> Sequence[Row]:
+        """The rows of a world: in miniature a few; with models of a real size those of `cases`, with their defaults."""
+        if world == REAL:
+            return [replace(row, grid={}) for row in ROWS if row.name in (*METHODS, "emr")]
+        return [row for row in ROWS if row.name in QUICK] if self.quick else ROWS
 
 
 def worlds(scope: Scope) -> dict[str, World]:
-    """The two worlds, or their miniatures."""
+    """The worlds, or their miniatures; none is trained yet."""
+    from benchmarks.zoo.adapters import TASKS as RULES
+    from benchmarks.zoo.adapters import Adapters
     from benchmarks.zoo.digits import Digits
     from benchmarks.zoo.sequences import TASKS, Sequences
+    from benchmarks.zoo.shared import SHARED, Shared
 
     if not scope.quick:
-        return {"sequences": Sequences(), "digits": Digits()}
-    small = Sequences()
-    tiny = replace(
-        small.settings,
-        hidden=64,
-        batch=52,
-        base_steps=100,
-        base_floor=0.0,
-        base_rate=5e-3,
-        expert_steps=30,
-        expert_rate=5e-4,
-    )
-    brief = replace(Digits().settings, hidden=32, base_steps=40, expert_steps=20)
-    return {"sequences": Sequences(tiny, tasks=(TASKS[1], TASKS[4])), "digits": Digits(brief, skills=3)}
+        return {"sequences": Sequences(), "shared": Shared(), "adapters": Adapters(), "digits": Digits()}
+    brief = {"hidden": 64, "batch": 52, "base_steps": 100, "base_floor": 0.0, "base_rate": 5e-3, "expert_steps": 20}
+    return {
+        "sequences": Sequences(replace(Sequences().settings, **brief, expert_rate=5e-4), tasks=(TASKS[1], TASKS[4])),
+        "shared": Shared(replace(Shared().settings, **brief), tasks=(SHARED[1], SHARED[4])),
+        "adapters": Adapters(replace(Adapters().settings, **brief), tasks=(RULES[1], RULES[5])),
+        "digits": Digits(replace(Digits().settings, hidden=32, base_steps=40, expert_steps=20), skills=3),
+    }
+
+
+def make_world(scope: Scope, name: str) -> World:
+    """A world by its name."""
+    if name != REAL:
+        return worlds(scope)[name]
+    from benchmarks.zoo.real import Real
+
+    return Real()
 
 
 def jobs(scope: Scope) -> list[tuple[str, int]]:
     """Every part of the zoo that can be run apart from the others, longest first."""
-    parts = [(name, seed) for name in ("sequences", "digits") for seed in range(scope.seeds)]
-    if not scope.quick:
-        parts += [(f"width {width}", seed) for width in WIDTHS if width != 160 for seed in range(scope.seeds)]
+    from benchmarks.zoo.sequences import Sequences
+
+    parts = [(name, seed) for name in scope.worlds if name != EFFECTS for seed in range(scope.seeds)]
+    if EFFECTS in scope.worlds and not scope.quick:
+        parts += [(f"width {width}", 0) for width in WIDTHS if width != Sequences().settings.hidden]
         parts += [("analogy", seed) for seed in range(scope.seeds)]
     return parts
 
 
 def run_job(scope: Scope, name: str, seed: int) -> dict[str, Any]:
-    """One part of the zoo, in a process of its own."""
+    """One part of the zoo, in a process of its own. What was measured before is not measured again."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     import transformers
 
@@ -79,7 +98,8 @@ def run_job(scope: Scope, name: str, seed: int) -> dict[str, Any]:
 
     from benchmarks.zoo.sequences import ANALOGY, Sequences
 
-    growing = [row for row in scope.rows if row.name in GROWING]
+    if scope.frozen and (name == "analogy" or name.startswith("width ")):
+        raise Unmeasured(name)
     if name == "analogy":
         world: World = Sequences(name="analogy", tasks=ANALOGY)
         bench = Bench(world.prepare(scope.cache, seed, silent), notebook, world.skills)
@@ -88,16 +108,23 @@ def run_job(scope: Scope, name: str, seed: int) -> dict[str, Any]:
         base = Sequences()
         world = Sequences(replace(base.settings, hidden=int(name.split()[1])), name=name.replace(" ", "-"))
         bench = Bench(world.prepare(scope.cache, seed, silent), notebook, world.skills)
-        return table(bench, growing)
-    world = worlds(scope)[name]
+        return table(bench, [row for row in ROWS if row.name in WIDENED])
+    world = make_world(scope, name)
+    if scope.frozen and not (world.folder(scope.cache, seed) / STAMP).exists():
+        raise Unmeasured(f"{name}, seed {seed}: not trained")
     zoo = world.prepare(scope.cache, seed, silent)
-    bench = Bench(zoo, notebook, world.skills)
-    result = table(bench, scope.rows)
-    counts = [count for count in (2, 4, 8) if count <= len(world.skills)]
-    result["growth"] = {"counts": counts, "scores": growth(zoo, notebook, growing, counts)}
-    scale = next(entry["settings"].get("weight", 1.0) for entry in result["rows"] if entry["name"] == "task_arithmetic")
-    result["interference"] = asdict(interference(bench, growing, scale))
-    result["negation"] = [asdict(entry) for entry in negate(bench)]
+    bench = Bench(zoo, notebook, world.skills, scope.frozen)
+    methods = [row.name for row in scope.rows(name) if row.name in METHODS]
+    result = {"cases": cases(bench, methods)} | table(bench, scope.rows(name))
+    if name != REAL:
+        chosen: dict[str, Any] = next(
+            entry["settings"] for entry in result["rows"] if entry["name"] == "task_arithmetic"
+        )
+        try:
+            result["interference"] = asdict(interference(bench, chosen, result["rows"]))
+            result["negation"] = [asdict(entry) for entry in negate(bench)]
+        except Unmeasured:
+            result.pop("interference", None)
     return result
 
 
@@ -110,35 +137,55 @@ def table(bench: Bench, rows: Sequence[Row]) -> dict[str, Any]:
         answers = bench.reference(skill, "test")
         own.append(float(answers[index]))
         others += [float(value) for other, value in enumerate(answers) if other != index]
-    entries = []
-    for row in rows:
-        default, chosen, tried = bench.chosen(row)
-        entries.append(
-            {
-                "name": row.name,
-                "family": row.family,
-                "default": (bench.tested(row, default) / experts).tolist(),
-                "chosen": (bench.tested(row, chosen) / experts).tolist(),
-                "dev": float((chosen.dev / bench.experts("dev")).mean()),
-                "settings": dict(chosen.settings),
-                "tried": tried,
-                "seconds": default.seconds,
-            }
-        )
+    entries = [entry for row in rows if (entry := measured(bench, row, experts))]
     return {
         "skills": list(bench.skills),
-        "base": (base / experts).tolist(),
+        "items": bench.world.items_of("test"),
+        "base": _rounded(base / experts),
         "regime": {"base": float(base.mean()), "own": sum(own) / len(own), "others": sum(others) / len(others)},
         "rows": entries,
     }
 
 
-def run_all(scope: Scope, report: Callable[[str], None]) -> dict[str, dict[int, Any]]:
+def measured(bench: Bench, row: Row, experts: np.ndarray) -> dict[str, Any] | None:
+    """A row's scores. Of a notebook to which nothing is added: with its defaults, where its grid was not gone through; None
+    where these were not measured either."""
+    about = {"name": row.name, "family": row.family}
+    try:
+        default, chosen, tried = bench.chosen(row)
+        return about | {
+            "default": _rounded(bench.tested(row, default) / experts),
+            "chosen": _rounded(bench.tested(row, chosen) / experts),
+            "dev": round(float((chosen.dev / bench.experts("dev")).mean()), 4),
+            "settings": dict(chosen.settings),
+            "tried": tried,
+            "seconds": round(default.seconds, 3),
+        }
+    except Unmeasured:
+        if row.served:
+            return None
+    try:
+        entry = bench.scored("test", row.method, dict(row.given), first=row.first)
+    except Unmeasured:
+        return None
+    scores = _rounded(np.array(entry["values"]) / experts)
+    seconds = round(entry["seconds"], 3)
+    return about | {"default": scores, "chosen": scores, "dev": None, "settings": {}, "tried": 1, "seconds": seconds}
+
+
+def _rounded(values: Any) -> list[float]:
+    return [round(float(value), 4) for value in values]
+
+
+def run_all(scope: Scope, report: Callable[[str], None]) -> dict[str, dict[str, Any]]:
     """Every part of the zoo: results by part and seed."""
-    results: dict[str, dict[int, Any]] = {}
+    results: dict[str, dict[str, Any]] = {}
     with ProcessPoolExecutor(2) as pool:
         futures = {pool.submit(run_job, scope, name, seed): (name, seed) for name, seed in jobs(scope)}
         for future, (name, seed) in futures.items():
-            results.setdefault(name, {})[seed] = future.result()
-            report(f"{name}, seed {seed}")
-    return results
+            try:
+                results.setdefault(name, {})[str(seed)] = future.result()
+                report(f"{name}, seed {seed}")
+            except Unmeasured as error:
+                report(f"left out: {error}")
+    return {name: seeds for name, seeds in results.items() if seeds}

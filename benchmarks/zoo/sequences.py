@@ -34,7 +34,7 @@ def fold(w: Tensor) -> Tensor:
     return torch.cat([w[:, :3], w[:, :3].flip(1)], dim=1)
 
 
-ITEMS = {"dev": 250, "test": 500}  # of each skill
+ITEMS = {"dev": 100, "test": 300}  # of each skill
 
 TASKS = (
     *words.TASKS,
@@ -54,8 +54,9 @@ ANALOGY = (  # one rule on two alphabets, and another on both: the last is what 
 
 @dataclass(frozen=True)
 class Settings(training.Settings):
-    """The demo's, for eight skills."""
+    """The demo's, narrower, for eight skills."""
 
+    hidden: int = 96
     batch: int = 104
 
 
@@ -91,6 +92,9 @@ class Sequences(World):
 
     def load(self, folder: Path) -> LlamaForCausalLM:
         return LlamaForCausalLM.from_pretrained(folder).eval()
+
+    def items_of(self, split: Split) -> int:
+        return len(self.tasks) * ITEMS[split]
 
     def score(self, model: torch.nn.Module, skill: str, split: Split) -> np.ndarray:
         if (skill, split) not in self.held:

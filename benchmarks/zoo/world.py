@@ -58,6 +58,14 @@ class World(ABC):
     def score(self, model: torch.nn.Module, skill: str, split: Split) -> np.ndarray:
         """Which held-out items are answered rightly: bool (items,), the same items for every model."""
 
+    @abstractmethod
+    def items_of(self, split: Split) -> int:
+        """How many items all skills have together."""
+
+    def source(self, folder: Path, skill: str) -> str:
+        """What a recipe calls the expert of a skill."""
+        return str(folder / skill)
+
     def merged(self, model: torch.nn.Module) -> torch.nn.Module:
         """The part of a model whose weights stand in its folder."""
         return model
@@ -67,13 +75,16 @@ class World(ABC):
         """Files whose text decides the trained weights."""
         return (str(Path(__import__(type(self).__module__, fromlist=["x"]).__file__ or "")),)
 
-    def prepare(self, cache: Path, seed: int, report: Report) -> Zoo:
-        """The trained models, from the cache where they are there."""
+    def folder(self, cache: Path, seed: int) -> Path:
+        """Where the trained models are, or will be."""
         key = json.dumps(
             [self.name, asdict(self.settings), list(self.skills), [Path(f).read_text() for f in self.code]]
         )
-        mark = hashlib.sha256(key.encode()).hexdigest()[:12]
-        folder = cache / f"{self.name}-{seed}-{mark}"
+        return cache / f"{self.name}-{seed}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+    def prepare(self, cache: Path, seed: int, report: Report) -> Zoo:
+        """The trained models, from the cache where they are there."""
+        folder = self.folder(cache, seed)
         if not (folder / STAMP).exists():
             self.train(folder, seed, report)
             (folder / STAMP).write_text(json.dumps(asdict(self.settings), indent=1) + "\n")

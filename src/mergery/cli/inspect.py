@@ -126,6 +126,7 @@ def show_memory(facts: dict[str, Any]) -> None:
 
 def show_interference(facts: dict[str, Any]) -> None:
     """Print how task vectors meet."""
+    from mergery.report.advice import what_won
     from mergery.report.interference import WORDS
 
     out = console()
@@ -134,6 +135,8 @@ def show_interference(facts: dict[str, Any]) -> None:
         shown.add_row(words, f"{facts[name]:.3f}")
     out.print()
     out.print(shown)
+    if said := what_won(facts):
+        out.print(said)
 
 
 def _tokenizer(facts: dict[str, Any] | None) -> str:

@@ -152,5 +152,7 @@ def show_facts(facts: dict[str, Any], most: int | None = MOST) -> None:
             out.print(f"  {line}")
     for note in facts["notes"]:
         out.print(note)
+    for text in facts["advice"]:
+        out.print(f"advice: {text}")
     for warning in facts["warnings"]:
         out.print(f"warning: {warning}", style="yellow")

@@ -11,6 +11,7 @@ from mergery.errors import ranges
 from mergery.graph.nodes import Computed, Gathered, Merged, Node, Stored
 from mergery.graph.walking import is_computed, leaves
 from mergery.planning.plan import Plan, no_collections
+from mergery.report.advice import advice
 from mergery.report.tokens import chat_sample
 from mergery.run.estimate import MATRIX_RATE, device_memory, machine_warnings, merged_of, peak_memory, seconds
 from mergery.run.workers import Options
@@ -42,6 +43,7 @@ def explain(plan: Plan, options: Options = Options()) -> dict[str, Any]:
         "chat": chat_sample(plan),
         "dropped": dict(plan.dropped),
         "notes": list(plan.notes),
+        "advice": advice(plan),
         "bytes_in": plan.bytes_in,
         "bytes_out": plan.bytes_out,
         "peak_memory": peak_memory(plan, options),

@@ -1,0 +1,33 @@
+"""What the comparison of methods found (docs/which-method.md): written by `make zoo`, do not edit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+WORLDS = ("sequences", "shared", "adapters", "digits")
+SAFE = ("pcb", "trust_region")
+"""Methods of seconds to minutes that are least behind where they are worst, and nowhere below the base."""
+BELOW: Mapping[str, tuple[str, ...]] = {
+    "ace": ("adapters",),
+    "actmat": ("adapters",),
+    "breadcrumbs": ("shared",),
+    "consensus": ("shared", "adapters"),
+    "dare_linear": ("shared", "adapters"),
+    "dare_ties": ("shared", "adapters"),
+    "dc_merge": ("adapters",),
+    "della_linear": ("shared",),
+    "dop": ("adapters",),
+    "iso_c": ("adapters",),
+    "iso_cts": ("adapters",),
+    "neuromerging": ("adapters",),
+    "subspace_boosting": ("adapters",),
+    "svc": ("adapters",),
+    "swudi": ("adapters",),
+    "swudi_a": ("adapters",),
+    "task_arithmetic": ("shared",),
+    "tsv_merge": ("adapters",),
+}
+"""Methods that fell below the base with nothing set, and the worlds in which they did."""
+RULE: tuple[str, float, str, str] | None = ("inputs", 0.084, "linear", "swudi_a")
+"""A measure of `mergery.report.interference`, a bound, the method below it and the one from it on, where such a rule held on
+worlds that it was not learnt from."""

@@ -53,13 +53,13 @@ def digest_with(plan: Plan, told: Any) -> str:
     return hashlib.sha256(json.dumps([plan.digest, *told], sort_keys=True).encode()).hexdigest()
 
 
-def with_replaced(stack: ExitStack, plan: Plan, work: Path, told: Any, note: str) -> Plan:
-    """The plan with the tensors of the files in `work` in place of its own.
+def with_replaced(stack: ExitStack, plan: Plan, files: Iterable[Path], told: Any, note: str) -> Plan:
+    """The plan with the tensors of some weight files in place of its own.
 
     told: plain data that determines those tensors, for the digest. note: how they came to be, with their number for {count}.
     """
     nodes: dict[str, Stored] = {}
-    for path in sorted(work.glob("*.safetensors")):
+    for path in files:
         checkpoint = stack.enter_context(open_checkpoint(path, label="refined"))
         nodes |= {name: Stored("refined", checkpoint, info) for name, info in checkpoint.tensors.items()}
     steps = tuple(step._replace(node=nodes[step.name]) if step.name in nodes else step for step in plan.steps)

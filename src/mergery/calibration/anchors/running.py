@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +29,13 @@ from mergery.calibration.anchors.search import PRESETS, AnchorOptions, find_anch
 from mergery.calibration.demand import plan_measured
 from mergery.calibration.model import StreamedModel
 from mergery.calibration.opening import merged_statistics, stored_view
-from mergery.checkpoints import open_checkpoint
+from mergery.calibration.replacing import with_replaced
 from mergery.checkpoints.statistics import model_mark
 from mergery.errors import CheckpointError, PlanError, RecipeError
 from mergery.evaluation.loading import quiet
 from mergery.evaluation.running import torch_threads
-from mergery.graph.nodes import Stored
 from mergery.kernels.devices import find_devices
-from mergery.planning.plan import Plan, Searched
-from mergery.planning.steps import kinds_of
+from mergery.planning.plan import Plan
 from mergery.recipe.reading import load_recipe
 from mergery.report.files import side_files
 from mergery.run.events import Notify, Refined, ignore
@@ -197,7 +194,10 @@ def refine_all(
                     arrays, losses = _refined(host, block.on(on), opened, kept, chosen, on)
                     write(path, arrays, losses)
                 on_event(Refined(block.name, "", losses_of(path), number, len(blocks)))
-        planned = _with_refined(stack, opened.plan, work, chosen, kept.card)
+        files = [path for path in sorted(work.glob("*.safetensors")) if not is_empty(path)]  # else the merge's own
+        told = [asdict(chosen), kept.card["options"], kept.card["models"]]
+        note = f"refined on functional dual anchors: {{count}} tensors of {len(kept.card['blocks'])} blocks"
+        planned = with_replaced(stack, opened.plan, files, told, note)
         result = merge_to_folder(planned, place, side_files, Options(threads=threads), on_event)
     shutil.rmtree(work, ignore_errors=True)
     return result
@@ -231,27 +231,3 @@ def _stored_arrays(
             if tensor in arrays:
                 arrays[tensor][start : start + length] = flat[at : at + length]
     return {name: values.reshape(host.view.nodes[name].shape) for name, values in arrays.items()}
-
-
-def _with_refined(
-    stack: contextlib.ExitStack, plan: Plan, work: Path, options: RefineOptions, card: Mapping[str, Any]
-) -> Plan:
-    """The plan with refined tensors in place of merged ones."""
-    nodes: dict[str, Stored] = {}
-    for path in sorted(work.glob("*.safetensors")):
-        if is_empty(path):
-            continue  # the block is the merge's own
-        checkpoint = stack.enter_context(open_checkpoint(path, label="refined"))
-        nodes |= {name: Stored("refined", checkpoint, info) for name, info in checkpoint.tensors.items()}
-    steps = tuple(step._replace(node=nodes[step.name]) if step.name in nodes else step for step in plan.steps)
-    told = json.dumps([plan.digest, asdict(options), card["options"], card["models"]], sort_keys=True)
-    note = f"refined on functional dual anchors: {len(nodes)} tensors of {len(card['blocks'])} blocks"
-    return replace(
-        plan,
-        steps=steps,
-        kinds=kinds_of(steps),
-        digest=hashlib.sha256(told.encode()).hexdigest(),
-        notes=(*plan.notes, note),
-        refined=Searched(plan.digest, tuple(nodes)),
-        view=replace(plan.view, nodes={**plan.view.nodes, **nodes}),
-    )

@@ -96,10 +96,10 @@ def refined_plan(
     title = REFINERS[refine.method].title
     if alone:
         note = f"refined by {title} on what {base_name} rests on: {{count}} tensors"
-        return with_replaced(stack, plan, work, told, note)
+        return with_replaced(stack, plan, sorted(work.glob("*.safetensors")), told, note)
     items = sum(len(text.rows) for text in texts.values())
     note = f"refined by {title} on {items} texts of {', '.join(names)}: {{count}} tensors"
-    planned = with_replaced(stack, plan, work, told, note)
+    planned = with_replaced(stack, plan, sorted(work.glob("*.safetensors")), told, note)
     return replace(planned, warnings=(*planned.warnings, *few))
 
 

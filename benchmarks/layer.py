@@ -2,9 +2,10 @@
 
     python benchmarks/layer.py [--only METHOD ...] [--skip down_proj]
 
-A base and three fine-tunes with random weights in bfloat16, one layer of the real shapes and a small vocabulary, merged by one
-thread in a process of its own. Figures are kept in `figures/layer.json`, and `methods_cost.py --page` shows them: the layer's
-processor time, times its number in the model, over two cores, beside the hours that the plan says.
+A base and three fine-tunes with random weights in bfloat16, one layer of the real shapes and a small vocabulary: one matrix
+of each shape, merged by one thread in a process of its own. Figures are kept in `figures/layer.json` at once, and
+`methods_cost.py --page` shows them: the processor time of a layer's seven matrices, times the layers of the model, over two
+cores, beside the hours that the plan says.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import mergery
@@ -74,29 +74,36 @@ def whole(method: str) -> tuple[float, int]:
         return hours, round(planned(path, ["--threads", "2"]))
 
 
-def measure(method: str, folders: list[Path], skip: list[str], scratch: Path) -> dict:
-    """One merge of the layer."""
+def measure(method: str, folders: list[Path], skip: list[str], scratch: Path) -> None:
+    """Merge one matrix of each shape of the layer, and keep what it took at once."""
     path, out = scratch / "recipe.yaml", scratch / "out"
     path.write_text(json.dumps(recipe(method, folders)))
     plan = mergery.plan(path)
-    linear = [step.slot.info.name for step in plan.steps if any(node.route for node in merged_of(step.node))]
+    found = [(step.slot.info, node.route) for step in plan.steps for node in merged_of(step.node) if node.route]
     plan.close()
-    only = [name for name in linear if not any(part in name for part in skip)]
-    plan = mergery.plan(path, only=only)
-    operations = sum(node.route.operations for step in plan.steps for node in merged_of(step.node) if node.route)
-    plan.close()
-    shutil.rmtree(out, ignore_errors=True)
-    part = ["--threads", "1", *(word for name in only for word in ("--only", name))]
-    command = [sys.executable, "-m", "mergery", "merge", str(path), str(out), *part, "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    started = time.perf_counter()
-    usage = wait(process, command)
-    shutil.rmtree(out, ignore_errors=True)
-    return {
-        "matrices": len(only), "of": len(linear), "processor": round(usage.ru_utime + usage.ru_stime, 1),
-        "clock": round(time.perf_counter() - started, 1), "peak": round(usage.ru_maxrss / 1024), "operations": operations,
-        "planned": round(planned(path, part)),
-    }  # fmt: skip
+    shapes: dict[str, list[str]] = {}
+    for info, _ in found:
+        shapes.setdefault(" x ".join(map(str, info.shape)), []).append(info.name)
+    for shape, names in shapes.items():
+        data = figures("layer") or {"methods": {}}
+        own = data["methods"].setdefault(method, {"matrices": {}})
+        if shape in own["matrices"] or any(word in names[0] for word in skip):
+            continue
+        part = ["--threads", "1", "--only", names[0]]
+        command = [sys.executable, "-m", "mergery", "merge", str(path), str(out), *part, "--json"]
+        shutil.rmtree(out, ignore_errors=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        usage = wait(subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment), command)
+        shutil.rmtree(out, ignore_errors=True)
+        own["matrices"][shape] = {
+            "count": len(names), "processor": round(usage.ru_utime + usage.ru_stime, 1),
+            "peak": usage.ru_maxrss // 1024, "planned": round(planned(path, part)),
+            "operations": next(route.operations for info, route in found if info.name == names[0]),
+        }  # fmt: skip
+        own["of"] = len(shapes)
+        own["hours"], own["memory"] = whole(method)
+        keep("layer", {**data, "machine": machine()})
+        print(f"{method} {shape}: {own['matrices'][shape]}", flush=True)
 
 
 def main() -> None:
@@ -107,13 +114,7 @@ def main() -> None:
     folders = models(CACHE / "layer-8B")
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         for method in options.only:
-            found = measure(method, folders, options.skip, Path(scratch))
-            found["hours"], found["memory"] = whole(method)
-            data = figures("layer") or {"methods": {}}
-            data["methods"][method] = found
-            keep("layer", {**data, "machine": machine()})
-            rate = found["operations"] / found["processor"] / 1e9
-            print(f"{method}: {found}; {rate:.0f} GF/s", flush=True)
+            measure(method, folders, options.skip, Path(scratch))
 
 
 if __name__ == "__main__":

@@ -13,11 +13,13 @@ def one_layer(data: dict) -> list[str]:
         return []
     rows = []
     for name, each in data["methods"].items():
-        share = "all" if each["matrices"] == each["of"] else f"{each['matrices']} of {each['of']}"
-        hours = each["processor"] * LAYERS / 2 / 3600
+        parts = each["matrices"].values()
+        whole = len(parts) == each["of"]
+        processor = sum(part["count"] * part["processor"] for part in parts)
         rows.append(
-            (linked(name), share, f"{each['processor']:.0f}", f"{hours:.1f}" if share == "all" else "",
-             f"{each['hours']:.1f}", f"{each['peak'] / 1000:.1f}", f"{each['planned'] / 1000:.1f}")
+            (linked(name), ", ".join(f"{part['count']} of {shape}" for shape, part in each["matrices"].items()),
+             f"{processor:.0f}", f"{processor * LAYERS / 2 / 3600:.1f}" if whole else "", f"{each['hours']:.1f}",
+             f"{max(part['peak'] for part in parts) / 1000:.1f}", f"{max(part['planned'] for part in parts) / 1000:.1f}")
         )  # fmt: skip
     columns = ("method", "matrices", "processor, s", "model, h", "planned, h", "memory, GB", "planned, GB")
     return [

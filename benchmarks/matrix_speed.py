@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import inspect
 import json
 import os
 import resource
@@ -22,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,19 +67,12 @@ def child(package: str, name: str, path: str) -> None:
 
     torch.set_num_threads(1)
     base, *models = [each.float() for each in torch.load(path)]
-    deltas = [model - base for model in models]
-    known: dict[str, Any] = {}
-    function: Any = METHODS[name]
+    merge: Any = partial(METHODS[name], [model - base for model in models])
     if package != PUBLISHED:
-        method = getattr(importlib.import_module(f"{package}.methods"), name)
-        function, known = method.function, dict(method.resolve(len(deltas), {}))
-        if "noise" in inspect.signature(function).parameters:
-            noise = importlib.import_module(f"{package}.method.asks").Noise()
-            known["noise"] = [noise.of(model, "bfloat16") for model in models]
-    del models, base
+        merge = partial(getattr(importlib.import_module(f"{package}.methods"), name), models, base)
     with threadpool_limits(1):
         started = time.process_time()
-        function(deltas, **known)
+        merge()
         seconds = time.process_time() - started
     print(json.dumps([round(seconds, 2), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024]))
 

@@ -24,7 +24,7 @@ READ_RATE = 2.0e9
 WRITE_RATE = 0.6e9
 KERNEL_RATE = 1.5e9  # of inputs, a worker
 TORCH_RATE = 0.15e9
-MATRIX_RATE = 1.6e10  # operations in float64 a second, a worker
+MATRIX_RATE = 3.0e10  # operations in float64 a second, a worker
 GPU_RATE = 6.0e9  # of inputs, a GPU, whatever the method: the bus is the limit
 
 READABLE_RATE = KERNEL_RATE / 8  # the same where numba is missing

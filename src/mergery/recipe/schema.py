@@ -18,6 +18,7 @@ from mergery.recipe.calibrating import LABELS, LENGTH, REFINERS, SAMPLES
 from mergery.recipe.protecting import protect_schema
 from mergery.recipe.recipe import GROWTHS, TENSORS
 from mergery.recipe.source import CONVERSIONS
+from mergery.recipe.space import OPEN_SCHEMA
 from mergery.recipe.values import ROLES
 from mergery.recipe.vocabulary import LARGEST_MULTIPLE, MOST_NEIGHBOURS, PADDING, UNKNOWN
 
@@ -315,14 +316,20 @@ def _value(setting: Setting, defs: dict[str, Any]) -> dict[str, Any]:
     if f"{kind}.one" not in defs:
         defs[f"{kind}.points"] = _list(scalar, minItems=1)
         defs[f"{kind}.gradient"] = _mapping({"gradient": points, "outside": {"enum": ["ends", "first"]}}, "gradient")
-        defs[f"{kind}.plain"] = _if({"type": "object"}, spread, _if({"type": "array"}, points, scalar))
+        defs |= OPEN_SCHEMA
+        defs[f"{kind}.plain"] = _if({"type": "object"}, _open(spread), _if({"type": "array"}, points, scalar))
         defs[f"{kind}.case"] = _mapping({"where": _ref("where"), "value": _ref(f"{kind}.plain")}, "value")
         defs[f"{kind}.list"] = _if({"contains": {"type": "object"}}, _list(case), points)
-        defs[f"{kind}.one"] = _if({"type": "object"}, _if({"required": ["value"]}, case, spread), listed)
+        defs[f"{kind}.one"] = _if({"type": "object"}, _open(_if({"required": ["value"]}, case, spread)), listed)
     if setting.per_model and f"{kind}.each" not in defs:
         named = _if({"required": ["value"]}, case, {"additionalProperties": _ref(f"{kind}.one")})
-        defs[f"{kind}.each"] = _if({"type": "object"}, _if({"required": ["gradient"]}, spread, named), listed)
+        defs[f"{kind}.each"] = _if({"type": "object"}, _open(_if({"required": ["gradient"]}, spread, named)), listed)
     return {"allOf": [_ref(f"{kind}.{'each' if setting.per_model else 'one'}")]}
+
+
+def _open(otherwise: dict[str, Any]) -> dict[str, Any]:
+    """A value that is still to be found, or another."""
+    return _if({"required": ["search"]}, _ref("search"), _if({"required": ["choose"]}, _ref("choose"), otherwise))
 
 
 def _kind(setting: Setting) -> str:

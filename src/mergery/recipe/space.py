@@ -27,6 +27,26 @@ from mergery.recipe.values import OPEN
 ROLES = ("attention", "mlp")  # that `per: role` tells apart, with all the rest together
 KEYS = ("search", "choose", "per", "points", "log", "whole")
 PER = ("model", "role")
+_SHARED: dict[str, Any] = {
+    "per": {"anyOf": [{"enum": list(PER)}, {"type": "array", "items": {"enum": list(PER)}}]},
+    "points": {"type": "integer", "minimum": 2},
+}
+_ENDS = {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2}
+OPEN_SCHEMA: dict[str, Any] = {
+    "search": {
+        "type": "object",
+        "required": ["search"],
+        "additionalProperties": False,
+        "properties": {"search": _ENDS, "log": {"type": "boolean"}, "whole": {"type": "boolean"}, **_SHARED},
+    },
+    "choose": {
+        "type": "object",
+        "required": ["choose"],
+        "additionalProperties": False,
+        "properties": {"choose": {"type": "array", "minItems": 2}, **_SHARED},
+    },
+}
+"""What editors are told of open values."""
 MOST = 200  # dimensions: more than a search can tell apart
 
 

@@ -47,7 +47,10 @@ def learn(
     """Learn a recipe's weights, and write the recipe with them. See `mergery.api.learn`."""
     check_transformers("learning")
     place = Path(out).expanduser()
+    work = place.with_name(place.name + ".learning")
     if place.exists():
+        if (work / STATE).exists():  # of a run that was killed when all was done
+            shutil.rmtree(work)
         raise PlanError(f"the output {str(place)!r} is already there", hint="choose another file")
     check_writable(place)
     with contextlib.ExitStack() as stack:
@@ -57,7 +60,6 @@ def learn(
         model = StreamedModel(host.plan.view)
         task = task_of(model)
         sources = read_sources(host, model, data, folder, options, tokenizer, task)
-        work = place.with_name(place.name + ".learning")
         mark = _mark(host, sources, options)
         _check_space(work, nbytes(host))
         _begin(work, mark)
@@ -98,7 +100,7 @@ def _learn(
     start = host.begin if options.start is None else {}
     first = np.full(len(host.models), options.start if options.start is not None else 1.0)
     own = {name: start.get(name, first) for name in additions.moved}
-    weights = begin(len(host.models), sorted(additions.moved), host.plan.view.architecture, options.by, wanted, own)
+    weights = begin(len(host.models), list(additions.moved), host.plan.view.architecture, options.by, wanted, own)
     if options.objective == "nsc":
         objective: Any = Reading(bases(host, model, additions, options.rank))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -79,13 +80,10 @@ def begin(
     start: Mapping[str, np.ndarray],
 ) -> Weights:
     """Weights to begin with: for each group the mean of those with which its tensors start (k,)."""
-    keys = {name: _group(name, architecture, by) for name in tensors}
-    groups = list(dict.fromkeys(keys.values()))
-    group = (
-        {name: groups.index(key) for name, key in keys.items()}
-        if by != "tensor"
-        else dict(zip(keys, range(len(keys)), strict=True))
-    )
+    keys = {name: _group(name, architecture, by) for name in sorted(tensors, key=_by_numbers)}
+    groups = sorted(set(keys.values()), key=_by_numbers)
+    places = {key: place for place, key in enumerate(groups)}
+    group = {name: places[key] for name, key in keys.items()}
     first = np.zeros((len(groups), models))
     counts = np.zeros(len(groups))
     for name in tensors:
@@ -97,6 +95,11 @@ def begin(
     elif wanted == "unit":
         first = np.clip(first, 0.0, 1.0)
     return Weights(groups, group, wanted, first)
+
+
+def _by_numbers(name: str) -> list[tuple[int, str]]:
+    """Sorts names with their numbers as numbers."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _group(name: str, architecture: Architecture, by: By) -> str:

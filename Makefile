@@ -88,7 +88,7 @@ families: setup
 	$(RUN) benchmarks/families.py --write docs/families.md
 
 real: setup
-	$(RUN) benchmarks/real.py --write docs/real.md
+	$(RUN) -m benchmarks.real --write docs/real.md
 
 bench: setup .parity/.installed
 	$(RUN) benchmarks/speed.py --mergekit-python .parity/bin/python

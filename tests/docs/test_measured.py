@@ -47,6 +47,13 @@ def test_the_figures_of_small_models_are_the_scripts(script, page, monkeypatch):
     assert module.page(figures(script.partition(".")[0])) == read(f"docs/{page}.md"), f"run: {command}"
 
 
+def test_the_page_of_the_real_model_is_the_scripts():
+    from benchmarks.pages import figures
+    from benchmarks.real import page
+
+    assert "\n".join(page(figures("real"))) + "\n" == read("docs/real.md")
+
+
 def test_no_measured_page_keeps_the_developers_books():
     for page in ("performance", "methods-cost", "scaling", "which-method"):
         text = read(f"docs/{page}.md")

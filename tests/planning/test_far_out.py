@@ -32,6 +32,14 @@ def test_a_scale_in_percent():
     assert far_out(method="iso_c", scale=120) == told("iso_c", "scale 120", 1.2)
 
 
+def test_a_scale_in_percent_is_warned_of_once():
+    merge = {"method": "task_arithmetic", "models": ["a", "b"], "base": "base", "scale": 30}
+    plan = mergery.plan({"models": MODELS, "merge": merge})
+    assert not [text for text in plan.warnings if "overshoots" in text]
+    plan = mergery.plan({"models": MODELS, "merge": merge | {"scale": 2}})
+    assert [text for text in plan.warnings if "begin with scale 0.85" in text]
+
+
 def test_both_are_told_apart():
     wanted = told("task_arithmetic", "scale 20", 0.2) + told("task_arithmetic", "weight 50", 0.5)
     assert far_out(method="task_arithmetic", scale=20, weight=50) == wanted

@@ -50,6 +50,8 @@ _BEYOND: Mapping[str, str] = {
     "use_bdlora": "its factors are block-diagonal (BD-LoRA)",
     "use_qalora": "it pools its inputs (QALoRA)",
 }
+WHOLE = f"check that its files are whole, and that {ADAPTER} is of the same training"
+ELSEWHERE = "merge it into its model with the tool that trained it, and name that folder"
 _MOVED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # ways to begin that change the base's weights
 
 
@@ -110,7 +112,7 @@ class _Reader:
         self.said = self._config()
         self.peft = bool(self.said)
 
-    def fail(self, what: str, why: str = "", hint: str = "") -> None:
+    def fail(self, what: str, why: str = "", hint: str = WHOLE) -> None:
         self.problems.append(CheckpointError(what, where=Where(self.checkpoint.location), why=why, hint=hint))
 
     def _config(self) -> dict[str, Any]:
@@ -133,7 +135,7 @@ class _Reader:
             else:
                 whole[_WHOLE.sub("", name.removeprefix(PREFIX))] = name
         if unread:
-            self.fail(f"{listed(unread)} cannot be read", "how it changes the model is not known here")
+            self.fail(f"{listed(unread)} cannot be read", "how it changes the model is not known here", ELSEWHERE)
         if whole and not modules and not self.peft:
             self.fail(
                 "this is no adapter",
@@ -141,7 +143,11 @@ class _Reader:
                 "the model comes first: MODEL+ADAPTER; mergery adapter extract makes an adapter of a fine-tune",
             )
         elif whole and not self.peft:
-            self.fail(f"{listed(list(whole.values()))} belongs to no module", "an adapter holds pairs of factors")
+            self.fail(
+                f"{listed(list(whole.values()))} belongs to no module",
+                "an adapter holds pairs of factors",
+                "name the file that the training wrote",
+            )
         updates = [update for module, found in modules.items() for update in self._update(module, found)]
         tokens = {
             module: (found["tokens"].name, self._ids(module, found["tokens"]))
@@ -149,7 +155,11 @@ class _Reader:
             if "tokens" in found
         }
         if not updates and not whole and not tokens and not self.problems:
-            self.fail("this is no adapter", "no tensor of it is a factor, as lora_A and lora_B are")
+            self.fail(
+                "this is no adapter",
+                "no tensor of it is a factor, as lora_A and lora_B are",
+                "a model stands alone, without a +",
+            )
         raise_all(self.problems)
         base = self.said.get("base_model_name_or_path")
         return LoraAdapter(
@@ -164,7 +174,7 @@ class _Reader:
             self.fail(
                 f"adapters of type {name} cannot be merged",
                 "LoRA, rsLoRA and DoRA can",
-                "merge it into its model with the tool that trained it, and name that folder",
+                ELSEWHERE,
             )
         for key, why in _BEYOND.items():
             if self.said.get(key):

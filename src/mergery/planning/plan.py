@@ -32,10 +32,10 @@ from mergery.planning.remarks import (
     copied,
     copied_and_cut,
     decoded_inputs,
-    far_out,
     left_aside,
     left_out,
     merged_as_stored,
+    of_settings,
     treated_apart,
 )
 from mergery.planning.restricting import restrict
@@ -225,7 +225,7 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
         *treated_apart(findings.treated),
         *merged_as_stored(view),
         *copied_and_cut(kinds),
-        *(far_out(kinds) if recipe.say is str else []),  # mergekit's files mean what they say
+        *of_settings(kinds, percentages=recipe.say is str),  # mergekit's files mean what they say
         *decoded_inputs(checkpoints),
         *left_aside({name: checkpoints[name] for name in checkpoints if name in recipe.models}, config_from),
     ]

@@ -13,6 +13,7 @@ from mergery.graph.view import Change, View
 from mergery.graph.walking import is_computed, leaves, merges_below
 from mergery.planning.steps import Step
 
+COPIED = "copied from "  # how the note of copied tensors begins
 FAR_OUT = 10.0  # a factor above is taken for a percentage
 
 
@@ -36,7 +37,7 @@ def copied(kinds: Sequence[Sequence[Step]], view: View) -> Iterator[str]:
             roles.setdefault(model, {}).update({each.roles[0].split(".")[0]: None for each in parsed if each})
     if sum(count.values()) < sum(map(len, kinds)):
         for model, number in count.items():
-            yield f"copied from {model}: {number} tensors ({', '.join(roles[model])})"
+            yield f"{COPIED}{model}: {number} tensors ({', '.join(roles[model])})"
 
 
 def left_out(dropped: Mapping[str, str]) -> Iterator[str]:
@@ -70,7 +71,7 @@ def merged_as_stored(view: View) -> Iterator[str]:
 
 
 def copied_and_cut(kinds: Sequence[Sequence[Step]]) -> Iterator[str]:
-    """Tensors of integers, inputs of float64, and sums of weights that are divided by."""
+    """Tensors of integers, and inputs of float64."""
     whole = [kind for kind in kinds if isinstance(kind[0].node, Stored) and not kind[0].node.dtype.floating]
     copied = [step for kind in whole for step in kind]
     if copied:
@@ -79,21 +80,36 @@ def copied_and_cut(kinds: Sequence[Sequence[Step]]) -> Iterator[str]:
     wide = [leaf for node in firsts for leaf in leaves(node) if leaf.info.dtype is F64 and node is not leaf]
     if wide:
         yield f"float64 inputs are merged in float32 (such as {wide[0].info.name!r} of {wide[0].model!r})"
-    nodes = {node.merge: node for node in firsts if isinstance(node, Merged)}
-    for node in nodes.values():
-        yield from node.method.remarks(node.settings)
 
 
-def far_out(kinds: Sequence[Sequence[Step]]) -> Iterator[str]:
-    """Weights and scales that are percentages, by their size: as factors they leave a model of noise."""
-    for merged in merges_below(first.node for first, *_ in kinds).values():
+def of_settings(kinds: Sequence[Sequence[Step]], *, percentages: bool) -> Iterator[str]:
+    """What a reader should know of the settings of each merge: one thing of a setting that is far out of sense.
+
+    `percentages` says that weights and scales may have been meant as such.
+    """
+    far = dict(far_out(kinds)) if percentages else {}
+    nodes = {node.merge: node for node in (first.node for first, *_ in kinds) if isinstance(node, Merged)}
+    for number, node in nodes.items():
+        if number not in far:
+            yield from node.method.remarks(node.settings)
+    for said in far.values():
+        yield from said
+
+
+def far_out(kinds: Sequence[Sequence[Step]]) -> Iterator[tuple[int, list[str]]]:
+    """By the number of the merge, weights and scales that are percentages, by their size: as factors they leave noise."""
+    for number, merged in merges_below(first.node for first, *_ in kinds).items():
+        found: list[str] = []
         largest: dict[str, float] = {}
         for node in merged:
             for name, value in node.method.factors(node.settings).items():
                 largest[name] = max(value, largest.get(name, 0.0))
         for name, value in largest.items():
             if value > FAR_OUT:
-                yield f"{merged[0].method.name}: {name} {value:g} is a factor, not a percentage; did you mean {value / 100:g}?"
+                meant = f"did you mean {value / 100:g}?"
+                found.append(f"{merged[0].method.name}: {name} {value:g} is a factor, not a percentage; {meant}")
+        if found:
+            yield number, found
 
 
 def decoded_inputs(checkpoints: Mapping[str, Checkpoint]) -> Iterator[str]:

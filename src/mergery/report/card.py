@@ -13,6 +13,7 @@ from mergery.method.catalogue import source
 from mergery.planning.adapter_output import AdapterPlan
 from mergery.planning.digest import content_mark
 from mergery.planning.plan import Plan
+from mergery.planning.remarks import COPIED
 from mergery.recipe import Merge, Source
 from mergery.recipe.calibrating import REFINERS
 from mergery.recipe.document import write_yaml
@@ -62,8 +63,10 @@ def make_card(plan: Plan) -> str:
             *(f"- {what}: {several(count, 'tensor')} ({roles})" for what, count, roles in given),
             "",
         ]
-    if plan.notes or plan.warnings:
-        lines += ["## Remarks", "", *(f"- {note}" for note in (*plan.notes, *plan.warnings)), ""]
+    listed = len(given) > 1  # then what is copied stands above
+    remarks = [note for note in plan.notes if not (listed and note.startswith(COPIED))] + list(plan.warnings)
+    if remarks:
+        lines += ["## Remarks", "", *(f"- {remark}" for remark in remarks), ""]
     lines += ["## Recipe", "", "```yaml", write_yaml(recipe.plain()).strip(), "```", ""]
     papers = [(name, find(name)) for name in methods]
     cited = [f"- {name}: {method.summary} {source(method)}" for name, method in papers if method.paper]

@@ -160,12 +160,24 @@ def _gguf(case: Case, room: Path) -> None:
         make_plan({"models": {"x": checkpoint}, "merge": {"method": "passthrough", "models": ["x"]}})
 
 
+def _imatrix(case: Case, room: Path) -> None:
+    """An importance matrix: read, its means finite, written and read again."""
+    import numpy as np
+
+    from mergery.checkpoints.gguf.imatrix import read_imatrix
+
+    found = read_imatrix(room / "x.dat")
+    assert all(np.isfinite(found.means(name)).all() and (found.means(name) > 0).all() for name in found.entries)
+    (room / "x.dat").write_bytes(found.encoded())
+    assert read_imatrix(room / "x.dat").entries.keys() == found.entries.keys()
+
+
 READERS: tuple[Callable[[Path], Any], ...] = ()  # what reads a tokenizer: each is called with a model's folder
 FEEDS = {
     "safetensors": _weights, "torch": _weights, "index": _index, "config": _config, "recipe": _recipe,
     "mergekit": _recipe, "folder": _merge, "merged": _merge,
-    "tokenizer": _tokenizer, "gguf": _gguf,
+    "tokenizer": _tokenizer, "gguf": _gguf, "adapter": _recipe, "imatrix": _imatrix,
 }  # fmt: skip
 RECIPES = ("recipe", "mergekit")
-WRITTEN = (*RECIPES, "gguf")  # read from a file, which is written beforehand
+WRITTEN = (*RECIPES, "gguf", "adapter", "imatrix")  # read from a file, which is written beforehand
 ON_DISK = ("folder", "merged", "tokenizer")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tests.fuzz.adapters import adapter, imatrix
 from tests.fuzz.damage import as_json, spoil
 from tests.fuzz.folders import CONFIG, folder, merged, tokenizer
 from tests.fuzz.llama_files import gguf_file
@@ -67,5 +68,7 @@ KINDS: dict[str, tuple[int, Callable[[random.Random], dict[str, bytes]]]] = {
     "folder": (15, folder),
     "merged": (6, merged),
     "tokenizer": (12, tokenizer),
+    "adapter": (60, adapter),
+    "imatrix": (30, imatrix),
     "gguf": (120, lambda chance: {"x.gguf": gguf_file(chance)}),
 }

@@ -52,6 +52,7 @@ _BEYOND: Mapping[str, str] = {
 }
 WHOLE = f"check that its files are whole, and that {ADAPTER} is of the same training"
 ELSEWHERE = "merge it into its model with the tool that trained it, and name that folder"
+MOST = 1 << 31  # of ranks and alphas
 _MOVED_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")  # ways to begin that change the base's weights
 
 
@@ -272,7 +273,8 @@ class _Reader:
             if any(_fits(str(key), module) for module in modules):
                 value = own
                 break
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value <= 0:
+        known = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < MOST
+        if not known or (otherwise == "r" and value != int(value)):
             self.fail(f"{otherwise} is {value!r} in {ADAPTER}", f"for the module {modules[0]!r}")
             return None
         return value

@@ -161,15 +161,16 @@ def _gguf(case: Case, room: Path) -> None:
 
 
 def _imatrix(case: Case, room: Path) -> None:
-    """An importance matrix: read, its means finite, written and read again."""
+    """An importance matrix: read, its means finite, written again."""
     import numpy as np
 
+    from mergery.checkpoints.gguf.file import GgufFile
     from mergery.checkpoints.gguf.imatrix import read_imatrix
 
     found = read_imatrix(room / "x.dat")
     assert all(np.isfinite(found.means(name)).all() and (found.means(name) > 0).all() for name in found.entries)
-    (room / "x.dat").write_bytes(found.encoded())
-    assert read_imatrix(room / "x.dat").entries.keys() == found.entries.keys()
+    again = GgufFile(MemoryFile("x.gguf", found.encoded()))
+    assert len(again.tensors) == 2 * len(found.entries)
 
 
 READERS: tuple[Callable[[Path], Any], ...] = ()  # what reads a tokenizer: each is called with a model's folder

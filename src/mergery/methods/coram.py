@@ -27,7 +27,7 @@ def check_height(settings: Mapping[str, Any]) -> None:
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     height = min(settings["height"], out, into)
     work = (4.0 * (k + 1) + 6.0) * out * into * height + (k + 2) * 4.0 * EIGEN * out * height**2
-    return Route(f"{k + 1} thin SVDs of slices of {height} rows", work, WIDE * (k + 6) * out * into)
+    return Route(f"{k + 1} thin SVDs of slices of {height} rows", work, WIDE * (3 * k + 6) * out * into)
 
 
 class Parts(NamedTuple):

@@ -15,7 +15,7 @@ from mergery.methods._weights import check_sum
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     side, other = (into, out) if settings["across"] == "output" else (out, into)
-    space = max(decomposing(side, k * other), WIDE * (3 * k + 9) * out * into)
+    space = max(decomposing(side, k * other), WIDE * (3 * k + 10) * out * into)
     side = min(side, k * other)
     work = EIGEN * side**3 + 4.0 * k * side * side * other
     words = "1 basis of all columns by eigenvectors of the smaller Gram matrix"

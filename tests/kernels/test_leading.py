@@ -5,7 +5,7 @@ import torch
 
 from mergery.kernels import leading as module
 from mergery.kernels import spectral
-from mergery.kernels.leading import leading
+from mergery.kernels.leading import leading, settled
 
 
 @pytest.fixture(autouse=True)
@@ -71,3 +71,18 @@ def test_singular_triplets_come_of_them(shape, monkeypatch):
     a, b, ch = spectral.svd(matrix, 100)
     assert torch.allclose(s, b, rtol=1e-9, atol=0.0)
     assert torch.allclose((u * s) @ vh, (a * b) @ ch, rtol=0.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [300, 510])
+def test_a_cut_in_float32_is_settled(count):
+    matrix, vectors = turned(FALLING)
+    values, coarse = (each.flip(-1) for each in torch.linalg.eigh(matrix.float()))
+    found = settled(matrix.float(), values, coarse, count)
+    assert found is not None
+
+    def outside(basis: torch.Tensor) -> float:
+        wide = basis[:, :count].double()
+        return float(torch.linalg.vector_norm(wide - vectors[:, :count] @ (vectors[:, :count].mT @ wide)))
+
+    assert outside(found[1]) < 0.3 * outside(coarse)
+    assert settled(torch.eye(600), torch.ones(600), torch.eye(600), 300) is None

@@ -17,6 +17,7 @@ LARGE = 512  # rows, from which it pays
 NEAR = 96  # vectors on either side of the cut, at least, that are found anew,
 SHARE = 16  # or this part of all
 FAINT = 1e-5  # of the largest eigenvalue: what float32 may have made
+SMALL = 1e-2  # the same, where the rounding of float32 remains in all else
 MOST = 3e-4  # length of what is taken from the vectors left out, for its square to be nothing
 
 
@@ -45,6 +46,30 @@ def leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
     if not float(torch.linalg.vector_norm(close)) + float(torch.linalg.vector_norm(apart)) <= MOST:
         return None
     return values, head.addmm_(beyond, close).add_(far @ apart)
+
+
+def settled(matrix: Tensor, values: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
+    """Eigenvalues (n,), float64, and eigenvectors (n, n), float32, of a matrix in float32, from a decomposition in float32.
+
+    The first `count` now span what they should: those next to the cut are found anew in float64, and take from the far ones of
+    the other side what their residuals say to first order. None where that is not small.
+    """
+    n = matrix.shape[-1]
+    values = values.double()
+    if not 0 < count < n:
+        return values, vectors
+    width = max(NEAR, n // SHARE)
+    first, last = max(0, count - width), min(n, count + width)
+    near, found, image = rotated(matrix.double(), torch.linalg.qr(vectors[:, first:last].double()).Q)
+    felt, kept = (vectors.mT @ image.float()).double(), count - first
+    up = (felt[last:, :kept] / gap(found[:kept], values[last:])).float()
+    down = (felt[:first, kept:] / (values[:first].unsqueeze(-1) - found[kept:])).float()
+    if not float(torch.linalg.vector_norm(up)) + float(torch.linalg.vector_norm(down)) <= SMALL:
+        return None
+    head = vectors[:, :first] + near[:, kept:].float() @ down.mT
+    middle = near.float()
+    middle[:, :kept] += vectors[:, last:] @ up
+    return torch.cat([values[:first], found, values[last:]]), torch.cat([head, middle, vectors[:, last:]], dim=-1)
 
 
 def rotated(matrix: Tensor, within: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -52,14 +52,15 @@ class OwnRows:
         values, vectors = eigh(self.matrix)
         return values * (values > RANK**2 * values[..., :1]), vectors.to(self.matrix.dtype)
 
-    def flow(self, share: Callable[[Tensor], Tensor]) -> Tensor | None:
+    def flow(self, share: Callable[[Tensor], Tensor], *, smooth: bool = False) -> Tensor | None:
         """The start, moved along each eigenvector of C by a share (..., r) of the way to the minimum: (..., out, in).
 
-        `share` gives the shares from the eigenvalues. None where rounding in float32 would be seen.
+        `share` gives the shares from the eigenvalues; `smooth` says that they fall with these and enlarge no small one. None
+        where rounding in float32 would be seen.
         """
         import torch
 
-        values, vectors = self.spectrum()
+        values, vectors = (self.coarsely(share) if smooth else None) or self.spectrum()
         part = share(values) * (values > 0.0)
         part, vectors = leading(part, vectors)
         values = values[..., : part.shape[-1]]
@@ -68,6 +69,25 @@ class OwnRows:
             return None
         step = (self.residual @ vectors) * gain.to(vectors.dtype).unsqueeze(-2)
         return self.start + self.of_inputs(step @ vectors.mT)
+
+    def coarsely(self, share: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor] | None:
+        """`spectrum` by a decomposition in float32, where that takes less time and its rounding would not be seen."""
+        import torch
+
+        from mergery.kernels.leading import settled
+        from mergery.kernels.spectral import RANK
+        from mergery.kernels.symmetric import has_mkl
+
+        matrix = self.matrix
+        if matrix.dtype != torch.float32 or matrix.ndim > 2 or matrix.is_cuda or not has_mkl():
+            return None
+        values, vectors = (each.flip(-1) for each in torch.linalg.eigh(matrix))
+        part = share(values.double().clamp(min=0.0))
+        count = int((part > 0.0).sum())
+        if not count or float(part[count - 1]) == 1.0 or float(values[count - 1]) < FAINT * float(values[0]):
+            return None
+        found = settled(matrix, values, vectors, count)
+        return found and (found[0] * (found[0] > RANK**2 * found[0][..., :1]), found[1])
 
     def sound(self, values: Tensor, gain: Tensor) -> bool:
         """Whether float32 holds what counts: no direction is enlarged far more than the first, and none that takes part is
@@ -151,7 +171,13 @@ def own_rows(deltas: Sequence[Tensor], weight: Any, start: str, *, equal: bool, 
 
 
 def flowed(
-    deltas: Sequence[Tensor], weight: Any, start: str, share: Callable[[Tensor], Tensor], *, fast: bool
+    deltas: Sequence[Tensor],
+    weight: Any,
+    start: str,
+    share: Callable[[Tensor], Tensor],
+    *,
+    fast: bool,
+    smooth: bool = False,
 ) -> Tensor:
     """`OwnRows.flow` with c_i over |d_i|^2; with `fast` in float32 where that is large enough to matter, and sound."""
     import torch
@@ -159,7 +185,7 @@ def flowed(
     fast = fast and all(delta.dtype == torch.float32 for delta in deltas)
     levels: tuple[Single, ...] = ("all", "nothing") if fast else ("nothing",)
     for single in levels:
-        moved = own_rows(deltas, weight, start, equal=True, single=single).flow(share)
+        moved = own_rows(deltas, weight, start, equal=True, single=single).flow(share, smooth=smooth)
         if moved is not None:
             return moved
     raise AssertionError("float64 is sound")

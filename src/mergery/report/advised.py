@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 WORLDS = ("sequences", "shared", "adapters", "digits")
-SAFE = ("pcb", "trust_region")
+SAFE = ("pcb", "della")
 """Methods of seconds to minutes that are least behind where they are worst, and nowhere below the base."""
 BELOW: Mapping[str, tuple[str, ...]] = {
     "ace": ("adapters",),

@@ -38,7 +38,7 @@ def test_the_figures_of_quantised_models_are_the_scripts(monkeypatch):
     assert module.page(figures("quantised"), text) == text, "run: python benchmarks/quantised.py --page"
 
 
-@pytest.mark.parametrize(("script", "page"), [("thinking", "protect")])
+@pytest.mark.parametrize(("script", "page"), [("thinking", "protect"), ("fda.report", "fda")])
 def test_the_figures_of_small_models_are_the_scripts(script, page, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     monkeypatch.syspath_prepend(ROOT / "benchmarks")

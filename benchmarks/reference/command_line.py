@@ -75,7 +75,7 @@ def section(path: tuple[str, ...], command: App) -> str:
     found = command.assemble_argument_collection(default_parameter=app.default_parameter, parse_docstring=True)
     arguments = [each for each in found if each.parameter.show is not False]
     named = [each for each in arguments if each.names[0].startswith("-")]
-    placed = [each for each in arguments if not each.names[0].startswith("-")]
+    placed = [each for each in arguments if not each.names[0].startswith(("-", "*"))]  # `*` is several options
     usage = " ".join([*path, *map(place, placed), *["[options]"] * bool(named)])
     lines = [f"## {' '.join(path)}", "", f"```text\n{usage}\n```", ""]
     for text in paragraphs(command):

@@ -121,7 +121,7 @@ def test_a_killed_search_goes_on(mergery: Any, deep: FilePath, tmp_path: FilePat
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(("--repeats", "0"), "repeats is 0"), (("--longest", "0.5"), "longest is 0.5"), (("--sampler", "tpe"), "greedy")],
+    [(("--repeats", "0"), "repeats is 0"), (("--stretch", "0.5"), "stretch is 0.5"), (("--sampler", "tpe"), "greedy")],
 )
 def test_slips_end_with_one_message(mergery: Any, deep: FilePath, tmp_path: FilePath, options: Any, said: str) -> None:
     done = mergery("flow", deep / "good", "--tasks", deep / "texts.jsonl", "--out", tmp_path / "out", *options)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from mergery.cli.asking import Asking, Tasks
 from mergery.cli.common import Json, Quiet, Verbose, console, flowing, table, wait_without_spinning
 
 if TYPE_CHECKING:
     from mergery.exploration.automatic.running import AutoResult
 
-Tasks = Annotated[tuple[Path, ...], Parameter(consume_multiple=True)]
-TorchThreads = Annotated[int, Parameter(help="Threads of torch; 0 takes one for each core.")]
 Budget = Annotated[str, Parameter(help="Time for the whole: 30m, 2h, 90s. What has begun is finished.")]
 
 
@@ -26,13 +25,7 @@ def auto(
     tasks: Tasks,
     budget: Budget = "30m",
     seed: int = 0,
-    chat: bool = False,
-    batch: int = 32,
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    longest: int | None = None,
-    device: str = "auto",
-    threads: TorchThreads = 0,
-    tokenizer: Path | None = None,
+    asking: Asking = Asking(),
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -52,31 +45,15 @@ def auto(
         Two folders or more; MODEL+ADAPTER as well.
     out
         The folder to write: the recipe (recipe.yaml), all that was tried (auto.json), and every answer.
-    tasks
-        Task files: JSON objects, one a line (see docs/evaluation.md).
     seed
         Of the parts of the tasks, and of the search.
-    chat
-        Put prompts through the tokenizer's chat template.
-    batch
-        Rows at once.
-    dtype
-        Of the weights in memory.
-    longest
-        Tokens that the model is given at once; what its config says, where not given.
-    device
-        Such as cpu or cuda:0; auto is the first GPU where there is one.
-    tokenizer
-        A folder with a tokenizer, instead of the model's own.
     """
     wait_without_spinning()
     from mergery import api
     from mergery.cli.progress import reporter
-    from mergery.evaluation import EvaluationOptions
     from mergery.exploration.automatic.options import AutoOptions, parse_budget
 
     options = AutoOptions(parse_budget(budget), seed)
-    asked = EvaluationOptions(batch, chat, dtype, longest, threads, device)
     with reporter(json=json, quiet=quiet, verbose=verbose) as report:
         found = api.auto(
             base,
@@ -84,8 +61,8 @@ def auto(
             out,
             tasks,
             options=options,
-            evaluation_options=asked,
-            tokenizer=tokenizer,
+            evaluation_options=asking.options,
+            tokenizer=asking.tokenizer,
             on_event=report.event,
         )
     if not json and not quiet:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from cyclopts import Parameter
-
+from mergery.cli.asking import Asking, Tasks
 from mergery.cli.common import Json, Quiet, Verbose, console, flowing, wait_without_spinning
-
-Tasks = Annotated[tuple[Path, ...], Parameter(consume_multiple=True)]
-TorchThreads = Annotated[int, Parameter(help="Threads of torch; 0 takes one for each core.")]
 
 
 @flowing
@@ -23,15 +19,9 @@ def flow(
     sampler: Literal["greedy", "cma"] = "greedy",
     repeats: int = 2,
     trials: int = 100,
-    longest: float = 1.5,
+    stretch: float = 1.5,
     seed: int = 0,
-    chat: bool = False,
-    batch: int = 32,
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    length: int | None = None,
-    device: str = "auto",
-    threads: TorchThreads = 0,
-    tokenizer: Path | None = None,
+    asking: Asking = Asking(),
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -50,42 +40,26 @@ def flow(
         Models with layers of the same shape.
     out
         The folder to write: the recipe (recipe.yaml) and all that was tried (flow.json).
-    tasks
-        Task files: JSON objects, one a line (see docs/evaluation.md).
     sampler
         greedy changes one layer at a time and keeps what helps; cma is CMA-ES over all, and scales the input of each layer.
     repeats
         How often all layers are laid out behind each other: a layer may be passed so many times.
     trials
         Paths at most.
-    longest
+    stretch
         Layers of a path at most, as a multiple of MODEL's.
     seed
         Of the sampler, and of the parts of the tasks.
-    chat
-        Put prompts through the tokenizer's chat template.
-    batch
-        Rows at once.
-    dtype
-        Of the weights in memory.
-    length
-        Tokens that the model is given at once; what its config says, where not given.
-    device
-        Such as cpu or cuda:0; auto is the first GPU where there is one.
-    tokenizer
-        A folder with a tokenizer, instead of the model's own.
     """
     wait_without_spinning()
     from mergery import api
     from mergery.cli.progress import reporter
-    from mergery.evaluation import EvaluationOptions
     from mergery.exploration.flow.options import FlowOptions
 
-    options = FlowOptions(sampler, repeats, trials, longest, seed)
-    asked = EvaluationOptions(batch, chat, dtype, length, threads, device)
+    options = FlowOptions(sampler, repeats, trials, stretch, seed)
     with reporter(json=json, quiet=quiet, verbose=verbose) as report:
         found = api.flow(
-            [model, *others], out, tasks, options=options, evaluation_options=asked, tokenizer=tokenizer,
+            [model, *others], out, tasks, options=options, evaluation_options=asking.options, tokenizer=asking.tokenizer,
             on_event=report.event,
         )  # fmt: skip
     if not json and not quiet:

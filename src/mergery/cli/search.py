@@ -7,10 +7,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from mergery.cli.asking import Asking, Tasks
 from mergery.cli.common import Json, Quiet, RecipeFile, Verbose, console, flowing, wait_without_spinning
 
-Tasks = Annotated[tuple[Path, ...], Parameter(consume_multiple=True)]
-TorchThreads = Annotated[int, Parameter(help="Threads of torch; 0 takes one for each core.")]
 Early = Annotated[
     bool, Parameter(negative="--no-early", help="Give up candidates that are clearly worse than the best.")
 ]
@@ -29,13 +28,7 @@ def search(
     pareto: bool = False,
     seed: int = 0,
     early: Early = True,
-    chat: bool = False,
-    batch: int = 32,
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    longest: int | None = None,
-    device: str = "auto",
-    threads: TorchThreads = 0,
-    tokenizer: Path | None = None,
+    asking: Asking = Asking(),
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -52,8 +45,6 @@ def search(
         A YAML file with open settings.
     out
         The folder of the search: the study, the recipe that was found (recipe.yaml), and all scores (search.json).
-    tasks
-        Task files: JSON objects, one a line (see docs/evaluation.md).
     trials
         Candidates at most.
     minutes
@@ -66,30 +57,22 @@ def search(
         those that none beats in all; search.json has the others, and front.png shows them.
     seed
         Of the sampler, and of the parts of the tasks.
-    chat
-        Put prompts through the tokenizer's chat template.
-    batch
-        Rows at once.
-    dtype
-        Of the weights in memory.
-    longest
-        Tokens that the model is given at once; what its config says, where not given.
-    device
-        Such as cpu or cuda:0; auto is the first GPU where there is one.
-    tokenizer
-        A folder with a tokenizer, instead of the model's own.
     """
     wait_without_spinning()
     from mergery import api
     from mergery.cli.progress import reporter
-    from mergery.evaluation import EvaluationOptions
     from mergery.exploration.options import SearchOptions
 
     options = SearchOptions(sampler, trials, minutes, seed, early, pareto)
-    asked = EvaluationOptions(batch, chat, dtype, longest, threads, device)
     with reporter(json=json, quiet=quiet, verbose=verbose) as report:
         found = api.search(
-            recipe, out, tasks, options=options, evaluation_options=asked, tokenizer=tokenizer, on_event=report.event
+            recipe,
+            out,
+            tasks,
+            options=options,
+            evaluation_options=asking.options,
+            tokenizer=asking.tokenizer,
+            on_event=report.event,
         )
     if not json and not quiet:
         for each in found.finalists:

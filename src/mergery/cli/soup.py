@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from mergery.cli.asking import Asking, Tasks
 from mergery.cli.common import Json, Quiet, Verbose, console, flowing, print_json, table, wait_without_spinning
 from mergery.errors import RecipeError
 
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from mergery.exploration.soups.running import SoupResult
     from mergery.exploration.soups.table import Choice
 
-Tasks = Annotated[tuple[Path, ...], Parameter(consume_multiple=True)]
-TorchThreads = Annotated[int, Parameter(help="Threads of torch; 0 takes one for each core.")]
 Threshold = Annotated[float, Parameter(help="Of soce: categories whose scores are correlated by less go apart.")]
 
 
@@ -30,13 +29,7 @@ def soup(
     threshold: Threshold = 0.5,
     quick: bool = False,
     seed: int = 0,
-    chat: bool = False,
-    batch: int = 32,
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    longest: int | None = None,
-    device: str = "auto",
-    threads: TorchThreads = 0,
-    tokenizer: Path | None = None,
+    asking: Asking = Asking(),
     json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -57,8 +50,6 @@ def soup(
         Model folders of one architecture, two or more; MODEL+ADAPTER as well.
     out
         The folder to write: the recipe (recipe.yaml), all scores (soup.json), and every answer.
-    tasks
-        Task files: JSON objects, one a line (see docs/evaluation.md).
     scores
         Of soce, in place of models and tasks: a CSV file with a line of categories, and one for each model, its name first.
         The experts are chosen, and nothing is run.
@@ -66,18 +57,6 @@ def soup(
         Of soce: try some of the weights only, and the best of the others by a quadratic function through these.
     seed
         Of the parts into which the tasks are split.
-    chat
-        Put prompts through the tokenizer's chat template.
-    batch
-        Rows at once.
-    dtype
-        Of the weights in memory.
-    longest
-        Tokens that the model is given at once; what its config says, where not given.
-    device
-        Such as cpu or cuda:0; auto is the first GPU where there is one.
-    tokenizer
-        A folder with a tokenizer, instead of the model's own.
     """
     if scores is not None:
         if strategy != "soce" or models or tasks or out is not None:
@@ -91,14 +70,18 @@ def soup(
     wait_without_spinning()
     from mergery import api
     from mergery.cli.progress import reporter
-    from mergery.evaluation import EvaluationOptions
     from mergery.exploration.soups.options import SoupOptions
 
     options = SoupOptions(strategy, threshold, quick, seed)
-    asked = EvaluationOptions(batch, chat, dtype, longest, threads, device)
     with reporter(json=json, quiet=quiet, verbose=verbose) as report:
         found = api.soup(
-            models, out, tasks, options=options, evaluation_options=asked, tokenizer=tokenizer, on_event=report.event
+            models,
+            out,
+            tasks,
+            options=options,
+            evaluation_options=asking.options,
+            tokenizer=asking.tokenizer,
+            on_event=report.event,
         )
     if not json and not quiet:
         _show(found)

@@ -18,24 +18,24 @@ class FlowOptions:
     sampler: greedy (one slot on or off at a time, kept where it helps) or cma (CMA-ES over all slots, with scales).
     repeats: how often all layers are laid out behind each other: a layer may be passed so many times.
     trials:  paths at most.
-    longest: layers of a path at most, as a multiple of the first model's.
+    stretch: layers of a path at most, as a multiple of the first model's.
     seed:    of the sampler, and of the parts of the tasks.
     """
 
     sampler: Sampler = "greedy"
     repeats: int = 2
     trials: int = 100
-    longest: float = 1.5
+    stretch: float = 1.5
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
             raise RecipeError(f"no sampler of paths is called {self.sampler!r}", hint=f"one of {', '.join(SAMPLERS)}")
-        for name, least in (("repeats", 1), ("trials", 1), ("longest", 1)):
+        for name, least in (("repeats", 1), ("trials", 1), ("stretch", 1)):
             if getattr(self, name) < least:
                 why = f"it must be {least} or more"
                 raise RecipeError(f"{name} is {getattr(self, name)}", why=why, hint="leave it out for the default")
 
     def plain(self) -> dict[str, Any]:
         """What belongs to the question."""
-        return {key: getattr(self, key) for key in ("sampler", "repeats", "longest", "seed")}
+        return {key: getattr(self, key) for key in ("sampler", "repeats", "stretch", "seed")}

@@ -156,7 +156,7 @@ class _Search:
         self.journal, self.notify = journal, notify
         self.tours: list[Tour] = []
         self.items: dict[int, Mapping[str, list[float]]] = {}
-        self.most = int(options.longest * slots.depths[slots.ends])
+        self.most = int(options.stretch * slots.depths[slots.ends])
 
     def run(self) -> Tour:
         """The best path that was asked all items."""

@@ -39,11 +39,20 @@ def response(out: torch.Tensor, deltas: list[torch.Tensor]) -> float:
 
 @pytest.mark.parametrize("method", SPECTRAL)
 @pytest.mark.parametrize("k", [2, 5])
-def test_a_merge_answers_to_the_tasks_as_they_do_themselves(method, k):
-    deltas = [normal(20, 24, seed=task) * (1 + task) for task in range(k)]
+def test_a_merge_answers_to_the_tasks_as_they_do_themselves_or_is_as_long_as_their_orthogonal_sum(method, k):
+    """Noise fills all directions, so that to answer in full a merge would be longer than that; of few directions it is not."""
     own: dict[str, Any] = {"density": 0.1} if method is dc_merge else {}
+    deltas = [normal(20, 24, seed=task) * (1 + task) for task in range(k)]
     out = merge(method, deltas, torch.zeros(20, 24), scale="auto", **own)
-    assert response(out, deltas) == pytest.approx(1.0, abs=1e-6)
+    longest = math.sqrt(sum(float(delta.double().square().sum()) for delta in deltas))
+    assert float(out.double().norm()) == pytest.approx(longest, rel=1e-5)
+    assert response(out, deltas) < 1.0
+    common = normal(20, 24, seed=9)
+    near = [common + 0.3 * delta / (1 + task) for task, delta in enumerate(deltas)]
+    out = merge(method, near, torch.zeros(20, 24), scale="auto", **own)
+    longest = math.sqrt(sum(float(delta.double().square().sum()) for delta in near))
+    bound = float(out.double().norm()) == pytest.approx(longest, rel=1e-5)
+    assert bound or response(out, near) == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("method", [tsv_merge, svc])
@@ -78,14 +87,15 @@ def test_by_hand():
     assert float(unit_response(merged, deltas, [1.0, -1.0])) == pytest.approx(2 / 1.5)
     # a task of zeros, or of no weight, has no say
     assert float(unit_response(merged, [*deltas, deltas[0] * 0.0], [1.0] * 3)) == pytest.approx(2 / 2.5)
-    assert float(unit_response(merged, deltas, [1.0, 0.0])) == pytest.approx(1 / 2)
+    merged_alone = torch.tensor([[2.0, 0.5]]).double()
+    assert float(unit_response(merged_alone, deltas, [1.0, 0.0])) == pytest.approx(1 / math.sqrt(4.25))
     # 1 where the answer is the opposite of what is wanted
     assert float(unit_response(merged, deltas, [-1.0, -1.0])) == 1.0
-    # the result is no longer than twice all weighed task vectors, laid end to end
-    assert float(unit_response(merged, deltas, [-0.1, -0.1])) == pytest.approx(2 * 0.1 * 5 / math.sqrt(8))
+    # the result is no longer than the sum of the weighed task vectors, were they orthogonal
+    assert float(unit_response(merged, deltas, [-0.1, -0.1])) == pytest.approx(0.1 * math.sqrt(17) / math.sqrt(8))
     crossed = torch.tensor([[1e-3, 0.0], [0.0, 1.0]]).double()
     own = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    assert float(unit_response(crossed, [own], [1.0])) == pytest.approx(2.0, rel=1e-5)
+    assert float(unit_response(crossed, [own], [1.0])) == pytest.approx(1.0, rel=1e-5)
 
 
 # --- sums -----------------------------------------------------------------------------------------------------------

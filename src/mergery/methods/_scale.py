@@ -35,7 +35,8 @@ def unit_response(merged: Tensor, deltas: Sequence[Tensor], weight: Any) -> Tens
 
     a_i = <merged, d_i> / |d_i|^2;   scale = sum_i |w_i| / sum_i sign(w_i) a_i,  over the tasks with a weight and a vector
 
-    1 where the sum below is not positive. The result is never longer than twice sum_i |w_i| |d_i|.
+    1 where the sum below is not positive. The result is never longer than the weighed task vectors' sum would be if they were
+    orthogonal, sqrt(sum_i w_i^2 |d_i|^2): where tasks share their inputs, or are adapters, answers alone would ask for more.
     """
     from mergery.kernels.spectral import inner, norm
 
@@ -49,8 +50,8 @@ def unit_response(merged: Tensor, deltas: Sequence[Tensor], weight: Any) -> Tens
         answer = inner(merged, delta) / size.square().where(there, 1.0) * there
         answered = answered + math.copysign(1.0, factor) * answer
         wanted = wanted + own * there
-        longest = longest + own * size
+        longest = longest + (own * size).square()
     scale = wanted / answered.where(answered > 0.0, 1.0)
     length = norm(merged)
-    most = 2.0 * longest / length.where(length > 0.0, 1.0)
+    most = longest.sqrt() / length.where(length > 0.0, 1.0)
     return scale.where(answered > 0.0, 1.0).minimum(most)

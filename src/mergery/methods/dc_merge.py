@@ -81,9 +81,9 @@ def dc_merge(
         ratio: of the first singular value of the line to the last.
         density: fraction of the entries of M_i that is kept; 0.001 in the authors' code, which is about the diagonal.
         blocks: keep what joins directions of one task only.
-        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over the
-            tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). Nothing is
-            tuned; the paper's scale is 1.
+        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over
+            the tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). It is
+            no longer than the sum of the task vectors, were they orthogonal. Nothing is tuned; the paper's scale is 1.
 
     Source: Zhang et al. 2026, DC-Merge (arXiv 2603.06242), from the description of its code; the line and the preset
     `adapters` are reconstructed. The preset `paper` also merges embeddings and head this way. Everything else is

@@ -56,10 +56,10 @@ def iso_cts(
     Settings:
         weight: factor of each task vector.
         common: fraction of the directions that is taken from the sum; 0.8 in the paper.
-        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over the
-            tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). Nothing is
-            tuned; the paper tunes a scale on validation data, to 1.5 to 1.9
-            for eight tasks.
+        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over
+            the tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). It is
+            no longer than the sum of the task vectors, were they orthogonal. Nothing is tuned; the paper tunes a scale
+            on validation data, to 1.5 to 1.9 for eight tasks.
 
     Source: Marczak et al. 2025, No task left behind (arXiv 2502.04959). As in the authors' code only the common left
     directions are taken out of a task. The preset `paper` is that of ViT-B/32 with eight tasks: scale 1.5 for every

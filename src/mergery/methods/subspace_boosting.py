@@ -53,10 +53,10 @@ def subspace_boosting(
         weight: factor of each task vector.
         beta: the share of the sum of singular values that sets the level, in [0, 1]; the authors' code takes 0.01
             and tries 0 to 0.02. 1 raises nothing.
-        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over the
-            tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). Nothing is
-            tuned; in the paper a scale is tuned on validation data, and the
-            preset `paper` sets 1.
+        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over
+            the tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). It is
+            no longer than the sum of the task vectors, were they orthogonal. Nothing is tuned; in the paper a scale is
+            tuned on validation data, and the preset `paper` sets 1.
 
     Source: Skorobogat, Roth and Georgescu 2025, Subspace-boosted model merging (arXiv 2506.16506), on a host of
     task arithmetic; details from the descriptions of ports, as the paper's own code was not at hand.

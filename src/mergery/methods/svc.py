@@ -55,9 +55,9 @@ def svc(
         weight: factor of each task vector in the sum; 0.3 in the paper's task arithmetic.
         alpha: the least that a task counts. 1 never enlarges a direction; without one 1 / k, the paper's choice,
             which enlarges those that few tasks use.
-        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over the
-            tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). Nothing is
-            tuned; the paper's scale is 1.
+        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over
+            the tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). It is
+            no longer than the sum of the task vectors, were they orthogonal. Nothing is tuned; the paper's scale is 1.
 
     Source: Li et al. 2026, When shared knowledge hurts (arXiv 2602.05536), singular value calibration on a host of
     task arithmetic, from descriptions of the paper and of a port; the bound where a task has no answer is

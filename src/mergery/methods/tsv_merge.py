@@ -98,10 +98,10 @@ def tsv_merge(
         weight: factor of each task's singular values.
         polarise: first multiply each task vector by the square of its length over the tasks' mean, and each column by that of
             its length, over all tasks, to the columns' mean: what stands out counts for more, as in ESM.
-        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over the
-            tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). Nothing is
-            tuned; the paper's scale is 1, right where tasks
-            are orthogonal.
+        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over
+            the tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). It is
+            no longer than the sum of the task vectors, were they orthogonal. Nothing is tuned; the paper's scale is 1,
+            right where tasks are orthogonal.
 
     Source: Gargiulo et al. 2025, Task singular vectors (arXiv 2412.00081). The preset `paper` also merges
     embeddings and head this way, as the authors' code does with all matrices, and sets scale to 1. Everything else

@@ -38,10 +38,10 @@ def scaled(merged: Array, scale: float | str, deltas: Sequence[Array], weight: A
         return merged * scale
     tasks = [(w, delta) for w, delta in zip(weight, deltas, strict=True) if w != 0.0 and delta.any()]
     answer = float(sum(np.sign(w) * (merged * delta).sum() / (delta**2).sum() for w, delta in tasks))
-    longest = sum(abs(w) * np.linalg.norm(delta) for w, delta in tasks)
+    longest = np.sqrt(sum((w * np.linalg.norm(delta)) ** 2 for w, delta in tasks))
     if answer <= 0.0:
-        return merged * min(1.0, 2.0 * longest / (np.linalg.norm(merged) or 1.0))
-    return merged * min(sum(abs(w) for w, _ in tasks) / answer, 2.0 * longest / np.linalg.norm(merged))
+        return merged * min(1.0, longest / (np.linalg.norm(merged) or 1.0))
+    return merged * min(sum(abs(w) for w, _ in tasks) / answer, longest / np.linalg.norm(merged))
 
 
 def weighed(deltas: Sequence[Array], weight: Any) -> Array:

@@ -67,7 +67,7 @@ def always(cases: Cases) -> Choose:
 
 def never_bad(cases: Cases) -> Choose:
     """The one method whose mean over a world is least behind where it is worst."""
-    means = [cases.regrets[cases.worlds == world].mean(axis=0) for world in set(cases.worlds)]
+    means = [cases.regrets[cases.worlds == world].mean(axis=0) for world in sorted(set(cases.worlds))]
     best = int(np.argmin(np.max(means, axis=0)))
     return lambda _: best
 
@@ -174,7 +174,7 @@ def section(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
         mean, low, high = interval(cases, regrets)
         by_world = [f"{regrets[cases.worlds == world].mean():.3f}" for world in worlds]
         names = [cases.methods[choice] for choice in choices]
-        common = ", ".join(f"`{each}`" for each in sorted(set(names), key=lambda each: -names.count(each))[:3])
+        common = ", ".join(f"`{each}`" for each in sorted(set(names), key=lambda each: (-names.count(each), each))[:3])
         rows.append([words, f"**{mean:.3f}** [{low:.3f}, {high:.3f}]", max(by_world), common])
         whole.append([words, *by_world])
     chance = cases.regrets.mean(axis=1)

@@ -124,8 +124,8 @@ def meaning(data: Mapping[str, Any]) -> list[str]:
         return []
     return [
         f"Wherever refining begins, it ends between {min(ends):.0f} and {max(ends):.0f}: anchors of so short a search hold",
-        f"that much of what the experts know. Hosts far below that gain; {' and '.join(lost)}, above it in this world, loses. So",
-        "score a merge before and after, and keep the better one.",
+        f"that much of what the experts know. Hosts far below that gain; {' and '.join(lost)}, above it in this world, loses.",
+        "So score a merge before and after, and keep the better one.",
         "",
     ]
 

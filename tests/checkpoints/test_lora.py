@@ -75,6 +75,8 @@ def planned(adapter: Adapter) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(st.sampled_from(KEYS), odd, max_size=3))
 @example({"r": True})
+@example({"lora_alpha": 10**400})
+@example({"alpha_pattern": {"[[a]q_proj": 3}})
 @example({"rank_pattern": {"(": 3}})
 @example({"target_parameters": ["q_proj.weight", 3, None]})
 @example({"trainable_token_indices": {"q_proj": [-1]}})

@@ -56,6 +56,9 @@ class Adapter(NamedTuple):
         return ", ".join(parts)
 
 
+HUGE = 1e300  # no alpha: JSON has numbers of any size
+
+
 def read_adapter(checkpoint: Checkpoint) -> Adapter | None:
     """The adapter that a checkpoint is, or holds beside a model's weights; None where it is a plain model.
 
@@ -74,7 +77,7 @@ def read_adapter(checkpoint: Checkpoint) -> Adapter | None:
         kind,
         name,
         tuple(sorted(ranks)),
-        float(alpha) if isinstance(alpha, (int, float)) and not isinstance(alpha, bool) else None,
+        float(alpha) if isinstance(alpha, (int, float)) and not isinstance(alpha, bool) and abs(alpha) < HUGE else None,
         base if isinstance(base, str) and base else None,
         tuple(sorted(targets)),
         _beside(checkpoint.tensors),

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from mergery.checkpoints.adapters import read_adapter
@@ -304,7 +306,18 @@ def _role(name: str) -> tuple[str, str]:
 
 def _fits(pattern: str, module: str) -> bool:
     """Whether a pattern of peft means a module: the end of its name, as a regular expression."""
-    try:
-        return re.match(rf"(.*\.)?({pattern})$", module) is not None
-    except re.error:
+    found = _compiled(pattern)
+    if found is None:
         return module == pattern or module.endswith(f".{pattern}")
+    return found.match(module) is not None
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str] | None:
+    """A pattern of peft; None where it is no regular expression."""
+    try:
+        with warnings.catch_warnings():  # of forms that a later Python may read otherwise
+            warnings.simplefilter("ignore", FutureWarning)
+            return re.compile(rf"(.*\.)?({pattern})$")
+    except re.error:
+        return None

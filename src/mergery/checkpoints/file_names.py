@@ -43,6 +43,15 @@ class FoundWeights:
         return DIFFUSERS if (self.index or next(iter(self.files), "")).startswith(DIFFUSERS) else MODEL
 
 
+def stem_of(name: str) -> str:
+    """What the weights of a merge are called where the file `name` alone is a model: the same, unless libraries know it."""
+    stem = name.rpartition(".")[0] or name
+    if stem == DIFFUSERS:
+        return stem
+    known = stem.startswith(("model", "pytorch_model", "consolidated", "adapter_model"))
+    return MODEL if known or _SHARD.fullmatch(name) else stem
+
+
 def find_weights(names: Iterable[str], where: str) -> FoundWeights:
     """The weight files among the names of one folder; `where` is what messages call the folder."""
     names = list(names)

@@ -15,6 +15,7 @@ from mergery.checkpoints.base import Contents
 from mergery.checkpoints.byte_files import LocalFile
 from mergery.checkpoints.config import Config
 from mergery.checkpoints.file_kinds import ADAPTER, is_side_file, is_weight_file
+from mergery.checkpoints.file_names import stem_of
 from mergery.checkpoints.finding import open_weights
 from mergery.checkpoints.formats import open_weight_file
 from mergery.checkpoints.json_files import is_text, parse_config
@@ -36,7 +37,7 @@ class FileCheckpoint(StoredCheckpoint):
         self._weights = join({path.name: file})
         adapter = path.with_name(ADAPTER)
         beside = (ADAPTER,) if path.name.startswith("adapter_model") and adapter.is_file() else ()
-        self._contents, self._adapter = Contents(side=beside, unread=file.unread), adapter
+        self._contents, self._adapter = Contents(side=beside, unread=file.unread, stem=stem_of(path.name)), adapter
 
     def _fetch(self, name: str) -> bytes:
         return self._adapter.read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from mergery.errors import PlanError
 
 SINGLE = "model.safetensors"
 INDEXES = tuple(f"{stem}.safetensors.index.json" for stem in (MODEL, DIFFUSERS))
+SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.safetensors")
 METADATA = "__metadata__"  # the one name that is no tensor's
 
 

@@ -15,7 +15,7 @@ from mergery.engine.workspace import windows
 from mergery.errors import PlanError
 from mergery.kernels.devices import CPU
 from mergery.planning.digest import content_mark
-from mergery.planning.layout import INDEXES
+from mergery.planning.layout import INDEXES, SHARD
 from mergery.planning.plan import make_plan
 from mergery.planning.steps import Step
 from mergery.recipe.reading import load_recipe
@@ -49,7 +49,9 @@ def verify(folder: Path, sample: int, notify: Notify) -> list[str]:
             wrong.append(f"{name} is missing")
         elif hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             wrong.append(f"{name} has changed")
-    known = {*record["files"], *(weight["file"] for weight in record["weights"]), NAME, *INDEXES}
+    weights = [weight["file"] for weight in record["weights"]]
+    shards = {f"{match[1]}.safetensors.index.json" for name in weights if (match := SHARD.fullmatch(name))}
+    known = {*record["files"], *weights, NAME, *INDEXES, *shards}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and str(path.relative_to(folder)) not in known:
             wrong.append(f"{path.relative_to(folder)} is not in the lock")

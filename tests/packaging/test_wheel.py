@@ -76,7 +76,7 @@ def test_what_is_installed_is_a_command_that_merges(installed, tmp_path):
     recipe = {"models": {name: f"./{name}.safetensors" for name in "ab"}, "merge": {"method": "linear"}}
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     run(command, "merge", "recipe.yaml", "merged", cwd=tmp_path, env=environment)
-    np.testing.assert_array_equal(load_file(tmp_path / "merged/model.safetensors")["weight"], np.full((2, 3), 1.5))
+    np.testing.assert_array_equal(load_file(tmp_path / "merged/a.safetensors")["weight"], np.full((2, 3), 1.5))
 
 
 def test_all_that_the_package_imports_is_declared(metadata):

@@ -97,3 +97,11 @@ def test_models_that_do_not_belong_together_are_refused_first(
     done = mergery("auto", zoo / "base", zoo / "a", "--tasks", texts, "--out", tmp_path / "out")
     assert done.code == 2
     assert "two models or more" in done.err
+
+
+@pytest.mark.parametrize("command", [("auto",), ("flow",)])
+def test_without_tasks_there_is_one_message(mergery: Any, zoo: Path, tmp_path: Path, command: tuple[str, ...]) -> None:
+    done = mergery(*command, zoo / "base", zoo / "a", zoo / "b", "--tasks", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "there is no task" in done.err
+    assert not (tmp_path / "out").exists()

@@ -84,6 +84,8 @@ def make_objective(tasks: Sequence[Task], options: EvaluationOptions, seed: int,
     Values and weights of the items stand in turn in what is found.
     """
     higher = {task.metrics[0].higher for task in tasks}
+    if not tasks:
+        raise TaskError("there is no task", why="candidates are told apart by scores", hint="--tasks FILE.jsonl")
     if pareto and len(tasks) < 2:
         raise TaskError("there is one goal", why="each task is one, and there is one task", hint="leave out --pareto")
     if len(higher) > 1 and not pareto:

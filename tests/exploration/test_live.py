@@ -61,8 +61,6 @@ def test_only_what_a_change_touches_is_made_again(live: LiveModel, zoo: Path) ->
     live.follow(live.plan(recipe(zoo, method="task_arithmetic", weight=weight(0.6, 1.0))))
     mlps = sum(".mlp." in name for name in live.keys)
     assert live.made == mlps < everything
-    live.follow(live.plan(recipe(zoo, method="task_arithmetic", weight=weight(0.6, 1.0))))
-    assert live.made == 0
 
 
 def test_what_is_asked_of_the_whole_model_makes_all_of_it_again(live: LiveModel, zoo: Path, tmp_path: Path) -> None:
@@ -123,3 +121,19 @@ def test_a_changed_file_is_noticed(tmp_path: Path, zoo: Path) -> None:
             live.follow(plan)
     finally:
         live.close()
+
+
+def test_a_module_that_has_moved_is_followed_where_it_is(live: LiveModel, zoo: Path, tmp_path: Path) -> None:
+    """An evaluation moves the module to its device, where its parameters have other memory."""
+    module = live.follow(live.plan(recipe(zoo, method="linear"))).module
+    for parameter in module.parameters():
+        parameter.data = parameter.data.clone()
+    same_as_folder(live, recipe(zoo, method="ties", weight=0.4), tmp_path / "out")
+
+
+def test_the_same_plan_again_costs_nothing_and_is_still_told(live: LiveModel, zoo: Path) -> None:
+    plan = live.plan(recipe(zoo, method="linear"))
+    first = live.follow(plan)
+    made = live.made
+    assert live.follow(live.plan(recipe(zoo, method="linear"))) is first
+    assert live.made == made > 0

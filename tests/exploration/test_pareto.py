@@ -1,4 +1,4 @@
-"""Fronts, knees and areas by hand."""
+"""Fronts and knees by hand."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-from mergery.exploration.pareto import front, hypervolume, knee, nearest_ideal
+from mergery.exploration.pareto import front, knee
 from tests.exploration.test_soups import texts
 
 __all__ = ["texts"]
@@ -23,13 +22,7 @@ def test_what_none_beats_in_all() -> None:
 def test_the_knee_stands_out_over_the_line_through_the_ends() -> None:
     points = np.array([[0.0, 10.0], [4.0, 9.0], [7.0, 4.0], [10.0, 0.0]])
     assert knee(points) == 1
-    assert nearest_ideal(points) == 1
     assert knee(points * [1.0, 1000.0]) == 1  # whatever the units
-
-
-def test_the_area_that_points_dominate() -> None:
-    """Above (0, 0): 3 x 1 and 1 x 1 on top of it."""
-    assert hypervolume(np.array([[3.0, 1.0], [1.0, 2.0], [0.5, 0.5], [-1.0, 9.0]]), (0.0, 0.0)) == pytest.approx(4.0)
 
 
 def test_a_front_from_the_command_line(mergery: Any, zoo: Path, texts: Path, tmp_path: Path) -> None:

@@ -48,7 +48,8 @@ class LiveModel:
         self.owners = {name: statistics.get(name, name) for name in self.checkpoints}  # the model that each belongs to
         self.loaded: Loaded | None = None
         self.keys: dict[str, bytes] = {}  # of the tensors that the module holds
-        self.parameters: dict[str, Tensor] = {}
+        self.held = ""  # the digest of the plan that the module holds
+        self.places: frozenset[str] = frozenset()  # the merged tensors that it takes as they are
         self.whole = False  # whether the module must be made anew for every candidate
         self.made = 0  # tensors that the last step made
         try:
@@ -89,6 +90,8 @@ class LiveModel:
 
     def follow(self, plan: Plan) -> Loaded:
         """Give the module the tensors of a plan. Raises MergeryError."""
+        if self.loaded is not None and self.held == plan.digest:  # each portion of the items asks for the model
+            return self.loaded
         if any(checkpoint.stamp() != self.stamps[name] for name, checkpoint in self.checkpoints.items()):
             raise PlanError("the models have changed since the search began", hint="begin a new search")
         shape = (
@@ -101,12 +104,15 @@ class LiveModel:
             self.loaded, self.made, self.shape = self._load(plan), len(plan.steps), shape
         else:
             same = {name: "" for name, key in wanted.items() if known.get(name) == key}
-            self.keys = {
-                name: known[name] for name in same
-            }  # where the merge fails half way, the others are of no recipe
-            Run(plan, ParameterSink(self.parameters, same), Options(), ignore, hashed=False).execute()
+            # Where the merge fails half way, the others are of no recipe.
+            self.keys, self.held = {name: known[name] for name in same}, ""
+            state = self.loaded.module.state_dict(
+                keep_vars=True
+            )  # asked anew: on another device they are other tensors
+            places = {name: state[name].detach().view(-1) for name in self.places}
+            Run(plan, ParameterSink(places, same), Options(), ignore, hashed=False).execute()
             self.made = len(plan.steps) - len(same)
-        self.keys = wanted
+        self.keys, self.held = wanted, plan.digest
         return self.loaded
 
     def _load(self, plan: Plan) -> Loaded:
@@ -122,20 +128,19 @@ class LiveModel:
                 place.write_bytes(content)
             module = assembled(merged, Path(folder), self.head, self.dtype, "merge")
             loaded = Loaded(module.eval(), tokenizer_of(self.tokenizer, Path(folder)))
-        self.parameters = _places(module, merged)
-        self.whole = not self.parameters
+        self.places = _places(module, merged)
+        self.whole = not self.places
         return loaded
 
     def close(self) -> None:
         """Close the models' files, and let go of the module."""
         self.loaded = None
-        self.parameters = {}
         for checkpoint in self.checkpoints.values():
             checkpoint.close()
 
 
-def _places(module: Any, merged: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The module's tensor for each merged one of its name; empty where it keeps some of them in another form.
+def _places(module: Any, merged: Mapping[str, Tensor]) -> frozenset[str]:
+    """The merged tensors that the module has under their names; none where it keeps some of them in another form.
 
     Every value is compared, so that what is written over later is what was read. Merged tensors that the module does not
     take have no place.
@@ -145,16 +150,16 @@ def _places(module: Any, merged: Mapping[str, Tensor]) -> dict[str, Tensor]:
     state = dict(module.state_dict(keep_vars=True))
     held = {tensor.data_ptr() for name, tensor in state.items() if name in merged}
     if any(tensor.data_ptr() not in held for tensor in state.values() if tensor.numel()):
-        return {}
-    places: dict[str, Tensor] = {}
+        return frozenset()
+    places: list[str] = []
     for name, tensor in merged.items():
         own = state.get(name)
         if own is None:
             continue
         if own.shape != tensor.shape or not torch.equal(own.detach().cpu(), tensor.to(own.dtype)):
-            return {}
-        places[name] = own.detach().view(-1)
-    return places
+            return frozenset()
+        places.append(name)
+    return frozenset(places)
 
 
 class ParameterSink:

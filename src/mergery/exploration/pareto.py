@@ -35,25 +35,9 @@ def knee(scores: np.ndarray) -> int:
     return int(best[np.argmax(scaled[best].min(axis=1))])
 
 
-def nearest_ideal(scores: np.ndarray) -> int:
-    """The place of the point that is nearest to the best of each goal, scaled to the range of the front."""
-    return int(np.argmin(np.linalg.norm(1.0 - _scaled(scores), axis=1)))
-
-
 def _scaled(scores: np.ndarray) -> np.ndarray:
     low, high = scores.min(axis=0), scores.max(axis=0)
     return (scores - low) / np.where(high > low, high - low, 1.0)
-
-
-def hypervolume(scores: np.ndarray, reference: Sequence[float]) -> float:
-    """The area that points of two goals dominate above a reference point. scores: (points, 2)."""
-    points = sorted({(float(a), float(b)) for a, b in scores if a > reference[0] and b > reference[1]}, reverse=True)
-    area, height = 0.0, reference[1]
-    for first, second in points:
-        if second > height:
-            area += (first - reference[0]) * (second - height)
-            height = second
-    return area
 
 
 def draw(file: Path, names: Sequence[str], scores: np.ndarray, kept: Sequence[int], chosen: int) -> bool:

@@ -24,11 +24,12 @@ from mergery.exploration.folder import RECIPE, locked
 from mergery.exploration.live import LiveModel
 from mergery.exploration.options import SearchOptions
 from mergery.exploration.scoring import make_objective
+from mergery.exploration.sources import named_sources
 from mergery.exploration.study import Study, check_optuna
 from mergery.exploration.trying import try_candidates
 from mergery.method import find
 from mergery.recipe.document import write_yaml
-from mergery.recipe.paths import rebased, short_name
+from mergery.recipe.paths import rebased
 from mergery.recipe.reading import load_recipe
 from mergery.recipe.space import read_space
 from mergery.report.interference import Interference, measure
@@ -93,7 +94,8 @@ def choose(
     """Decide whether and how to merge; see `mergery.api.auto`. Raises MergeryError."""
     check_optuna()
     check_transformers("a choice by tasks")
-    sources = _named(base, models)
+    taken = ["base", *(str(merge["method"]) for merge in METHODS)]  # names of the table as well
+    sources = {"base": str(base) if isinstance(base, Path) else base, **named_sources(models, taken)}
     if len(sources) < 3:
         hint = "mergery auto BASE MODEL MODEL --tasks FILE --out OUT"
         raise RecipeError("there is nothing to choose", why="it takes a base and two models or more", hint=hint)
@@ -251,17 +253,3 @@ def _opened(merge: Mapping[str, Any]) -> dict[str, Any] | None:
     if "scale" in settings:
         return {**merge, "scale": {"search": [0.2, 2.0]}}
     return None
-
-
-def _named(base: Any, models: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
-    """The sources by name, the base first."""
-    if isinstance(models, Mapping):
-        return {"base": base, **{str(name): source for name, source in models.items()}}
-    named: dict[str, Any] = {"base": str(base) if isinstance(base, Path) else base}
-    methods = [str(merge["method"]) for merge in METHODS]  # names of the table as well
-    for number, source in enumerate(models, 1):
-        path = isinstance(source, (str, Path))
-        named[short_name(str(source), [*named, *methods]) if path else f"model-{number}"] = (
-            str(source) if path else source
-        )
-    return named

@@ -118,6 +118,6 @@ def logits_of(loaded: Loaded, texts: Sequence[str]) -> Any:
     found = []
     with torch.inference_mode():
         for text in texts:
-            ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"]
-            found.append(loaded.module(input_ids=ids).logits.float().flatten())
+            ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"].to(loaded.module.device)
+            found.append(loaded.module(input_ids=ids).logits.float().cpu().flatten())
     return torch.cat(found)

@@ -25,11 +25,12 @@ from mergery.exploration.flow.path import Hop, Path, Slots, straight
 from mergery.exploration.flow.running import FlowModel, logits_of
 from mergery.exploration.folder import RECIPE, locked
 from mergery.exploration.scoring import Objective, ask, make_objective
+from mergery.exploration.sources import named_sources
 from mergery.exploration.study import check_optuna
 from mergery.planning.plan import make_plan
 from mergery.recipe import Merge, Recipe, Source
 from mergery.recipe.document import write_yaml
-from mergery.recipe.paths import rebased, short_name
+from mergery.recipe.paths import rebased
 from mergery.recipe.reading import load_recipe
 from mergery.run.events import Found, Notify, Tried, ignore
 
@@ -86,7 +87,7 @@ def find_path(
     if options.sampler == "cma":
         check_optuna()
     check_transformers("a search for paths")
-    sources = _named(models)
+    sources = named_sources(models)
     splits = split(tasks, seed=options.seed)
     objective = make_objective(splits.search, evaluation, options.seed)
     depths = _check(sources)
@@ -299,13 +300,3 @@ def _texts(tasks: Sequence[Task]) -> list[str]:
     fields = [item.fields for task in tasks for item in task.items[:4]]
     words = [str(each.get("text") or each.get("prompt") or each.get("question")) for each in fields]
     return words[:8]
-
-
-def _named(models: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
-    """Sources by name: of a list, names are made of the paths."""
-    if isinstance(models, Mapping):
-        return {str(name): source for name, source in models.items()}
-    named: dict[str, Any] = {}
-    for source in models:
-        named[short_name(str(source), named)] = str(source)
-    return named

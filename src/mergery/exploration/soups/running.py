@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergery.errors import RecipeError, TaskError
+from mergery.errors import RecipeError
 from mergery.evaluation import split
 from mergery.evaluation.comparison import compare
 from mergery.evaluation.findings import Comparison
@@ -21,8 +21,9 @@ from mergery.exploration.scoring import make_objective
 from mergery.exploration.soups.making import Kitchen, Weights, uniform
 from mergery.exploration.soups.options import SoupOptions, Strategy
 from mergery.exploration.soups.strategies import Greedy, SoCE, greedy, soce
+from mergery.exploration.sources import named_sources
 from mergery.recipe.document import write_yaml
-from mergery.recipe.paths import rebased, short_name
+from mergery.recipe.paths import rebased
 from mergery.recipe.reading import load_recipe
 from mergery.run.events import Found, Notify, ignore
 
@@ -65,7 +66,7 @@ def make_soup(
 ) -> SoupResult:
     """Choose the weights of a soup; see `mergery.api.soup`. Raises MergeryError."""
     check_transformers("a soup")
-    named = _named(models)
+    named = named_sources(models, ("uniform", "greedy", "soce", "uniform of experts"))  # what soups are called
     if len(named) < 2:
         raise RecipeError(
             "a soup is of two models or more", hint="mergery soup greedy MODEL MODEL... --tasks FILE --out OUT"
@@ -121,17 +122,3 @@ def _compare(kitchen: Kitchen, splits: Any, soups: Mapping[str, Weights], option
     if len(parents) == len(found):  # every soup is a model alone
         parents = []
     return compare(found, parents=parents, seed=options.seed, resamples=10_000)
-
-
-def _named(models: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
-    """Sources by name: of a list, names are made of the paths."""
-    if isinstance(models, Mapping):
-        return {str(name): source for name, source in models.items()}
-    named: dict[str, Any] = {}
-    for number, source in enumerate(models, 1):
-        name = short_name(str(source), named) if isinstance(source, (str, Path)) else f"model-{number}"
-        if name in ("uniform", "greedy", "soce"):
-            why = "it is what a soup is called in the report"
-            raise TaskError(f"a model cannot be called {name!r} here", why=why, hint="rename its folder")
-        named[name] = str(source) if isinstance(source, Path) else source
-    return named

@@ -137,3 +137,12 @@ def test_the_same_plan_again_costs_nothing_and_is_still_told(live: LiveModel, zo
     made = live.made
     assert live.follow(live.plan(recipe(zoo, method="linear"))) is first
     assert live.made == made > 0
+
+
+def test_a_merge_that_is_refined_on_data_is_refused(zoo: Path, tmp_path: Path) -> None:
+    """Its candidates would be scored without what the data do."""
+    (tmp_path / "texts.jsonl").write_text('{"text": "ab"}\n')
+    models = {name: str(zoo / name) for name in ("base", "a", "b")}
+    data = {"models": models, "merge": {"method": "task_arithmetic", "base": "base"}, "refine": "featcal"}
+    with pytest.raises(PlanError, match="needs calibration"):
+        LiveModel(load_recipe({**data, "calibration": {"data": str(tmp_path / "texts.jsonl")}}), "language")

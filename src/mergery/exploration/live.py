@@ -44,6 +44,7 @@ class LiveModel:
         self.head: Head = head
         self.dtype, self.tokenizer = dtype, tokenizer
         self.checkpoints: Mapping[str, Checkpoint] = open_all(recipe)
+        self.models = set(recipe.models)
         statistics = {statistics_of(name): name for name in recipe.models}
         self.owners = {name: statistics.get(name, name) for name in self.checkpoints}  # the model that each belongs to
         self.loaded: Loaded | None = None
@@ -70,9 +71,12 @@ class LiveModel:
 
     def plan(self, recipe: Recipe) -> Plan:
         """The plan of a candidate, over the models that are open. Raises MergeryError."""
-        used = {name: self.checkpoints[name] for name in self.checkpoints if self.owners[name] in recipe.models}
+        idle = self.models - recipe.models.keys()
+        used = {name: each for name, each in self.checkpoints.items() if self.owners[name] not in idle}
         with no_collections():
-            return plan_recipe(recipe, used, ())
+            plan = plan_recipe(recipe, used, ())
+        plan.check_ready()
+        return plan
 
     def subject(self, recipe: Recipe, name: str) -> Subject:
         """A candidate as something to evaluate: the model follows it when it is asked."""

@@ -50,4 +50,5 @@ class SearchOptions:
 
     def plain(self) -> dict[str, Any]:
         """What belongs to the question."""
-        return {"sampler": self.sampler, "seed": self.seed, "early": self.early, "pareto": self.pareto}
+        said = {"sampler": self.sampler, "seed": self.seed, "early": self.early, "pareto": self.pareto}
+        return {**said, "trials": self.trials} if self.sampler == "grid" else said  # which decide a grid's points

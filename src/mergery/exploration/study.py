@@ -25,6 +25,7 @@ from mergery.exploration.options import SearchOptions
 from mergery.recipe.space import Choice, Range, Space
 
 FILE = "study.log"
+POPULATION = 16  # of NSGA: fixed, so that a study goes on as it began with more trials
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class Study:
                 return samplers.GPSampler(seed=seed, deterministic_objective=True)
             case "nsga":
                 kind = samplers.NSGAIISampler if self.goals <= 3 else samplers.NSGAIIISampler
-                return kind(seed=seed, population_size=max(8, min(50, self.options.trials // 5)))
+                return kind(seed=seed, population_size=POPULATION)
         return samplers.RandomSampler(seed=seed)
 
     def grid(self) -> Iterator[tuple[Any, ...]]:

@@ -70,3 +70,37 @@ def test_a_file_brings_its_own_tokenizer(adapted, model, write, mergery, tmp_pat
     for source in (tmp_path / "x.gguf", f"{tmp_path / 'x.gguf'}+{folder}"):
         outcome = mergery("calibrate", source, "--data", write(2), tmp_path / f"stats-{len(str(source))}")
         assert outcome.code == 0, outcome.err
+
+
+def test_what_an_adapter_brings_whole_has_fisher_information(model, write, mergery, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(model("llama"), dtype=torch.float32)
+    torch.manual_seed(5)
+    options = LoraConfig(
+        r=2, target_modules=["q_proj"], modules_to_save=["lm_head"], init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+    tuned = get_peft_model(base, options)
+    head = tuned.base_model.model.lm_head.modules_to_save.default.weight
+    with torch.no_grad():
+        head += torch.randn_like(head)
+    tuned.save_pretrained(tmp_path / "adapter")
+    both = f"{model('llama')}+{tmp_path / 'adapter'}"
+    for source, name in ((both, "one"), (model("llama", 2), "two")):
+        data, out = write(4, name=f"{name}.jsonl"), tmp_path / f"{name}-stats"
+        assert mergery("calibrate", source, "--data", data, "--stats", "fisher", out).code == 0
+    models = {
+        "one": {"path": both, "statistics": str(tmp_path / "one-stats")},
+        "two": {"path": str(model("llama", 2)), "statistics": str(tmp_path / "two-stats")},
+    }
+    recipe = tmp_path / "recipe.yaml"
+    wanted = {"method": "fisher", "floor": 0.0}
+    recipe.write_text(yaml.safe_dump({"models": models, "merge": wanted, "output": {"dtype": "float32"}}))
+    outcome = mergery("merge", recipe, tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    weights = [head.detach(), load_file(model("llama", 2) / "model.safetensors")["lm_head.weight"]]
+    known = [tensors(tmp_path / f"{each}-stats")["lm_head.weight.fisher"] for each in ("one", "two")]
+    above, below = sum(w.double().numpy() * f for w, f in zip(weights, known, strict=True)), sum(known)
+    expected = np.divide(above, below, out=(weights[0] + weights[1]).double().numpy() / 2, where=below > 0)
+    assert close(load_file(tmp_path / "out" / "model.safetensors")["lm_head.weight"].double().numpy(), expected, 1e-5)

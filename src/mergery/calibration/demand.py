@@ -44,6 +44,7 @@ class Wanted:
     """Statistics of one model that have to be there before the merge."""
 
     model: str
+    other: str  # the model whose data they are of, where it is another
     kinds: tuple[str, ...]
     data: str  # as the recipe says it
     folder: Path  # where they are kept
@@ -60,7 +61,8 @@ class Wanted:
         """What is going to be done, or has been."""
         on = f"{self.options.limit} items of {self.data}" if self.options.limit else self.data
         on = f"the protected text, {on}" if self.protects else on
-        what = f"statistics of {self.model} ({', '.join(self.kinds)}) on {on}"
+        of = f"{self.model} for {self.other}" if self.other else self.model
+        what = f"statistics of {of} ({', '.join(self.kinds)}) on {on}"
         if self.there:
             return f"{what} are there, in {self.folder}"
         return f"{what} are made first, {about(self.seconds)} at most, and kept in {self.folder}"
@@ -71,17 +73,19 @@ def kept_in() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergery" / "statistics"
 
 
-def kinds_wanted(recipe: Recipe) -> dict[str, tuple[str, ...]]:
-    """The statistics that the methods of a recipe ask for, of each stored model that names none."""
-    found: dict[str, dict[str, None]] = {}
+def kinds_wanted(recipe: Recipe) -> dict[tuple[str, str], tuple[str, ...]]:
+    """The statistics that the methods of a recipe ask for, of each stored model that names none; of a base, on the data of
+    each model.
+    """
+    found: dict[tuple[str, str], dict[str, None]] = {}
 
     def ask(method: str | None, merge: Merge) -> None:
         for each in find(method).statistics if method else ():
-            names = merge.names() if each.of_base else tuple(name for name in merge.names() if name != merge.base)
-            for name in (merge.base,) if each.of_base else names:
-                source = recipe.models.get(name or "")
-                if isinstance(source, Source) and source.statistics is None:
-                    found.setdefault(str(name), {})[each.statistic] = None
+            for name in merge.names():
+                of = (merge.base or "", name) if each.of_base else (name, "")
+                source = recipe.models.get(of[0])
+                if name != merge.base and isinstance(source, Source) and source.statistics is None:
+                    found.setdefault(of, {})[each.statistic] = None
 
     for merge in (recipe.merge, *(model for model in recipe.models.values() if isinstance(model, Merge))):
         for method in (
@@ -97,8 +101,8 @@ def kinds_wanted(recipe: Recipe) -> dict[str, tuple[str, ...]]:
         and isinstance(base, Source)
         and base.statistics is None
     ):
-        found.setdefault(str(base_of(recipe)), {})["activation"] = None
-    return {name: tuple(sorted(kinds)) for name, kinds in found.items()}
+        found.setdefault((str(base_of(recipe)), ""), {})["activation"] = None
+    return {of: tuple(sorted(kinds)) for of, kinds in found.items()}
 
 
 def wanted(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Wanted]:
@@ -107,13 +111,14 @@ def wanted(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Wanted
     calibration = recipe.calibration
     if calibration is None:
         return found
-    for name, kinds in kinds_wanted(recipe).items():
-        data = calibration.of(name)
+    for (name, other), kinds in kinds_wanted(recipe).items():
+        data = calibration.of(other or name)
         if data is None:
-            hint = f"calibration: {{data: {{{name}: texts.jsonl}}}}, or one file for all"
-            raise RecipeError(f"calibration has no data of {name!r}", where=calibration.place, hint=hint)
+            hint = f"calibration: {{data: {{{other or name}: texts.jsonl}}}}, or one file for all"
+            raise RecipeError(f"calibration has no data of {other or name!r}", where=calibration.place, hint=hint)
         options = CalibrationOptions(kinds, calibration.samples, calibration.length, calibration.labels, recipe.seed)
-        found.append(_wanted(name, checkpoints[name], data, mark_of(data, recipe.folder, calibration.place), options))
+        mark = mark_of(data, recipe.folder, calibration.place)
+        found.append(replace(_wanted(name, checkpoints[name], data, mark, options), other=other))
     return found
 
 
@@ -129,7 +134,7 @@ def _wanted(name: str, model: Checkpoint, data: str, mark: Any, options: Calibra
     key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:20]
     tokens = (options.limit or SAMPLES) * options.longest
     seconds = _seconds(checkpoint, options.stats, tokens)
-    return Wanted(name, options.stats, data, kept_in() / key, seconds, options)
+    return Wanted(name, "", options.stats, data, kept_in() / key, seconds, options)
 
 
 def _protected(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Wanted]:
@@ -218,7 +223,7 @@ def plan_demanding(recipe: Recipe, only: Any = ()) -> Plan:
                 continue
             source = models[need.model]
             assert isinstance(source, Source)
-            models[need.model] = replace(source, statistics=given)
+            models[need.model] = source.with_measured({**source.measured, need.other: given})
         refining = refining_words(recipe, checkpoints)
     finally:
         for checkpoint in checkpoints.values():
@@ -251,12 +256,17 @@ def fulfilled(plan: Plan, threads: int, notify: Notify) -> Plan:
     plan.close()
     models = dict(recipe.models)
     for name, source in models.items():
-        if isinstance(source, Source) and isinstance(source.statistics, Pending):
-            models[name] = replace(source, statistics=str(source.statistics.need.folder))
+        if isinstance(source, Source) and source.measured:
+            models[name] = source.with_measured({other: _folder(each) for other, each in source.measured.items()})
     protect = recipe.protect
     if protect is not None and isinstance(protect.statistics, Pending):
-        protect = protect.measured(str(protect.statistics.need.folder))
+        protect = protect.measured(_folder(protect.statistics))
     return make_plan(replace(recipe, models=models, protect=protect), only=plan.only)
+
+
+def _folder(statistics: Any) -> Any:
+    """Where statistics are, once they are made."""
+    return str(statistics.need.folder) if isinstance(statistics, Pending) else statistics
 
 
 def waits(recipe: Recipe) -> bool:

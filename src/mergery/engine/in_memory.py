@@ -41,10 +41,8 @@ def merge_tensors(
     leaves = [_stored(str(index), tensor) for index, tensor in enumerate(given)]
     measured = [
         Measured(
-            ask.statistic,
-            tuple(
-                _stored(f"statistics of {index}", own) for index, own in enumerate((statistics or {})[ask.statistic])
-            ),
+            ask.kind,
+            tuple(_stored(f"statistics of {index}", own) for index, own in enumerate((statistics or {})[ask.kind])),
             (1.0,) * len(models),
             ask.aligned,
         )

@@ -20,7 +20,7 @@ from mergery.planning.measurements import statistics_of
 from mergery.planning.opening import open_all
 from mergery.planning.plan import Plan, no_collections, plan_recipe
 from mergery.planning.steps import Step
-from mergery.recipe import Recipe
+from mergery.recipe import Recipe, Source
 from mergery.report.files import side_files
 from mergery.run.events import ignore
 from mergery.run.merging import merge_to_memory, prepare
@@ -45,7 +45,11 @@ class LiveModel:
         self.dtype, self.tokenizer = dtype, tokenizer
         self.checkpoints: Mapping[str, Checkpoint] = open_all(recipe)
         self.models = set(recipe.models)
-        statistics = {statistics_of(name): name for name in recipe.models}
+        statistics = {
+            statistics_of(name, other): name
+            for name, model in recipe.models.items()
+            for other in (model.measured if isinstance(model, Source) else ())
+        }
         self.owners = {name: statistics.get(name, name) for name in self.checkpoints}  # the model that each belongs to
         self.loaded: Loaded | None = None
         self.keys: dict[str, bytes] = {}  # of the tensors that the module holds

@@ -22,6 +22,7 @@ from mergery.method.asks import (
     Count,
     Deltas,
     Fisher,
+    FisherOfBase,
     Gram,
     Inputs,
     Largest,
@@ -41,7 +42,7 @@ from mergery.method.roles import Preset
 from mergery.method.setting import Auto, Fraction, PerModel, Setting, Task, Way, each
 
 __all__ = [
-    "Ask", "Auto", "Base", "Coefficients", "Consensus", "Count", "Deltas", "Fisher", "Fraction", "Gram", "Inputs",
-    "Largest", "MergedDelta", "Method", "Models", "Noise", "PackedPart", "Packing", "PerModel", "Preset", "Random",
+    "Ask", "Auto", "Base", "Coefficients", "Consensus", "Count", "Deltas", "Fisher", "FisherOfBase", "Fraction", "Gram",
+    "Inputs", "Largest", "MergedDelta", "Method", "Models", "Noise", "PackedPart", "Packing", "PerModel", "Preset", "Random",
     "Setting", "Shape", "Sum", "Task", "Tensor", "Way", "each", "find", "method", "methods", "register", "serve",
 ]  # fmt: skip

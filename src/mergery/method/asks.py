@@ -106,7 +106,12 @@ class Ask:
     aligned: ClassVar[bool] = False
     """Whether these have the shape of the tensor that is merged."""
     of_base: ClassVar[bool] = False
-    """Whether these are of the base, not of each model."""
+    """Whether these are of the base, on the data of each model."""
+
+    @property
+    def kind(self) -> str:
+        """What it is known as among the statistics that a method is given."""
+        return f"{self.statistic}_of_base" if self.of_base else self.statistic
 
     def needed(self, settings: Mapping[str, Any]) -> bool:
         """Whether it is asked at a tensor with these settings."""
@@ -191,7 +196,14 @@ class Fisher(Ask):
 
     def take(self, given: Given) -> list[Tensor]:
         """See `Ask.take`."""
-        return given.statistics[self.statistic]
+        return given.statistics[self.kind]
+
+
+@dataclass(frozen=True)
+class FisherOfBase(Fisher):
+    """The diagonal Fisher information of the base on each model's data: as `Fisher`."""
+
+    of_base = True
 
 
 @dataclass(frozen=True)
@@ -205,7 +217,7 @@ class Inputs(Ask):
 
     def take(self, given: Given) -> list[Tensor]:
         """See `Ask.take`."""
-        return given.statistics[self.statistic]
+        return given.statistics[self.kind]
 
 
 @dataclass(frozen=True)

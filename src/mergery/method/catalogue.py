@@ -145,6 +145,9 @@ def example(method: Method) -> str:
     stated = {name: f"./{name}" for name in base + names}
     if method.statistics:
         stated |= {name: f"{{path: ./{name}, statistics: ./{name}-stats}}" for name in names}
+    if any(ask.of_base for ask in method.statistics):
+        on = ", ".join(f"{name}: ./base-on-{name}" for name in names)
+        stated["base"] = f"{{path: ./base, statistics: {{{on}}}}}"
     models = ", ".join(f"{name}: {each}" for name, each in stated.items())
     words = {"float": "0.5", "fraction": "0.5", "way": "0.5", "task": names[0]}
     wanted = [s for s in method.settings.values() if s.required or s.kind == "task"]

@@ -220,14 +220,15 @@ class Declaration:
                 hint="merge vectors with linear or task_arithmetic",
             )
         for ask in self.statistics:
-            known = (statistics or {}).get(ask.statistic)
+            known = (statistics or {}).get(ask.kind)
             if known is None or len(known) != len(models):
-                why, hint = f"of each of the {len(models)} models", f"statistics={{{ask.statistic!r}: [...]}}"
-                raise RecipeError(f"{self.name} needs statistics: {ask.statistic}", why=why, hint=hint)
+                of = "of the base on the data of" if ask.of_base else "of"
+                why, hint = f"{of} each of the {len(models)} models", f"statistics={{{ask.kind!r}: [...]}}"
+                raise RecipeError(f"{self.name} needs statistics: {ask.kind}", why=why, hint=hint)
             for own in known:
                 wanted = shapes[0] if ask.aligned else gram_shape(shapes[0])
                 if tuple(own.shape) != wanted:
-                    what = f"the {ask.statistic} of a tensor of {shapes[0]} is {tuple(own.shape)}"
+                    what = f"the {ask.kind} of a tensor of {shapes[0]} is {tuple(own.shape)}"
                     raise RecipeError(what, why=f"it must be {wanted}", hint="measure it of this very tensor")
 
 

@@ -41,7 +41,10 @@ class Method(Declaration):
         """What it needs besides the models, in words."""
         base = {"required": ("a base",), "optional": ("a base for task vectors",), "unused": ()}[self.base]
         task = any(setting.kind == "task" for setting in self.settings.values())
-        known = tuple(f"statistics of each model ({ask.statistic})" for ask in self.statistics)
+        known = tuple(
+            f"statistics of {'the base on the data of ' if ask.of_base else ''}each model ({ask.statistic})"
+            for ask in self.statistics
+        )
         return (*base, *(("a task to serve",) if task else ()), *known)
 
     @property

@@ -37,8 +37,7 @@ class Evaluation:
         self.method, self.settings = method, method.resolve(len(models), settings)
         method.refuse(models, base, statistics)
         self.data = {
-            ask: [finite(own, f"the {ask.statistic}") for own in (statistics or {})[ask.statistic]]
-            for ask in method.statistics
+            ask: [finite(own, f"the {ask.kind}") for own in (statistics or {})[ask.kind]] for ask in method.statistics
         }
         self.keys = stream_keys(seed, len(models))
         self.like, self.base = models[0], None
@@ -100,8 +99,7 @@ class Evaluation:
         random = KeyedUniform(self.keys, whole.shape, place=whole.device, view=lambda stream: stream[cut])
         base = None if self.base is None else self.view(self.base)[cut]
         known = {
-            ask.statistic: [self.view(own)[cut] for own in each] if ask.aligned else each
-            for ask, each in self.data.items()
+            ask.kind: [self.view(own)[cut] for own in each] if ask.aligned else each for ask, each in self.data.items()
         }
         stored = [self.view(model)[cut] for model in self.stored]
         given = Given(self.shape, base, random, stored, self.dtypes, known)

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mergery.architecture.spelling import canonical_name
+from mergery.checkpoints.adapted import AdaptedCheckpoint
 from mergery.checkpoints.base import Checkpoint
+from mergery.checkpoints.lora import read_lora
 from mergery.checkpoints.renamed import RenamedCheckpoint
 from mergery.checkpoints.statistics import Statistics, model_mark, read_statistics
 from mergery.dtypes import F32
@@ -29,7 +32,7 @@ class _Model:
     label: str
     checkpoint: Checkpoint
     said: Statistics
-    names: Mapping[str, str] = field(default_factory=dict)  # what a recipe renames, by new name: as it was calibrated
+    names: Mapping[str, str] = field(default_factory=dict)  # of tensors that are calibrated under another name
 
     def weight(self, node: Stored) -> str:
         """What a weight is called in the statistics."""
@@ -45,32 +48,41 @@ class _Model:
 class Measurements:
     """The statistics that a recipe names, by model; and what is found wanting while nodes are made."""
 
-    models: Mapping[str, _Model] = field(default_factory=dict)
-    wanting: dict[tuple[str, str, str], list[str]] = field(default_factory=dict)  # tensors, by method, kind and model
+    models: Mapping[tuple[str, str], _Model] = field(default_factory=dict)  # by model, and that whose data they are of
+    wanting: dict[tuple[str, str, str, str], list[str]] = field(
+        default_factory=dict
+    )  # tensors, by method, kind and these
     few: dict[str, dict[str, tuple[int, int]]] = field(default_factory=dict)  # tokens and inputs of tensors, by model
     protect: _Model | None = None  # of the text that the recipe protects
 
     def of(
-        self, method: Method, models: Sequence[str], inputs: Sequence[Node], tensor: str, matrices: Matrices | None
+        self,
+        method: Method,
+        models: Sequence[str],
+        inputs: Sequence[Node],
+        tensor: str,
+        matrices: Matrices | None,
+        base: tuple[str, Node] | None = None,
     ) -> tuple[Measured, ...]:
-        """What a method asks for at a tensor; what is missing is noted."""
+        """What a method asks for at a tensor, of its models or of the base; what is missing is noted."""
         found: list[Measured] = []
         for ask in method.statistics:
             nodes: list[Node] = []
             factors: list[float] = []
-            for model, node in zip(models, inputs, strict=True):
-                own = self.models.get(model)
+            for of, at in zip(models, inputs, strict=True):
+                model, node, other = (*base, of) if ask.of_base and base is not None else (of, at, "")
+                own = self.models.get((model, other)) or self.models.get((model, ""))
                 made = None
                 if own is not None and ask.aligned:
                     made = _mirrored(own, node, ask.statistic)
                 elif own is not None and matrices is not None:
                     made = self._gram(model, own, node, tensor, matrices)
                 if own is None or made is None:
-                    self.wanting.setdefault((method.name, ask.statistic, model), []).append(tensor)
+                    self.wanting.setdefault((method.name, ask.statistic, model, other), []).append(tensor)
                     continue
                 nodes.append(made)
                 factors.append(1.0 / max(1, own.said.examples if ask.aligned else own.said.tokens))
-            found.append(Measured(ask.statistic, tuple(nodes), tuple(factors), ask.aligned))
+            found.append(Measured(ask.kind, tuple(nodes), tuple(factors), ask.aligned))
         return tuple(found) if all(len(each.nodes) == len(models) for each in found) else ()
 
     def protected(self, tensor: str, node: Node, matrices: Matrices | None) -> tuple[Node | None, int]:
@@ -113,14 +125,15 @@ class Measurements:
 
     def tell(self, recipe: Recipe, findings: Findings) -> None:
         """Note what is wanting, each model once; and where there were few data."""
-        for (method, kind, model), tensors in self.wanting.items():
+        for (method, kind, model, other), tensors in self.wanting.items():
             source = recipe.models.get(model)
             where = source.place if source is not None else None
             what = f"{method} needs the {WORDS[kind]} of {model!r}"
+            what += f" on the data of {other!r}" if other else ""
             if not isinstance(source, Source):
                 why = "it is made by a merge of the recipe, which has none"
                 findings.fail(what, where=where, why=why, hint="write it to a folder first, and calibrate that")
-            elif model not in self.models:
+            elif not {(model, other), (model, "")} & self.models.keys():
                 folder = source.path if isinstance(source.path, str) else model
                 hint = (
                     "calibration: {data: texts.jsonl} in the recipe, which makes them; or once for many recipes: mergery "
@@ -145,22 +158,30 @@ class Measurements:
 
 def read_measurements(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings: Findings) -> Measurements:
     """The statistics that a recipe names, once they are known to be of its models."""
-    models: dict[str, _Model] = {}
+    models: dict[tuple[str, str], _Model] = {}
     for name, source in recipe.models.items():
-        if not isinstance(source, Source) or source.statistics is None:
-            continue
-        checkpoint = checkpoints[statistics_of(name)]
-        try:
-            said = _said(checkpoint, checkpoints[name], name)
-        except PlanError as error:
-            findings.problems.append(error.at(source.place))
-            continue
-        model = checkpoints[name]
-        models[name] = _Model(statistics_of(name), checkpoint, said, _names(source, model))
+        for other in source.measured if isinstance(source, Source) else ():
+            assert isinstance(source, Source)
+            label, model = statistics_of(name, other), checkpoints[name]
+            try:
+                said = _said(checkpoints[label], model, name)
+            except PlanError as error:
+                findings.problems.append(error.at(source.place))
+                continue
+            models[name, other] = _Model(label, checkpoints[label], said, _names(source, model, checkpoints[label]))
     return Measurements(models, protect=_protected(recipe, checkpoints, findings))
 
 
-def _names(source: Source, model: Checkpoint) -> Mapping[str, str]:
+def _names(source: Source, model: Checkpoint, statistics: Checkpoint) -> Mapping[str, str]:
+    """Names under which a model's tensors were calibrated, where these are others: of tensors that the recipe renames, by
+    the new name; of those that an adapter brings whole, by the adapter's.
+    """
+    if isinstance(model, AdaptedCheckpoint):
+        family = model.config.family_of("language")
+        known = [name.rpartition(".")[0] for name in statistics.tensors]
+        calibrated = {canonical_name(name, family): name for name in known}
+        brought = {stored: name for adapter in model.adapters for name, stored in read_lora(adapter).whole.items()}
+        return {stored: calibrated.get(canonical_name(name, family), name) for stored, name in brought.items()}
     return model.names if source.rename and isinstance(model, RenamedCheckpoint) else {}
 
 
@@ -177,15 +198,15 @@ def _protected(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings: 
         return None
     checkpoint, model = checkpoints[PROTECTED], checkpoints[said.model]
     try:
-        return _Model(PROTECTED, checkpoint, _said(checkpoint, model, said.model), _names(source, model))
+        return _Model(PROTECTED, checkpoint, _said(checkpoint, model, said.model), _names(source, model, checkpoint))
     except PlanError as error:
         findings.problems.append(error.at(said.place))
         return None
 
 
-def statistics_of(model: str) -> str:
-    """What a model's statistics are called among the checkpoints of a plan."""
-    return f"statistics of {model}"
+def statistics_of(model: str, other: str = "") -> str:
+    """What a model's statistics are called among the checkpoints of a plan; `other` is the model whose data they are of."""
+    return f"statistics of {model} on {other}" if other else f"statistics of {model}"
 
 
 def _said(checkpoint: Checkpoint, model: Checkpoint, name: str) -> Statistics:

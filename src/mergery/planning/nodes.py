@@ -153,9 +153,10 @@ class NodeBuilder:
         name = target.name if group is None else group.name(target.name)
         models = tuple([inputs[each] for each in self.merged])
         base = inputs[self.base] if based and self.base is not None else None
-        known = (
-            self.treatments.measurements.of(method, self.merged, models, name, matrices) if method.statistics else ()
-        )
+        known = ()
+        if method.statistics:
+            own = (self.base, inputs[self.base]) if self.base is not None else None
+            known = self.treatments.measurements.of(method, self.merged, models, name, matrices, own)
         return Merged(method, name, self.merged, models, base, settings, dtype, number, matrices, known)
 
     def taken(self, treatment: Treatment, tensor: str, inputs: Mapping[str, Node], copied: Node) -> Node:

@@ -53,9 +53,9 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
                 opened[name] = on_recorded_base(opened[name], recipe.folder, model.rounding)
             elif is_adapter(opened[name]):
                 opened[name] = AdaptedCheckpoint(NoModel(name), _all_of(opened[name]), model.rounding)
-            if model.statistics is not None:
-                label = statistics_of(name)
-                opened[label] = open_checkpoint(model.statistics, label=label, relative_to=recipe.folder)
+            for other, folder in model.measured.items():
+                label = statistics_of(name, other)
+                opened[label] = open_checkpoint(folder, label=label, relative_to=recipe.folder)
         except MergeryError as error:
             problems.append(error.at(model.place))
     if recipe.protect is not None and recipe.protect.statistics:

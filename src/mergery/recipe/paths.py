@@ -63,6 +63,8 @@ def rebased(data: Mapping[str, Any], old: Path, new: Path) -> dict[str, Any]:
     def moved(item: Any) -> Any:
         if isinstance(item, Mapping) and not _is_merge(item):
             own = {key: told(item[key]) for key in ("path", "statistics") if key in item}
+            if isinstance(statistics := item.get("statistics"), Mapping):
+                own["statistics"] = {name: told(folder) for name, folder in statistics.items()}
             adapters = item.get("adapters")
             if isinstance(adapters, list):
                 own["adapters"] = [moved(each) if isinstance(each, Mapping) else told(each) for each in adapters]

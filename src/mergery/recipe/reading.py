@@ -159,9 +159,16 @@ def read_sources(reader: RecipeReader, data: Any) -> dict[str, Source | Merge]:
             reader.only(
                 item, at, ("path", "revision", "task", "convert", "rename", "adapters", "rounding", "statistics")
             )
-            for key in ("revision", "task", "statistics"):
+            for key in ("revision", "task"):
                 if item.get(key) is not None and not isinstance(item[key], str):
                     reader.fail(f"{key} must be text", (*at, key), hint="put it in quotes")
+            statistics = item.get("statistics")
+            folders = statistics.values() if isinstance(statistics, dict) else [statistics]
+            if statistics is not None and not all(isinstance(each, str) and each for each in folders):
+                hint = "statistics: ./stats, or of a base: statistics: {math: ./on-math, code: ./on-code}"
+                reader.fail("statistics must be text", (*at, "statistics"), hint=hint)
+            for other in filter(None, statistics if isinstance(statistics, dict) else ()):
+                reader.name(other, (*at, "statistics", other), data)
             if not item.get("path") and "adapters" not in item:
                 reader.fail(f"the model {name!r} has no path", at, hint="path: ./folder, or a hub id")
             wanted, places = (

@@ -192,13 +192,13 @@ def _source() -> dict[str, Any]:
         dict.fromkeys(CONVERSIONS, _COUNT), description="The shape in which the model is taken.", minProperties=1
     )
     task = {**_NAME, "description": "Of packed models, which one."}
-    rename = {
-        "description": "Patterns of names of tensors, and new names: each * is what it stood for.",
-        "type": "object",
-        "minProperties": 1,
-        "additionalProperties": {"type": "string", "minLength": 1},
+    rename = {"type": "object", "minProperties": 1, "additionalProperties": {"type": "string", "minLength": 1}}
+    rename["description"] = "Patterns of names of tensors, and new names: each * is what it stood for."
+    folders = [_NAME, {"type": "object", "minProperties": 1, "additionalProperties": _NAME}]
+    statistics = {
+        "description": "The folder of its statistics on data; of a base, one for each model.",
+        "anyOf": folders,
     }
-    statistics = {**_NAME, "description": "The folder of its statistics on data, as `mergery calibrate` writes it."}
     adapters = {**_one_or_more(_NAME), "description": "Adapters on the model: folders, files or hub ids."}
     rounding = {"enum": list(ROUNDINGS), "default": ROUNDINGS[0], "description": "Of a model with adapters."}
     more = {"rename": rename, "adapters": adapters, "rounding": rounding, "statistics": statistics}

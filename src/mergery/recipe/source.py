@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mergery.checkpoints.adapted import ROUNDINGS
@@ -27,7 +27,22 @@ class Source:
     rename: Mapping[str, str] = field(default_factory=dict)  # patterns of names of tensors, and the new names
     adapters: tuple[Any, ...] = ()  # put on it, besides those that its path names behind a `+`
     rounding: str = ROUNDINGS[0]  # of a model with adapters
-    statistics: str | None = None  # the folder of its statistics on data, as `mergery calibrate` writes it
+    statistics: Any = None  # the folder of its statistics on data; of a base, one for each model whose data they are of
+
+    @property
+    def measured(self) -> Mapping[str, Any]:
+        """The folders of its statistics by the model whose data they are of; under an empty name where that is not said."""
+        return (
+            self.statistics
+            if isinstance(self.statistics, Mapping)
+            else {"": self.statistics}
+            if self.statistics
+            else {}
+        )
+
+    def with_measured(self, folders: Mapping[str, Any]) -> Source:
+        """The same with statistics, as `measured` has them."""
+        return replace(self, statistics=folders[""] if set(folders) == {""} else dict(folders))
 
     def plain(self) -> Any:
         """The source as plain data: its path alone where there is nothing else to say."""
@@ -39,7 +54,7 @@ class Source:
             each if isinstance(each, str) else f"<{type(each).__name__} in memory>" for each in self.adapters
         ]
         more["rounding"] = self.rounding if self.rounding != ROUNDINGS[0] else None
-        more["statistics"] = self.statistics
+        more["statistics"] = dict(self.measured) if isinstance(self.statistics, Mapping) else self.statistics
         if not self.path:
             return {"adapters": more["adapters"]}
         return {"path": path, **{key: value for key, value in more.items() if value}} if any(more.values()) else path

@@ -72,7 +72,7 @@ def _merged(node: Merged) -> Iterator[str]:
             yield f"{method.name} of {list(node.shape)} and {list(row.shape)}"
         if not row.dtype.mergeable:
             yield f"{method.name} of {row.dtype}"
-    if [each.kind for each in node.statistics] != [ask.statistic for ask in method.statistics]:
+    if [each.kind for each in node.statistics] != [ask.kind for ask in method.statistics]:
         yield f"{method.name} with statistics {', '.join(each.kind for each in node.statistics)}"
     for each in node.statistics:
         if not len(each.nodes) == len(each.factors) == count:

@@ -91,5 +91,5 @@ def statistics_of(method: Method, models: Sequence[Tensor]) -> dict[str, list[Te
 
     from mergery.testing.reference.data import STATISTICS
 
-    kinds = [ask.statistic for ask in method.statistics]
+    kinds = [ask.kind for ask in method.statistics]
     return {kind: [torch.from_numpy(STATISTICS[kind](x.double().numpy())).float() for x in models] for kind in kinds}

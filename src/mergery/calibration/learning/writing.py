@@ -64,7 +64,11 @@ def _moved(model: Source | Merge, folder: Path, home: Path) -> Source | Merge:
         model,
         path=path,
         adapters=tuple(_path(each, folder, home) if isinstance(each, str) else each for each in model.adapters),
-        statistics=_path(model.statistics, folder, home) if model.statistics else None,
+        statistics={name: _path(each, folder, home) for name, each in model.statistics.items()}
+        if isinstance(model.statistics, Mapping)
+        else _path(model.statistics, folder, home)
+        if model.statistics
+        else None,
     )
 
 

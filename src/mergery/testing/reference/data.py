@@ -20,7 +20,16 @@ def fisher_of(model: Array) -> Array:
     return np.asarray(model**2)
 
 
-STATISTICS: Mapping[str, Callable[[Array], Array]] = {"gram": gram_of, "fisher": fisher_of}
+def fisher_of_base(model: Array) -> Array:
+    """Something else that is positive where the model is not zero, and not in its order."""
+    return np.where(model > 0.0, model**2, model**2 / 9.0)
+
+
+STATISTICS: Mapping[str, Callable[[Array], Array]] = {
+    "gram": gram_of,
+    "fisher": fisher_of,
+    "fisher_of_base": fisher_of_base,
+}
 """By kind, from a model's float64 tensor: float64, of which the suite gives float32."""
 
 
@@ -58,4 +67,18 @@ def reasonany(
     return base + add((x - base) * each for x, each in zip(models, chosen, strict=True))
 
 
-REFERENCES = {"regmean": regmean, "fisher": fisher, "reasonany": reasonany}
+def led(models: Sequence[Array], base: Array | None, coins: KeyedUniform, *, share: Any, scale: float) -> Array:
+    assert base is not None
+    elected = []
+    for x, part in zip(models, share, strict=True):
+        both = np.ones(base.shape, bool)
+        for values, known in ((x, fisher_of(x)), (base, fisher_of_base(x))):
+            scores = (np.abs(values) * np.sqrt(known.astype(np.float32))).astype(np.float32)
+            rank = max(1, int(part * scores.size)) if part > 0.0 and scores.size else 0
+            both &= scores >= (np.sort(scores, axis=None)[scores.size - rank] if rank else np.inf)
+        elected.append(both)
+    alone = sum(each.astype(int) for each in elected) == 1
+    return base + scale * add((x - base) * (each & alone) for x, each in zip(models, elected, strict=True))
+
+
+REFERENCES = {"regmean": regmean, "fisher": fisher, "reasonany": reasonany, "led": led}

@@ -42,7 +42,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "rotate", "truncate", "star", "cart", "resmerge", "monosoup", "spectral_filter",
     ),
     "Matrices, with the least interference": ("swudi", "swudi_a", "wudi", "ace", "actmat", "optmerge", "dop", "doge"),
-    "With statistics of data": ("regmean", "fisher", "reasonany"),
+    "With statistics of data": ("regmean", "fisher", "led", "reasonany"),
     "One model for each task, in little space": ("emr", "tall_mask", "tsv_compress", "onebit"),
     "One model, or two": ("passthrough", "nearswap", "arcee_fusion", "cosine_add", "clamp"),
 }  # fmt: skip

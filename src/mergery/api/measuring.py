@@ -77,6 +77,7 @@ def calibrate(
     options: CalibrationOptions | None = None,
     tokenizer: Any = None,
     add: Sequence[str | Path] = (),
+    beside: Any = None,
     on_event: Notify | None = None,
 ) -> Statistics:
     """Measure a model on data, and write the statistics as a checkpoint, for methods that read them.
@@ -86,6 +87,7 @@ def calibrate(
     options:   what is measured, and on how much.
     tokenizer: a tokenizer, or the folder of one, instead of the model's own.
     add:       statistics of the same model on other data, which are added to those of this data.
+    beside:    another model of the same architecture, for cross-moments of its inputs with the model's.
 
     The model runs block by block, with no more of its weights in memory than one block's. Raises MergeryError.
     """
@@ -94,7 +96,7 @@ def calibrate(
 
     wanted = options or CalibrationOptions()
     with listening(on_event) as notify:
-        return calibrate(model, data, out, options=wanted, tokenizer=tokenizer, add=add, on_event=notify)
+        return calibrate(model, data, out, options=wanted, tokenizer=tokenizer, add=add, beside=beside, on_event=notify)
 
 
 def compare(

@@ -15,7 +15,7 @@ LABELS = ("sampled", "empirical", "exact")
 class CalibrationOptions:
     """What is measured, and on how much.
 
-    stats:   gram, activation, square, fisher.
+    stats:   gram, activation, square, fisher, cross (beside another model).
     limit:   the first so many items of the data; all where None.
     longest: tokens of a row; what the model takes, if that is less.
     labels:  of the Fisher information: `sampled` from the model, `empirical` (the data's), `exact` (all classes).

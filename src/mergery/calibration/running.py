@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from mergery.calibration.adding import add as added_to
+from mergery.calibration.adding import addable, remarks
 from mergery.calibration.counting import limit_of, places_of, runs_of
+from mergery.calibration.crossing import cross, pair
 from mergery.calibration.data import Row, Texts, inputs_of
 from mergery.calibration.model import StreamedModel, Unit
 from mergery.calibration.opening import Opened, open_model
@@ -20,9 +23,8 @@ from mergery.calibration.passes import Passes, Shelf
 from mergery.calibration.sources import texts_of
 from mergery.calibration.storing import Store
 from mergery.checkpoints import open_checkpoint
-from mergery.checkpoints.base import Checkpoint
-from mergery.checkpoints.statistics import Shared, Statistics, read_statistics
-from mergery.errors import CheckpointError, RecipeError, Where, listed
+from mergery.checkpoints.statistics import Shared, Statistics
+from mergery.errors import CheckpointError, RecipeError, Where
 from mergery.evaluation.loading import check_transformers, quiet, tokenizer_of
 from mergery.evaluation.running import torch_threads
 from mergery.run.events import Calibrated, Notify, Visited, ignore
@@ -38,12 +40,15 @@ def calibrate(
     options: CalibrationOptions = CalibrationOptions(),
     tokenizer: Any = None,
     add: Sequence[str | Path] = (),
+    beside: Any = None,
     on_event: Notify = ignore,
 ) -> Statistics:
     """Measure a model on data, and write the statistics as a checkpoint. See `mergery.api.calibrate`."""
     check_transformers()
-    with open_model(model) as opened:
-        return measure(opened, str(data), out, options=options, tokenizer=tokenizer, add=add, on_event=on_event)
+    with open_model(model) as opened, contextlib.ExitStack() as stack:
+        other = stack.enter_context(open_model(beside)) if beside is not None else None
+        more: Any = {"options": options, "tokenizer": tokenizer, "add": add, "beside": other, "on_event": on_event}
+        return measure(opened, str(data), out, **more)
 
 
 def measure(
@@ -54,6 +59,7 @@ def measure(
     options: CalibrationOptions,
     tokenizer: Any = None,
     add: Sequence[str | Path] = (),
+    beside: Opened | None = None,
     folder: Path = Path(),
     on_event: Notify = ignore,
 ) -> Statistics:
@@ -62,9 +68,11 @@ def measure(
     store = Store(out)
     with contextlib.ExitStack() as stack:
         added = [stack.enter_context(open_checkpoint(each)) for each in add]
-        before = [_addable(each, opened.mark, options) for each in added]
+        theirs = beside.mark if beside is not None else {}
+        before = [addable(each, opened.mark, theirs, options) for each in added]
         stack.enter_context(quiet())
         streamed = StreamedModel(opened.view)
+        other = pair(streamed, beside, options)
         task = task_of(streamed)
         words = _tokenizer(streamed, opened, options, tokenizer, task)
         with torch_threads(options.threads):
@@ -72,14 +80,17 @@ def measure(
             runs = runs_of(streamed, texts, options, words, opened)
             done = store.begin([
                 opened.mark, texts.sha256, len(texts.rows), texts.tokens, sorted(options.stats), options.longest,
-                options.labels, options.seed, [str(each) for each in add], list(options.tokens),
+                options.labels, options.seed, [str(each) for each in add], list(options.tokens), theirs,
             ])  # fmt: skip
             streamed.prepare(opened.statistics())
             inputs = _Measuring(streamed, texts, options, store, on_event, done, runs).run(task)
+            if other is not None and beside is not None:
+                other.prepare(beside.statistics())
+                inputs = cross(streamed, other, texts, task == "pairs", store, inputs, on_event)
         if added:
             store.forget()
         for each, statistics in zip(added, before, strict=True):
-            inputs = _add(store, each, statistics, inputs)
+            inputs = added_to(store, each, statistics, inputs)
         own = {
             "file": Path(texts.file).name,
             "sha256": texts.sha256,
@@ -93,6 +104,7 @@ def measure(
             inputs,
             options.labels if "fisher" in options.stats else "",
             options.tokens,
+            {"name": beside.name, **theirs} if beside is not None else {},
         )
         store.finish(found)
         on_event(Calibrated(store.out, len(texts.rows), texts.tokens, tuple(remarks(found, streamed))))
@@ -167,8 +179,8 @@ class _Measuring:
 
     def run(self, task: str) -> dict[str, Shared]:
         stats = set(self.options.stats)
-        if stats - {"fisher"}:
-            self.inputs(frozenset(stats - {"fisher"}), task)
+        if stats - {"fisher", "cross"}:
+            self.inputs(frozenset(stats - {"fisher", "cross"}), task)
         if "fisher" in stats:
             self.fisher()
         return self.table
@@ -277,74 +289,3 @@ class _Measuring:
 
     def _place(self, unit: Unit) -> int:
         return next(number for number, each in enumerate(self.model.units, 1) if each is unit)
-
-
-# --- adding to earlier statistics ---------------------------------------------------------------------------------------
-
-
-def _addable(checkpoint: Checkpoint, mark: Mapping[str, Any], options: CalibrationOptions) -> Statistics:
-    """What earlier statistics say, once they are known to be of the same model and kinds. Raises CheckpointError."""
-    found, where = read_statistics(checkpoint), Where(checkpoint.location)
-    if found is None:
-        raise CheckpointError(
-            "these are no statistics", where=where, hint="name a folder that `mergery calibrate` wrote"
-        )
-    if {key: value for key, value in found.model.items() if key != "name"} != dict(mark):
-        raise CheckpointError(
-            "these statistics are of another model",
-            where=where,
-            why=f"of {found.model.get('name')}",
-            hint="calibrate this model anew",
-        )
-    if found.only != options.tokens:
-        have = ", ".join(map(repr, found.only)) or "all tokens"
-        raise CheckpointError(
-            "these statistics are of other tokens", where=where, why=f"of {have}", hint="ask for the same with --tokens"
-        )
-    if set(found.kinds) != set(options.stats) or (found.labels and found.labels != options.labels):
-        have = ", ".join(found.kinds) + (f" of {found.labels} labels" if found.labels else "")
-        hint = "ask for the same with --stats and --labels"
-        raise CheckpointError("these statistics are of other kinds", where=where, why=f"they are {have}", hint=hint)
-    return found
-
-
-def _add(store: Store, earlier: Checkpoint, said: Statistics, inputs: Mapping[str, Shared]) -> dict[str, Shared]:
-    """Add earlier statistics to those in the store."""
-    if {name: shared.of for name, shared in said.inputs.items()} != {name: each.of for name, each in inputs.items()}:
-        why = "they say otherwise which weights share an input"
-        raise CheckpointError(
-            "these statistics cannot be added", where=Where(earlier.location), why=why, hint="calibrate anew"
-        )
-    for unit, infos in store.files.items():
-        for name, info in infos.items():
-            if name not in earlier.tensors:
-                hint = "calibrate anew"
-                raise CheckpointError(f"these statistics have no {name!r}", where=Where(earlier.location), hint=hint)
-            values = np.empty(info.elements, np.float32)
-            earlier.read(name, 0, info.elements, values.view(np.uint8))
-            store.add(unit, {name: values.reshape(info.shape)})
-    return {
-        name: Shared(each.of, tuple(a + b for a, b in zip(each.tokens, said.inputs[name].tokens, strict=True)))
-        for name, each in inputs.items()
-    }
-
-
-def remarks(found: Statistics, model: StreamedModel) -> Iterator[str]:
-    """What is to be known of statistics: singular Gram matrices, experts without tokens."""
-    if not found.inputs:
-        return
-    few = {
-        name: (min(shared.tokens), width)
-        for name, shared in found.inputs.items()
-        if 0 < min(shared.tokens) < (width := model.view.nodes[name].shape[-1]) and "gram" in found.kinds
-    }
-    if few:
-        worst = max(few, key=lambda name: few[name][1] / few[name][0])
-        tokens, width = few[worst]
-        yield (
-            f"{len(few)} weights have seen fewer tokens than they have inputs, such as {worst!r} with {tokens} tokens and "
-            f"{width} inputs: their Gram matrices are singular, and shrinkage decides what they do not"
-        )
-    idle = [name for name, shared in found.inputs.items() if min(shared.tokens) == 0]
-    if idle:
-        yield f"no token has reached {listed(idle)}"

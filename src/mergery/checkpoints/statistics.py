@@ -17,7 +17,7 @@ from mergery.errors import CheckpointError, Where
 
 FILE = "statistics.json"
 FORMAT = 1
-KINDS = ("gram", "activation", "square", "fisher")
+KINDS = ("gram", "activation", "square", "fisher", "cross")
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Statistics:
     inputs: Mapping[str, Shared] = field(default_factory=dict)  # by weight
     labels: str = ""  # of the Fisher information: sampled, empirical or exact
     only: tuple[str, ...] = ()  # texts of the tokens that count; empty for all
+    beside: Mapping[str, Any] = field(default_factory=dict)  # of cross-moments: name and content of the other model
 
     @property
     def examples(self) -> int:
@@ -73,7 +74,8 @@ def read_statistics(checkpoint: Checkpoint) -> Statistics | None:
         files = tuple({"file": str(each["file"]), "sha256": str(each["sha256"]), "examples": int(each["examples"]),
                        "tokens": int(each["tokens"])} for each in data["data"])  # fmt: skip
         only = tuple(map(str, data.get("only", ())))
-        return Statistics(tuple(map(str, data["kinds"])), dict(data["model"]), files, inputs, str(data["labels"]), only)
+        own = (tuple(map(str, data["kinds"])), dict(data["model"]), files, inputs, str(data["labels"]), only)
+        return Statistics(*own, dict(data.get("beside", {})))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         why = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"this {FILE} is damaged", where=Where(where), why=why, hint="calibrate again") from None

@@ -11,7 +11,9 @@ from mergery.cli.common import Json, Quiet, Verbose, flowing, wait_without_spinn
 
 Add = Annotated[tuple[Path, ...], Parameter(consume_multiple=False)]
 Texts = Annotated[tuple[str, ...], Parameter(consume_multiple=False)]
-Names = Annotated[str, Parameter(help="What is measured, with commas between: gram, activation, square, fisher.")]
+Names = Annotated[
+    str, Parameter(help="What is measured, with commas between: gram, activation, square, fisher, cross.")
+]
 TorchThreads = Annotated[int, Parameter(help="Threads of torch; 0 takes one for each core.")]
 
 
@@ -30,6 +32,7 @@ def calibrate(
     tokens: Texts = (),
     tokenizer: Path | None = None,
     add: Add = (),
+    beside: str | None = None,
     threads: TorchThreads = 0,
     json: Json = False,
     quiet: Quiet = False,
@@ -64,6 +67,8 @@ def calibrate(
         A folder with a tokenizer, instead of the model's own.
     add
         Statistics of the same model on other data, which are added. It may be given several times.
+    beside
+        Another model of the same architecture, for `cross`: how the inputs of the model's weights go with those of this one's.
     """
     wait_without_spinning()
     from mergery import api
@@ -73,4 +78,5 @@ def calibrate(
     names = tuple(dict.fromkeys(name.strip() for name in stats.split(",") if name.strip()))
     options = CalibrationOptions(names, limit, longest, labels, seed, threads, tokens)
     with reporter(json=json, quiet=quiet, verbose=verbose) as report:
-        api.calibrate(model, data, out, options=options, tokenizer=tokenizer, add=add, on_event=report.event)
+        more = {"tokenizer": tokenizer, "add": add, "beside": beside}
+        api.calibrate(model, data, out, options=options, **more, on_event=report.event)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from benchmarks.pages import figures, keep
+from benchmarks.zoo import foretelling
 from benchmarks.zoo.report import told, write
 from benchmarks.zoo.run import EFFECTS, REAL, WORLDS, Scope, run_all
 from benchmarks.zoo.summary import broken, record
@@ -40,6 +41,7 @@ def main() -> None:
     if options.page:
         write(figures("zoo"), options.write or ROOT / "docs/which-method.md")
         (ROOT / ADVISED).write_text(told(figures("zoo")))
+        (ROOT / foretelling.PLACE).write_text(foretelling.source(figures("zoo")))
         return
     results = run_all(Scope(options.cache, options.seeds, options.quick, options.worlds, options.known), report)
     now = record(results)
@@ -50,6 +52,7 @@ def main() -> None:
             results = {name: {**figures("zoo"), **results}[name] for name in order({**figures("zoo"), **results})}
             keep("zoo", results)
             (ROOT / ADVISED).write_text(told(results))
+            (ROOT / foretelling.PLACE).write_text(foretelling.source(results))
             options.record.write_text(json.dumps({**before, **now}, indent=1) + "\n")
         write(results, options.write)
         report(f"wrote {options.write}")

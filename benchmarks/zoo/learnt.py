@@ -88,13 +88,18 @@ def nearest(cases: Cases) -> Choose:
     return choose
 
 
-def straight(cases: Cases) -> Choose:
-    """The least of what straight lines in all measures foretell."""
+def fitted(cases: Cases) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Center and spread of the measures (features,), and straight lines in them for each method (1 + features, methods)."""
     center, spread = _standard(cases)
     known = np.column_stack([np.ones(len(cases.measures)), (cases.measures - center) / spread])
     own = weights(cases)[:, None]
     penalty = RIDGE * np.diag([0.0] + [1.0] * len(MEASURES)) * own.mean()
-    lines = np.linalg.solve(known.T @ (own * known) + penalty, known.T @ (own * cases.regrets))
+    return center, spread, np.linalg.solve(known.T @ (own * known) + penalty, known.T @ (own * cases.regrets))
+
+
+def straight(cases: Cases) -> Choose:
+    """The least of what straight lines in all measures foretell."""
+    center, spread, lines = fitted(cases)
     return lambda measures: int(np.argmin(np.concatenate([[1.0], (measures - center) / spread]) @ lines))
 
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mergery.api import plan as plan
     from mergery.api import prove as prove
     from mergery.api import push as push
+    from mergery.api import recommend as recommend
     from mergery.api import refine as refine
     from mergery.api import search as search
     from mergery.api import soup as soup
@@ -58,7 +59,7 @@ _HOMES = {  # of public names: the module, and the name there where it is anothe
         ("plan", "merge", "explain", "pack", "export_gguf", "export_imatrix", "export_quantised", "push"), "api"
     ),
     **dict.fromkeys(("inspect", "verify", "prove", "calibrate", "evaluate", "compare", "learn"), "api"),
-    **dict.fromkeys(("search", "soup", "auto", "flow"), "api"),
+    **dict.fromkeys(("search", "soup", "auto", "recommend", "flow"), "api"),
     **dict.fromkeys(("find_anchors", "inspect_anchors", "refine"), "api"),
     **dict.fromkeys(("evaluation", "methods"), ""),
     "AnchorOptions": "calibration.anchors.search",

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks.pages import figures
+from benchmarks.zoo import foretelling
 from benchmarks.zoo.cases import groups
 from benchmarks.zoo.learnt import MEASURES, Cases, always, held_out, never_bad, rule
 from benchmarks.zoo.report import page, told
@@ -41,6 +42,7 @@ def test_the_page_and_the_advice_are_those_of_the_figures():
     hint = "run: python -m benchmarks.zoo --page"
     assert page(results, path) == path.read_text(), hint
     assert told(results) == (ROOT / "src/mergery/report/advised.py").read_text(), hint
+    assert foretelling.source(results) == (ROOT / foretelling.PLACE).read_text(), hint
 
 
 def test_a_row_is_its_defaults_and_its_grid():

@@ -14,7 +14,9 @@ from mergery.errors import RecipeError
 from mergery.evaluation.results import Evaluation, Outcome, TaskResult
 from mergery.evaluation.task import METRICS
 from mergery.exploration.automatic.contest import Clock, Entry, judge
+from mergery.exploration.automatic.diagnosis import recommend
 from mergery.exploration.automatic.options import parse_budget
+from mergery.report.advised import SAFE
 from tests.exploration.test_soups import texts
 
 __all__ = ["texts"]
@@ -105,3 +107,39 @@ def test_without_tasks_there_is_one_message(mergery: Any, zoo: Path, tmp_path: P
     assert done.code == 2
     assert "there is no task" in done.err
     assert not (tmp_path / "out").exists()
+
+
+def test_without_tasks_a_method_is_recommended_with_how_sure_that_is(mergery: Any, zoo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "chosen"
+    done = mergery("auto", zoo / "base", zoo / "a", zoo / "b", "--no-tasks", "--out", out)
+    assert done.code == 0, done.err
+    record = json.loads((out / "auto.json").read_text())
+    method = record["method"]
+    assert min(record["behind"], key=record["behind"].get) == method
+    assert f"method: {method}" in (out / "recipe.yaml").read_text()
+    assert "nothing was scored" in done.out
+    assert "how sure" in done.out
+    assert mergery("merge", out / "recipe.yaml", tmp_path / "merged").code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "said"), [((), "there is no task"), (("--no-tasks", "--tasks", "quiz.jsonl"), "do not go together")]
+)
+def test_tasks_or_none_and_not_both(
+    mergery: Any, zoo: Path, tmp_path: Path, options: tuple[str, ...], said: str
+) -> None:
+    done = mergery("auto", zoo / "base", zoo / "a", zoo / "b", "--out", tmp_path / "out", *options)
+    assert done.code == 2
+    assert said in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_without_matrices_get_a_safe_method(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    for place, name in enumerate(("base", "a", "b")):
+        (tmp_path / name).mkdir()
+        save_file({"bias": np.full(8, place, np.float32)}, tmp_path / name / "model.safetensors")
+    told = recommend(str(tmp_path / "base"), [str(tmp_path / "a"), str(tmp_path / "b")], tmp_path / "out")
+    assert told.method in SAFE
+    assert told.words[1].startswith("nothing could be measured")

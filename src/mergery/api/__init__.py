@@ -1,7 +1,7 @@
 """The verbs. The command line and a notebook are thin shells over these."""
 
 from mergery.api.anchoring import find_anchors, inspect_anchors, refine
-from mergery.api.finding import auto, flow, search, soup
+from mergery.api.finding import auto, flow, recommend, search, soup
 from mergery.api.handing_on import export_gguf, export_imatrix, export_quantised, push
 from mergery.api.looking import inspect, prove, verify
 from mergery.api.measuring import calibrate, compare, evaluate, learn
@@ -26,6 +26,7 @@ __all__ = [
     "plan",
     "prove",
     "push",
+    "recommend",
     "refine",
     "search",
     "soup",

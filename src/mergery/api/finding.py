@@ -11,6 +11,7 @@ from mergery.run.events import Notify
 
 if TYPE_CHECKING:
     from mergery import evaluation
+    from mergery.exploration.automatic.diagnosis import Recommendation
     from mergery.exploration.automatic.options import AutoOptions
     from mergery.exploration.automatic.running import AutoResult
     from mergery.exploration.flow.options import FlowOptions
@@ -115,6 +116,26 @@ def auto(
     asked = evaluation_options or evaluation.EvaluationOptions()
     with listening(on_event) as notify:
         return choose(base, models, Path(out), listed, options or AutoOptions(), asked, tokenizer, notify)
+
+
+def recommend(
+    base: Any,
+    models: Sequence[Any] | Mapping[str, Any],
+    out: str | Path,
+    *,
+    on_event: Notify | None = None,
+) -> Recommendation:
+    """Recommend a method for fine-tunes of a base from how they meet, without tasks, and write its recipe into `out`.
+
+    models: two sources or more, in a list or by name.
+
+    Nothing is scored. How far behind the best such a choice is was measured on cases that it was not learnt from, and is said
+    with it. Where there are tasks, `auto` knows more. Raises MergeryError.
+    """
+    from mergery.exploration.automatic.diagnosis import recommend
+
+    with listening(on_event) as notify:
+        return recommend(base, models, Path(out), notify)
 
 
 def flow(

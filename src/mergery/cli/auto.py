@@ -11,9 +11,12 @@ from mergery.cli.asking import Asking, Tasks
 from mergery.cli.common import Json, Quiet, Verbose, console, flowing, table, wait_without_spinning
 
 if TYPE_CHECKING:
+    from mergery.exploration.automatic.diagnosis import Recommendation
     from mergery.exploration.automatic.running import AutoResult
 
 Budget = Annotated[str, Parameter(help="Time for the whole: 30m, 2h, 90s. What has begun is finished.")]
+
+NoTasks = Annotated[bool, Parameter(help="Recommend a method from how the models meet alone: nothing is scored.")]
 
 
 @flowing
@@ -22,7 +25,8 @@ def auto(
     /,
     *models: str,
     out: Path,
-    tasks: Tasks,
+    tasks: Tasks | None = None,
+    no_tasks: NoTasks = False,
     budget: Budget = "30m",
     seed: int = 0,
     asking: Asking = Asking(),
@@ -36,6 +40,8 @@ def auto(
     weights of the best two are searched. Half of the items are tried on, a quarter decides, and a quarter is kept for the
     report. A merge is recommended only where it beats the best model alone by more than chance; otherwise the answer is not to
     merge. Run the same command after an interruption: what has been answered is not asked again.
+
+    With --no-tasks nothing is scored: a method is recommended by how the models meet, with how sure that is.
 
     Parameters
     ----------
@@ -51,8 +57,21 @@ def auto(
     wait_without_spinning()
     from mergery import api
     from mergery.cli.progress import reporter
+    from mergery.errors import RecipeError
     from mergery.exploration.automatic.options import AutoOptions, parse_budget
 
+    if no_tasks and tasks is not None:
+        raise RecipeError("--tasks and --no-tasks do not go together", hint="leave out one of them")
+    if tasks is None and not no_tasks:
+        hint = "--tasks FILE.jsonl, or --no-tasks for advice from how the models meet"
+        raise RecipeError("there is no task", why="a choice is made by scores", hint=hint)
+    if no_tasks:
+        with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+            told = api.recommend(base, models, out, on_event=report.event)
+        if not json and not quiet:
+            _tell(told)
+        return
+    assert tasks is not None
     options = AutoOptions(parse_budget(budget), seed)
     with reporter(json=json, quiet=quiet, verbose=verbose) as report:
         found = api.auto(
@@ -88,3 +107,17 @@ def _show(found: AutoResult) -> None:
         screen.print(line)
     screen.print(found.verdict.words)
     screen.print(f"next: mergery merge {found.recipe} OUT" if found.verdict.merge else f"its recipe: {found.recipe}")
+
+
+def _tell(found: Recommendation) -> None:
+    screen = console()
+    if found.foretold is not None:
+        rows = table("method, with nothing set", "foretold to be behind the best by")
+        for name, behind in found.foretold.behind.items():
+            rows.add_row(name, f"{max(behind, 0.0):.3f}")
+        screen.print(rows)
+    for name, why in found.skipped.items():
+        screen.print(f"not recommended: {name}: {why}")
+    for line in found.words:
+        screen.print(line)
+    screen.print(f"next: mergery merge {found.recipe} OUT")

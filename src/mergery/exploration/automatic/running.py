@@ -94,11 +94,7 @@ def choose(
     """Decide whether and how to merge; see `mergery.api.auto`. Raises MergeryError."""
     check_optuna()
     check_transformers("a choice by tasks")
-    taken = ["base", *(str(merge["method"]) for merge in METHODS)]  # names of the table as well
-    sources = {"base": str(base) if isinstance(base, Path) else base, **named_sources(models, taken)}
-    if len(sources) < 3:
-        hint = "mergery auto BASE MODEL MODEL --tasks FILE --out OUT"
-        raise RecipeError("there is nothing to choose", why="it takes a base and two models or more", hint=hint)
+    sources = sources_of(base, models)
     clock = Clock(60 * options.minutes, time.monotonic)
     splits = split(tasks, seed=options.seed)
     objective = make_objective(splits.search, evaluation, options.seed)
@@ -110,6 +106,23 @@ def choose(
             return contest.run()
         finally:
             live.close()
+
+
+def sources_of(base: Any, models: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
+    """The base and the models by name. Raises RecipeError where there is nothing to choose."""
+    taken = ["base", *(str(merge["method"]) for merge in METHODS)]  # names of the table as well
+    sources = {"base": str(base) if isinstance(base, Path) else base, **named_sources(models, taken)}
+    if len(sources) < 3:
+        hint = "mergery auto BASE MODEL MODEL --tasks FILE --out OUT"
+        raise RecipeError("there is nothing to choose", why="it takes a base and two models or more", hint=hint)
+    return sources
+
+
+def recipe_of(sources: Mapping[str, Any], merge: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe of a merge of all models, with the base where the method has a use for it."""
+    based = find(str(merge["method"])).base != "unused"
+    named = {name: source for name, source in sources.items() if based or name != "base"}
+    return {"models": named, "merge": {**merge, **({"base": "base"} if based else {})}}
 
 
 class _Contest:
@@ -159,18 +172,12 @@ class _Contest:
 
     def interference(self) -> Interference | None:
         """How the task vectors meet, where there are matrices to see it on."""
-        data = self.recipe({"method": "iso_c"})
+        data = recipe_of(self.sources, {"method": "iso_c"})
         try:
             return measure(self.live.plan(load_recipe(data)), 16)
         except PlanError as error:
             self.skipped["interference"] = error.what
             return None
-
-    def recipe(self, merge: Mapping[str, Any]) -> dict[str, Any]:
-        """The recipe of a merge of all models, with the base where the method has a use for it."""
-        based = find(str(merge["method"])).base != "unused"
-        named = self.sources if based else {name: self.sources[name] for name in self.names}
-        return {"models": dict(named), "merge": {**merge, **({"base": "base"} if based else {})}}
 
     def measure(self, recipe: Mapping[str, Any], tasks: Sequence[Task], name: str) -> Evaluation:
         """What a recipe's model answers; what was asked before is read."""
@@ -198,7 +205,7 @@ class _Contest:
     def merges(self) -> Iterator[Entry]:
         """Methods at their defaults, those that the time allows."""
         for merge in METHODS:
-            name, data = str(merge["method"]), self.recipe(merge)
+            name, data = str(merge["method"]), recipe_of(self.sources, merge)
             try:
                 if seconds(self.live.plan(load_recipe(data))) > SHARE * self.clock.left:
                     self.skipped[name] = LATE

@@ -1,0 +1,33 @@
+"""What the comparison foretells: straight lines, worked by hand where they are short."""
+
+from __future__ import annotations
+
+import pytest
+
+from mergery.report import foretold
+from mergery.report.foretelling import foretell
+
+MIDDLE = dict(zip(foretold.MEASURES, foretold.CENTER, strict=True))
+
+
+def test_in_the_middle_of_all_that_was_seen_the_first_numbers_decide() -> None:
+    told = foretell(MIDDLE)
+    first = {name: line[0] * 1e-4 for name, line in foretold.LINES.items()}
+    assert dict(told.behind) == pytest.approx(first, abs=1e-4)
+    assert next(iter(told.behind)) == min(first, key=lambda name: first[name])
+    assert not told.outside
+
+
+def test_one_spread_more_of_a_measure_adds_its_number() -> None:
+    place = foretold.MEASURES.index("size")
+    told = foretell(MIDDLE | {"size": foretold.CENTER[place] + foretold.SPREAD[place]})
+    line = foretold.LINES["linear"]
+    assert told.behind["linear"] == pytest.approx(1e-4 * (line[0] + line[1 + place]), abs=1e-4)
+
+
+def test_what_was_never_seen_counts_as_the_nearest_that_was_and_is_said() -> None:
+    place = foretold.MEASURES.index("size")
+    told, most = foretell(MIDDLE | {"size": 40.0}), foretell(MIDDLE | {"size": foretold.HIGH[place]})
+    assert told.behind == most.behind
+    assert told.outside == ("size",)
+    assert any("it is a guess" in line for line in told.words)

@@ -28,6 +28,10 @@ def search(
     pareto: bool = False,
     seed: int = 0,
     early: Early = True,
+    workers: int = 1,
+    together: int = 0,
+    devices: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    ray: str = "",
     asking: Asking = Asking(),
     json: Json = False,
     quiet: Quiet = False,
@@ -57,13 +61,22 @@ def search(
         those that none beats in all; search.json has the others, and front.png shows them.
     seed
         Of the sampler, and of the parts of the tasks.
+    workers
+        Processes that score candidates at the same time, each with a model in memory.
+    together
+        Candidates that are drawn before any of them has been scored; as many as there are workers, where not given. What is
+        found depends on it, and not on the number of workers.
+    devices
+        Of the workers in turn, such as cuda:0 cuda:1; all GPUs where there are any.
+    ray
+        The address of a Ray cluster whose processes are the workers: auto, local, or one of its own.
     """
     wait_without_spinning()
     from mergery import api
     from mergery.cli.progress import reporter
     from mergery.exploration.options import SearchOptions
 
-    options = SearchOptions(sampler, trials, minutes, seed, early, pareto)
+    options = SearchOptions(sampler, trials, minutes, seed, early, pareto, workers, together, devices, ray)
     with reporter(json=json, quiet=quiet, verbose=verbose) as report:
         found = api.search(
             recipe,

@@ -39,10 +39,24 @@ class LiveModel:
     is loaded anew. A score is what evaluating the merged folder would give.
     """
 
-    def __init__(self, recipe: Recipe, head: Head, *, dtype: str = "float32", tokenizer: Any = None) -> None:
-        """Opens the models of a recipe, and says what is wrong with it. Nothing is computed yet. Raises MergeryError."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        head: Head,
+        *,
+        dtype: str = "float32",
+        tokenizer: Any = None,
+        sources: str = "",
+        threads: int = 0,
+    ) -> None:
+        """Opens the models of a recipe, and says what is wrong with it. Nothing is computed yet. Raises MergeryError.
+
+        sources: what tells the models apart from others, where that is known: files are not hashed again.
+        threads: to merge with; 0 takes one for each core.
+        """
         self.head: Head = head
         self.dtype, self.tokenizer = dtype, tokenizer
+        self.options = Options(threads=threads)
         self.checkpoints: Mapping[str, Checkpoint] = open_all(recipe)
         self.models = set(recipe.models)
         statistics = {
@@ -71,7 +85,7 @@ class LiveModel:
             raise
         self.shape: Any = None  # of the model that the module is: its config and its tensors
         self.stamps = plan.stamps
-        self.sources = digest({name: _content(checkpoint) for name, checkpoint in self.checkpoints.items()})
+        self.sources = sources or digest({name: _content(checkpoint) for name, checkpoint in self.checkpoints.items()})
 
     def plan(self, recipe: Recipe) -> Plan:
         """The plan of a candidate, over the models that are open. Raises MergeryError."""
@@ -118,7 +132,7 @@ class LiveModel:
                 keep_vars=True
             )  # asked anew: on another device they are other tensors
             places = {name: state[name].detach().view(-1) for name in self.places}
-            Run(plan, ParameterSink(places, same), Options(), ignore, hashed=False).execute()
+            Run(plan, ParameterSink(places, same), self.options, ignore, hashed=False).execute()
             self.made = len(plan.steps) - len(same)
         self.keys, self.held = wanted, plan.digest
         return self.loaded
@@ -126,9 +140,9 @@ class LiveModel:
     def _load(self, plan: Plan) -> Loaded:
         """Merge the whole in memory, and make transformers' model of it."""
         if self.loaded is None:
-            prepare(plan, ignore, Options())
+            prepare(plan, ignore, self.options)
         self.loaded = None  # one at a time
-        merged = merge_to_memory(plan, Options(), ignore)
+        merged = merge_to_memory(plan, self.options, ignore)
         with quiet(), tempfile.TemporaryDirectory(prefix="mergery-") as folder:
             for file, content in side_files(plan).items():
                 place = Path(folder, file)

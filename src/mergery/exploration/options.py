@@ -13,7 +13,7 @@ OF_MANY = ("auto", "nsga", "tpe", "random", "grid")  # that can go for several g
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How to search. All but `minutes` decides what is found.
+    """How to search. All but `minutes`, `workers`, `devices` and `ray` decides what is found.
 
     sampler: cma (CMA-ES), tpe (tree-structured Parzen estimator), gp (Gaussian process), random, grid; auto is cma for two or
              more numbers, and tpe elsewhere. For several goals: nsga (NSGA-II, NSGA-III for more than three), which auto is.
@@ -22,6 +22,10 @@ class SearchOptions:
     seed:    of the sampler, and of the parts into which the tasks are split.
     early:   stop candidates that are clearly worse than the best one on a part of the items.
     pareto:  each task is a goal of its own, in place of their mean.
+    workers: processes that score candidates at the same time; with 1 it is this one.
+    together: candidates that are drawn before any of them has been scored; 0: as many as there are workers.
+    devices: of the workers, in turn; none: all GPUs where there are any.
+    ray:     the address of a Ray cluster whose processes are the workers (`auto`, `local`); empty: this machine's.
     """
 
     sampler: str = "auto"
@@ -30,6 +34,10 @@ class SearchOptions:
     seed: int = 0
     early: bool = True
     pareto: bool = False
+    workers: int = 1
+    together: int = 0
+    devices: tuple[str, ...] = ()
+    ray: str = ""
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -43,12 +51,26 @@ class SearchOptions:
             )
         if self.trials < 1:
             raise RecipeError(f"trials is {self.trials}", why="it must be 1 or more", hint="--trials 100")
+        for name, least in (("workers", 1), ("together", 0)):
+            if getattr(self, name) < least:
+                raise RecipeError(
+                    f"{name} is {getattr(self, name)}", why=f"it must be {least} or more", hint="--workers 2"
+                )
+        if self.ray and self.devices:
+            why = "each worker of a cluster has the device that the cluster gives it"
+            raise RecipeError("ray and devices do not go together", why=why, hint="leave out --devices")
         if self.minutes is not None and not self.minutes > 0:
             raise RecipeError(
                 f"minutes is {self.minutes}", why="it must be more than 0", hint="leave it out for no limit"
             )
 
+    @property
+    def width(self) -> int:
+        """Candidates that are drawn before any of them has been scored."""
+        return self.together or self.workers
+
     def plain(self) -> dict[str, Any]:
         """What belongs to the question."""
-        said = {"sampler": self.sampler, "seed": self.seed, "early": self.early, "pareto": self.pareto}
+        said: dict[str, Any] = {"sampler": self.sampler, "seed": self.seed, "early": self.early, "pareto": self.pareto}
+        said |= {"together": self.width} if self.width > 1 else {}
         return {**said, "trials": self.trials} if self.sampler == "grid" else said  # which decide a grid's points

@@ -26,11 +26,12 @@ from mergery.exploration.options import SearchOptions
 from mergery.exploration.pareto import draw, front, knee
 from mergery.exploration.scoring import ask, make_objective
 from mergery.exploration.study import Candidate, Study, check_optuna, ranked
-from mergery.exploration.trying import try_candidates
+from mergery.exploration.trying import asking, try_candidates
 from mergery.recipe import Merge, Recipe, Source
 from mergery.recipe.document import write_yaml
 from mergery.recipe.paths import rebased
 from mergery.recipe.space import Space, read_space
+from mergery.run.cluster import refuse_memory
 from mergery.run.events import Found, Notify, ignore
 
 FINALISTS, MOST = 3, 12  # of the best candidates, or of a front, besides the centre and the start
@@ -99,6 +100,7 @@ def search(
     out = Path(out)
     with locked(out, "search"):
         start = space.recipe({each.name: each.kind.ends[0] for each in space.dimensions})
+        refuse_memory(start)  # what is found is a recipe, which names files
         live = LiveModel(start, objective.head, dtype=evaluation.dtype, tokenizer=tokenizer)
         try:
             question = digest(
@@ -112,7 +114,8 @@ def search(
             )
             study = Study(out, space, options, question, len(objective.tasks) if options.pareto else 1)
             session = _Session(space, splits, study, live, evaluation, out, notify)
-            try_candidates(study, live, objective, notify)
+            with asking(space, objective, live, options, notify) as ask_all:
+                try_candidates(study, ask_all, objective, notify)
             return session.finish(objective, start)
         finally:
             live.close()

@@ -85,10 +85,11 @@ class Study:
                     why="its recipe, models, tasks, sampler or seed were others",
                     hint="name another folder, or remove this one",
                 )
-            self.left: Any = None  # a candidate that was drawn and never told: whoever was at it is gone
+            self.left: list[Any] = []  # candidates that were drawn and never told: whoever was at them is gone
+            self.pending = 0  # candidates that are drawn and not told
             for trial in self.study.get_trials(deepcopy=False):
                 if trial.state.name == "RUNNING" and len(trial.params) == len(space.dimensions):
-                    self.left = trial
+                    self.left.append(trial)
                 elif not trial.state.is_finished():
                     self.study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
         self.candidates: list[Candidate] = []
@@ -100,16 +101,38 @@ class Study:
         """The first candidate: the middle of every range, and the first of every choice."""
         return {each.name: _middle(each.kind) for each in self.space.dimensions}
 
+    @property
+    def _first(self) -> int:
+        """The number of the first candidate of the present draw: the very first is alone, the others come some at a time."""
+        width, number = self.options.width, len(self.candidates)
+        return number and 1 + (number - 1) // width * width
+
+    @property
+    def best_before(self) -> Candidate | None:
+        """The best candidate that was asked all items, of those that were told before the present draw."""
+        before = [each for each in self.candidates[: self._first] if not each.stopped]
+        return max(before, key=lambda each: each.score, default=None)
+
+    def draw(self) -> list[tuple[Any, dict[str, Any]]]:
+        """What is left of the present draw, as far as it is wanted: candidates as `ask` gives them.
+
+        All of a draw is drawn, so that a study that is given more trials later goes on with it.
+        """
+        whole = self._first + self.options.width if self.candidates else 1
+        drawn = [self.ask() for _ in range(whole - len(self.candidates))]
+        return drawn[: self.most - len(self.candidates)]
+
     def ask(self) -> tuple[Any, dict[str, Any]]:
         """The next candidate: a mark for `tell`, and its values."""
-        number, dimensions = len(self.candidates), self.space.dimensions
+        number, dimensions = len(self.candidates) + self.pending, self.space.dimensions
+        self.pending += 1
         with quiet_optuna() as optuna:
             self.study.sampler = self._sampler(number)
-            if self.left is not None:
-                trial, self.left = optuna.trial.Trial(self.study, self.left._trial_id), None
+            if self.left:
+                trial = optuna.trial.Trial(self.study, self.left.pop(0)._trial_id)
             else:
                 fixed = None if number else [_encoded(each.kind, self.start()[each.name]) for each in dimensions]
-                fixed = next(itertools.islice(self.grid(), number, None)) if self.sampler == "grid" else fixed
+                fixed = next(itertools.islice(self.grid(), number, None), fixed) if self.sampler == "grid" else fixed
                 if fixed is not None:
                     self.study.enqueue_trial(dict(zip((each.name for each in dimensions), fixed, strict=True)))
                 trial = self.study.ask({each.name: _distribution(each.kind, optuna) for each in dimensions})
@@ -134,6 +157,7 @@ class Study:
             self.study.tell(trial, list(scores))
         candidate = Candidate(len(self.candidates), **own)
         self.candidates.append(candidate)
+        self.pending -= 1
         return candidate
 
     @property

@@ -1,35 +1,77 @@
-"""Candidates tried one after another, until there are enough or the time is over."""
+"""Candidates drawn, scored and kept, until there are enough or the time is over."""
 
 from __future__ import annotations
 
+import os
 import time
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from mergery.exploration.live import LiveModel
-from mergery.exploration.scoring import Found, Objective, ask
+from mergery.exploration.options import SearchOptions
+from mergery.exploration.parallel.cluster import cluster
+from mergery.exploration.parallel.processes import processes
+from mergery.exploration.parallel.team import Team
+from mergery.exploration.parallel.work import Answer, Ask, Job, Setup, alone
+from mergery.exploration.scoring import Objective
 from mergery.exploration.study import Candidate, Study
+from mergery.kernels.devices import find_devices
+from mergery.recipe.space import Space
 from mergery.run.events import Notify, Tried
 
 
-def try_candidates(study: Study, live: LiveModel, objective: Objective, notify: Notify) -> None:
-    """Draw candidates, score them, and keep what came of them in the study."""
+def try_candidates(study: Study, ask: Ask, objective: Objective, notify: Notify) -> None:
+    """Draw candidates, some at a time, score them, and keep what came of them in the study, in the order they were drawn.
+
+    Whether one is given up depends on those that were scored before it was drawn, not on which of its own draw is done first.
+    """
     options = study.options
     until = None if options.minutes is None else time.monotonic() + 60 * options.minutes
     while len(study.candidates) < study.most and (until is None or time.monotonic() < until):
-        started = time.perf_counter()
-        trial, values = study.ask()
-        best = study.best
-        subject = live.subject(study.space.recipe(values), f"candidate {len(study.candidates) + 1}")
+        best = study.best_before
+        drawn = study.draw()
+        rival = best.items if best is not None and options.early and not options.pareto else None
+        first = len(study.candidates)
+        jobs = [Job(first + place, values, rival) for place, (_, values) in enumerate(drawn)]
+        for answer, (trial, values) in zip(ask(jobs), drawn, strict=True):
+            made = study.tell(
+                trial, values, _scores(answer, best, objective, options), answer.found, stopped=answer.stopped
+            )
+            top = study.best or made
+            told = Tried(
+                made.number + 1, study.most, made.score, top.score, answer.stopped, answer.made, answer.seconds
+            )
+            notify(told)
 
-        rival = best if options.early and not options.pareto else None
-        found, stopped = ask(subject, objective, partial(_hopeful, objective, rival))
-        score = objective.estimate(found, best.items) if stopped and best is not None else objective.score(found)
-        made = study.tell(trial, values, objective.scores(found) if options.pareto else [score], found, stopped=stopped)
-        assert study.best is not None
-        seconds = round(time.perf_counter() - started, 3)
-        notify(Tried(made.number + 1, study.most, score, study.best.score, stopped, live.made, seconds))
+
+def _scores(answer: Answer, best: Candidate | None, objective: Objective, options: SearchOptions) -> list[float]:
+    if options.pareto:
+        return objective.scores(answer.found)
+    if answer.stopped and best is not None:
+        return [objective.estimate(answer.found, best.items)]
+    return [objective.score(answer.found)]
 
 
-def _hopeful(objective: Objective, rival: Candidate | None, found: Found) -> bool:
-    """Whether a candidate may still be better than the best one, by what it gave so far."""
-    return rival is None or not objective.behind(found, rival.items)
+@contextmanager
+def asking(
+    space: Space, objective: Objective, live: LiveModel, options: SearchOptions, notify: Notify
+) -> Iterator[Ask]:
+    """Whoever scores candidates: the live model of this process, or several workers. Raises MergeryError."""
+    if options.workers == 1 and not options.ray:
+        yield alone(space, objective, live)
+        return
+    threads = objective.options.threads or max(1, len(os.sched_getaffinity(0)) // options.workers)
+    setup = Setup(space, objective, live.tokenizer, live.sources, live.stamps, threads)
+    if options.ray:
+        with cluster(setup, options.workers, options.ray) as crew:
+            yield Team(crew, notify).ask
+    else:
+        with processes(setup, options.workers, _devices(options.devices, objective.options.device)) as crew:
+            yield Team(crew, notify).ask
+
+
+def _devices(given: Sequence[str], wanted: str) -> tuple[str, ...]:
+    """Where workers compute: on what they are given, else on what the evaluation says; `auto` is all GPUs in turn."""
+    if not given and wanted != "auto":
+        return (wanted,)
+    return tuple(device.name for each in given or ("auto",) for device in find_devices(each))

@@ -23,6 +23,7 @@ from mergery.exploration.automatic.options import AutoOptions
 from mergery.exploration.folder import RECIPE, locked
 from mergery.exploration.live import LiveModel
 from mergery.exploration.options import SearchOptions
+from mergery.exploration.parallel.work import alone
 from mergery.exploration.scoring import make_objective
 from mergery.exploration.sources import named_sources
 from mergery.exploration.study import Study, check_optuna
@@ -227,7 +228,7 @@ class _Contest:
             folder.mkdir(exist_ok=True)
             question = digest([space.document.data, self.live.sources, [task.hash for task in self.splits.search]])
             study = Study(folder, space, options, question)
-            try_candidates(study, self.live, self.objective, self.notify)
+            try_candidates(study, alone(space, self.objective, self.live), self.objective, self.notify)
             if study.best is None:
                 continue
             values = study.centre() or study.best.values

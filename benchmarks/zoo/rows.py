@@ -147,6 +147,7 @@ LEFT_OUT = {  # and why
     "passthrough": "merges nothing",
     "rebase": "moves a fine-tune onto a new base",
     "fisher": "needs statistics of data",
+    "led": "needs statistics of data",
     "reasonany": "needs statistics of data",
     "regmean": "needs statistics of data",
     "rotate": "takes two models",

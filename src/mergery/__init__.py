@@ -18,6 +18,7 @@ from mergery.version import __version__ as __version__
 if TYPE_CHECKING:
     from mergery import evaluation as evaluation
     from mergery import methods as methods
+    from mergery.alignment.transport.options import TransportOptions as TransportOptions
     from mergery.api import auto as auto
     from mergery.api import calibrate as calibrate
     from mergery.api import compare as compare
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from mergery.api import refine as refine
     from mergery.api import search as search
     from mergery.api import soup as soup
+    from mergery.api import transport as transport
     from mergery.api import verify as verify
     from mergery.calibration.anchors.refining import RefineOptions as RefineOptions
     from mergery.calibration.anchors.search import AnchorOptions as AnchorOptions
@@ -61,6 +63,7 @@ _HOMES = {  # of public names: the module, and the name there where it is anothe
     **dict.fromkeys(("inspect", "verify", "prove", "calibrate", "evaluate", "compare", "learn"), "api"),
     **dict.fromkeys(("search", "soup", "auto", "recommend", "flow"), "api"),
     **dict.fromkeys(("find_anchors", "inspect_anchors", "refine"), "api"),
+    "transport": "api",
     **dict.fromkeys(("evaluation", "methods"), ""),
     "AnchorOptions": "calibration.anchors.search",
     "AutoOptions": "exploration.automatic.options",
@@ -73,6 +76,7 @@ _HOMES = {  # of public names: the module, and the name there where it is anothe
     "RefineOptions": "calibration.anchors.refining",
     "SearchOptions": "exploration.options",
     "SoupOptions": "exploration.soups.options",
+    "TransportOptions": "alignment.transport.options",
     "load_recipe": "recipe.reading",
     "merge_tensors": "engine.in_memory",
     "open": "checkpoints:open_checkpoint",

@@ -1,5 +1,6 @@
 """The verbs. The command line and a notebook are thin shells over these."""
 
+from mergery.api.aligning import transport
 from mergery.api.anchoring import find_anchors, inspect_anchors, refine
 from mergery.api.finding import auto, flow, recommend, search, soup
 from mergery.api.handing_on import export_gguf, export_imatrix, export_quantised, push
@@ -30,5 +31,6 @@ __all__ = [
     "refine",
     "search",
     "soup",
+    "transport",
     "verify",
 ]

@@ -52,7 +52,7 @@ def texts_of(
         model.prepare(shared())
         return drawn(model, longest, limit or SAMPLES, seed)
     if data.startswith(DATASETS):
-        items = _items(data, limit)
+        items = items_of(data, limit)
         lines = "".join(json.dumps({"text": text}) + "\n" for text in items)
         return read_texts(Path(f"{data}.jsonl"), tokenizer, content=lines.encode(), **options)
     return read_texts(folder / Path(data).expanduser(), tokenizer, **options)
@@ -61,7 +61,7 @@ def texts_of(
 # --- datasets -----------------------------------------------------------------------------------------------------------
 
 
-def _items(data: str, limit: int | None) -> Iterator[str]:
+def items_of(data: str, limit: int | None) -> Iterator[str]:
     """Texts of a data set of the hub, or of a folder: `datasets:NAME[,CONFIG][:SPLIT[:COLUMN]]`."""
     if find_spec("datasets") is None:
         raise RecipeError(f"{data} needs datasets", hint="pip install datasets, or write the texts to a file")

@@ -43,6 +43,7 @@ COMMANDS = {
         "export": "export:app",
         "pack": "pack:pack",
         "rebase": "rebase:rebase",
+        "transport": "transport:transport",
         "vocabulary": "vocabulary:app",
         "adapter": "adapter:app",
     },

@@ -63,6 +63,13 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("mergery rebase llama-math moved --from llama --to llama-2", "a fine-tune on a new release of its base"),
         ("mergery rebase llama-math moved --from llama --to llama-2 --tasks quiz.jsonl", "and how much is left of it"),
     ),
+    "transport": (
+        (
+            "mergery transport llama-8b out --into llama-1b --data texts.jsonl",
+            "a large model's knowledge in a small one",
+        ),
+        ("mergery transport llama-8b out --into llama-1b --data texts.jsonl --dry-run", "what that takes"),
+    ),
     "soup": (
         ("mergery soup greedy math code chat --tasks questions.jsonl --out soup", "keep what the average gains by"),
         ("mergery soup soce math code chat --tasks questions.jsonl --out soup", "experts of categories, best weights"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,7 @@ def _reference(cost: np.ndarray, epsilon: float, a: np.ndarray, b: np.ndarray) -
 
 
 @pytest.mark.parametrize("domain", ["exp", "log"])
-def test_marginals_hold_and_the_plan_is_the_references(domain: str) -> None:
+def test_marginals_hold_and_the_plan_is_the_references(domain: Any) -> None:
     cost = _cost(7, 5)
     a, b = torch.full((7,), 1 / 7, dtype=torch.float64), torch.tensor([0.1, 0.2, 0.3, 0.15, 0.25], dtype=torch.float64)
     found = solve(cost, 0.1, columns=b, iterations=5000, tolerance=1e-12, domain=domain)

@@ -18,6 +18,7 @@ from mergery.version import __version__ as __version__
 if TYPE_CHECKING:
     from mergery import evaluation as evaluation
     from mergery import methods as methods
+    from mergery.alignment.fusion.options import FuseOptions as FuseOptions
     from mergery.alignment.transport.options import TransportOptions as TransportOptions
     from mergery.api import auto as auto
     from mergery.api import calibrate as calibrate
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from mergery.api import export_quantised as export_quantised
     from mergery.api import find_anchors as find_anchors
     from mergery.api import flow as flow
+    from mergery.api import foretell_fusion as foretell_fusion
+    from mergery.api import fuse as fuse
     from mergery.api import inspect as inspect
     from mergery.api import inspect_anchors as inspect_anchors
     from mergery.api import learn as learn
@@ -62,6 +65,7 @@ _HOMES = {  # of public names: the module, and the name there where it is anothe
     ),
     **dict.fromkeys(("inspect", "verify", "prove", "calibrate", "evaluate", "compare", "learn"), "api"),
     **dict.fromkeys(("search", "soup", "auto", "recommend", "flow"), "api"),
+    **dict.fromkeys(("fuse", "foretell_fusion"), "api"),
     **dict.fromkeys(("find_anchors", "inspect_anchors", "refine"), "api"),
     "transport": "api",
     **dict.fromkeys(("evaluation", "methods"), ""),
@@ -69,6 +73,7 @@ _HOMES = {  # of public names: the module, and the name there where it is anothe
     "AutoOptions": "exploration.automatic.options",
     "CalibrationOptions": "calibration.options",
     "FlowOptions": "exploration.flow.options",
+    "FuseOptions": "alignment.fusion.options",
     "LearnOptions": "calibration.learning.options",
     "MergeryError": "errors",
     "Options": "run.workers",

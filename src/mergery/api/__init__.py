@@ -3,6 +3,7 @@
 from mergery.api.aligning import transport
 from mergery.api.anchoring import find_anchors, inspect_anchors, refine
 from mergery.api.finding import auto, flow, recommend, search, soup
+from mergery.api.fusing import foretell_fusion, fuse
 from mergery.api.handing_on import export_gguf, export_imatrix, export_quantised, push
 from mergery.api.looking import inspect, prove, verify
 from mergery.api.measuring import calibrate, compare, evaluate, learn
@@ -19,6 +20,8 @@ __all__ = [
     "export_quantised",
     "find_anchors",
     "flow",
+    "foretell_fusion",
+    "fuse",
     "inspect",
     "inspect_anchors",
     "learn",

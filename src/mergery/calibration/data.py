@@ -97,7 +97,7 @@ def read_texts(
             for row in _rows_of(item, task, tokenizer, longest, label)
         ]
     else:
-        rows = list(_cut(_decoded(data, where), tokenizer, longest))[:limit]
+        rows = list(_cut(decoded(data, where), tokenizer, longest))[:limit]
     if not rows:
         hint = "write texts into it, as plain text or JSON objects one a line"
         raise TaskError("there is no text in it", where=where, why="its texts have no tokens", hint=hint)
@@ -111,7 +111,8 @@ def read_texts(
     return Texts(tuple(rows), str(path), hashlib.sha256(data).hexdigest())
 
 
-def _decoded(data: bytes, where: Where) -> str:
+def decoded(data: bytes, where: Where) -> str:
+    """The text of a file. Raises TaskError, with the place of what is no UTF-8."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:

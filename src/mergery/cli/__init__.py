@@ -44,6 +44,7 @@ COMMANDS = {
         "pack": "pack:pack",
         "rebase": "rebase:rebase",
         "transport": "transport:transport",
+        "fuse": "fuse:fuse",
         "vocabulary": "vocabulary:app",
         "adapter": "adapter:app",
     },

@@ -70,6 +70,11 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ),
         ("mergery transport llama-8b out --into llama-1b --data texts.jsonl --dry-run", "what that takes"),
     ),
+    "fuse": (
+        ("mergery fuse small fused --teachers large other --data texts.jsonl", "what others expect, taught to a model"),
+        ("mergery fuse small out --teachers math code --data texts.jsonl --pairwise sce", "FuseChat: fuse, then merge"),
+        ("mergery fuse small fused --teachers large --data texts.jsonl --dry-run", "steps, memory, disk and time"),
+    ),
     "soup": (
         ("mergery soup greedy math code chat --tasks questions.jsonl --out soup", "keep what the average gains by"),
         ("mergery soup soce math code chat --tasks questions.jsonl --out soup", "experts of categories, best weights"),

@@ -38,11 +38,16 @@ class Loaded:
     @property
     def longest(self) -> int:
         """Tokens that the model takes at once; 2048 where its config does not say."""
-        text = getattr(self.config, "text_config", None) or self.config
-        for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
-            if isinstance(getattr(text, key, None), int):
-                return getattr(text, key)
-        return 2048
+        return window(self.config)
+
+
+def window(config: Any) -> int:
+    """Tokens that a model of this config takes at once; 2048 where it does not say."""
+    text = getattr(config, "text_config", None) or config
+    for key in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
+        if isinstance(getattr(text, key, None), int):
+            return getattr(text, key)
+    return 2048
 
 
 def pretrained(path: str, head: Head, dtype: str, *, whole: bool = True) -> Any:

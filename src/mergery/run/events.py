@@ -303,7 +303,7 @@ class Learning(Event):
 
 @dataclass(frozen=True)
 class Learned(Event):
-    """The recipe with its weights is written."""
+    """What has been learnt is written: a recipe with its weights, or a fused model."""
 
     file: Path
     objective: str

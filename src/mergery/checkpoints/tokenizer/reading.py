@@ -73,6 +73,11 @@ def read_tokenizer(checkpoint: Checkpoint) -> Tokenizer | None:
     return _TokenizerReader(checkpoint.label, form, texts).read()
 
 
+def tokenizer_in(content: bytes, label: str) -> Tokenizer:
+    """The tokenizer that the content of a tokenizer.json describes, alone. Raises CheckpointError."""
+    return _TokenizerReader(label, "tokenizer.json", {"tokenizer.json": content}).read()
+
+
 def fingerprint(checkpoint: Checkpoint) -> str:
     """A digest of the files that a tokenizer is read from; equal for equal tokenizers. Empty where there are none."""
     digest = hashlib.sha256()

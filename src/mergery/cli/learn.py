@@ -22,7 +22,7 @@ def learn(
     *,
     data: Data,
     objective: Literal["entropy", "labels", "distill", "nsc"] = "entropy",
-    by: Literal["model", "layer", "tensor"] = "tensor",
+    by: Literal["model", "layer", "expert", "tensor"] = "tensor",
     within: Range = None,
     start: float | None = None,
     steps: int = 300,
@@ -56,7 +56,8 @@ def learn(
         What is made small: the entropy of answers, the cross-entropy of the data's answers (labels), the distance to each
         model's own answers (distill), or the share of activations that no change of the model reads (nsc).
     by
-        Whether there is a weight for each model, for each model and layer, or for each model and tensor.
+        Whether there is a weight for each model, for each model and layer, for each expert of a mixture as well, or for each
+        model and tensor.
     within
         Where weights stay: between 0 and 1 (unit), anywhere (free), or above 0 with a sum of 1 (shares). Without it, shares for
         linear, unit for entropy, and else free.

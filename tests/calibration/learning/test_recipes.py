@@ -125,3 +125,34 @@ def test_a_recipe_that_is_there_is_not_overwritten(recipe, run, tmp_path):
     (tmp_path / "learned.yaml").write_text("mine")
     outcome = run(recipe("llama"))
     assert outcome.code == 2 and "already there" in outcome.err
+
+
+def test_a_machine_that_cannot_hold_the_merge_is_told_before_any_work(recipe, run, tmp_path, monkeypatch):
+    path = recipe("llama")
+    monkeypatch.setattr(running, "machine_memory", lambda: 100_000)
+    outcome = run(path)
+    said = " ".join(outcome.err.split())
+    assert outcome.code == 2 and "learning needs" in said and "this machine has 100.0 kB" in said
+    assert "refine: featcal" in said
+    assert not (tmp_path / "learned.yaml.learning").exists()
+
+
+def test_each_expert_of_a_mixture_has_a_weight(recipe, run, mergery, tmp_path):
+    path = recipe("mixtral")
+    outcome = run(path, "--steps", 4, "--by", "expert", "--rate", 0.05)
+    assert outcome.code == 0, outcome.err
+    cases = weights_of(tmp_path / "learned.yaml")["one"]
+    experts = [case for case in cases if "name" in case.get("where", {})]
+    assert [case["where"]["name"] for case in experts[:2]] == [
+        "model.layers.0.block_sparse_moe.experts.0.*",
+        "model.layers.0.block_sparse_moe.experts.1.*",
+    ]
+    assert len(experts) == 8 and cases[:8] == experts  # two layers of four, before the layers themselves
+    assert len({case["value"] for case in experts}) > 4
+    assert mergery("merge", tmp_path / "learned.yaml", tmp_path / "out").code == 0
+    made, base, one, two = (load_file(tmp_path / each / "model.safetensors") for each in ("out", "base", "one", "two"))
+    other = weights_of(tmp_path / "learned.yaml")["two"]
+    for number, (mine, theirs) in enumerate(zip(experts, other, strict=False)):
+        name = f"model.layers.{number // 4}.block_sparse_moe.experts.{number % 4}.w2.weight"
+        wanted = base[name] + mine["value"] * (one[name] - base[name]) + theirs["value"] * (two[name] - base[name])
+        assert torch.allclose(made[name].float(), wanted, atol=2e-3)

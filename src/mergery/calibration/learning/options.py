@@ -9,7 +9,7 @@ from mergery.calibration.options import LONGEST
 from mergery.errors import RecipeError, did_you_mean
 
 Objective = Literal["entropy", "labels", "distill", "nsc"]
-By = Literal["model", "layer", "tensor"]
+By = Literal["model", "layer", "expert", "tensor"]
 Range = Literal["unit", "free", "shares"]
 
 OBJECTIVES: dict[str, str] = {
@@ -18,7 +18,7 @@ OBJECTIVES: dict[str, str] = {
     "distill": "the distance to each model's own answers",
     "nsc": "the share of activations outside of what each model reads",
 }
-BY = ("model", "layer", "tensor")
+BY = ("model", "layer", "expert", "tensor")
 RANGES = ("unit", "free", "shares")
 STEPS, RATE = 300, 3e-3
 
@@ -28,7 +28,8 @@ class LearnOptions:
     """How weights are learnt.
 
     objective: what is made small: see `OBJECTIVES`.
-    by:        one weight for each model; for each model and layer; or for each model and tensor.
+    by:        one weight for each model; for each model and layer; the same, and one for each expert of a mixture; or for each
+               model and tensor.
     range:     of the weights: `unit`, between 0 and 1; `free`; `shares`, which are positive and sum to one. None: shares where
                the method averages, else unit for entropy, and free for what has something to hold on to.
     start:     the weight of each model to begin with; None: the recipe's own.

@@ -29,6 +29,7 @@ from mergery.calibration.running import task_of
 from mergery.errors import PlanError, size
 from mergery.evaluation.loading import check_transformers, quiet
 from mergery.evaluation.running import torch_threads
+from mergery.run.estimate import machine_memory
 from mergery.run.events import Learned, Learning, Notify, Sized, ignore
 from mergery.run.output import ROOM, check_writable
 
@@ -61,6 +62,7 @@ def learn(
         task = task_of(model)
         sources = read_sources(host, model, data, folder, options, tokenizer, task)
         mark = _mark(host, sources, options)
+        _check_memory(model)
         _check_space(work, nbytes(host))
         _begin(work, mark)
         with torch_threads(options.threads):
@@ -151,6 +153,17 @@ def _begin(work: Path, mark: str) -> None:
         shutil.rmtree(work)
     work.mkdir(parents=True)
     kept.write_text(mark)
+
+
+def _check_memory(model: StreamedModel) -> None:
+    """Raise PlanError where the machine cannot hold the merge and its gradient."""
+    need = 2 * 4 * sum(node.elements for node in {id(node): node for node in model.nodes.values()}.values())
+    have = machine_memory()
+    if need > have:
+        what = f"learning needs {size(need)} of memory, and this machine has {size(have)}"
+        why = "the merge and its gradient are in memory as a whole, in float32"
+        hint = "refine: featcal, or prodistill, in the recipe: they hold one block at a time"
+        raise PlanError(what, why=why, hint=hint)
 
 
 def _check_space(work: Path, wanted: int) -> None:

@@ -15,6 +15,8 @@ from mergery.recipe.values import Condition, Constant, Filtered
 
 MEAN, SQUARE, GUARD = 0.9, 0.999, 1e-8  # of Adam
 DIGITS = 7  # of a weight in a recipe
+EXPERT = re.compile(r"(.*\.experts\.\d+)\.")
+ALL = ".*"  # behind the name of an expert, of whose tensors a group is
 
 
 @dataclass
@@ -103,11 +105,13 @@ def _by_numbers(name: str) -> list[tuple[int, str]]:
 
 
 def _group(name: str, architecture: Architecture, by: By) -> str:
-    """A tensor's group: all, a layer's number, or the tensor itself."""
+    """A tensor's group: all, a layer's number, all of an expert, or the tensor itself."""
     if by == "tensor":
         return name
     if by == "model":
         return ""
+    if by == "expert" and (match := EXPERT.match(name)):
+        return match[1] + ALL
     parsed = architecture.names[name]
     layer = parsed.layer if parsed.layer is not None or parsed.part != "language" else parsed.number
     return "" if layer is None else str(layer)
@@ -118,13 +122,17 @@ def _setting(groups: Sequence[str], values: np.ndarray) -> Constant | Filtered:
     numbers = [float(f"{value:.{DIGITS}g}") for value in values]
     if list(groups) == [""]:
         return Constant(numbers[0])
-    order = sorted(range(len(groups)), key=lambda place: groups[place] == "")  # what is in no layer comes last
+    order = sorted(  # experts come before their layers, and what is in no layer comes last
+        range(len(groups)), key=lambda place: (groups[place] == "", not groups[place].endswith(ALL))
+    )
     return Filtered(tuple((_condition(groups[place]), Constant(numbers[place])) for place in order))
 
 
 def _condition(group: str) -> Condition:
     if group.isdigit():
         return Condition(layers=((int(group), int(group)),))
+    if group.endswith(ALL):
+        return Condition(name=exactly(group.removesuffix(ALL)) + ALL)
     return Condition(name=exactly(group)) if group else Condition()
 
 

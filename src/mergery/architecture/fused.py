@@ -128,7 +128,7 @@ def _parts(
 def _attention(name: str, shape: tuple[int, ...], config: Config) -> tuple[FusedPart, ...] | None:
     flip = transposed(name, shape, config)
     axis = 1 if flip else 0
-    spans = _qkv_spans(_layout(name, config), _heads(name, config), shape[axis])
+    spans = _qkv_spans(_layout(name, config), heads_of(name, config), shape[axis])
     if not spans:
         return None
     named = [(key, f"attention.{key}", tuple(spans[key])) for key in "qkv"]
@@ -177,7 +177,7 @@ def _qkv_spans(layout: str, heads: tuple[int, int, int] | None, rows: int) -> di
     }
 
 
-def _heads(name: str, config: Config) -> tuple[int, int, int] | None:
+def heads_of(name: str, config: Config) -> tuple[int, int, int] | None:
     """Query heads, key heads and the size of a head, of the layer that the name stands in; None where not all are known."""
     part = part_of(name)
     family, own = config.family_of(part), config.section(part)

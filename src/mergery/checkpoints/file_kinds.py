@@ -29,8 +29,8 @@ MODEL_FILES = (
     "mel_filters.npz",
     # sentence-transformers
     MODULES, "config_sentence_transformers.json", "sentence_*_config.json", "router_config.json",
-    # what was measured of it
-    "statistics.json",
+    # what was measured of it, or found for it
+    "statistics.json", "transform.json",
     # papers
     "LICENSE*", "LICENCE*", "NOTICE*", "COPYING*", "USE_POLICY*", *NOT_COPIED,
 )  # fmt: skip

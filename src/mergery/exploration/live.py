@@ -15,6 +15,7 @@ from mergery.evaluation.loading import Head, Loaded, assembled, quiet, tokenizer
 from mergery.evaluation.models import Subject
 from mergery.evaluation.task import digest
 from mergery.exploration.keys import Keys
+from mergery.planning.coordinates import transform_of
 from mergery.planning.layout import Slot
 from mergery.planning.measurements import statistics_of
 from mergery.planning.opening import open_all
@@ -59,12 +60,13 @@ class LiveModel:
         self.options = Options(threads=threads)
         self.checkpoints: Mapping[str, Checkpoint] = open_all(recipe)
         self.models = set(recipe.models)
-        statistics = {
+        beside = {
             statistics_of(name, other): name
             for name, model in recipe.models.items()
             for other in (model.measured if isinstance(model, Source) else ())
         }
-        self.owners = {name: statistics.get(name, name) for name in self.checkpoints}  # the model that each belongs to
+        beside |= {transform_of(name): name for name in recipe.models}
+        self.owners = {name: beside.get(name, name) for name in self.checkpoints}  # the model that each belongs to
         self.loaded: Loaded | None = None
         self.keys: dict[str, bytes] = {}  # of the tensors that the module holds
         self.held = ""  # the digest of the plan that the module holds

@@ -18,6 +18,7 @@ from mergery.graph.findings import Findings
 from mergery.graph.nodes import Node, Stored
 from mergery.graph.view import View
 from mergery.planning.compatibility import check_families
+from mergery.planning.coordinates import in_coordinates, transform_of
 from mergery.planning.inputs import check_quantised, refuse_adapters
 from mergery.planning.measurements import Measurements
 from mergery.planning.side_by_side import side_by_side
@@ -65,6 +66,8 @@ def stored_views(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings
             view = truly_tied(view, findings)
             if isinstance(checkpoint, AdaptedCheckpoint):
                 view = adapted_view(view, checkpoint, source.place, recipe.allow, findings)
+            if view is not None and source.transform is not None:
+                view = in_coordinates(view, source, checkpoint, checkpoints[transform_of(name)], findings)
             if view is not None and source.convert:
                 view = converted(view, source, recipe.output.dtype, findings)
         if view is not None and len(findings.problems) == before:

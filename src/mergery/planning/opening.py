@@ -11,6 +11,7 @@ from mergery.checkpoints.adapters import read_adapter
 from mergery.checkpoints.file_kinds import ADAPTER
 from mergery.checkpoints.renamed import renamed
 from mergery.errors import CheckpointError, MergeryError, Where, raise_all
+from mergery.planning.coordinates import transform_of
 from mergery.planning.measurements import PROTECTED, statistics_of
 from mergery.recipe import Recipe, Source
 
@@ -56,6 +57,9 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
             for other, folder in model.measured.items():
                 label = statistics_of(name, other)
                 opened[label] = open_checkpoint(folder, label=label, relative_to=recipe.folder)
+            if model.transform is not None:
+                label = transform_of(name)
+                opened[label] = open_checkpoint(model.transform, label=label, relative_to=recipe.folder)
         except MergeryError as error:
             problems.append(error.at(model.place))
     if recipe.protect is not None and recipe.protect.statistics:

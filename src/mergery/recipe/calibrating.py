@@ -178,3 +178,20 @@ def checked(method: str, name: str, value: Any) -> float:
         why = f"it must be from {least:g} to {most:g}" if most is not None else f"it must be {least:g} or more"
         raise RecipeError(f"{name} is {value!r}", why=why, hint=f"{name}: {usual:g}")
     return float(value)
+
+
+def calibration_schema() -> dict[str, Any]:
+    """`calibration`, for editors."""
+    data = {
+        "if": {"type": "string"},
+        "then": {"minLength": 1},
+        "else": {"type": "object", "additionalProperties": {"type": "string"}},
+    }
+    said = {
+        "data": {"description": "A file for all models, or one for each by name.", **data},
+        "samples": {"type": "integer", "minimum": 1, "default": SAMPLES},
+        "length": {"type": "integer", "minimum": 2, "default": LENGTH},
+        "labels": {"enum": list(LABELS), "default": LABELS[0]},
+    }
+    mapping = {"type": "object", "additionalProperties": False, "required": ["data"], "properties": said}
+    return {"description": "Data for methods that look at it.", **mapping}

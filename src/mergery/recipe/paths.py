@@ -62,7 +62,7 @@ def rebased(data: Mapping[str, Any], old: Path, new: Path) -> dict[str, Any]:
 
     def moved(item: Any) -> Any:
         if isinstance(item, Mapping) and not _is_merge(item):
-            own = {key: told(item[key]) for key in ("path", "statistics") if key in item}
+            own = {key: told(item[key]) for key in ("path", "statistics", "transform") if key in item}
             if isinstance(statistics := item.get("statistics"), Mapping):
                 own["statistics"] = {name: told(folder) for name, folder in statistics.items()}
             adapters = item.get("adapters")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mergery.architecture.facts import ALLOWABLE
+from mergery.checkpoints import Checkpoint
 from mergery.checkpoints.tokenizer.chat_templates import check_template
 from mergery.dtypes import OUTPUT_DTYPES
 from mergery.errors import RecipeError, did_you_mean, raise_all
@@ -32,6 +33,9 @@ from mergery.recipe.shapes import read_conversions, read_rename
 from mergery.recipe.source import Source
 from mergery.recipe.stages import check_references
 from mergery.recipe.vocabulary import check_source, read_section
+
+SOURCE = ("path", "revision", "task", "convert", "rename", "adapters", "rounding", "statistics", "transform")
+"""What can be said of a source."""
 
 
 def load_recipe(
@@ -156,10 +160,8 @@ def read_sources(reader: RecipeReader, data: Any) -> dict[str, Source | Merge]:
         if isinstance(item, Mapping) and any(hasattr(value, "shape") for value in item.values()):
             models[name] = Source(item)  # a state dict
         elif isinstance(item, dict):
-            reader.only(
-                item, at, ("path", "revision", "task", "convert", "rename", "adapters", "rounding", "statistics")
-            )
-            for key in ("revision", "task"):
+            reader.only(item, at, SOURCE)
+            for key in ("revision", "task", *(["transform"] if not _in_memory(item) else [])):
                 if item.get(key) is not None and not isinstance(item[key], str):
                     reader.fail(f"{key} must be text", (*at, key), hint="put it in quotes")
             statistics = item.get("statistics")
@@ -178,7 +180,8 @@ def read_sources(reader: RecipeReader, data: Any) -> dict[str, Source | Merge]:
             place = reader.document.where(at)
             adapters, rounding = read_adapters(reader, item, at)
             own = (item.get("path"), item.get("revision"), place, item.get("task"))
-            models[name] = Source(*own, wanted, places, rename, adapters, rounding, item.get("statistics"))
+            measured = (item.get("statistics"), item.get("transform"))
+            models[name] = Source(*own, wanted, places, rename, adapters, rounding, *measured)
         elif isinstance(item, str) and item:
             models[name] = Source(item, None, reader.document.where(at))
         elif item is None or isinstance(item, (bool, int, float, list, str)):
@@ -227,6 +230,10 @@ def read_output(reader: RecipeReader, data: Any, models: Mapping[str, Any]) -> O
     if data.get("adapter") not in (None, False):
         adapter = read_adapter_output(reader, data["adapter"], (*path, "adapter"), models)
     return Output(dtype, shard, data.get("config"), tokenizer, template, adapter)
+
+
+def _in_memory(item: Mapping[str, Any]) -> bool:
+    return isinstance(item.get("transform"), Checkpoint)
 
 
 def _is_stage(item: Any) -> bool:

@@ -14,7 +14,7 @@ from mergery.method import Method, Setting, methods
 from mergery.method.roles import BASE
 from mergery.method.setting import LIMITS
 from mergery.recipe.adapters import EMBEDDINGS, SPACES
-from mergery.recipe.calibrating import LABELS, LENGTH, REFINERS, SAMPLES
+from mergery.recipe.calibrating import REFINERS, calibration_schema
 from mergery.recipe.protecting import protect_schema
 from mergery.recipe.recipe import GROWTHS, TENSORS
 from mergery.recipe.source import CONVERSIONS
@@ -88,7 +88,7 @@ def recipe_schema() -> dict[str, Any]:
                 "description": "Facts of the configs in which the models may differ on purpose.",
                 **_list({"enum": list(ALLOWABLE)}),
             },
-            "calibration": _calibration(),
+            "calibration": calibration_schema(),
             "refine": _refine(),
             "protect": protect_schema(),
         },
@@ -97,17 +97,6 @@ def recipe_schema() -> dict[str, Any]:
         patternProperties={"^(x-|_|\\.)": {}},
     )
     return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Mergery recipe", **whole, "$defs": defs}
-
-
-def _calibration() -> dict[str, Any]:
-    data = _if({"type": "string"}, {"minLength": 1}, {"type": "object", "additionalProperties": _NAME})
-    said = {
-        "data": {"description": "A file for all models, or one for each by name.", **data},
-        "samples": {**_COUNT, "default": SAMPLES},
-        "length": {"type": "integer", "minimum": 2, "default": LENGTH},
-        "labels": {"enum": list(LABELS), "default": LABELS[0]},
-    }
-    return {"description": "Data for methods that look at it.", **_mapping(said, "data")}
 
 
 def _refine() -> dict[str, Any]:
@@ -201,7 +190,14 @@ def _source() -> dict[str, Any]:
     }
     adapters = {**_one_or_more(_NAME), "description": "Adapters on the model: folders, files or hub ids."}
     rounding = {"enum": list(ROUNDINGS), "default": ROUNDINGS[0], "description": "Of a model with adapters."}
-    more = {"rename": rename, "adapters": adapters, "rounding": rounding, "statistics": statistics}
+    transform = {**_NAME, "description": "The coordinates in which it is taken: a folder that `mergery align` keeps."}
+    more = {
+        "rename": rename,
+        "adapters": adapters,
+        "rounding": rounding,
+        "statistics": statistics,
+        "transform": transform,
+    }
     keys = {"path": _NAME, "revision": _NAME, "task": task, "convert": convert, **more}
     return {**_mapping(keys), "anyOf": [{"required": ["path"]}, {"required": ["adapters"]}]}
 

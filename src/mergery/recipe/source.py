@@ -28,6 +28,7 @@ class Source:
     adapters: tuple[Any, ...] = ()  # put on it, besides those that its path names behind a `+`
     rounding: str = ROUNDINGS[0]  # of a model with adapters
     statistics: Any = None  # the folder of its statistics on data; of a base, one for each model whose data they are of
+    transform: Any = None  # the coordinates in which it is taken: a folder that `mergery align` keeps, or a checkpoint
 
     @property
     def measured(self) -> Mapping[str, Any]:
@@ -55,6 +56,8 @@ class Source:
         ]
         more["rounding"] = self.rounding if self.rounding != ROUNDINGS[0] else None
         more["statistics"] = dict(self.measured) if isinstance(self.statistics, Mapping) else self.statistics
+        in_memory = self.transform is not None and not isinstance(self.transform, str)
+        more["transform"] = f"<{type(self.transform).__name__} in memory>" if in_memory else self.transform
         if not self.path:
             return {"adapters": more["adapters"]}
         return {"path": path, **{key: value for key, value in more.items() if value}} if any(more.values()) else path

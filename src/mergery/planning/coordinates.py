@@ -1,0 +1,65 @@
+"""Models in other coordinates in a plan: the transform that a recipe names, once it is known to be of its model and legal."""
+
+from __future__ import annotations
+
+from mergery.architecture.spaces import Spaces, read_spaces
+from mergery.checkpoints.base import Checkpoint, TensorInfo
+from mergery.checkpoints.statistics import model_mark
+from mergery.errors import MergeryError, PlanError, Where, listed
+from mergery.graph.findings import Findings
+from mergery.graph.view import Change, View
+from mergery.recipe import Source
+from mergery.views.transforms import read_transform, transformed, why_illegal
+
+ALIGN = "align the model again: mergery align MODEL --to REFERENCE OUT"
+
+
+def transform_of(model: str) -> str:
+    """What a model's transform is called among the checkpoints of a plan."""
+    return f"transform of {model}"
+
+
+def spaces_of(view: View) -> Spaces:
+    """The spaces of a model. Raises PlanError where not all of its tensors are understood."""
+    family = view.config.family_of("language")
+    infos = [TensorInfo(name, node.shape, node.dtype) for name, node in view.nodes.items()]
+    found = read_spaces(infos, view.architecture, view.config)
+    if found is None:
+        why = f"what leaves a model of the family {family!r} as it is has not been worked out"
+        hint = "known are the families in architecture/symmetries.py, such as llama, qwen2, gemma, gpt2 and mixtral"
+        raise PlanError(f"the symmetries of {view.name!r} are not known", why=why, hint=hint)
+    if found.unknown:
+        reason = next(iter(found.unknown.values()))
+        what = f"the place of {listed(list(found.unknown))} of {view.name!r} is not known"
+        raise PlanError(what, why=reason, hint="leave it out with drop, if the model does without it")
+    return found
+
+
+def in_coordinates(
+    view: View, source: Source, checkpoint: Checkpoint, stored: Checkpoint, findings: Findings
+) -> View | None:
+    """The model in the coordinates that its source names; None where there is a problem, which is noted."""
+    try:
+        if source.statistics is not None:
+            what = f"the statistics of {view.name!r} are of the model in its own coordinates"
+            hint = "write it in the new ones to a folder, and calibrate that"
+            raise PlanError(what, why="a transform gives it others", hint=hint)
+        if view.donor.smoothed:
+            why = f"{view.donor.smoothed} has moved scales between its tensors, which its base takes back"
+            raise PlanError(f"{view.name!r} cannot be transformed", why=why, hint="write it by passthrough on its base")
+        transform = read_transform(stored)
+        mark = transform.facts.get("model")
+        if mark is not None and mark != model_mark(checkpoint):
+            where = Where(stored.location)
+            raise PlanError(f"this transform is of another model than {view.name!r}", where=where, hint=ALIGN)
+        spaces = spaces_of(view)
+        if reason := why_illegal(transform, spaces):
+            what = f"this transform would change what {view.name!r} computes"
+            raise PlanError(what, where=Where(stored.location), why=reason, hint=ALIGN)
+    except MergeryError as error:
+        findings.problems.append(error.at(source.place))
+        return None
+    changed = transform.changed()
+    words = f"taken in other coordinates of {len(changed)} of its spaces" if changed else "it is aligned already"
+    findings.changes.append(Change(view.name, words))
+    return transformed(view, transform, spaces)

@@ -26,7 +26,7 @@ class Event:
 
 
 Notify = Callable[[Event], None]
-Doing = Literal["measuring", "merging", "packing", "verifying"]
+Doing = Literal["aligning", "measuring", "merging", "packing", "verifying"]
 
 
 def ignore(event: Event) -> None:

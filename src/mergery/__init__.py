@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mergery import methods as methods
     from mergery.alignment.fusion.options import FuseOptions as FuseOptions
     from mergery.alignment.transport.options import TransportOptions as TransportOptions
+    from mergery.api import align as align
     from mergery.api import auto as auto
     from mergery.api import calibrate as calibrate
     from mergery.api import compare as compare
@@ -66,6 +67,7 @@ _HOMES = {  # of public names: the module, and the name there where it is anothe
     **dict.fromkeys(("inspect", "verify", "prove", "calibrate", "evaluate", "compare", "learn"), "api"),
     **dict.fromkeys(("search", "soup", "auto", "recommend", "flow"), "api"),
     **dict.fromkeys(("fuse", "foretell_fusion"), "api"),
+    **dict.fromkeys(("search", "soup", "auto", "flow", "align"), "api"),
     **dict.fromkeys(("find_anchors", "inspect_anchors", "refine"), "api"),
     "transport": "api",
     **dict.fromkeys(("evaluation", "methods"), ""),

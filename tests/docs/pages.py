@@ -81,6 +81,7 @@ def furnish(folder: Path, llamas: Path) -> Path:
     for name, source in (("base", "llama"), ("sort", "llama-math"), ("swap", "llama-code")):
         shutil.copytree(folder / source, folder / "demo/models" / name)
     more_words(folder / "llama-math", folder / "llama-chat")
+    make_llama(folder / "llama-2", 7)
     for seed, name in enumerate(("math-lora", "code-lora", "law-lora")):
         adapter(folder / name, seed)
     (folder / "quiz.jsonl").write_text("".join(json.dumps(item) + "\n" for item in QUIZ))

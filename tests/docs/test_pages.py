@@ -7,9 +7,9 @@ import pytest
 from tests.docs.pages import blocks, read, run
 
 FOLLOWED = (
-    "adapters", "calibration", "choosing", "coming-from", "devices", "evaluation", "faq", "first-merge", "index", "install",
-    "ko/first-merge", "mergekit", "notebooks", "python", "quantised", "recipe", "serving", "stacks", "vocabulary",
-    "which-tensors",
+    "adapters", "alignment", "calibration", "choosing", "coming-from", "devices", "evaluation", "faq", "first-merge",
+    "index", "install", "ko/first-merge", "mergekit", "notebooks", "python", "quantised", "recipe", "serving", "stacks",
+    "vocabulary", "which-tensors",
 )  # fmt: skip
 
 

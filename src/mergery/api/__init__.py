@@ -1,6 +1,7 @@
 """The verbs. The command line and a notebook are thin shells over these."""
 
 from mergery.api.aligning import transport
+from mergery.api.aligning import align
 from mergery.api.anchoring import find_anchors, inspect_anchors, refine
 from mergery.api.finding import auto, flow, recommend, search, soup
 from mergery.api.fusing import foretell_fusion, fuse
@@ -10,6 +11,7 @@ from mergery.api.measuring import calibrate, compare, evaluate, learn
 from mergery.api.merging import explain, merge, pack, plan
 
 __all__ = [
+    "align",
     "auto",
     "calibrate",
     "compare",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,50 @@ from mergery.run.workers import Options
 if TYPE_CHECKING:
     from mergery.alignment.transport.options import TransportOptions
     from mergery.run.merging import Result
+
+
+def align(
+    model: Any,
+    to: Any,
+    out: str | Path,
+    *,
+    method: str = "weights",
+    spaces: Sequence[str] = (),
+    data: str | Path | None = None,
+    samples: int | None = None,
+    length: int | None = None,
+    dtype: str | None = None,
+    check: bool = False,
+    options: Options = Options(),
+    on_event: Notify | None = None,
+    replace: bool = False,
+    restart: bool = False,
+) -> Result:
+    """Write a model in the coordinates of another, in which it computes what it did and its weights are close to the other's.
+
+    model:   what is aligned: a folder, a hub id, or a state dict.
+    to:      the model whose coordinates it gets, of the same architecture.
+    method:  `weights` without data, or `activations` on `data`: texts, of which the first so many `samples` are taken, of
+             `length` tokens at most.
+    spaces:  of residual, mlp, heads, qk, vo and experts, those that are aligned; all where nothing is said.
+    dtype:   of the output; the model's own where nothing is said.
+    check:   run both models, before and after, on a few tokens, and refuse an output that answers otherwise.
+    options, on_event, replace, restart: as in `merge`.
+
+    The transform is kept in the output's folder `transform`, and for later runs in the cache. Raises MergeryError.
+    """
+    from mergery.alignment.running import align, align_recipe
+
+    recipe = align_recipe(
+        model, to, method=method, spaces=spaces, data=data, samples=samples, length=length, dtype=dtype
+    )
+    with listening(on_event) as notify:
+        made = align(recipe, Path(out), options, notify, replace=replace, restart=restart)
+        if check:
+            from mergery.alignment.checking import check_answers
+
+            check_answers(recipe, made.folder)
+        return made
 
 
 def transport(

@@ -59,7 +59,11 @@ def evaluate(
 
 
 def _measured(recipe: Recipe, threads: int, notify: Notify) -> Recipe:
-    """The recipe, with statistics of the data that it brings."""
+    """The recipe, with its models aligned, and with statistics of the data that it brings."""
+    if recipe.align is not None:
+        from mergery.alignment.demand import aligned_recipe
+
+        recipe = aligned_recipe(recipe, notify)
     if recipe.calibration is None and recipe.protect is None:
         return recipe
     from mergery.calibration.demand import plan_measured

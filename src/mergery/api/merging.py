@@ -58,6 +58,12 @@ def plan(
 def planned_from(source: RecipeLike, only: Sequence[str] = ()) -> Plan:
     """The plan of a recipe; of one with `calibration` or `protect`, together with what has to be measured before."""
     recipe = load_recipe(source)
+    if recipe.align is not None:
+        from mergery.alignment.demand import plan_aligning
+
+        recipe, waiting = plan_aligning(recipe, only)
+        if waiting is not None:
+            return waiting
     if recipe.calibration is None and (recipe.protect is None or recipe.protect.statistics):
         return make_plan(recipe, only=only)
     from mergery.calibration.demand import plan_demanding
@@ -178,6 +184,12 @@ def merge(
         planned = planned_from(stated_recipe(recipe, models, method, base, settings, sections))
     try:
         with listening(on_event) as notify, ExitStack() as stack:
+            if planned.before and planned.recipe.align is not None:
+                from mergery.alignment.demand import aligned_recipe
+
+                recipe = aligned_recipe(planned.recipe, notify)
+                planned.close()
+                planned = planned_from(recipe, planned.only)
             if planned.before:
                 from mergery.calibration.before import all_done
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from mergery.architecture.fused import FusedPart, fused_parts, heads_of, transposed
 from mergery.architecture.names import Architecture, ParsedName
+from mergery.architecture.spelling import ties_head
 from mergery.architecture.symmetries import CHAIN, Symmetries, rotated_share, symmetries_of
 from mergery.checkpoints.base import TensorInfo
 from mergery.checkpoints.config import Config
@@ -88,6 +89,7 @@ class Spaces:
     attention: Mapping[int, Attention]  # by layer
     unknown: Mapping[str, str]
     norm: str  # of the residual stream: rms or layer
+    fixed: str = ""  # why the channels of the residual stream must stay, where they must
 
     def touching(self, space: str) -> tuple[Piece, ...]:
         """The pieces that have an axis in a space."""
@@ -129,7 +131,15 @@ class _Reading:
                 self.unknown[info.name] = found
             else:
                 pieces += found
-        return Spaces(tuple(pieces), self.sizes, self.attention, self.unknown, self.free.norm)
+        return Spaces(tuple(pieces), self.sizes, self.attention, self.unknown, self.free.norm, self.fixed())
+
+    def fixed(self) -> str:
+        """Why channels must stay: what a model without a head answers is the residual stream itself."""
+        named = self.config.get("architectures")
+        last = str(named[0]) if isinstance(named, list) and named else ""
+        bare = last.endswith("Model") and not last.endswith(("HeadModel", "HeadsModel"))
+        headed = any(self.names[info.name].roles[0] == "head" for info in self.infos) or ties_head(self.config)
+        return "the model has no head: its channels are what it answers" if bare or not headed else ""
 
     def heads(self, name: str, parsed: ParsedName) -> None:
         """Note how a layer's heads lie."""

@@ -45,6 +45,7 @@ COMMANDS = {
         "rebase": "rebase:rebase",
         "transport": "transport:transport",
         "fuse": "fuse:fuse",
+        "align": "align:align",
         "vocabulary": "vocabulary:app",
         "adapter": "adapter:app",
     },

@@ -75,6 +75,13 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("mergery fuse small out --teachers math code --data texts.jsonl --pairwise sce", "FuseChat: fuse, then merge"),
         ("mergery fuse small fused --teachers large --data texts.jsonl --dry-run", "steps, memory, disk and time"),
     ),
+    "align": (
+        ("mergery align llama-2 matched --to llama", "a model from another seed, in the coordinates of the first"),
+        (
+            "mergery align llama-2 matched --to llama --spaces mlp heads --check",
+            "some of them, and the answers compared",
+        ),
+    ),
     "soup": (
         ("mergery soup greedy math code chat --tasks questions.jsonl --out soup", "keep what the average gains by"),
         ("mergery soup soce math code chat --tasks questions.jsonl --out soup", "experts of categories, best weights"),

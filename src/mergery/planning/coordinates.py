@@ -8,7 +8,7 @@ from mergery.checkpoints.statistics import model_mark
 from mergery.errors import MergeryError, PlanError, Where, listed
 from mergery.graph.findings import Findings
 from mergery.graph.view import Change, View
-from mergery.recipe import Source
+from mergery.recipe import Merge, Recipe, Source
 from mergery.views.transforms import read_transform, transformed, why_illegal
 
 ALIGN = "align the model again: mergery align MODEL --to REFERENCE OUT"
@@ -17,6 +17,21 @@ ALIGN = "align the model again: mergery align MODEL --to REFERENCE OUT"
 def transform_of(model: str) -> str:
     """What a model's transform is called among the checkpoints of a plan."""
     return f"transform of {model}"
+
+
+def unaligned(recipe: Recipe) -> tuple[str, ...]:
+    """The stored models that a recipe aligns before they are merged, and that name no transform yet."""
+    align = recipe.align
+    if align is None:
+        return ()
+    merges = [recipe.merge, *(model for model in recipe.models.values() if isinstance(model, Merge))]
+    used = dict.fromkeys(name for merge in merges for name in merge.names())
+    found: list[str] = []
+    for name in align.models or used:
+        source = recipe.models.get(name)
+        if isinstance(source, Source) and name != align.to and source.transform is None:
+            found.append(name)
+    return tuple(found)
 
 
 def spaces_of(view: View) -> Spaces:
@@ -61,5 +76,9 @@ def in_coordinates(
         return None
     changed = transform.changed()
     words = f"taken in other coordinates of {len(changed)} of its spaces" if changed else "it is aligned already"
+    if "to" in transform.facts and changed:
+        first, last = transform.facts["left"]
+        left = f"{last / first:.1%}" if first else "nothing"
+        words = f"{words}, those of {transform.facts['to']}, from which {left} of the squared difference is left"
     findings.changes.append(Change(view.name, words))
     return transformed(view, transform, spaces)

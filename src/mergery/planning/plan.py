@@ -21,6 +21,7 @@ from mergery.graph.findings import Findings
 from mergery.graph.view import Change, View
 from mergery.graph.walking import leaf_columns
 from mergery.planning.adapter_output import ONE_FILE, AdapterPlan, adapter_plan, with_recorded_base
+from mergery.planning.coordinates import unaligned
 from mergery.planning.digest import digest_of
 from mergery.planning.layout import Layout
 from mergery.planning.measurements import read_measurements
@@ -138,7 +139,8 @@ class Plan:
         """Raise PlanError where something has to be done before the plan can be carried out."""
         if self.before:
             hint = "merge it into a folder with `mergery merge`, which does that, and name the folder"
-            raise PlanError("this recipe's merge needs calibration", why=self.before[0], hint=hint)
+            what = "models have to be aligned" if unaligned(self.recipe) else "this recipe's merge needs calibration"
+            raise PlanError(what, why=self.before[0], hint=hint)
 
     def close(self) -> None:
         for checkpoint in self.checkpoints.values():
@@ -218,6 +220,8 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
         view, headers, dtype, shard = adapter.view, adapter.headers, None, ONE_FILE
     layout, steps = steps_of(view, headers, dtype, shard)
     kinds = kinds_of(steps)
+    unused = {recipe.align.to} - set(stored) if recipe.align else set()  # a reference that is not merged
+    used = [name for name in recipe.models if name not in unused]
     generation = write_generation(recipe, donor, vocabulary, findings)
     warnings = [
         *recipe.notes,
@@ -227,7 +231,7 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
         *copied_and_cut(kinds),
         *of_settings(kinds, percentages=recipe.say is str),  # mergekit's files mean what they say
         *decoded_inputs(checkpoints),
-        *left_aside({name: checkpoints[name] for name in checkpoints if name in recipe.models}, config_from),
+        *left_aside({name: checkpoints[name] for name in checkpoints if name in used}, config_from),
     ]
     most = main_dtype(kinds)
     notes = [
@@ -258,7 +262,10 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
         generation,
         tuple(findings.changes),
         adapter,
-        before=(f"it is refined by {recipe.refine.method} on data",) if recipe.refine else (),
+        before=(
+            *(f"{name} is aligned to {recipe.align.to} first" for name in unaligned(recipe) if recipe.align),
+            *([f"it is refined by {recipe.refine.method} on data"] if recipe.refine else []),
+        ),
     )
 
 

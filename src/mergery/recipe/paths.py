@@ -47,6 +47,7 @@ def name_paths(data: Mapping[str, Any], document: Document) -> dict[str, Any]:
     )
     stages = {name: naming.renamed(item, ("models", name)) for name, item in models.items() if _is_merge(item)}
     rest = {key: naming.renamed(data[key], (key,)) for key in ("merge", "output") if isinstance(data.get(key), Mapping)}
+    rest |= {key: naming.renamed(data[key], (key,)) for key in ("align",) if data.get(key)}
     return {**data, **rest, "models": {**models, **stages, **naming.added}}
 
 

@@ -19,6 +19,7 @@ from mergery.checkpoints.tokenizer.chat_templates import check_template
 from mergery.dtypes import OUTPUT_DTYPES
 from mergery.errors import RecipeError, did_you_mean, raise_all
 from mergery.recipe.adapters import read_adapter_output, read_adapters
+from mergery.recipe.aligning import read_align
 from mergery.recipe.calibrating import read_calibration, read_refine
 from mergery.recipe.changes import Changes
 from mergery.recipe.document import Document, read_documents, read_file, read_stream
@@ -114,11 +115,13 @@ def read_recipe(reader: RecipeReader, folder: Path) -> Recipe:
     refine = read_refine(reader, data.get("refine"), calibration, models, merge)
     base = merge.base if merge is not None else None
     protect = read_protect(reader, data.get("protect"), names, base)
-    check_references(reader, models, merge, output, vocabulary, (protect.model,) if protect else ())
+    align = read_align(reader, data.get("align"), names)
+    used = (*((protect.model,) if protect else ()), *((align.to,) if align else ()))
+    check_references(reader, models, merge, output, vocabulary, used)
     raise_all(reader.errors)
     assert merge is not None
     file, drop, notes = reader.document.file, tuple(drop), tuple(said_twice(models))
-    more = {"tensors": tensors, "calibration": calibration, "refine": refine, "protect": protect}
+    more = {"tensors": tensors, "calibration": calibration, "refine": refine, "protect": protect, "align": align}
     return Recipe(models, merge, output, seed, drop, allow, folder, file, notes, vocabulary, **more)
 
 

@@ -17,13 +17,13 @@
       parts:                     # other methods for some tensors; the first that fits wins
         - {where: {role: [embed, head]}, take: base}
     output: {dtype: bfloat16, shard_size: 5GB, tokenizer: union}
-    seed: 0
     drop: ["*.inv_freq"]         # tensors that are left out on purpose
     tensors: intersection        # what not all models have: left out, or copied (union); default: refused
     allow: [rope_theta]          # differences between the configs that are accepted on purpose
     calibration: {data: texts.jsonl, samples: 64}   # for methods that look at data
     refine: featcal              # what is done to the merge with them
     protect: traces.jsonl        # text on which the output does as the base
+    align: base                  # models that are brought into its coordinates before they are merged
 
 `mergery.recipe.reading` reads one from a file.
 """
@@ -38,6 +38,7 @@ from typing import Any
 
 from mergery.errors import Where
 from mergery.method.roles import BASE
+from mergery.recipe.aligning import Align
 from mergery.recipe.calibrating import Calibration, Refine
 from mergery.recipe.document import write_yaml
 from mergery.recipe.protecting import Protect
@@ -94,8 +95,7 @@ class Growth:
         return {self.rule: self.model, GROWTHS[self.rule]: self.layers}
 
 
-GROWTHS = {"upscale": "drop", "insert": "every"}
-"""The rules of stacks, and what their numbers of layers are called."""
+GROWTHS = {"upscale": "drop", "insert": "every"}  # the rules of stacks, and what their numbers of layers are called
 
 
 @dataclass(frozen=True)
@@ -295,6 +295,7 @@ class Recipe:
     calibration: Calibration | None = None
     refine: Refine | None = None
     protect: Protect | None = None
+    align: Align | None = None
 
     @property
     def donor(self) -> str:
@@ -317,8 +318,8 @@ class Recipe:
     @property
     def wanted_vocabulary(self) -> Vocabulary | None:
         """What the recipe says of the output's tokens, in either form."""
-        short = self.output.tokenizer
-        return Vocabulary(short) if short and self.vocabulary is None else self.vocabulary
+        short = self.output.tokenizer if self.vocabulary is None else None
+        return Vocabulary(short) if short else self.vocabulary
 
     def plain(self) -> dict[str, Any]:
         """The recipe as plain data: what `mergery import` prints and the digest is made of."""
@@ -344,5 +345,6 @@ class Recipe:
             "calibration": self.calibration.plain() if self.calibration else None,
             "refine": self.refine.plain() if self.refine else None,
             "protect": self.protect.plain() if self.protect else None,
+            "align": self.align.plain() if self.align else None,
         }
         return result | {key: value for key, value in more.items() if value}

@@ -27,6 +27,7 @@ KEYS = (
     "calibration",
     "refine",
     "protect",
+    "align",
 )
 """The keys of a recipe."""
 

@@ -14,6 +14,7 @@ from mergery.method import Method, Setting, methods
 from mergery.method.roles import BASE
 from mergery.method.setting import LIMITS
 from mergery.recipe.adapters import EMBEDDINGS, SPACES
+from mergery.recipe.aligning import align_schema
 from mergery.recipe.calibrating import REFINERS, calibration_schema
 from mergery.recipe.protecting import protect_schema
 from mergery.recipe.recipe import GROWTHS, TENSORS
@@ -91,6 +92,7 @@ def recipe_schema() -> dict[str, Any]:
             "calibration": calibration_schema(),
             "refine": _refine(),
             "protect": protect_schema(),
+            "align": align_schema(),
         },
         "models",
         "merge",

@@ -7,9 +7,8 @@ from collections.abc import Collection
 import numpy as np
 
 from mergery.architecture.spaces import Attention, Spaces
+from mergery.recipe.aligning import KINDS
 from mergery.views.transforms import Heads, Transform, Units
-
-KINDS = ("residual", "mlp", "heads", "qk", "vo", "experts")
 
 
 def random_transform(spaces: Spaces, seed: int = 0, kinds: Collection[str] = KINDS) -> Transform:
@@ -17,6 +16,8 @@ def random_transform(spaces: Spaces, seed: int = 0, kinds: Collection[str] = KIN
     draw = np.random.default_rng(seed)
     units: dict[str, Units] = {}
     for name, space in spaces.sizes.items():
+        if name == "residual" and spaces.fixed:
+            continue
         kind = "mlp" if name.endswith(".mlp") or name.startswith("hidden.") else name.rpartition(".")[2]
         if kind in kinds and kind in ("residual", "mlp", "experts"):
             signs = draw.choice(np.array([-1.0, 1.0], np.float32), space.size) if space.signs else None

@@ -16,12 +16,10 @@ import numpy as np
 from mergery.alignment.matching.heads import left_between, match_heads, sides
 from mergery.alignment.matching.pairs import Models, Pair, changed, in_places, unfolded
 from mergery.alignment.matching.units import Agreement, Scores, identity, match_experts, match_units
+from mergery.recipe.aligning import KINDS
 from mergery.run.events import Notify, Tally, ignore
 from mergery.views.transforms import Heads, Transform, Units
 
-KINDS = ("residual", "mlp", "heads", "qk", "vo", "experts")
-"""The kinds of spaces that can be aligned: channels, neurons, heads, matrices of queries with keys and of values with outputs,
-experts."""
 SWEEPS = 20
 RESIDUAL = "residual"
 
@@ -44,7 +42,8 @@ class WeightMatching:
                 self.units[name] = identity(space.size, signs=space.signs)
         for layer, own in self.models.spaces.attention.items():
             self.heads[layer] = Heads(np.arange(own.keys), np.arange(own.queries))
-        self.settled = RESIDUAL not in self.wanted or RESIDUAL not in self.units  # whether channels are certain
+        free = RESIDUAL in self.wanted and RESIDUAL in self.units and not self.models.spaces.fixed
+        self.settled = not free  # whether channels are certain
 
     @property
     def transform(self) -> Transform:

@@ -22,6 +22,8 @@ def _reasons(transform: Transform, spaces: Spaces) -> Iterator[str]:
         space = spaces.sizes.get(name)
         if space is None:
             yield f"it has no space {name!r}"
+        elif name == "residual" and spaces.fixed and not units.is_identity:
+            yield spaces.fixed
         elif sorted(units.order.tolist()) != list(range(space.size)):
             yield f"{name}.order is no order of {space.size} places"
         elif units.signs is not None and not space.signs and np.any(units.signs < 0):

@@ -1,0 +1,146 @@
+"""Transforms that a recipe's `align` asks for: found before the merge, and kept.
+
+They are kept under a hash of all that they are made of, so that a second merge of the same models finds them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mergery.alignment.finding import find_transform
+from mergery.calibration.sources import mark_of
+from mergery.checkpoints.base import Checkpoint
+from mergery.checkpoints.statistics import model_mark
+from mergery.errors import PlanError
+from mergery.planning.coordinates import unaligned
+from mergery.planning.layout import lay_out
+from mergery.planning.opening import open_all
+from mergery.planning.plan import Plan, make_plan
+from mergery.recipe import Recipe, Source
+from mergery.run.events import Notify
+from mergery.views.transforms import MemoryTransform, Transform
+from mergery.views.transforms.transform import FILE
+
+WHOLE = 1 << 62  # bytes of a file: what it is given stands in it
+MADE = 1  # raised when the same models would be aligned in another way
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A transform of one model that has to be there before the merge, and where it is kept."""
+
+    model: str
+    to: str
+    folder: Path
+
+    @property
+    def there(self) -> bool:
+        """Whether it has been found before."""
+        return (self.folder / FILE).exists()
+
+    def words(self) -> str:
+        """What is going to be done, or has been."""
+        what = f"{self.model} is aligned to {self.to}"
+        return (
+            f"{what}: the transform is there, in {self.folder}"
+            if self.there
+            else f"{what} first, and the transform kept"
+        )
+
+
+def kept_in() -> Path:
+    """The folder in which transforms are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mergery" / "transforms"
+
+
+def wanted(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Wanted]:
+    """What has to be there before the merge. Raises PlanError where a model cannot be aligned."""
+    align, found = recipe.align, []
+    if align is None:
+        return []
+    for name in unaligned(recipe):
+        source = recipe.models[name]
+        assert isinstance(source, Source)
+        if source.convert or getattr(recipe.models[align.to], "convert", None):
+            hint = "write it in its new shape to a folder first, and name that"
+            raise PlanError("a model that is converted cannot be aligned", where=source.place, hint=hint)
+        marks = [model_mark(checkpoints[each]) for each in (name, align.to)]
+        data = mark_of(align.data, recipe.folder, align.place) if align.data else None
+        facts = [MADE, *marks, align.method, align.spaces, data, *((align.samples, align.length) if data else ())]
+        key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:20]
+        found.append(Wanted(name, align.to, kept_in() / key))
+    return found
+
+
+def plan_aligning(recipe: Recipe, only: Any = ()) -> tuple[Recipe, Plan | None]:
+    """The recipe with the transforms that are there; and where some are still to be found, the plan as it will be once they
+    are, which `Plan.before` tells. Raises MergeryError.
+    """
+    needs = _wanted(recipe)
+    known = _with_transforms(recipe, [need for need in needs if need.there])
+    if all(need.there for need in needs):
+        return known, None
+    plan = make_plan(known, only=only)
+    return known, replace(plan, notes=(*(need.words() for need in needs), *plan.notes))
+
+
+def aligned_recipe(recipe: Recipe, notify: Notify) -> Recipe:
+    """The recipe with a transform for each model that it aligns: those that are not there are found. Raises MergeryError."""
+    needs = _wanted(recipe)
+    for need in needs:
+        if not need.there:
+            assert recipe.align is not None
+            found = find_transform(recipe, need.model, recipe.align, notify)
+            keep(found, need.folder)
+    return _with_transforms(recipe, needs)
+
+
+def _wanted(recipe: Recipe) -> list[Wanted]:
+    checkpoints = open_all(recipe)
+    try:
+        return wanted(recipe, checkpoints)
+    finally:
+        for checkpoint in checkpoints.values():
+            checkpoint.close()
+
+
+def _with_transforms(recipe: Recipe, needs: list[Wanted]) -> Recipe:
+    models = dict(recipe.models)
+    for need in needs:
+        source = models[need.model]
+        assert isinstance(source, Source)
+        models[need.model] = replace(source, transform=str(need.folder))
+    return replace(recipe, models=models)
+
+
+def keep(transform: Transform, folder: Path) -> None:
+    """Write a transform as a checkpoint; whole, or not at all."""
+    partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+    partial.mkdir(parents=True)
+    for name, content in files_of(transform).items():
+        (partial / name).write_bytes(content)
+    try:
+        partial.rename(folder)
+    except OSError:  # another process has been faster
+        shutil.rmtree(partial)
+
+
+def files_of(transform: Transform) -> dict[str, bytes]:
+    """The files of a transform's checkpoint."""
+    held = MemoryTransform(transform)
+    layout = lay_out(held.tensors.values(), WHOLE, {"format": "pt"})
+    (shard,) = layout.shards
+    content = np.zeros(shard.size, np.uint8)
+    content[: len(shard.header)] = np.frombuffer(shard.header, np.uint8)
+    for slot in layout.slots:
+        held.read(slot.info.name, 0, slot.info.elements, content[slot.offset : slot.offset + slot.info.nbytes])
+    return {shard.name: content.tobytes(), FILE: held.file(FILE)}

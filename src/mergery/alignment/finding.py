@@ -1,0 +1,58 @@
+"""The transform that brings one model of a recipe into the coordinates of another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from mergery.alignment.matching.pairs import Models
+from mergery.alignment.matching.weights import WeightMatching
+from mergery.checkpoints.statistics import model_mark
+from mergery.errors import raise_all
+from mergery.graph.findings import Findings
+from mergery.graph.view import View
+from mergery.kernels.threads import quiet_torch
+from mergery.planning.models import stored_views
+from mergery.planning.opening import open_all
+from mergery.recipe import Merge, Recipe
+from mergery.recipe.aligning import Align
+from mergery.run.events import Notify
+from mergery.views.respelling import respelled
+from mergery.views.transforms import Transform
+
+
+def find_transform(recipe: Recipe, name: str, align: Align, notify: Notify) -> Transform:
+    """Align one model of a recipe, as `align` says. Raises MergeryError where the models do not match."""
+    with opened(recipe, name, align.to) as (reference, model), quiet_torch(load=False):
+        models = Models(reference, model)
+        matching = WeightMatching(models, align.spaces, notify=notify)
+        found = matching.run()
+        facts = {
+            "model": model_mark(model.donor),
+            "to": align.to,
+            "reference": {"source": reference.donor.source, **model_mark(reference.donor)},
+            "method": align.method,
+            "spaces": list(align.spaces),
+            "left": [matching.history[0], matching.history[-1]],
+        }
+        return replace(found, facts=facts)
+
+
+@contextmanager
+def opened(recipe: Recipe, name: str, to: str) -> Iterator[tuple[View, View]]:
+    """The reference under the names of the model that is aligned to it, and that model. Raises MergeryError."""
+    models = {each: recipe.models[each] for each in dict.fromkeys((to, name))}
+    own = Recipe(models, Merge("linear", (to, name)), drop=recipe.drop, allow=recipe.allow, folder=recipe.folder)
+    checkpoints = open_all(own)
+    try:
+        for checkpoint in checkpoints.values():
+            checkpoint.prepare()
+        findings = Findings()
+        views = stored_views(own, checkpoints, findings)
+        raise_all(findings.problems)
+        model = views[name]
+        yield respelled(model, views[to], findings), model
+    finally:
+        for checkpoint in checkpoints.values():
+            checkpoint.close()

@@ -1,0 +1,84 @@
+"""`mergery align`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from mergery.cli.common import CHUNK, DryRun, Json, Quiet, Restart, Threads, Verbose, flowing, run_options
+
+Kind = Literal["residual", "mlp", "heads", "qk", "vo", "experts"]
+Spaces = Annotated[tuple[Kind, ...], Parameter(consume_multiple=True)]
+
+
+@flowing
+def align(
+    model: str,
+    out: Path,
+    /,
+    *,
+    to: str,
+    method: Literal["weights", "activations"] = "weights",
+    spaces: Spaces = (),
+    data: str | None = None,
+    samples: int | None = None,
+    length: int | None = None,
+    dtype: str | None = None,
+    check: bool = False,
+    dry_run: DryRun = False,
+    replace: bool = False,
+    restart: Restart = False,
+    threads: Threads = 0,
+    json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Write MODEL in the coordinates of another model of its architecture, as the model folder OUT.
+
+    The order of a model's neurons, heads, channels and experts, and the matrices between its queries and keys and between its
+    values and outputs, change nothing that it computes; two models that were trained by themselves have other ones, and their
+    average is no model. Here those of MODEL are found in which its weights are closest to the reference's, or its activations
+    most alike. OUT computes what MODEL does, and can be merged with the reference. The transform is kept in OUT/transform.
+
+    Parameters
+    ----------
+    model
+        A model folder or hub id.
+    out
+        The folder to write.
+    to
+        The reference: the model whose coordinates MODEL gets.
+    method
+        By what units are matched: weights, which need no data, or activations on --data.
+    spaces
+        What is aligned, of residual (channels), mlp (neurons), heads, qk (queries with keys), vo (values with outputs) and
+        experts; all where nothing is said.
+    data
+        Texts for activations: a task file (.jsonl) or plain text.
+    samples
+        The first so many items of the data; 64 where nothing is said.
+    length
+        Tokens of a row at most; 256 where nothing is said.
+    dtype
+        Of the output; MODEL's own where nothing is said.
+    check
+        Run MODEL and OUT on a few tokens, and say so where they answer otherwise; both must fit into memory.
+    replace
+        Exchange the model that stands in OUT for the new one, once that is complete.
+    """
+    from mergery import api
+    from mergery.alignment.running import align_recipe, plan_of
+    from mergery.cli.merge import say_beforehand
+    from mergery.cli.progress import reporter
+
+    options = run_options(threads, CHUNK)
+    said = {"method": method, "spaces": spaces, "data": data, "samples": samples, "length": length, "dtype": dtype}
+    if dry_run:
+        recipe = align_recipe(model, to, **said)  # type: ignore[arg-type]
+        say_beforehand(plan_of(recipe), out, options, json=json, replace=replace, restart=restart)
+        return
+    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+        more = {"check": check, "options": options, "replace": replace, "restart": restart, "on_event": report.event}
+        api.align(model, to, out, **said, **more)  # type: ignore[arg-type]

@@ -1,7 +1,6 @@
 """The verbs. The command line and a notebook are thin shells over these."""
 
-from mergery.api.aligning import transport
-from mergery.api.aligning import align
+from mergery.api.aligning import align, transport
 from mergery.api.anchoring import find_anchors, inspect_anchors, refine
 from mergery.api.finding import auto, flow, recommend, search, soup
 from mergery.api.fusing import foretell_fusion, fuse

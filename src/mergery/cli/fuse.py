@@ -48,6 +48,7 @@ def fuse(
     longest: int | None = None,
     limit: int | None = None,
     lora: int | None = None,
+    recompute: bool = False,
     save: int | None = None,
     precision: Literal["float32", "bfloat16"] | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -111,6 +112,8 @@ def fuse(
         Take the first so many items only.
     lora
         Train an adapter of this rank on all linear layers instead of all weights; it is put on them in the end.
+    recompute
+        Compute activations again on the way back, instead of keeping them: less memory, a third more time.
     save
         Steps from one checkpoint of the training to the next. 200 if not given.
     precision
@@ -135,7 +138,7 @@ def fuse(
         "lora": lora, "save": save, "precision": precision,
     }  # fmt: skip
     options = replace(
-        FuseOptions(seed=seed, device=device, threads=threads),
+        FuseOptions(seed=seed, device=device, threads=threads, recompute=recompute),
         **{**PRESETS[preset], **{name: value for name, value in said.items() if value is not None}},
     )
     if dry_run:

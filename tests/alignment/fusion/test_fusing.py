@@ -114,7 +114,9 @@ def test_stored_distributions_serve_the_next_run(
     store = ("--store", tmp_path / "store")
     assert mergery("fuse", family / "qwen", tmp_path / "one", *given, *store).code == 0
     monkeypatch.setattr(teaching, "ask", lambda *_: pytest.fail("a teacher was asked again"))
-    other = mergery("fuse", family / "qwen", tmp_path / "two", *given, *store, "--rule", "avgce", "--lora", 2)
+    other = mergery(
+        "fuse", family / "qwen", tmp_path / "two", *given, *store, "--rule", "avgce", "--lora", 2, "--recompute"
+    )
     assert other.code == 0, other.err
     assert {name.name.split("-")[0] for name in (tmp_path / "store").iterdir()} == {"texts", "gpt2", "qwen"}
     before, after = load_file(family / "qwen/model.safetensors"), load_file(tmp_path / "two/model.safetensors")
@@ -159,6 +161,22 @@ def test_prompts_are_not_learnt_and_the_stored_type_is_the_targets(family: Path,
     )  # fmt: skip
     assert done.code == 0, done.err
     assert {each.dtype for each in load_file(tmp_path / "out/model.safetensors").values()} == {torch.bfloat16}
+
+
+def test_one_process_at_a_time(family: Path, tmp_path: Path, mergery: Run) -> None:
+    given = (
+        "fuse",
+        family / "llama",
+        tmp_path / "out",
+        "--teachers",
+        family / "gpt2",
+        "--data",
+        family / "texts.jsonl",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "train", lambda *_: pytest.fail(mergery(*given).err))
+        with pytest.raises(pytest.fail.Exception, match="another run is writing"):
+            mergery(*given)
 
 
 # --- refused ----------------------------------------------------------------------------------------------------------

@@ -137,6 +137,18 @@ def test_the_parts_of_a_text_are_all_of_it_and_begin_to_be_learnt_at_the_answer(
     assert late.tokens.starts[late.learnt] >= len(text) - 3 > late.tokens.starts[late.learnt - 1]
 
 
+def test_a_first_token_in_the_text_is_not_doubled_and_a_token_needs_a_row() -> None:
+    rng = random.Random(6)
+    tokenizer = pieces(140, [words(rng, 60)])
+    cutter = cutter_of(tokenizer, "model")
+    written = cutter.cut("<s>ab cad")
+    assert cutter.before == (1,) and 1 not in written.ids and written.starts[0] == 3
+    few = cutter_of(tokenizer, "model", rows=50)
+    with pytest.raises(CheckpointError, match="the model has no row for the token"):
+        few.cut("ab cad")
+    assert max(Vocabulary(tokenizer, "model", rows=50).texts) == 49
+
+
 def test_a_tokenizer_that_tells_no_places_is_refused() -> None:
     class Slow:
         is_fast = False

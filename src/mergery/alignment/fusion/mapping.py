@@ -26,16 +26,21 @@ NONE, UNKNOWN = -1, -2
 class Vocabulary:
     """What the tokens of a tokenizer stand for."""
 
-    def __init__(self, tokenizer: Any, label: str) -> None:
-        """Raises CheckpointError where the tokenizer is of a kind that is not read."""
+    def __init__(self, tokenizer: Any, label: str, rows: int = 1 << 31) -> None:
+        """rows: of the model; tokens behind them cannot be foretold.
+
+        Raises CheckpointError where the tokenizer is of a kind that is not read.
+        """
         read = tokenizer_in(tokenizer.backend_tokenizer.to_str().encode(), label)
         self.size = read.end
         words = {role: str(word) for role, word in tokenizer.special_tokens_map.items() if role in ROLES}
-        self.roles = {role: read.tokens[word] for role, word in words.items() if word in read.tokens}
+        self.roles = {role: read.tokens[word] for role, word in words.items() if read.tokens.get(word, rows) < rows}
         special = set(self.roles.values())
         self.texts: dict[int, bytes] = {}  # of plain tokens, by id
         self.added: dict[bytes, int] = {}
         for token, number in read.tokens.items():
+            if number >= rows:
+                continue
             added, content = meaning(token, read)
             if added:
                 self.added[content] = number

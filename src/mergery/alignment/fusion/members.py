@@ -76,6 +76,7 @@ def _open(source: Any) -> Member:
             why, hint = f"none of {', '.join(VOCABULARIES)} is there", "put the tokenizer's files into its folder"
             raise CheckpointError("there is no tokenizer", where=Where(where), why=why, hint=hint)
         tokenizer = tokenizer_of(None, opened.folder)
+        rows = int(getattr(config.get_text_config(), "vocab_size", 1 << 31))
         floating = {id(node): node for node in opened.view.nodes.values() if node.dtype.floating}
         parameters = sum(node.elements for node in floating.values())
         sizes: dict[str, int] = {}
@@ -84,8 +85,8 @@ def _open(source: Any) -> Member:
     subject = open_subject(source)
     longest = min(window(config), int(min(tokenizer.model_max_length, 1 << 40)))
     return Member(
-        source, subject, subject.name, cutter_of(tokenizer, where), Vocabulary(tokenizer, where), longest, parameters,
-        str(tokenizer_mark(tokenizer)), max(sizes, key=lambda name: sizes[name]) if sizes else "float32",
+        source, subject, subject.name, cutter_of(tokenizer, where, rows), Vocabulary(tokenizer, where, rows), longest,
+        parameters, str(tokenizer_mark(tokenizer)), max(sizes, key=lambda name: sizes[name]) if sizes else "float32",
     )  # fmt: skip
 
 

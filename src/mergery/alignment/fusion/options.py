@@ -22,6 +22,7 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
 LEAST: Mapping[str, int] = {
     "top": 1, "batch": 1, "at_once": 1, "longest": 4, "limit": 1, "lora": 1, "steps": 1, "save": 1, "shard": 1, "threads": 0,
 }  # fmt: skip
+BESIDES = ("device", "threads", "save", "at_once", "recompute")  # what does not decide the result
 STAGE_ONE = ("match", "vocabulary", "top", "temperature", "longest", "limit", "shard", "precision")
 
 
@@ -42,6 +43,7 @@ class FuseOptions:
     batch:       sequences in a step; at_once: of them, in memory at a time.
     longest:     tokens of a sequence; None: what the target takes, 2048 at most. limit: items of the data.
     lora:        rank of an adapter that is trained instead of all weights, and then put on them.
+    recompute:   whether activations are computed again on the way back: less memory, a third more time.
     save:        steps from one checkpoint of the training to the next. shard: letters of text in one file of distributions.
     """
 
@@ -64,6 +66,7 @@ class FuseOptions:
     lora: int | None = None
     seed: int = 0
     precision: Precision = "float32"
+    recompute: bool = False
     save: int = 200
     shard: int = 1 << 22
     device: Device = "auto"
@@ -89,9 +92,7 @@ class FuseOptions:
 
     def plain(self) -> dict[str, Any]:
         """What decides the result, as plain data."""
-        return {
-            name: value for name, value in asdict(self).items() if name not in ("device", "threads", "save", "at_once")
-        }
+        return {name: value for name, value in asdict(self).items() if name not in BESIDES}
 
     def told(self) -> dict[str, Any]:
         """What decides the stored distributions, as plain data."""

@@ -41,26 +41,41 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Cutter:
-    """How a model reads a text: its tokenizer, and the tokens that it puts before every text."""
+    """How a model reads a text: its tokenizer, the tokens that it puts before every text, and how many tokens have a row."""
 
     tokenizer: Any
     before: tuple[int, ...]
+    rows: int
 
     def cut(self, text: str) -> Tokens:
         """The tokens of a text, without those before it.
 
-        What a tokenizer trims or drops belongs to the token behind it; the bytes of one letter all begin where it does.
+        What a tokenizer trims or drops belongs to the token behind it; the bytes of one letter all begin where it does. A first
+        token that stands in the text already, as chat templates write it, is left out. Raises CheckpointError for a token that
+        the model has no row for.
         """
         found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         places = np.array(found["offset_mapping"], np.int64).reshape(-1, 2)
         ends = np.maximum.accumulate(places[:, 1])
         before = np.concatenate([np.zeros(1, np.int64), ends])[: len(ends)]
         starts = np.maximum.accumulate(np.minimum(places[:, 0], before))
-        return Tokens(np.array(found["input_ids"], np.int32), starts, ends)
+        ids = np.array(found["input_ids"], np.int32)
+        if (ids >= self.rows).any():
+            token = self.tokenizer.convert_ids_to_tokens(int(ids.max()))
+            what, why = (
+                f"the model has no row for the token {token!r}",
+                f"it has {self.rows} rows, and a text has this token",
+            )
+            raise CheckpointError(what, why=why, hint="give the model the rows, or leave the text out")
+        whole = Tokens(ids, starts, ends)
+        return whole[1:] if self.before and len(ids) and ids[0] == self.before[-1] else whole
 
 
-def cutter_of(tokenizer: Any, where: str) -> Cutter:
-    """How a tokenizer cuts texts. Raises CheckpointError where it does not tell which letters its tokens stand for."""
+def cutter_of(tokenizer: Any, where: str, rows: int = 1 << 31) -> Cutter:
+    """How a tokenizer cuts texts, for a model with so many rows.
+
+    Raises CheckpointError where it does not tell which letters its tokens stand for.
+    """
     if not getattr(tokenizer, "is_fast", False):
         what, why = "this tokenizer does not tell where its tokens begin", "it is none of the tokenizers library"
         hint = "save it once as tokenizer.json, with transformers' AutoTokenizer and save_pretrained"
@@ -68,7 +83,7 @@ def cutter_of(tokenizer: Any, where: str) -> Cutter:
     bare = tokenizer.encode("a", add_special_tokens=False)
     around = tokenizer.encode("a", add_special_tokens=True)
     at = next((at for at in range(len(around)) if around[at : at + len(bare)] == bare), 0)
-    return Cutter(tokenizer, tuple(around[:at]))
+    return Cutter(tokenizer, tuple(around[:at]), rows)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,24 @@ def fuse(
     kept = Path(store).expanduser() if store is not None else partial
     check_room(fusion, kept)
     take_up(partial, fusion.digest, restart=restart)
+    with held(partial):
+        return _fuse(fusion, place, partial, kept, notify)
+
+
+@contextmanager
+def held(partial: Path) -> Iterator[None]:
+    """The folder of an unfinished fusion, for this process alone. Raises PlanError."""
+    with open(partial / MARK, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            hint = "wait for it, or choose another output folder"
+            raise PlanError(f"another run is writing {str(partial)!r}", hint=hint) from None
+        yield
+
+
+def _fuse(fusion: Fusion, place: Path, partial: Path, kept: Path, notify: Notify) -> Path:
+    options = fusion.options
     if fusion.warnings:
         notify(Noticed(tuple(fusion.warnings)))
     started = time.perf_counter()
@@ -97,7 +117,8 @@ def take_up(partial: Path, mark: str, *, restart: bool) -> None:
         if restart:
             shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps({"digest": mark}) + "\n")
+    if not kept.exists():  # else it is what another run may hold
+        kept.write_text(json.dumps({"digest": mark}) + "\n")
 
 
 def _folder(kept: Path, name: str, told: Mapping[str, Any]) -> Path:

@@ -135,6 +135,8 @@ def train(
     steps = steps_of(len(lessons), options)
     if options.lora is not None:
         module = with_adapter(module, options)
+    if options.recompute:
+        recompute(module)
     beginning = folder / "before.json"
     if not beginning.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -168,6 +170,13 @@ def with_adapter(module: Any, options: FuseOptions) -> Any:
     with warnings.catch_warnings():  # of transformers, about what peft asks it
         warnings.simplefilter("ignore", FutureWarning)
         return get_peft_model(module, config)
+
+
+def recompute(module: Any) -> None:
+    """Let the module compute activations again on the way back, instead of keeping them."""
+    enable = getattr(module, "activation_checkpointing_enable", None) or module.gradient_checkpointing_enable
+    enable()
+    module.enable_input_require_grads()
 
 
 def last_checkpoint(folder: Path) -> str | None:

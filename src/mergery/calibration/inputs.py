@@ -24,6 +24,7 @@ from mergery.errors import DataError
 
 OF_HEADS = frozenset({"activation", "square"})
 """Statistics that are also gathered of the inputs of heads."""
+TOGETHER = 1024  # rows of a Gram matrix
 Place = tuple[str, int | None]  # one of the view's tensors; which matrix of a stack
 
 
@@ -70,8 +71,7 @@ class Inputs:
             flat = flat if self.places is None else flat[self.places.reshape(-1)]
             sums.tokens += len(flat)
             if "gram" in self.wanted(first[0]):
-                product = flat.T @ flat
-                sums.gram = product.double() if sums.gram is None else sums.gram.add_(product)
+                sums.gram = with_products(sums.gram, flat)
             if "activation" in self.stats:
                 product = flat.abs().double().sum(0)
                 sums.activation = product if sums.activation is None else sums.activation.add_(product)
@@ -101,12 +101,16 @@ class Inputs:
             size = shape[-2] if transposed(name, shape, self.model.view.config) else shape[-1]
             for stat in self.wanted(name):
                 one = (size, size) if stat == "gram" else (size,)
-                found = [np.zeros(one) if sums is None else getattr(sums, stat).numpy() for sums in each]
-                if not all(np.isfinite(array).all() for array in found):
+                whole = np.zeros((count or 1, *one), np.float32)
+                for values, sums in zip(whole, each, strict=True):
+                    if sums is not None:
+                        values[...] = getattr(sums, stat).numpy()
+                        setattr(sums, stat, None)  # wide, and not needed any more
+                if not np.isfinite(whole).all():
                     raise DataError(
                         f"the inputs of {name!r} hold NaN or infinity", hint="the model overflows on this data"
                     )
-                arrays[f"{name}.{stat}"] = (np.stack(found) if count else found[0]).astype(np.float32)
+                arrays[f"{name}.{stat}"] = whole if count else whole[0]
         self.sums.clear()
         self.leads.clear()
         return arrays, table
@@ -117,6 +121,18 @@ class Inputs:
         for name in sorted(names - owners.keys()):
             if "expert" in self.model.roles(name) and self.wanted(name):
                 yield name
+
+
+def with_products(gram: Any, rows: Any) -> Any:
+    """A Gram matrix, float64, with the products of further rows (any, in) added: float32, some rows of it at a time."""
+    import torch
+
+    size = rows.shape[-1]
+    if gram is None:
+        gram = torch.zeros(size, size, dtype=torch.float64)
+    for start in range(0, size, TOGETHER):
+        gram[start : start + TOGETHER] += rows[:, start : start + TOGETHER].T @ rows
+    return gram
 
 
 class Watch(Products):

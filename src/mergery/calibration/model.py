@@ -23,6 +23,7 @@ from mergery.evaluation.loading import check_transformers, quiet
 from mergery.graph.findings import Findings
 from mergery.graph.nodes import Gathered, Node, Stored
 from mergery.graph.view import View
+from mergery.kernels.memory import return_large_blocks
 from mergery.views.heads import truly_tied
 from mergery.views.respelling import respelled
 
@@ -48,6 +49,7 @@ class StreamedModel:
 
     def __init__(self, view: View) -> None:
         """Raises CheckpointError where the model cannot be run, or weights of it are missing."""
+        return_large_blocks()
         view = truly_tied(view, Findings())
         self.view, self.shared, self.workspace = view, Shared(), Workspace()
         self.module = build(view)
@@ -165,6 +167,7 @@ class StreamedModel:
         finally:
             for holder, own, name in unit.parameters:
                 holder._parameters[own] = empty[name]
+            given.clear()
 
     # --- names ----------------------------------------------------------------------------------------------------------
 

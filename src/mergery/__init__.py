@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mergery import evaluation as evaluation
     from mergery import methods as methods
     from mergery.alignment.fusion.options import FuseOptions as FuseOptions
+    from mergery.alignment.rebasing.options import RebaseOptions as RebaseOptions
     from mergery.alignment.transport.options import TransportOptions as TransportOptions
     from mergery.api import align as align
     from mergery.api import auto as auto
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from mergery.api import plan as plan
     from mergery.api import prove as prove
     from mergery.api import push as push
+    from mergery.api import rebase as rebase
     from mergery.api import recommend as recommend
     from mergery.api import refine as refine
     from mergery.api import search as search
@@ -68,6 +70,8 @@ _HOMES = {  # of public names: the module, and the name there where it is anothe
     **dict.fromkeys(("search", "soup", "auto", "recommend", "flow"), "api"),
     **dict.fromkeys(("align", "transport", "fuse", "foretell_fusion"), "api"),
     **dict.fromkeys(("find_anchors", "inspect_anchors", "refine"), "api"),
+    "transport": "api",
+    **dict.fromkeys(("rebase",), "api"),
     **dict.fromkeys(("evaluation", "methods"), ""),
     "AnchorOptions": "calibration.anchors.search",
     "AutoOptions": "exploration.automatic.options",
@@ -77,6 +81,7 @@ _HOMES = {  # of public names: the module, and the name there where it is anothe
     "LearnOptions": "calibration.learning.options",
     "MergeryError": "errors",
     "Options": "run.workers",
+    "RebaseOptions": "alignment.rebasing.options",
     "Recipe": "recipe",
     "RefineOptions": "calibration.anchors.refining",
     "SearchOptions": "exploration.options",

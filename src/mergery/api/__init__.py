@@ -8,6 +8,7 @@ from mergery.api.handing_on import export_gguf, export_imatrix, export_quantised
 from mergery.api.looking import inspect, prove, verify
 from mergery.api.measuring import calibrate, compare, evaluate, learn
 from mergery.api.merging import explain, merge, pack, plan
+from mergery.api.rebasing import rebase
 
 __all__ = [
     "align",
@@ -31,6 +32,7 @@ __all__ = [
     "plan",
     "prove",
     "push",
+    "rebase",
     "recommend",
     "refine",
     "search",

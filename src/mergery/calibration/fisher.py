@@ -1,6 +1,8 @@
 """The diagonal of the Fisher information: squared gradients of the log-likelihood, summed over examples.
 
-    F = sum_x E_y (d log p(y | x) / d theta)^2
+    fisher     F = sum_x E_y (d log p(y | x) / d theta)^2
+    gradient   the gradients themselves, summed
+    sign       their signs, summed
 
 The labels y are drawn from the model (`sampled`), are those of the data (`empirical`), or all classes in turn, weighed by their
 probability (`exact`, for classifiers). The gradient is that of a whole example, squared after it is complete; a weight that is
@@ -28,6 +30,12 @@ from mergery.errors import DataError
 
 Labels = Literal["sampled", "empirical", "exact"]
 Work = Callable[[], Any]
+OF_A_GRADIENT: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "fisher": np.square,
+    "gradient": np.asarray,
+    "sign": np.sign,
+}
+"""What is summed of each example's gradient, by kind."""
 
 
 @dataclass
@@ -45,12 +53,12 @@ class Example:
 
 
 class Fisher:
-    """Gathers squared gradients of a model, unit by unit."""
+    """Gathers gradients of a model, unit by unit: their squares, or the other kinds that are wanted."""
 
-    def __init__(self, model: StreamedModel) -> None:
-        self.model = model
-        self.sums: dict[str, np.ndarray] = {}  # float32, of the unit at hand, flattened
-        self.late: dict[str, np.ndarray] = {}  # of tensors that several units use
+    def __init__(self, model: StreamedModel, kinds: Sequence[str] = ("fisher",)) -> None:
+        self.model, self.kinds = model, tuple(kinds)
+        self.sums: dict[tuple[str, str], np.ndarray] = {}  # by tensor and kind, float32, of the unit at hand, flattened
+        self.late: dict[tuple[str, str], np.ndarray] = {}  # of tensors that several units use
         self.local = threading.local()  # the example of a pass's thread
         uses = Counter(
             tensor
@@ -99,10 +107,10 @@ class Fisher:
     def finish(self, example: Example) -> None:
         """The example's gradients are complete."""
         self._complete(example, list(example.weights), self.late)
-        self._square(example.tied, self.late, example.share)
+        self._add(example.tied, self.late, example.share)
         example.tied = {}
 
-    def _complete(self, example: Example, names: Sequence[str], sums: dict[str, np.ndarray]) -> None:
+    def _complete(self, example: Example, names: Sequence[str], sums: dict[tuple[str, str], np.ndarray]) -> None:
         whole: dict[str, np.ndarray] = {}
         for name in names:
             flat = example.weights.pop(name, None)
@@ -112,22 +120,24 @@ class Fisher:
                     into[tensor] = np.zeros(self.model.view.nodes[tensor].elements)
                 assert flat is not None
                 into[tensor][start : start + length] += flat[at : at + length]
-        self._square(whole, sums, example.share)
+        self._add(whole, sums, example.share)
 
-    @staticmethod
-    def _square(gradients: Mapping[str, np.ndarray], sums: dict[str, np.ndarray], share: float) -> None:
+    def _add(self, gradients: Mapping[str, np.ndarray], sums: dict[tuple[str, str], np.ndarray], share: float) -> None:
         for tensor, gradient in gradients.items():
-            squared = (share * np.square(gradient)).astype(np.float32)
-            sums[tensor] = sums[tensor] + squared if tensor in sums else squared
+            for kind in self.kinds:
+                value = (share * OF_A_GRADIENT[kind](gradient)).astype(np.float32)
+                sums[tensor, kind] = sums[tensor, kind] + value if (tensor, kind) in sums else value
 
-    def take(self, sums: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def take(self, sums: dict[tuple[str, str], np.ndarray]) -> dict[str, np.ndarray]:
         """Sums as they are written, by name; they are then forgotten. Raises DataError where they are not finite."""
-        for name, flat in sums.items():
+        for (name, _), flat in sums.items():
             if not np.isfinite(flat).all():
                 raise DataError(
                     f"the gradients of {name!r} hold NaN or infinity", hint="the model overflows on this data"
                 )
-        shaped = {f"{name}.fisher": flat.reshape(self.model.view.nodes[name].shape) for name, flat in sums.items()}
+        shaped = {
+            f"{name}.{kind}": flat.reshape(self.model.view.nodes[name].shape) for (name, kind), flat in sums.items()
+        }
         sums.clear()
         return shaped
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,9 +15,27 @@ import numpy as np
 
 from mergery.calibration.model import StreamedModel
 from mergery.checkpoints import open_checkpoint
+from mergery.errors import PlanError
 from mergery.graph.nodes import Stored
 from mergery.planning.plan import Plan, Searched
 from mergery.planning.steps import kinds_of
+
+
+def begin_work(work: Path, name: str, told: Any) -> None:
+    """The folder of tensors that are found: that of an earlier run of the same work, or a new one. Raises PlanError.
+
+    name: of the file in it that says what the work is. told: plain data that determines the tensors.
+    """
+    text = json.dumps(told, sort_keys=True) + "\n"
+    mark = work / name
+    if work.exists():
+        if not mark.exists():
+            raise PlanError(f"{str(work)!r} stands in the way", hint="rename it, or choose another output folder")
+        if mark.read_text() == text:
+            return
+        shutil.rmtree(work)
+    work.mkdir(parents=True)
+    mark.write_text(text)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

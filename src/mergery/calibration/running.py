@@ -23,7 +23,7 @@ from mergery.calibration.passes import Passes, Shelf
 from mergery.calibration.sources import texts_of
 from mergery.calibration.storing import Store
 from mergery.checkpoints import open_checkpoint
-from mergery.checkpoints.statistics import Shared, Statistics
+from mergery.checkpoints.statistics import OF_GRADIENTS, Shared, Statistics
 from mergery.errors import CheckpointError, RecipeError, Where
 from mergery.evaluation.loading import check_transformers, quiet, tokenizer_of
 from mergery.evaluation.running import torch_threads
@@ -98,14 +98,13 @@ def measure(
             "tokens": texts.tokens,
         }
         found = Statistics(
-            tuple(sorted(options.stats)),
-            {"name": opened.name, **opened.mark},
+            tuple(sorted(options.stats)), {"name": opened.name, **opened.mark},
             (*(file for each in before for file in each.data), own),
             inputs,
-            options.labels if "fisher" in options.stats else "",
+            options.labels if set(OF_GRADIENTS) & set(options.stats) else "",
             options.tokens,
             {"name": beside.name, **theirs} if beside is not None else {},
-        )
+        )  # fmt: skip
         store.finish(found)
         on_event(Calibrated(store.out, len(texts.rows), texts.tokens, tuple(remarks(found, streamed))))
     return found
@@ -126,10 +125,10 @@ def task_of(model: StreamedModel) -> str:
 def _tokenizer(model: StreamedModel, opened: Opened, options: CalibrationOptions, given: Any, task: str) -> Any:
     """The model's tokenizer, once it is known that what is wanted can be measured. Raises MergeryError."""
     where = Where(opened.view.donor.location)
-    if "fisher" in options.stats:
+    if wanted := [stat for stat in OF_GRADIENTS if stat in options.stats]:
         if not task:
             what = f"a {type(model.module).__name__} gives no likelihood of its text"
-            hint = "use gram, activation or square; fisher is of language models and classifiers"
+            hint = f"use gram, activation or square; {wanted[0]} is of language models and classifiers"
             raise CheckpointError(what, where=where, hint=hint)
         if options.labels == "exact" and task != "labels":
             why = "an expectation over all texts has no end"
@@ -153,7 +152,7 @@ def _texts(
         why = f"a text has the token {largest}, and the model has {rows} rows"
         raise CheckpointError("the tokenizer is not the model's", where=where, why=why, hint="--tokenizer FOLDER")
     unlabelled = task == "labels" and any(row.label is None for row in texts.rows)
-    if "fisher" in options.stats and options.labels == "empirical" and unlabelled:
+    if set(OF_GRADIENTS) & set(options.stats) and options.labels == "empirical" and unlabelled:
         hint = 'write {"text": "...", "label": 1}, or say --labels sampled'
         raise RecipeError("empirical labels are those of the data, which has none", hint=hint)
     return texts
@@ -179,10 +178,10 @@ class _Measuring:
 
     def run(self, task: str) -> dict[str, Shared]:
         stats = set(self.options.stats)
-        if stats - {"fisher", "cross"}:
-            self.inputs(frozenset(stats - {"fisher", "cross"}), task)
-        if "fisher" in stats:
-            self.fisher()
+        if of_inputs := stats - {*OF_GRADIENTS, "cross"}:
+            self.inputs(frozenset(of_inputs), task)
+        if stats & set(OF_GRADIENTS):
+            self.gradients([stat for stat in OF_GRADIENTS if stat in stats])
         return self.table
 
     @property
@@ -253,11 +252,11 @@ class _Measuring:
             earlier = self.table[name].tokens if name in self.table else (0,) * len(tokens)
             self.table[name] = Shared(owner, tuple(a + b for a, b in zip(earlier, tokens, strict=True)))
 
-    def fisher(self) -> None:
-        """Squared gradients, in sweeps of as many examples as may be in memory."""
+    def gradients(self, kinds: Sequence[str]) -> None:
+        """Sums of gradients, in sweeps of as many examples as may be in memory."""
         from mergery.calibration.fisher import Fisher
 
-        model, found = self.model, Fisher(self.model)
+        model, found = self.model, Fisher(self.model, kinds)
         passes = Passes(model, found.call)
         longest = max(len(row.tokens) for row in self.texts.rows)
         tied = sum(model.view.nodes[name].elements for name in found.tied)
@@ -283,9 +282,10 @@ class _Measuring:
         written = {name for infos in self.store.files.values() for name in infos}
         for unit in model.units:  # what no example's likelihood rests on
             names = {piece[0] for _, _, name in unit.parameters for piece in model.stored(name)}
-            idle = {name: model.view.nodes[name].shape for name in sorted(names) if f"{name}.fisher" not in written}
-            self.store.add(f"{unit.name}.idle", {f"{name}.fisher": np.zeros(idle[name], np.float32) for name in idle})
-            written |= {f"{name}.fisher" for name in idle}
+            wanted = {f"{name}.{kind}": model.view.nodes[name].shape for name in sorted(names) for kind in kinds}
+            idle = {name: np.zeros(shape, np.float32) for name, shape in wanted.items() if name not in written}
+            self.store.add(f"{unit.name}.idle", idle)
+            written |= idle.keys()
 
     def _place(self, unit: Unit) -> int:
         return next(number for number, each in enumerate(self.model.units, 1) if each is unit)

@@ -17,7 +17,8 @@ from mergery.errors import CheckpointError, Where
 
 FILE = "statistics.json"
 FORMAT = 1
-KINDS = ("gram", "activation", "square", "fisher", "cross")
+OF_GRADIENTS = ("fisher", "gradient", "sign")
+KINDS = ("gram", "activation", "square", *OF_GRADIENTS, "cross")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Statistics:
     model: Mapping[str, Any]  # name and content of the model
     data: tuple[Mapping[str, Any], ...]  # of each file: its name, SHA-256, examples, tokens
     inputs: Mapping[str, Shared] = field(default_factory=dict)  # by weight
-    labels: str = ""  # of the Fisher information: sampled, empirical or exact
+    labels: str = ""  # of gradients: sampled, empirical or exact
     only: tuple[str, ...] = ()  # texts of the tokens that count; empty for all
     beside: Mapping[str, Any] = field(default_factory=dict)  # of cross-moments: name and content of the other model
 

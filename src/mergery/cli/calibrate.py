@@ -12,7 +12,8 @@ from mergery.cli.common import Json, Quiet, Verbose, flowing, wait_without_spinn
 Add = Annotated[tuple[Path, ...], Parameter(consume_multiple=False)]
 Texts = Annotated[tuple[str, ...], Parameter(consume_multiple=False)]
 Names = Annotated[
-    str, Parameter(help="What is measured, with commas between: gram, activation, square, fisher, cross.")
+    str,
+    Parameter(help="What is measured, with commas between: gram, activation, square, fisher, gradient, sign, cross."),
 ]
 TorchThreads = Annotated[int, Parameter(help="Threads of torch; 0 takes one for each core.")]
 
@@ -57,7 +58,7 @@ def calibrate(
     longest
         Tokens of a row; longer texts are cut into several.
     labels
-        Of the Fisher information: drawn from the model, those of the data, or all classes of a classifier.
+        Of gradients: drawn from the model, those of the data, or all classes of a classifier.
     seed
         Of labels and texts that are drawn.
     tokens

@@ -62,6 +62,7 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
     "rebase": (
         ("mergery rebase llama-math moved --from llama --to llama-2", "a fine-tune on a new release of its base"),
         ("mergery rebase llama-math moved --from llama --to llama-2 --tasks quiz.jsonl", "and how much is left of it"),
+        ("mergery rebase llama-math moved --from llama --to llama-2 --way theseus --data texts.jsonl", "through maps"),
     ),
     "transport": (
         (

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -11,9 +12,7 @@ from mergery.cli.common import CHUNK, DryRun, Json, Quiet, Restart, Threads, Ver
 
 Tasks = Annotated[tuple[Path, ...], Parameter(consume_multiple=True)]
 From = Annotated[str, Parameter(name="from", help="The base that the fine-tune was trained from.")]
-To = Annotated[str, Parameter(name="to", help="The new base, of the same shape.")]
-METHODS = {"shift": "rebase", "transplant": "analogy"}
-"""The method of each way."""
+To = Annotated[str, Parameter(name="to", help="The new base: of the same shape, but for theseus.")]
 
 
 @flowing
@@ -24,8 +23,17 @@ def rebase(
     *,
     old: From,
     new: To,
-    way: Literal["shift", "transplant"] = "shift",
+    way: Literal["shift", "transplant", "theseus", "gradfix"] = "shift",
     scale: float = 1.0,
+    data: str | None = None,
+    samples: int = 256,
+    length: int = 256,
+    ridge: float = 1e-2,
+    whiten: float = 0.0,
+    heads: Literal["each", "whole"] = "each",
+    sizes: Literal["matched", "kept"] = "matched",
+    mask: Literal["drop", "turn"] = "drop",
+    vote: Literal["mean", "majority"] = "mean",
     tokenizer: Literal["base", "union"] | None = None,
     tasks: Tasks = (),
     threads: Threads = 0,
@@ -39,8 +47,10 @@ def rebase(
     """Move FINETUNE from the base that it was trained from onto a new one, and write the model folder OUT.
 
     transplant adds what the fine-tune has learned to the new base (methods.md#analogy). shift, the usual way, leaves out what
-    the new base has learned as well, tensor by tensor (methods.md#rebase). Config and tokenizer are the new base's. With tasks,
-    the fine-tune, both bases and the result are scored, and it is said how much of the fine-tune's effect is left.
+    the new base has learned as well, tensor by tensor (methods.md#rebase). theseus carries it through orthogonal maps between
+    the two bases, whose widths may differ. gradfix keeps what goes down the new base's loss on data. Config and tokenizer are
+    the new base's. With tasks, the fine-tune, both bases and the result are scored, and it is said how much of the
+    fine-tune's effect is left.
 
     Parameters
     ----------
@@ -49,9 +59,27 @@ def rebase(
     out
         The model folder to write.
     way
-        How the fine-tune is moved.
+        How the fine-tune is moved (see docs/rebase.md).
     scale
         Factor of what is moved.
+    data
+        Texts: any for theseus, which looks at weights alone without; a few of the fine-tune's task for gradfix.
+    samples
+        So many texts are read at most.
+    length
+        Tokens of a text.
+    ridge
+        Of theseus: how much what weights say counts beside what texts say.
+    whiten
+        Of theseus: the power by which both bases' spaces are whitened, 0 to 0.5.
+    heads
+        Of theseus: whether attention is mapped head by head, or whole, as published.
+    sizes
+        Of theseus: whether what is carried is brought to the size of the new base's rows, or keeps its own, as published.
+    mask
+        Of gradfix: what goes up the loss is dropped, or turned round.
+    vote
+        Of gradfix: the sign of the mean gradient, or of the majority of texts.
     tokenizer
         Where the vocabularies differ: base keeps the new base's tokens, union all.
     tasks
@@ -60,43 +88,26 @@ def rebase(
         Write OUT even if something else is there.
     """
     from mergery import api
-    from mergery.cli.merge import say_beforehand
+    from mergery.alignment.rebasing.options import RebaseOptions
     from mergery.cli.progress import reporter
 
-    models = {"old": old, "new": new, "finetune": finetune}
-    merge = {"method": METHODS[way], "base": "new", "models": ["old", "finetune"], "scale": scale}
-    recipe: dict[str, Any] = {"models": models, "merge": merge}
-    if tokenizer is not None:
-        recipe["output"] = {"tokenizer": tokenizer}
+    options = RebaseOptions(way, scale, samples, length, ridge, whiten, heads, sizes, mask, vote, threads=threads)
+    run = run_options(threads, CHUNK)
     if dry_run:
-        say_beforehand(api.plan(recipe), out, run_options(threads, CHUNK), json=json, replace=replace, restart=restart)
+        from mergery.alignment.rebasing.running import rebased_plan
+        from mergery.cli.merge import say_beforehand
+        from mergery.run.events import ignore
+
+        with rebased_plan(finetune, old, new, options, data=data, tokenizer=tokenizer, notify=ignore) as plan:
+            say_beforehand(plan, out, run, json=json, replace=replace, restart=restart)
         return
     with reporter(json=json, quiet=quiet, verbose=verbose) as report:
-        api.merge(
-            recipe, out, options=run_options(threads, CHUNK), replace=replace, restart=restart, on_event=report.event
-        )
-        found = [
-            api.evaluate(model, list(tasks), name=name, on_event=report.event)
-            for name, model in ({"rebased": out, "new base": new, "finetune": finetune, "old base": old}.items())
-            if tasks
-        ]
-    if tasks and not json and not quiet:
-        _show(found)
-
-
-def _show(found: list[Any]) -> None:
-    from mergery import api
-
-    screen = console()
-    rebased, new, finetune, old = found
-    for task, *others in zip(rebased.tasks, new.tasks, finetune.tasks, old.tasks, strict=True):
-        metric = task.metrics[0]
-        scores = [each.scores[metric.name] for each in (task, *others)]
-        effect, left = scores[2] - scores[3], scores[0] - scores[1]
-        share = f", {left / effect:.0%} of it" if abs(effect) > 1e-9 else ""
-        screen.print(
-            f"{task.task}: {metric.name} {scores[2]:.4f} of the fine-tune, {effect:+.4f} over its base; {scores[0]:.4f} of "
-            f"the result, {left:+.4f} over the new base{share}"
-        )
-    for line in api.compare(found[:2], parents=["new base"]).words:
-        screen.print(line)
+        done = api.rebase(
+            finetune, out, old=old, new=new, data=data, options=options, tokenizer=tokenizer, tasks=list(tasks), run=run,
+            on_event=report.event, replace=replace, restart=restart,
+        )  # fmt: skip
+    if json and done.effects:
+        print(dumps({"effects": [effect.plain() for effect in done.effects]}))
+    elif not quiet:
+        for effect in done.effects:
+            console().print(effect.words)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -19,7 +17,7 @@ from mergery.calibration.learning.distilling import Distiller
 from mergery.calibration.model import StreamedModel, Unit
 from mergery.calibration.opening import folder_with, merged_statistics, stored_view
 from mergery.calibration.passes import Shelf
-from mergery.calibration.replacing import as_stored, digest_with, with_replaced, write_arrays
+from mergery.calibration.replacing import as_stored, begin_work, digest_with, with_replaced, write_arrays
 from mergery.calibration.running import task_of
 from mergery.calibration.sequential.aim import take_back
 from mergery.calibration.sequential.fitters import FeatCal, RegMeanPlus
@@ -79,7 +77,7 @@ def refined_plan(
     known = replace(plan, digest=digest_with(plan, told), before=())
     if there(known):
         return known
-    _begin(work, [plan.digest, *told])
+    begin_work(work, MARK, [plan.digest, *told])
     few: Iterator[str] = iter(())
     with torch_threads(threads):
         shared = merged_statistics(plan)
@@ -156,20 +154,6 @@ def _passes(texts: Texts, pair: bool) -> list[Any]:
         return lambda model: model.module(**inputs_of(rows, model.config))
 
     return [one(rows) for rows in texts.batches(pair)]
-
-
-def _begin(work: Path, told: Any) -> None:
-    """The folder of fitted tensors: that of an earlier run of the same refinement, or a new one. Raises PlanError."""
-    text = json.dumps(told, sort_keys=True) + "\n"
-    if work.exists():
-        mark = work / MARK
-        if not mark.exists():
-            raise PlanError(f"{str(work)!r} stands in the way", hint="rename it, or choose another output folder")
-        if mark.read_text() == text:
-            return
-        shutil.rmtree(work)
-    work.mkdir(parents=True)
-    (work / MARK).write_text(text)
 
 
 def _fit(

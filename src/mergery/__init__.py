@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mergery.api import auto as auto
     from mergery.api import calibrate as calibrate
     from mergery.api import compare as compare
+    from mergery.api import diagnose as diagnose
     from mergery.api import evaluate as evaluate
     from mergery.api import explain as explain
     from mergery.api import export_gguf as export_gguf
@@ -71,7 +72,7 @@ _HOMES = {  # of public names: the module, and the name there where it is anothe
     **dict.fromkeys(("align", "transport", "fuse", "foretell_fusion"), "api"),
     **dict.fromkeys(("find_anchors", "inspect_anchors", "refine"), "api"),
     "transport": "api",
-    **dict.fromkeys(("rebase",), "api"),
+    **dict.fromkeys(("rebase", "diagnose"), "api"),
     **dict.fromkeys(("evaluation", "methods"), ""),
     "AnchorOptions": "calibration.anchors.search",
     "AutoOptions": "exploration.automatic.options",

@@ -5,7 +5,7 @@ from mergery.api.anchoring import find_anchors, inspect_anchors, refine
 from mergery.api.finding import auto, flow, recommend, search, soup
 from mergery.api.fusing import foretell_fusion, fuse
 from mergery.api.handing_on import export_gguf, export_imatrix, export_quantised, push
-from mergery.api.looking import inspect, prove, verify
+from mergery.api.looking import diagnose, inspect, prove, verify
 from mergery.api.measuring import calibrate, compare, evaluate, learn
 from mergery.api.merging import explain, merge, pack, plan
 from mergery.api.rebasing import rebase
@@ -15,6 +15,7 @@ __all__ = [
     "auto",
     "calibrate",
     "compare",
+    "diagnose",
     "evaluate",
     "explain",
     "export_gguf",

@@ -13,6 +13,7 @@ from mergery.run.events import Notify
 from mergery.run.workers import Options
 
 if TYPE_CHECKING:
+    from mergery.alignment.diagnosis.verdict import Diagnosis
     from mergery.run.proving import Proof
 
 
@@ -67,3 +68,17 @@ def inspect(
 
     facts = inspect(path, others, needs=memory)
     return facts | {"interference": measure(path, others).facts()} if interference else facts
+
+
+def diagnose(model: Any, other: Any, *, on_event: Notify | None = None) -> Diagnosis:
+    """How far two models are from each other, and what can therefore be done with them.
+
+    Both are folders, files, hub ids or recipes. A sample of their weights is read: matrices of the first, the middle and the
+    last layer, and rows of tokens that both have. `Diagnosis.verdict` is same, lineage, permuted, transformed, seed or
+    architecture; `Diagnosis.doors` says of merging, aligning, rebasing, transport and distilling whether they are open, and
+    why. Raises MergeryError where a model cannot be read.
+    """
+    from mergery.alignment.diagnosis.running import diagnose
+
+    with listening(on_event) as notify:
+        return diagnose(model, other, notify=notify)

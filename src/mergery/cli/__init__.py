@@ -38,6 +38,7 @@ COMMANDS = {
         "plan": "plan:plan",
         "methods": "methods:methods",
         "inspect": "inspect:inspect",
+        "diagnose": "diagnose:diagnose",
         "verify": "verify:verify",
         "push": "push:push",
         "export": "export:app",

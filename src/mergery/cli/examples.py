@@ -59,6 +59,10 @@ EXAMPLES: dict[str, tuple[tuple[str, str], ...]] = {
         ("mergery flow math chat --tasks questions.jsonl --out path", "layers of both, in a better order"),
         ("mergery flow math --tasks questions.jsonl --out path --repeats 1", "which layers can be left out"),
     ),
+    "diagnose": (
+        ("mergery diagnose llama-math llama-law", "may these be merged, and if not, what else"),
+        ("mergery diagnose llama llama-2 --json", "the same for a program"),
+    ),
     "rebase": (
         ("mergery rebase llama-math moved --from llama --to llama-2", "a fine-tune on a new release of its base"),
         ("mergery rebase llama-math moved --from llama --to llama-2 --tasks quiz.jsonl", "and how much is left of it"),

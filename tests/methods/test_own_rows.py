@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergery.methods._own_rows import OwnRows, in_inputs, in_rows, largest_eigenvalue, own_rows
+from mergery.kernels.symmetric import largest_eigenvalue
+from mergery.methods._own_rows import OwnRows, in_inputs, in_rows, own_rows
 from mergery.methods.ace import ace
 from mergery.methods.actmat import actmat
 from mergery.methods.swudi import swudi
@@ -157,6 +158,15 @@ def test_products_in_float32_change_little(method, shape):
     assert torch.equal(fast, exact) == (
         method in (ace, actmat) and shape[0] * 3 < shape[1]
     )  # which is made in float64 there
+
+
+@pytest.mark.parametrize("shape", [(520, 520), (200, 700), (900, 512)])
+def test_a_cut_among_eigenvectors_in_float32_changes_little(shape):
+    """Where about half of them count as zero, the others are divided by eigenvalues of a thousandth."""
+    deltas, zero = large(3, *shape), torch.zeros(shape)
+    fast, exact = (merge(actmat, deltas, zero, cut=4e-3, precision=precision) for precision in ("fast", "exact"))
+    assert not torch.equal(fast, exact)
+    assert equals(fast, exact, 1e-5)
 
 
 @pytest.mark.parametrize("method", [swudi, swudi_a, ace])

@@ -18,7 +18,7 @@ NEAR = 96  # vectors on either side of the cut, at least, that are found anew,
 SHARE = 16  # or this part of all
 FAINT = 1e-5  # of the largest eigenvalue: what float32 may have made
 SMALL = 1e-2  # the same, where the rounding of float32 remains in all else
-MOST = 3e-4  # length of what is taken from the vectors left out, for its square to be nothing
+MOST = 2e-3  # length of what is taken from the vectors left out, for its square to be nothing
 
 
 def leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
@@ -51,14 +51,14 @@ def leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
 def settled(matrix: Tensor, values: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
     """Eigenvalues (n,), float64, and eigenvectors (n, n), float32, of a matrix in float32, from a decomposition in float32.
 
-    The first `count` now span what they should: those next to the cut are found anew in float64, and take from the far ones of
-    the other side what their residuals say to first order. None where that is not small.
+    The first `count` now span what they should: those next to the cut are found anew in float64, and are turned against the far
+    ones of the other side as their residuals say to first order. None where that is not small.
     """
     n = matrix.shape[-1]
     values = values.double()
     if not 0 < count < n:
         return values, vectors
-    width = max(NEAR, n // SHARE)
+    width = max(NEAR, 2 * n // SHARE)
     first, last = max(0, count - width), min(n, count + width)
     near, found, image = rotated(matrix.double(), torch.linalg.qr(vectors[:, first:last].double()).Q)
     felt, kept = (vectors.mT @ image.float()).double(), count - first
@@ -66,10 +66,11 @@ def settled(matrix: Tensor, values: Tensor, vectors: Tensor, count: int) -> tupl
     down = (felt[:first, kept:] / (values[:first].unsqueeze(-1) - found[kept:])).float()
     if not float(torch.linalg.vector_norm(up)) + float(torch.linalg.vector_norm(down)) <= SMALL:
         return None
-    head = vectors[:, :first] + near[:, kept:].float() @ down.mT
-    middle = near.float()
-    middle[:, :kept] += vectors[:, last:] @ up
-    return torch.cat([values[:first], found, values[last:]]), torch.cat([head, middle, vectors[:, last:]], dim=-1)
+    close = near.float()
+    head = vectors[:, :first] + close[:, kept:] @ down.mT
+    tail = vectors[:, last:] - close[:, :kept] @ up.mT
+    middle = torch.cat([close[:, :kept] + vectors[:, last:] @ up, close[:, kept:] - vectors[:, :first] @ down], dim=-1)
+    return torch.cat([values[:first], found, values[last:]]), torch.cat([head, middle, tail], dim=-1)
 
 
 def rotated(matrix: Tensor, within: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 BLOCKS = 8  # of columns, in which a symmetric product is made: 9/16 of its entries are computed
 NARROW = 256  # columns, below which a product is made at once
+ROUNDS = 24  # of the estimate of the largest eigenvalue
 PROCESSORS = Path("/proc/cpuinfo")
 
 
@@ -42,6 +43,17 @@ def mirrored(left: Tensor, right: Tensor) -> Tensor:
         result[..., start:stop, :stop] = rows
         result[..., :start, start:stop] = rows[..., :start].mT
     return result
+
+
+def largest_eigenvalue(matrix: Tensor) -> Tensor:
+    """An estimate (..., 1) of the largest eigenvalue of matrices (..., n, n) without negative ones, from below."""
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(matrix.shape[-1], 1, generator=generator, dtype=torch.float64).to(matrix)
+    for _ in range(ROUNDS):
+        vector = matrix @ vector
+        length = torch.linalg.vector_norm(vector, dim=-2, keepdim=True)
+        vector = vector / length.where(length > 0.0, 1.0)
+    return (vector * (matrix @ vector)).sum(-2)
 
 
 def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,10 @@
 With the residual R = sum_i c_i (d_i - Z) S_i about a start Z, D* is Z + R C^+ on the inputs that tasks have. R is small where
 tasks agree, and so is what rounding does to it; about the mean one of its k products follows from the others.
 
+Rounding in float32 is small beside what is largest, while D* divides by what is small. So eigenvectors that are found in
+float32 become the coordinates of the problem, which is then written once more: what belongs to a small eigenvalue stands there
+by itself.
+
 Where the tasks have fewer rows together than there are inputs, the problem is written in those rows: with A, the rows
 sqrt(c_i) d_i one below the other, C is A^T A, and R is B A with B from the entries of G = A A^T alone.
 """
@@ -13,36 +17,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from mergery.methods._routes import LARGE
+from mergery.methods._routes import LARGE, fewer_rows
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-Single = Literal["nothing", "grams", "all"]
-FLOAT32 = 2.0**-23  # spacing of float32 at 1
 FAINT = 1e-5  # of the largest eigenvalue: what float32 may have made
 STEEP = 1e4  # times the first direction's gain: what float32 may not enlarge
 MARGIN = 1.1  # of an estimate of the largest eigenvalue, which is never above it
-ROUNDS = 24  # of the estimate
+STURDY = 0.3  # of the largest entry of a root's diagonal: below it, R in float32 is not exact enough to be divided
 
 
 @dataclass(frozen=True)
 class OwnRows:
-    """The start Z (..., out, in), and the problem in the inputs or in the tasks' rows.
-
-    In the inputs `matrix` is C (..., in, in) and `residual` R (..., out, in); in the rows they are G (..., r, r) and
-    B (..., out, r), `rows` is A (..., r, in), and `aim` (..., out, r) is what B is about a start of zero. `coarse` says
-    that the S_i were made in float32, and that products with eigenvectors may be.
-    """
+    """The problem about a start Z (..., out, in), in coordinates in which `matrix` (..., r, r) is C."""
 
     start: Tensor
     matrix: Tensor
-    residual: Tensor
-    rows: Tensor | None = None
-    aim: Tensor | None = None
-    coarse: bool = False
+
+    def residual(self, dtype: torch.dtype | None = None) -> Tensor:
+        """R (..., out, r), made in the matrix's dtype or a better one."""
+        raise NotImplementedError
+
+    def of_inputs(self, step: Tensor) -> Tensor:
+        """A step in these coordinates (..., out, r) as one in the inputs (..., out, in)."""
+        raise NotImplementedError
+
+    def divided(self, vectors: Tensor, values: Tensor, part: Tensor) -> Tensor:
+        """D* (..., out, c) in the first of the eigenvectors (..., r, r), those of which parts (..., c) are taken.
+
+        Those that float32 holds are only nearly right; the quotient is right to first order about them.
+        """
+        raise NotImplementedError
+
+    def solved(self) -> Tensor:
+        """D* (..., out, in) where the matrix has a root."""
+        raise NotImplementedError
 
     def spectrum(self) -> tuple[Tensor, Tensor]:
         """Eigenvalues of C (..., r), largest first and zero where nothing is, and eigenvectors of `matrix` (..., r, r)."""
@@ -52,26 +65,11 @@ class OwnRows:
         values, vectors = eigh(self.matrix)
         return values * (values > RANK**2 * values[..., :1]), vectors.to(self.matrix.dtype)
 
-    def flow(self, share: Callable[[Tensor], Tensor], *, smooth: bool = False) -> Tensor | None:
-        """The start, moved along each eigenvector of C by a share (..., r) of the way to the minimum: (..., out, in).
+    def coarsely(self, share: Callable[[Tensor], Tensor], *, smooth: bool) -> tuple[Tensor, Tensor] | None:
+        """`spectrum` by a decomposition in float32, where that takes less time and those that take part can be told.
 
-        `share` gives the shares from the eigenvalues; `smooth` says that they fall with these and enlarge no small one. None
-        where rounding in float32 would be seen.
+        With `smooth` also None where the last takes part wholly, so that its share does not fall with the eigenvalue.
         """
-        import torch
-
-        values, vectors = (self.coarsely(share) if smooth else None) or self.spectrum()
-        part = share(values) * (values > 0.0)
-        part, vectors = leading(part, vectors)
-        values = values[..., : part.shape[-1]]
-        gain = part / values.where(part > 0.0, 1.0)
-        if self.matrix.dtype == torch.float32 and not self.sound(values, gain):
-            return None
-        step = (self.residual @ vectors) * gain.to(vectors.dtype).unsqueeze(-2)
-        return self.start + self.of_inputs(step @ vectors.mT)
-
-    def coarsely(self, share: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor] | None:
-        """`spectrum` by a decomposition in float32, where that takes less time and its rounding would not be seen."""
         import torch
 
         from mergery.kernels.leading import settled
@@ -84,77 +82,175 @@ class OwnRows:
         values, vectors = (each.flip(-1) for each in torch.linalg.eigh(matrix))
         part = share(values.double().clamp(min=0.0))
         count = int((part > 0.0).sum())
-        if not count or float(part[count - 1]) == 1.0 or float(values[count - 1]) < FAINT * float(values[0]):
+        if (
+            not count
+            or (smooth and float(part[count - 1]) == 1.0)
+            or float(values[count - 1]) < FAINT * float(values[0])
+        ):
             return None
-        found = settled(matrix, values, vectors, count)
-        return found and (found[0] * (found[0] > RANK**2 * found[0][..., :1]), found[1])
+        made = settled(matrix, values, vectors, count)
+        return made and (made[0] * (made[0] > RANK**2 * made[0][..., :1]), made[1])
 
-    def sound(self, values: Tensor, gain: Tensor) -> bool:
-        """Whether float32 holds what counts: no direction is enlarged far more than the first, and none that takes part is
-        as faint as the rounding of C.
+    def flow(self, share: Callable[[Tensor], Tensor], *, smooth: bool = False) -> Tensor | None:
+        """The start, moved along each eigenvector of C by a share (..., r) of the way to the minimum: (..., out, in).
+
+        `share` gives the shares from the eigenvalues; `smooth` says that they fall with these and enlarge no small one. None
+        where rounding in float32 would be seen.
         """
-        first = values[..., :1]
-        faint = self.rows is None and bool(((gain > 0.0) & (values < FAINT * first)).any())
-        return not faint and bool((gain * first <= STEEP).all())
+        values, vectors = (self.coarsely(share, smooth=True) if smooth else None) or self.spectrum()
+        part = leading(share(values) * (values > 0.0))
+        values, first = values[..., : part.shape[-1]], vectors[..., : part.shape[-1]]
+        if not self.sound(values, part):
+            return None
+        step = (self.residual() @ first).mul_(gain_of(values, part, first))
+        return self.start + self.of_inputs(step @ first.mT)
 
-    def minimum(self, cut: float) -> Tensor:
-        """D*, zero where no task has inputs, or eigenvalues are at most `cut` times the largest: (..., out, in)."""
+    def minimum(self, cut: float) -> Tensor | None:
+        """D*, zero where no task has inputs, or eigenvalues are at most `cut` times the largest: (..., out, in).
+
+        None where rounding in float32 would be seen.
+        """
+        if cut > 0.0 and self.above(cut):
+            return self.solved()
+
+        def share(values: Tensor) -> Tensor:
+            return (values > cut * values[..., :1]).to(values.dtype)
+
+        values, vectors = self.coarsely(share, smooth=False) or self.spectrum()
+        part = leading(share(values))
+        values, first = values[..., : part.shape[-1]], vectors[..., : part.shape[-1]]
+        return self.of_inputs(self.divided(vectors, values, part) @ first.mT) if self.sound(values, part) else None
+
+    def sound(self, values: Tensor, part: Tensor) -> bool:
+        """Whether the matrix's dtype holds what counts: in float32 no direction is enlarged far more than the first, and none
+        that takes part is as faint as the rounding of C.
+        """
         import torch
 
-        if cut > 0.0 and self.above(cut):
-            root = torch.linalg.cholesky(self.matrix)
-            aim = self.residual if self.aim is None else self.aim
-            solved = self.of_inputs(torch.cholesky_solve(aim.mT, root).mT)
-            return solved if self.rows is not None else solved.add_(self.start)
-        values, vectors = self.spectrum()
-        part = (values > cut * values[..., :1]).to(values.dtype)
-        part, vectors = leading(part, vectors)
-        gain = part / values[..., : part.shape[-1]].where(part > 0.0, 1.0)
-        aim = self.residual if self.aim is None else self.aim
-        step = (aim @ vectors).mul_(gain.unsqueeze(-2))
-        dtype = torch.float32 if self.coarse else values.dtype  # what comes now enlarges no rounding
-        step, vectors = step.to(dtype), vectors.to(dtype)
-        if self.rows is None:
-            step += (self.start.to(dtype) @ vectors).mul_(part.to(dtype).unsqueeze(-2))
-        return self.of_inputs(step @ vectors.mT)
+        if self.matrix.dtype != torch.float32:
+            return True
+        first, there = values[..., :1], part > 0.0
+        faint = isinstance(self, InInputs) and bool((there & (values < FAINT * first)).any())
+        return not faint and bool((part * first <= STEEP * values.where(there, 1.0)).all())
 
     def above(self, cut: float) -> bool:
         """Whether all eigenvalues are above `cut` times the largest: then C less that has a root itself."""
         import torch
 
+        from mergery.kernels.symmetric import largest_eigenvalue
+
         shifted = self.matrix.clone()
         shifted.diagonal(dim1=-2, dim2=-1).sub_(MARGIN * cut * largest_eigenvalue(self.matrix.float()))
         return not bool(torch.linalg.cholesky_ex(shifted).info.any())
 
+
+@dataclass(frozen=True)
+class InInputs(OwnRows):
+    """The problem in the inputs, or in an orthonormal basis of them: C, the task vectors and c_i S_i of each.
+
+    `centred` says that the start is their mean.
+    """
+
+    deltas: Sequence[Tensor]
+    squares: Sequence[Tensor]
+    shares: Sequence[Tensor]
+    centred: bool
+
+    def residual(self, dtype: torch.dtype | None = None) -> Tensor:
+        return self.pull(dtype or self.matrix.dtype)
+
+    def pull(self, dtype: torch.dtype, count: int | None = None) -> Tensor:
+        """R, or its first columns, in a dtype."""
+        start, last = self.start.to(dtype), self.squares[-1][..., :count].to(dtype)
+        result = start[..., :count] * 0.0 if self.centred else (self.deltas[-1].to(dtype) - start) @ last
+        for delta, square in zip(self.deltas[:-1], self.squares[:-1], strict=True):
+            own = square[..., :count].to(dtype)
+            result += (delta.to(dtype) - start) @ (own - last if self.centred else own)
+        return result
+
     def of_inputs(self, step: Tensor) -> Tensor:
-        """A step in the coordinates of `residual` as one in the inputs."""
-        return step if self.rows is None else step @ self.rows
+        return step
+
+    def divided(self, vectors: Tensor, values: Tensor, part: Tensor) -> Tensor:
+        import torch
+
+        count, gain = part.shape[-1], gain_of(values, part, vectors)
+        if self.matrix.dtype == torch.float32:
+            deltas = [delta @ vectors for delta in self.deltas]
+            inner = in_inputs(self.start @ vectors, deltas, self.shares, self.centred)
+            step, begin = inner.pull(vectors.dtype, count).mul_(gain), inner.start[..., :count]
+            rest = inner.matrix[..., :count, :count]
+            rest.diagonal(dim1=-2, dim2=-1).sub_(values)
+            step -= (step @ rest).mul_(gain)
+        else:
+            first = vectors[..., :count]
+            step = (self.residual() @ first).mul_(gain)
+            begin = self.start @ first
+        return step.add_(begin * part.to(step.dtype).unsqueeze(-2))
+
+    def solved(self) -> Tensor:
+        import torch
+
+        root = torch.linalg.cholesky(self.matrix.double())
+        pull = self.residual(None if sturdy(root) else root.dtype)
+        return torch.cholesky_solve(pull.double().mT, root).mT.add_(self.start)
 
 
-def leading(part: Tensor, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """The columns up to the last that takes part in any matrix."""
-    found = (part > 0.0).nonzero()[:, -1]
-    last = int(found.max()) + 1 if len(found) else 0
-    return part[..., :last], vectors[..., :last]
+@dataclass(frozen=True)
+class InRows(OwnRows):
+    """The problem in the tasks' rows A (..., r, in): G, B about the start, and `aim` (..., out, r), B about zero."""
+
+    rows: Tensor
+    aim: Tensor
+    pull: Tensor
+
+    def residual(self, dtype: torch.dtype | None = None) -> Tensor:
+        return self.pull if dtype is None else self.pull.to(dtype)
+
+    def of_inputs(self, step: Tensor) -> Tensor:
+        return step @ self.rows
+
+    def divided(self, vectors: Tensor, values: Tensor, part: Tensor) -> Tensor:
+        import torch
+
+        from mergery.kernels.symmetric import mirrored
+
+        first, gain = vectors[..., : part.shape[-1]], gain_of(values, part, vectors)
+        step = (self.aim @ first).mul_(gain)
+        if self.matrix.dtype == torch.float32:
+            rest = mirrored(first.mT, self.matrix @ first)
+            rest.diagonal(dim1=-2, dim2=-1).sub_(values)
+            step -= (step @ rest).mul_(gain)
+        return step
+
+    def solved(self) -> Tensor:
+        import torch
+
+        root = torch.linalg.cholesky(self.matrix.double())
+        return self.of_inputs(torch.cholesky_solve(self.aim.double().mT, root).mT.to(self.rows.dtype))
 
 
-def largest_eigenvalue(matrix: Tensor) -> Tensor:
-    """An estimate (..., 1) of the largest eigenvalue of matrices (..., n, n) without negative ones, from below."""
-    import torch
-
-    generator = torch.Generator().manual_seed(0)
-    vector = torch.randn(matrix.shape[-1], 1, generator=generator, dtype=torch.float64).to(matrix)
-    for _ in range(ROUNDS):
-        vector = matrix @ vector
-        length = torch.linalg.vector_norm(vector, dim=-2, keepdim=True)
-        vector = vector / length.where(length > 0.0, 1.0)
-    return (vector * (matrix @ vector)).sum(-2)
+def gain_of(values: Tensor, part: Tensor, like: Tensor) -> Tensor:
+    """What directions that take part (..., c) are enlarged by: (..., 1, c), of another's dtype."""
+    return (part / values.where(part > 0.0, 1.0)).to(like.dtype).unsqueeze(-2)
 
 
-def own_rows(deltas: Sequence[Tensor], weight: Any, start: str, *, equal: bool, single: Single = "nothing") -> OwnRows:
+def sturdy(root: Tensor, least: float = STURDY) -> bool:
+    """Whether what has this root may divide what was made in float32."""
+    steps = root.diagonal(dim1=-2, dim2=-1)
+    return bool((steps.amin(-1) >= least * steps.amax(-1)).all())
+
+
+def leading(part: Tensor) -> Tensor:
+    """Parts up to the last that is taken in any matrix."""
+    there = (part > 0.0).nonzero()[:, -1]
+    return part[..., : int(there.max()) + 1 if len(there) else 0]
+
+
+def own_rows(deltas: Sequence[Tensor], weight: Any, start: str, *, equal: bool, single: bool = False) -> OwnRows:
     """The problem of task vectors (..., out, in) with c_i their weights, over |d_i|^2 with `equal`, about their mean or sum.
 
-    In float64; where the matrices are large, `single` says what is in float32: all, or the products S_i in the inputs alone.
+    In float64, or where the matrices are large, and with `single`, in float32.
     """
     import torch
 
@@ -164,74 +260,35 @@ def own_rows(deltas: Sequence[Tensor], weight: Any, start: str, *, equal: bool, 
     for delta, factor in zip(deltas, weight, strict=True):
         size = norm(delta).square() if equal else delta.new_ones(*delta.shape[:-2], 1, 1, dtype=torch.float64)
         shares.append(float(factor) / size.where(size > 0.0, 1.0))
-    single = single if deltas[0].shape[-1] >= LARGE else "nothing"
-    dtype = torch.float32 if single == "all" else torch.float64
-    wide, share = [delta.to(dtype) for delta in deltas], 1.0 if start == "sum" else 1.0 / len(deltas)
-    return about(wide, [each.to(dtype) for each in shares], weight, share, coarse=single == "grams")
+    dtype = torch.float32 if single and deltas[0].shape[-1] >= LARGE else torch.float64
+    share = 1.0 if start == "sum" else 1.0 / len(deltas)
+    return about([delta.to(dtype) for delta in deltas], [each.to(dtype) for each in shares], weight, share)
 
 
-def flowed(
-    deltas: Sequence[Tensor],
-    weight: Any,
-    start: str,
-    share: Callable[[Tensor], Tensor],
-    *,
-    fast: bool,
-    smooth: bool = False,
-) -> Tensor:
-    """`OwnRows.flow` with c_i over |d_i|^2; with `fast` in float32 where that is large enough to matter, and sound."""
-    import torch
-
-    fast = fast and all(delta.dtype == torch.float32 for delta in deltas)
-    levels: tuple[Single, ...] = ("all", "nothing") if fast else ("nothing",)
-    for single in levels:
-        moved = own_rows(deltas, weight, start, equal=True, single=single).flow(share, smooth=smooth)
-        if moved is not None:
-            return moved
-    raise AssertionError("float64 is sound")
-
-
-def about(
-    deltas: Sequence[Tensor], shares: Sequence[Tensor], weight: Any, share: float, *, coarse: bool = False
-) -> OwnRows:
+def about(deltas: Sequence[Tensor], shares: Sequence[Tensor], weight: Any, share: float) -> OwnRows:
     """The problem with shares c_i (..., 1, 1) about `share` times the sum; a weight of zero leaves a task out of C."""
     start = deltas[0] * share
     for delta in deltas[1:]:
         start.add_(delta, alpha=share)
     there = [index for index, factor in enumerate(weight) if float(factor) > 0.0]
-    out, into = start.shape[-2:]
-    if len(there) * out < into:
-        return in_rows(
-            start, [deltas[i] for i in there], [shares[i] for i in there], share * (len(there) == len(deltas))
-        )
-    centred = len(there) == len(deltas) and share * len(deltas) == 1.0
-    return in_inputs(start, [deltas[i] for i in there], [shares[i] for i in there], centred, coarse=coarse)
+    own, shared, every = [deltas[i] for i in there], [shares[i] for i in there], len(there) == len(deltas)
+    if fewer_rows(len(there), *start.shape[-2:]):
+        return in_rows(start, own, shared, share * every)
+    return in_inputs(start, own, shared, every and share * len(deltas) == 1.0)
 
 
-def in_inputs(
-    start: Tensor, deltas: Sequence[Tensor], shares: Sequence[Tensor], centred: bool, *, coarse: bool = False
-) -> OwnRows:
-    """The problem in the inputs. `centred` says that the start is the mean of these task vectors, `coarse` that the S_i are
-    made in float32.
-    """
+def in_inputs(start: Tensor, deltas: Sequence[Tensor], shares: Sequence[Tensor], centred: bool) -> InInputs:
+    """The problem in the inputs. `centred` says that the start is the mean of these task vectors."""
     from mergery.kernels.symmetric import gram
 
-    def squared(delta: Tensor) -> Tensor:
-        return gram(delta.float()).to(delta.dtype) if coarse else gram(delta)
-
-    last = squared(deltas[-1]).mul_(shares[-1])
-    matrix = last.clone()
-    residual = start * 0.0 if centred else (deltas[-1] - start) @ last
-    for delta, share in zip(deltas[:-1], shares[:-1], strict=True):
-        own = squared(delta).mul_(share)
+    squares = [gram(delta).mul_(share) for delta, share in zip(deltas, shares, strict=True)]
+    matrix = squares[-1].clone()
+    for own in squares[:-1]:
         matrix += own
-        if centred:
-            own -= last
-        residual += (delta - start) @ own
-    return OwnRows(start, matrix, residual, coarse=coarse)
+    return InInputs(start, matrix, deltas, squares, shares, centred)
 
 
-def in_rows(start: Tensor, deltas: Sequence[Tensor], shares: Sequence[Tensor], share: float) -> OwnRows:
+def in_rows(start: Tensor, deltas: Sequence[Tensor], shares: Sequence[Tensor], share: float) -> InRows:
     """The problem in the tasks' rows. The start is `share` times the sum of these task vectors, or anything where that is 0."""
     import torch
 
@@ -253,9 +310,4 @@ def in_rows(start: Tensor, deltas: Sequence[Tensor], shares: Sequence[Tensor], s
         seen = sum(matrix[..., place, :] * (share / root) for place, root in zip(places, roots, strict=True))
     else:
         seen = start @ rows.mT
-    return OwnRows(start, matrix, aim - seen, rows, aim)
-
-
-def cut_of(cut: float | None, into: int) -> float:
-    """The bound of a pseudo-inverse as a part of the largest eigenvalue: as given, or that of one in float32."""
-    return into * FLOAT32 if cut is None else cut
+    return InRows(start, matrix, rows, aim, aim - seen)

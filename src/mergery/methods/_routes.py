@@ -39,6 +39,11 @@ def by_interference(k: int, out: int, into: int, *, what: str) -> Route:
     return Route(what, work, decomposing(k * out, into) + WIDE * (k + 1) * out * into)
 
 
+def fewer_rows(k: int, out: int, into: int) -> bool:
+    """Whether so many tasks have fewer rows than inputs."""
+    return k * out < into
+
+
 def by_own_rows(k: int, out: int, into: int, *, single: bool, what: str) -> Route:
     """The eigenvectors of the interference of task vectors with themselves, about their mean, in the smaller of inputs and
     rows; with `single` the products are in float32, at twice the rate.

@@ -9,7 +9,7 @@ from mergery.errors import RecipeError
 from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR
 from mergery.method.routing import Route
-from mergery.methods._routes import HALF, LARGE, WIDE, decomposition
+from mergery.methods._routes import HALF, LARGE, WIDE, decomposition, fewer_rows
 from mergery.methods.wudi import check_weight
 
 SOUND = 0.2  # of the largest entry of a root's diagonal: below it, covariances in float32 are not exact enough
@@ -52,22 +52,28 @@ def unequal(l1_norms: Tensor, mode: str) -> Tensor:
     return (count > 1) & (spread > UNEQUAL * mean.square())
 
 
-def alike(
-    centred: Sequence[Tensor], weight: Any, ridge: Tensor, across: Tensor, width: int, *, single: bool
-) -> Tensor | None:
+def alike(centred: Sequence[Tensor], weight: Any, ridge: Tensor, across: Tensor, width: int) -> Tensor | None:
     """D of equal tasks (..., out, in), solved about their mean. A task of weight zero has no part in it.
 
-    With `single` the covariances are made in float32; None where their rounding would be seen, beside what a direction has.
+    Of tasks in float32 covariances are made in it, and the rest where none of their rounding would be seen; None where it would
+    be, beside what a direction has.
     """
     import torch
 
-    from mergery.methods._own_rows import own_rows
+    from mergery.methods._own_rows import InRows, own_rows, sturdy
 
     centred = [core for core, factor in zip(centred, weight, strict=True) if factor > 0.0]
     factors = [float(factor) for factor in weight if factor > 0.0]
-    problem = own_rows(centred, factors, "mean", equal=False, single="grams" if single else "nothing")
-    matrix, residual, rows = problem.matrix, problem.residual, problem.rows
+    single = centred[0].dtype == torch.float32
+    problem = own_rows(centred, factors, "mean", equal=False, single=single)
+    matrix, rows = problem.matrix.double(), problem.rows if isinstance(problem, InRows) else None
     row = (across.mT @ matrix if rows is None else (rows @ across).mT) / width
+    load = ridge * sum(factors)
+    matrix.diagonal(dim1=-2, dim2=-1).add_(load.where(load > 0.0, 1.0)[..., 0])
+    root = torch.linalg.cholesky(matrix)
+    if single and not sturdy(root, SOUND):
+        return None
+    residual = problem.residual(None if sturdy(root) else root.dtype).double()
     for place, factor in enumerate(factors) if len(set(factors)) > 1 else ():  # what the ridges pull about the mean
         pull = ridge * (factor - sum(factors) / len(factors))
         if rows is None:
@@ -75,12 +81,6 @@ def alike(
         else:
             own = residual[..., place * residual.shape[-2] : (place + 1) * residual.shape[-2]]
             own.diagonal(dim1=-2, dim2=-1).add_(pull[..., 0] / factor**0.5)
-    load = ridge * sum(factors)
-    matrix.diagonal(dim1=-2, dim2=-1).add_(load.where(load > 0.0, 1.0)[..., 0])
-    root = torch.linalg.cholesky(matrix)
-    steps = root.diagonal(dim1=-2, dim2=-1)
-    if single and rows is None and bool((steps.amin(-1) < SOUND * steps.amax(-1)).any()):
-        return None
     solved = torch.cholesky_solve(torch.cat([residual, row], dim=-2).mT, root).mT
     solved = problem.of_inputs(solved)
     merged, row = solved[..., :-1, :], solved[..., -1:, :]
@@ -128,8 +128,8 @@ def ace(
         ridge_of: what the ridge is a share of: the mean eigenvalue of all S_i before they are divided, so that the
             result of equal tasks scales with its inputs, or the number one, as published.
         leading: r as a fraction of min(out, in).
-        precision: `fast` makes the covariances of matrices with 512 and more inputs in float32 where that changes the
-            result by less than about a hundred-thousandth; `exact` makes all in float64.
+        precision: `fast` makes products of matrices with 512 and more inputs in float32 where that changes the
+            merged task vector by less than about a hundred-thousandth; `exact` makes all in float64.
         scale: factor of the merged task vector.
 
     Source: Xu et al. 2026, ACE-Merging (arXiv 2603.02945), from the description of its code; the preset `paper` takes
@@ -150,21 +150,29 @@ def ace(
     k = len(cores)
     l1_norms = torch.stack([norm(core)[..., 0, 0].square() for core in cores])
     flag = unequal(l1_norms, mode)[..., None, None]
-    centred = [core.to(torch.float64, copy=True) for core in cores]
-    for core in centred:
-        mean = up.mT @ core / height
-        core -= mean if frame.left is None else up @ mean
-    raw = torch.stack([norm(core).square() for core in centred])
-    there = raw > RANK**2 * l1_norms[..., None, None]
-    for i, core in enumerate(centred):
-        core *= there[i]
-    share = ridge if ridge_of == "one" else ridge * (raw * there).mean(0) / width
+
+    def centre(dtype: torch.dtype) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+        """Task vectors less their means over the outputs, their squared lengths, which of them are not zero, and the ridge."""
+        centred = []
+        for core in cores:
+            mean = up.mT @ core.double() / height
+            centred.append(core.to(dtype, copy=True).sub_(mean if frame.left is None else up @ mean))
+        raw = torch.stack([norm(core).square() for core in centred])
+        there = raw > RANK**2 * l1_norms[..., None, None]
+        for i, core in enumerate(centred):
+            core *= there[i]
+        part = torch.ones_like(raw[0]) if ridge_of == "one" else (raw * there).mean(0) / width
+        return centred, raw, there, ridge * part
+
     if not bool(flag.any()):
-        for single in (True, False) if precision == "fast" else (False,):
-            merged = alike(centred, weight, share + 0.0 * raw[0], across, width, single=single)
+        fast = precision == "fast" and width >= LARGE and all(core.dtype == torch.float32 for core in cores)
+        fast = fast and not fewer_rows(int((weight > 0.0).sum()), height, width)
+        for dtype in (torch.float32, torch.float64) if fast else (torch.float64,):
+            centred, _, _, share = centre(dtype)
+            merged = alike(centred, weight, share, across, width)
             if merged is not None:
-                merged *= scale
-                return frame.restore(merged)
+                return frame.restore(merged.mul_(scale))
+    centred, raw, there, share = centre(torch.float64)
     size = torch.where(flag, raw.where(there, 1.0), 1.0)
     own = share / size * (there | ~flag)
     factors = [float(factor) for factor in weight]

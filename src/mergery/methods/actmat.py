@@ -37,8 +37,9 @@ def actmat(
         cut: eigenvalues of sum_i w_i d_i^T d_i up to this part of the largest count as zero, as dividing by them
             amplifies noise. Without one in * 2^-23, that of the authors' pseudo-inverse, which is in float32; 0 keeps
             all that are not rounding.
-        precision: `fast` makes the covariances of matrices with 512 and more inputs in float32, which
-            changes the result by less than a hundred-thousandth; `exact` makes all in float64.
+        precision: `fast` makes products of matrices with 512 and more inputs in float32, and on Intel's processors the
+            eigenvectors too, made exact next to the cut, which changes the merged task vector by about a
+            hundred-thousandth; `exact` makes all in float64.
         scale: factor of the merged task vector.
 
     Source: Hameed et al. 2026, Model merging via data-free covariance estimation (arXiv 2604.01329), whose
@@ -48,8 +49,8 @@ def actmat(
     Use it for fine-tunes of one base that were trained for about as long, without data at hand.
     """
     from mergery.kernels.spectral import framed
-    from mergery.methods._own_rows import cut_of, own_rows
+    from mergery.methods._minima import cut_of, minimised
 
     cores, frame = framed(deltas)
-    problem = own_rows(cores, weight, "mean", equal=False, single="grams" if precision == "fast" else "nothing")
-    return frame.restore(problem.minimum(cut_of(cut, frame.shape[1])) * scale)
+    bound = cut_of(cut, frame.shape[1])
+    return frame.restore(minimised(cores, weight, bound, equal=False, fast=precision == "fast") * scale)

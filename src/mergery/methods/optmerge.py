@@ -79,7 +79,7 @@ def optmerge(
     from mergery.kernels.spectral import framed, norm, svd
     from mergery.methods._adam import descend
     from mergery.methods._interference import beginning, interference
-    from mergery.methods._own_rows import cut_of
+    from mergery.methods._minima import cut_of
 
     cores, frame = framed(deltas)
     kept = share(frame.smaller, len(cores))

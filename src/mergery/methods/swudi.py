@@ -37,7 +37,7 @@ def filtered(
     `share(values, into)` gives the shares (..., r) from the eigenvalues (..., r) of matrices with `into` columns.
     """
     from mergery.kernels.spectral import framed
-    from mergery.methods._own_rows import flowed
+    from mergery.methods._minima import flowed
 
     cores, frame = framed(deltas)
     fast = precision == "fast"

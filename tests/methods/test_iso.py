@@ -108,7 +108,7 @@ def test_orthogonal_tasks_without_common_directions_all_take_part_alike(k, own, 
 
 @pytest.mark.parametrize("shape", [(16, 16), (12, 20), (20, 12), (3, 10, 10)])
 def test_what_a_task_has_left_is_found_alike_on_either_side(shape):
-    own = {"weight": [1.0, 0.5, -0.7], "common": 0.6, "scale": 1.0}
+    own = {"weight": [1.0, 0.5, -0.7], "common": 0.6, "scale": 1.0, "precision": "exact"}
     deltas, zero = [normal(*shape, seed=seed) for seed in range(3)], torch.zeros(shape)
     wanted = spectral.iso_cts(
         [d.double().numpy() for d in deltas], zero.double().numpy(), lambda i: zero.numpy(), **own

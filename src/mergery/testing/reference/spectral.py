@@ -62,7 +62,14 @@ def tsv(deltas: Sequence[Array], weight: Any) -> Array:
 
 
 def tsv_merge(
-    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, polarise: bool, scale: Any
+    models: Sequence[Array],
+    base: Array,
+    coins: KeyedUniform,
+    *,
+    weight: Any,
+    polarise: bool,
+    precision: str,
+    scale: Any,
 ) -> Array:
     def merge(deltas: list[Array]) -> Array:
         inputs = polarised(deltas) if polarise else deltas
@@ -97,7 +104,7 @@ def iso_c(models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: 
 
 
 def iso_cts(
-    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, common: float, scale: Any
+    models: Sequence[Array], base: Array, coins: KeyedUniform, *, weight: Any, common: float, precision: str, scale: Any
 ) -> Array:
     k = len(models)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from mergery.alignment.matching.pairs import Models
 from mergery.alignment.matching.weights import WeightMatching
@@ -21,12 +22,20 @@ from mergery.run.events import Notify
 from mergery.views.respelling import respelled
 from mergery.views.transforms import Transform
 
+if TYPE_CHECKING:
+    from mergery.alignment.matching.activations import ActivationMatching
+
 
 def find_transform(recipe: Recipe, name: str, align: Align, notify: Notify) -> Transform:
     """Align one model of a recipe, as `align` says. Raises MergeryError where the models do not match."""
     with opened(recipe, name, align.to) as (reference, model), quiet_torch(load=False):
         models = Models(reference, model)
-        matching = WeightMatching(models, align.spaces, notify=notify)
+        matching: WeightMatching | ActivationMatching = WeightMatching(models, align.spaces, notify=notify)
+        if align.method == "activations":
+            from mergery.alignment.matching.activations import ActivationMatching, measured
+
+            moments = measured(models, align, recipe.folder, notify)
+            matching = ActivationMatching(models, moments, align.spaces, notify)
         found = matching.run()
         facts = {
             "model": model_mark(model.donor),

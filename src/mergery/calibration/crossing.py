@@ -51,7 +51,7 @@ def pair(model: StreamedModel, beside: Opened | None, options: CalibrationOption
 
 
 @dataclass
-class _Crossing:
+class Crossing:
     """Gathers cross-moments, unit by unit, and changes nothing."""
 
     model: StreamedModel
@@ -117,7 +117,7 @@ def cross(
     def one(rows: Any) -> Any:
         return lambda each: each.module(**inputs_of(rows, each.config))
 
-    crossing, found = _Crossing(model), dict(known)
+    crossing, found = Crossing(model), dict(known)
     passes = [one(rows) for rows in texts.batches(pairs)]
     text = getattr(model.config, "text_config", None) or model.config
     width = int(getattr(text, "hidden_size", 0) or getattr(text, "d_model", 0) or 1)

@@ -61,7 +61,7 @@ def match_heads(one: Side, other: Side, own: Attention, wanted: Collection[str])
     """The heads of the model, `other`, that come to the places of the reference's. `wanted` has heads, qk and vo, or some."""
     matched = {(group, group): _match_groups(one, other, own, group, group, wanted) for group in range(own.keys)}
     groups = np.arange(own.keys)
-    if "heads" in wanted and own.order and own.keys > 1 and not _agree(one, other, own):
+    if "heads" in wanted and own.order and own.keys > 1 and not heads_agree(one, other, own):
         for first in range(own.keys):
             for second in range(own.keys):
                 if first != second:
@@ -72,14 +72,29 @@ def match_heads(one: Side, other: Side, own: Attention, wanted: Collection[str])
             groups = found
     chosen = [matched[place, int(group)] for place, group in enumerate(groups)]
     queries = [group * own.shared + each.inner for group, each in zip(groups, chosen, strict=True)]
-    still = np.eye(own.size)
-    qk, vo = np.stack([each.qk for each in chosen]), np.stack([each.vo for each in chosen])
+    qk, vo = (_unless_still(np.stack(each)) for each in zip(*((each.qk, each.vo) for each in chosen), strict=True))
+    return Heads(groups, np.concatenate(queries), qk, vo)
+
+
+def with_gauges(one: Side, other: Side, own: Attention, heads: Heads, wanted: Collection[str]) -> Heads:
+    """The same heads in the same places, with the best matrices of the kinds that are wanted: qk, vo."""
+    qk, vo = [], []
+    for place, group in enumerate(heads.groups.tolist()):
+        inner = heads.queries[one.of_group(place, own)] - group * own.shared
+        made = _match_gauges(one, other, own, place, group, inner, wanted)
+        qk.append(made.qk)
+        vo.append(made.vo)
     return Heads(
-        groups,
-        np.concatenate(queries),
-        None if np.array_equal(qk, np.broadcast_to(still, qk.shape)) else qk,
-        None if np.array_equal(vo, np.broadcast_to(still, vo.shape)) else vo,
+        heads.groups,
+        heads.queries,
+        _unless_still(np.stack(qk)) if "qk" in wanted else heads.qk,
+        _unless_still(np.stack(vo)) if "vo" in wanted else heads.vo,
     )
+
+
+def _unless_still(matrices: np.ndarray) -> np.ndarray | None:
+    """None where all are the identity."""
+    return None if np.array_equal(matrices, np.broadcast_to(np.eye(matrices.shape[1]), matrices.shape)) else matrices
 
 
 def left_between(one: Side, other: Side, own: Attention, heads: Heads) -> float:
@@ -103,7 +118,7 @@ def _flat(heads: np.ndarray) -> np.ndarray:
     return np.concatenate(list(heads), axis=1)
 
 
-def _agree(one: Side, other: Side, own: Attention) -> bool:
+def heads_agree(one: Side, other: Side, own: Attention) -> bool:
     """Whether all heads are about their namesakes, in the coordinates in which they stand."""
     for words, count in ((("keys", "values"), own.keys), (("queries", "mixed"), own.queries)):
         agreement = Agreement(count)

@@ -76,16 +76,21 @@ def match_units(space: str, size: int, pairs: Sequence[Pair], before: Units, *, 
     The model's pieces are in the reference's coordinates but for this space. A space whose units agree with their namesakes is
     left as it is.
     """
-    agreement = Agreement(size)
-    for one, other, _ in _unfolded(space, pairs):
-        agreement.add(one, other)
-    if agreement.holds:
+    if units_agree(space, size, pairs):
         still = identity(size, signs=signs)
         return (still, 0.0) if not before.is_identity else (before, 0.0)
     scores = Scores(size, signs=signs)
     for one, other, signed in _unfolded(space, pairs):
         scores.add(one, other, signed=signed)
     return scores.solved(before)
+
+
+def units_agree(space: str, size: int, pairs: Sequence[Pair]) -> bool:
+    """Whether each unit of a space is about its namesake by all weights that touch it."""
+    agreement = Agreement(size)
+    for one, other, _ in _unfolded(space, pairs):
+        agreement.add(one, other)
+    return agreement.holds
 
 
 def _unfolded(space: str, pairs: Iterable[Pair]) -> Iterable[tuple[np.ndarray, np.ndarray, bool]]:

@@ -76,6 +76,31 @@ def test_a_killed_search_goes_on_to_the_same_end(mergery: Any, planted: Path, tm
     assert found(tmp_path / "parts")["chosen"] == found(tmp_path / "whole")["chosen"]
 
 
+@pytest.mark.parametrize(("sampler", "trials"), [("quadratic", 7), ("niches", 19)])
+def test_samplers_of_our_own_find_the_planted_model_as_well(
+    mergery: Any, planted: Path, tmp_path: Path, sampler: str, trials: int
+) -> None:
+    tasks = ("--tasks", planted / "texts.jsonl", "--sampler", sampler)
+    done = mergery("search", planted / "recipe.yaml", tmp_path / "out", *tasks, "--trials", trials)
+    assert done.code == 0, done.err
+    chosen = found(tmp_path / "out")["chosen"]["values"]
+    assert chosen["weight.a"] > chosen["weight.b"]
+    assert mergery("merge", tmp_path / "out" / "recipe.yaml", tmp_path / "merged").code == 0
+
+
+def test_qualities_in_turn_from_the_command_line(mergery: Any, planted: Path, tmp_path: Path) -> None:
+    lines = (planted / "texts.jsonl").read_text().splitlines()
+    for name, part in (("one", lines[::2]), ("two", lines[1::2])):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(part) + "\n")
+    tasks = ("--tasks", tmp_path / "one.jsonl", tmp_path / "two.jsonl", "--sampler", "cycle")
+    done = mergery("search", planted / "recipe.yaml", tmp_path / "out", *tasks, "--pareto", "--trials", "9")
+    assert done.code == 0, done.err
+    assert "blend" in {each["name"] for each in found(tmp_path / "out")["finalists"]}
+    done = mergery("search", planted / "recipe.yaml", tmp_path / "other", *tasks, "--trials", "9")
+    assert done.code == 2
+    assert "cycle is for several goals" in done.err
+
+
 def test_hopeless_candidates_are_given_up_early_and_never_chosen(mergery: Any, planted: Path, tmp_path: Path) -> None:
     tasks = ("--tasks", planted / "texts.jsonl")
     early = ("search", planted / "recipe.yaml", tmp_path / "early", *tasks, "--sampler", "random", "--trials", "20")

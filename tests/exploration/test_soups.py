@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from mergery.exploration.soups.strategies import greedy, quadratic, spread
+from mergery.exploration.sampling.surrogate import quadratic, spread
+from mergery.exploration.soups.strategies import greedy
 from tests.evaluation.conftest import words
 
 

@@ -24,7 +24,7 @@ def search(
     tasks: Tasks,
     trials: int = 100,
     minutes: float | None = None,
-    sampler: Literal["auto", "cma", "tpe", "gp", "nsga", "random", "grid"] = "auto",
+    sampler: Literal["auto", "cma", "tpe", "gp", "quadratic", "niches", "nsga", "cycle", "random", "grid"] = "auto",
     pareto: bool = False,
     seed: int = 0,
     early: Early = True,
@@ -54,8 +54,9 @@ def search(
     minutes
         Begin no further candidate after so many.
     sampler
-        What draws candidates: CMA-ES, a Parzen estimator, a Gaussian process, chance, or a grid. auto takes cma for two or
-        more numbers, else tpe; nsga for several goals.
+        What draws candidates: CMA-ES, a Parzen estimator, a Gaussian process, a quadratic function through what was tried,
+        natural niches (M2N2), chance, or a grid. auto takes cma for two or more numbers, else tpe. For several goals: nsga,
+        which auto takes, or cycle (CycleQD).
     pareto
         Each task is a goal of its own. What is written is the knee of the front: the candidate that stands out most among
         those that none beats in all; search.json has the others, and front.png shows them.

@@ -7,8 +7,10 @@ from typing import Any
 
 from mergery.errors import RecipeError, did_you_mean
 
-SAMPLERS = ("auto", "cma", "tpe", "gp", "nsga", "random", "grid")
-OF_MANY = ("auto", "nsga", "tpe", "random", "grid")  # that can go for several goals
+SAMPLERS = ("auto", "cma", "tpe", "gp", "quadratic", "niches", "nsga", "cycle", "random", "grid")
+OF_MANY = ("auto", "nsga", "cycle", "tpe", "random", "grid")  # that can go for several goals
+ONLY_MANY = ("nsga", "cycle")
+WHOLE = ("niches", "cycle")  # that look at all items of every candidate
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,8 @@ class SearchOptions:
     """How to search. All but `minutes`, `workers`, `devices` and `ray` decides what is found.
 
     sampler: cma (CMA-ES), tpe (tree-structured Parzen estimator), gp (Gaussian process), random, grid; auto is cma for two or
-             more numbers, and tpe elsewhere. For several goals: nsga (NSGA-II, NSGA-III for more than three), which auto is.
+             more numbers, and tpe elsewhere; quadratic (a quadratic function through what was tried), niches (M2N2). For
+             several goals: nsga (NSGA-II, NSGA-III for more than three), which auto is, and cycle (CycleQD).
     trials:  candidates at most.
     minutes: begin no further candidate after so many; None: no limit.
     seed:    of the sampler, and of the parts into which the tasks are split.
@@ -45,10 +48,9 @@ class SearchOptions:
         if self.pareto and self.sampler not in OF_MANY:
             why, hint = "it draws candidates for one number", f"one of {', '.join(OF_MANY)}"
             raise RecipeError(f"{self.sampler} cannot go for several goals", why=why, hint=hint)
-        if self.sampler == "nsga" and not self.pareto:
-            raise RecipeError(
-                "nsga is for several goals", why="one is the mean of all tasks", hint="--pareto, or --sampler cma"
-            )
+        if self.sampler in ONLY_MANY and not self.pareto:
+            why = "one is the mean of all tasks"
+            raise RecipeError(f"{self.sampler} is for several goals", why=why, hint="--pareto, or --sampler cma")
         if self.trials < 1:
             raise RecipeError(f"trials is {self.trials}", why="it must be 1 or more", hint="--trials 100")
         for name, least in (("workers", 1), ("together", 0)):
@@ -63,6 +65,11 @@ class SearchOptions:
             raise RecipeError(
                 f"minutes is {self.minutes}", why="it must be more than 0", hint="leave it out for no limit"
             )
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether a candidate may be given up on a part of the items."""
+        return self.early and not self.pareto and self.sampler not in WHOLE
 
     @property
     def width(self) -> int:

@@ -20,12 +20,14 @@ from mergery.evaluation.options import EvaluationOptions
 from mergery.evaluation.running import answer_all
 from mergery.evaluation.splits import Splits
 from mergery.evaluation.task import Task, digest
+from mergery.exploration.candidates import Candidate, ranked
 from mergery.exploration.folder import RECIPE, locked
 from mergery.exploration.live import LiveModel
 from mergery.exploration.options import SearchOptions
 from mergery.exploration.pareto import draw, front, knee
+from mergery.exploration.sampling.proposing import blended
 from mergery.exploration.scoring import ask, make_objective
-from mergery.exploration.study import Candidate, Study, check_optuna, ranked
+from mergery.exploration.study import Study, check_optuna
 from mergery.exploration.trying import asking, try_candidates
 from mergery.recipe import Merge, Recipe, Source
 from mergery.recipe.document import write_yaml
@@ -112,7 +114,8 @@ def search(
                     evaluation.plain(),
                 ]
             )
-            study = Study(out, space, options, question, len(objective.tasks) if options.pareto else 1)
+            goals = len(objective.tasks) if options.pareto else 1
+            study = Study(out, space, options, question, goals, objective.tasks)
             session = _Session(space, splits, study, live, evaluation, out, notify)
             with asking(space, objective, live, options, notify) as ask_all:
                 try_candidates(study, ask_all, objective, notify)
@@ -160,6 +163,7 @@ class _Session:
             points = np.array([each.goals for each in self.study.candidates])
             best = sorted(front(points), key=lambda place: -self.study.candidates[place].score)[:MOST]
             entries += [(f"front {place}", self.study.candidates[each].values) for place, each in enumerate(best, 1)]
+            entries += [("blend", blended(self.space, self.study.candidates))] if self.study.sampler == "cycle" else []
         else:
             centre = self.study.centre()
             entries += [("centre", centre)] if centre is not None else []

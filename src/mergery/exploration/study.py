@@ -13,7 +13,6 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,27 +20,15 @@ from typing import Any
 import numpy as np
 
 from mergery.errors import RecipeError, Where
+from mergery.evaluation.task import Task
+from mergery.exploration.candidates import Candidate
 from mergery.exploration.options import SearchOptions
+from mergery.exploration.sampling.genes import decoded, encoded, middle
+from mergery.exploration.sampling.proposing import OWN, propose
 from mergery.recipe.space import Choice, Range, Space
 
 FILE = "study.log"
 POPULATION = 16  # of NSGA: fixed, so that a study goes on as it began with more trials
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """What was tried: a value for each dimension, and what came of it."""
-
-    number: int  # from 0
-    values: Mapping[str, Any]
-    score: float  # the mean of the goals
-    stopped: bool = False  # on a part of the items: the score is then an estimate
-    items: Mapping[str, list[float]] = field(default_factory=dict)  # what each item gave, by task
-    goals: tuple[float, ...] = ()  # the score of each task, where each is a goal
-
-    def plain(self) -> dict[str, Any]:
-        own = {"number": self.number, "values": dict(self.values), "score": self.score, "stopped": self.stopped}
-        return own | ({"goals": list(self.goals)} if self.goals else {})
 
 
 def check_optuna() -> None:
@@ -52,12 +39,23 @@ def check_optuna() -> None:
 
 
 class Study:
-    """An Optuna study in a folder. `question` is a hash of all that decides what its candidates are, `goals` their number."""
+    """An Optuna study in a folder. `question` is a hash of all that decides what its candidates are.
 
-    def __init__(self, folder: Path, space: Space, options: SearchOptions, question: str, goals: int = 1) -> None:
+    goals: how many there are; tasks: those whose items are in what candidates gave, which `niches` looks at.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        space: Space,
+        options: SearchOptions,
+        question: str,
+        goals: int = 1,
+        tasks: Sequence[Task] = (),
+    ) -> None:
         """Opens the study of the folder, or begins one. Raises RecipeError where it is of another question."""
         check_optuna()
-        self.space, self.options, self.goals = space, options, goals
+        self.space, self.options, self.goals, self.tasks = space, options, goals, tuple(tasks)
         self.numbers = [each for each in space.dimensions if isinstance(each.kind, Range)]
         name = options.sampler
         usual = "nsga" if goals > 1 else "cma" if len(self.numbers) > 1 else "tpe"
@@ -65,6 +63,9 @@ class Study:
         if self.sampler == "cma" and len(self.numbers) < 2:
             why = f"the recipe has {len(self.numbers)} open numbers, and CMA-ES needs two"
             raise RecipeError("cma cannot search this", why=why, hint="--sampler tpe")
+        if self.sampler == "quadratic" and len(self.numbers) < len(space.dimensions):
+            why = "the recipe has open choices, and a function is of numbers"
+            raise RecipeError("quadratic cannot search this", why=why, hint="--sampler tpe")
         with quiet_optuna() as optuna:
             backend = optuna.storages.journal.JournalFileBackend(str(folder / FILE))
             storage = optuna.storages.JournalStorage(backend)
@@ -99,7 +100,7 @@ class Study:
 
     def start(self) -> dict[str, Any]:
         """The first candidate: the middle of every range, and the first of every choice."""
-        return {each.name: _middle(each.kind) for each in self.space.dimensions}
+        return {each.name: middle(each.kind) for each in self.space.dimensions}
 
     @property
     def _first(self) -> int:
@@ -131,12 +132,17 @@ class Study:
             if self.left:
                 trial = optuna.trial.Trial(self.study, self.left.pop(0)._trial_id)
             else:
-                fixed = None if number else [_encoded(each.kind, self.start()[each.name]) for each in dimensions]
+                fixed = None if number else [encoded(each.kind, self.start()[each.name]) for each in dimensions]
                 fixed = next(itertools.islice(self.grid(), number, None), fixed) if self.sampler == "grid" else fixed
+                if self.sampler in OWN:
+                    before = self.candidates[: self._first]
+                    own = propose(self.sampler, self.space, self.tasks, before, number, self._seed(number))
+                    kinds = (each.kind for each in dimensions)
+                    fixed = [int(g) if isinstance(k, Choice) else float(g) for k, g in zip(kinds, own, strict=True)]
                 if fixed is not None:
                     self.study.enqueue_trial(dict(zip((each.name for each in dimensions), fixed, strict=True)))
                 trial = self.study.ask({each.name: _distribution(each.kind, optuna) for each in dimensions})
-        return trial, {each.name: _decoded(each.kind, trial.params[each.name]) for each in dimensions}
+        return trial, {each.name: decoded(each.kind, trial.params[each.name]) for each in dimensions}
 
     def tell(
         self,
@@ -191,9 +197,7 @@ class Study:
         """The sampler of one candidate."""
         import optuna
 
-        samplers = optuna.samplers
-        hashed = hashlib.blake2b(f"search\0{self.options.seed}\0{number}".encode(), digest_size=4).digest()
-        seed = int.from_bytes(hashed, "little") >> 1
+        samplers, seed = optuna.samplers, self._seed(number)
         match self.sampler:
             case "cma":
                 return samplers.CmaEsSampler(
@@ -209,6 +213,11 @@ class Study:
                 return kind(seed=seed, population_size=POPULATION)
         return samplers.RandomSampler(seed=seed)
 
+    def _seed(self, number: int) -> int:
+        """The seed of one candidate."""
+        hashed = hashlib.blake2b(f"search\0{self.options.seed}\0{number}".encode(), digest_size=4).digest()
+        return int.from_bytes(hashed, "little") >> 1
+
     def grid(self) -> Iterator[tuple[Any, ...]]:
         """The grid's points, as Optuna keeps them: as many of each range as the trials allow, and all of each choice."""
         return itertools.product(*self._columns())
@@ -222,8 +231,8 @@ class Study:
             if isinstance(kind, Choice):
                 found.append(list(range(len(kind.values))))
             else:
-                steps = [_decoded(kind, place) for place in np.linspace(0, 1, points).tolist()]
-                found.append([_encoded(kind, value) for value in dict.fromkeys(steps)])
+                steps = [decoded(kind, place) for place in np.linspace(0, 1, points).tolist()]
+                found.append([encoded(kind, value) for value in dict.fromkeys(steps)])
         return found
 
     @property
@@ -238,30 +247,10 @@ def generation(numbers: int) -> int:
     return 4 + int(3 * math.log(max(1, numbers)))
 
 
-def _middle(kind: Range | Choice) -> Any:
-    return kind.values[0] if isinstance(kind, Choice) else _decoded(kind, 0.5)
-
-
 def _distribution(kind: Range | Choice, optuna: Any) -> Any:
     if isinstance(kind, Choice):
         return optuna.distributions.CategoricalDistribution(list(range(len(kind.values))))
     return optuna.distributions.FloatDistribution(0.0, 1.0)
-
-
-def _encoded(kind: Range | Choice, value: Any) -> Any:
-    """A value as Optuna keeps it: the place of a choice, which may be any data, or of a number in its range, from 0 to 1."""
-    if isinstance(kind, Choice):
-        return kind.values.index(value)
-    if kind.log:
-        return math.log(value / kind.low) / math.log(kind.high / kind.low)
-    return (value - kind.low) / (kind.high - kind.low)
-
-
-def _decoded(kind: Range | Choice, place: Any) -> Any:
-    if isinstance(kind, Choice):
-        return kind.values[place]
-    value = kind.low * (kind.high / kind.low) ** place if kind.log else kind.low + place * (kind.high - kind.low)
-    return round(value) if kind.whole else min(max(value, kind.low), kind.high)
 
 
 @contextmanager
@@ -277,10 +266,3 @@ def quiet_optuna() -> Iterator[Any]:
             yield optuna
     finally:
         optuna.logging.set_verbosity(level)
-
-
-def ranked(candidates: list[Candidate], count: int) -> list[Candidate]:
-    """The best that were asked all items, each set of values once."""
-    whole = sorted((each for each in candidates if not each.stopped), key=lambda each: -each.score)
-    first = {repr(each.values): each for each in reversed(whole)}
-    return [each for each in whole if first[repr(each.values)] is each][:count]

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from mergery.exploration.candidates import Candidate
 from mergery.exploration.live import LiveModel
 from mergery.exploration.options import SearchOptions
 from mergery.exploration.parallel.cluster import cluster
@@ -14,7 +15,7 @@ from mergery.exploration.parallel.processes import processes
 from mergery.exploration.parallel.team import Team
 from mergery.exploration.parallel.work import Answer, Ask, Job, Setup, alone
 from mergery.exploration.scoring import Objective
-from mergery.exploration.study import Candidate, Study
+from mergery.exploration.study import Study
 from mergery.kernels.devices import find_devices
 from mergery.recipe.space import Space
 from mergery.run.events import Notify, Tried
@@ -30,7 +31,7 @@ def try_candidates(study: Study, ask: Ask, objective: Objective, notify: Notify)
     while len(study.candidates) < study.most and (until is None or time.monotonic() < until):
         best = study.best_before
         drawn = study.draw()
-        rival = best.items if best is not None and options.early and not options.pareto else None
+        rival = best.items if best is not None and options.gives_up else None
         first = len(study.candidates)
         jobs = [Job(first + place, values, rival) for place, (_, values) in enumerate(drawn)]
         for answer, (trial, values) in zip(ask(jobs), drawn, strict=True):

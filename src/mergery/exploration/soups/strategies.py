@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from mergery.exploration.sampling.surrogate import quadratic, spread, terms
 from mergery.exploration.soups.making import Kitchen, Taste, Weights, uniform
 from mergery.exploration.soups.table import Choice, ScoreTable, choose_experts, grid, shapley
 
@@ -112,10 +112,10 @@ def _by_surrogate(kitchen: Kitchen, tasks: Sequence[Any], points: Sequence[Weigh
     """Some weights, a quadratic function through them, and the best three by that which were not among them."""
     names = list(points[0])
     free = np.array([[each[name] for name in names[:-1]] for each in points], np.float64)
-    terms = (len(names)) * (len(names) + 1) // 2  # of a quadratic function of one weight less than models
-    if len(points) <= terms + 3:
+    enough = terms(len(names) - 1)  # one weight follows from the others
+    if len(points) <= enough + 3:
         return [kitchen.taste(each, tasks) for each in points]
-    chosen = spread(free, terms)
+    chosen = spread(free, enough)
     tried = {place: kitchen.taste(points[place], tasks) for place in chosen}
     columns = quadratic(free)
     fitted, *_ = np.linalg.lstsq(columns[chosen], np.array([tried[place].score for place in chosen]), rcond=None)
@@ -123,25 +123,3 @@ def _by_surrogate(kitchen: Kitchen, tasks: Sequence[Any], points: Sequence[Weigh
         if place not in tried:
             tried[place] = kitchen.taste(points[place], tasks)
     return list(tried.values())
-
-
-def quadratic(points: np.ndarray) -> np.ndarray:
-    """The terms of a quadratic function: 1, x_i, and x_i x_j. points: (n, d); returns (n, (d + 1)(d + 2) / 2)."""
-    count = points.shape[1]
-    products = [points[:, i] * points[:, j] for i in range(count) for j in range(i, count)]
-    return np.column_stack([np.ones(len(points)), points, *products])
-
-
-def spread(points: np.ndarray, count: int) -> list[int]:
-    """Places of points that determine a quadratic function well: each next one adds most to what the others do not span."""
-    left = quadratic(points - points.mean(axis=0)).copy()
-    left /= np.abs(left).max(axis=0, initial=1e-300)
-    chosen: list[int] = []
-    for _ in range(count):
-        norms = np.linalg.norm(left, axis=1)
-        norms[chosen] = -math.inf
-        place = int(np.argmax(norms))
-        chosen.append(place)
-        direction = left[place] / max(float(norms[place]), 1e-300)
-        left = left - np.outer(left @ direction, direction)
-    return chosen

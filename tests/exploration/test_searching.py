@@ -138,3 +138,58 @@ def test_a_folder_with_other_things_is_left_alone(mergery: Any, planted: Path, t
     assert done.code == 2
     assert "no search has been here" in done.err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+@pytest.fixture(scope="session")
+def quiz(zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Questions whose answers are what the model `a` would say, so that nothing but `a` solves them all."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(zoo / "a"), AutoTokenizer.from_pretrained(zoo / "a")
+    rng, lines = random.Random(1), []
+    for number in range(120):
+        prompt = words(rng, 3)
+        start = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        made = model.generate(start, max_new_tokens=1, min_new_tokens=1, do_sample=False, pad_token_id=0)
+        answer = tokenizer.decode(made[0, start.shape[1] :], skip_special_tokens=True).strip()
+        if answer:
+            lines.append(json.dumps({"id": str(number), "prompt": prompt, "answer": answer}))
+    path = tmp_path_factory.mktemp("quiz") / "quiz.jsonl"
+    head = {"task": {"max_tokens": 1, "stop": [], "delimiter": ""}}
+    path.write_text("\n".join([json.dumps(head), *lines]) + "\n")
+    return path
+
+
+def test_anchors_estimate_the_rest_and_say_how_far_they_are_off(
+    mergery: Any, planted: Path, quiz: Path, tmp_path: Path
+) -> None:
+    command = ("search", planted / "recipe.yaml", tmp_path / "out", "--tasks", quiz, "--anchors", "12")
+    assert mergery(*command, "--trials", "18").code == 0
+    done = mergery(*command, "--trials", "22")
+    assert done.code == 0, done.err
+    record = found(tmp_path / "out")
+    asked = [each["stopped"] for each in record["candidates"]]
+    assert asked == [False] * 16 + [True] * 6
+    assert record["anchors"]["candidates"] == 16
+    assert set(record["anchors"]["errors"]) == {"mean", "mixture", "ability", "half"}
+    assert "scores from anchors" in done.out
+    whole = ("search", planted / "recipe.yaml", tmp_path / "whole", "--tasks", quiz, "--anchors", "12")
+    assert mergery(*whole, "--trials", "22").code == 0
+    assert found(tmp_path / "whole")["candidates"] == record["candidates"]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--anchors", "5"), "these tasks have no anchors"),
+        (("--anchors", "5", "--pareto"), "anchors are not for several goals"),
+        (("--anchors", "5", "--sampler", "niches"), "anchors are not for niches"),
+    ],
+)
+def test_where_anchors_say_nothing_they_are_refused(
+    mergery: Any, planted: Path, tmp_path: Path, options: Any, said: str
+) -> None:
+    tasks = ("--tasks", planted / "texts.jsonl")
+    done = mergery("search", planted / "recipe.yaml", tmp_path / "out", *tasks, *options)
+    assert done.code == 2
+    assert said in done.err

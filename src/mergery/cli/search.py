@@ -28,6 +28,7 @@ def search(
     pareto: bool = False,
     seed: int = 0,
     early: Early = True,
+    anchors: int = 0,
     workers: int = 1,
     together: int = 0,
     devices: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
@@ -62,6 +63,9 @@ def search(
         those that none beats in all; search.json has the others, and front.png shows them.
     seed
         Of the sampler, and of the parts of the tasks.
+    anchors
+        Items that a candidate is asked, of all tasks together, once sixteen candidates were asked all: its score on all is
+        estimated by item response (MERGE3), and how far such estimates are off is said. 0 asks all items of each.
     workers
         Processes that score candidates at the same time, each with a model in memory.
     together
@@ -77,7 +81,7 @@ def search(
     from mergery.cli.progress import reporter
     from mergery.exploration.options import SearchOptions
 
-    options = SearchOptions(sampler, trials, minutes, seed, early, pareto, workers, together, devices, ray)
+    options = SearchOptions(sampler, trials, minutes, seed, early, pareto, anchors, workers, together, devices, ray)
     with reporter(json=json, quiet=quiet, verbose=verbose) as report:
         found = api.search(
             recipe,
@@ -97,6 +101,8 @@ def search(
             goals = "".join(f"; {name} {score:.4f}" for name, score in each.goals.items())
             told = f"{each.score:.4f} on search, {each.validation:.4f} on validation items{goals} ({values})"
             console().print(f"{each.name}{' (chosen)' * (each is found.chosen)}: {told}")
+        if found.trust is not None:
+            console().print(found.trust.words)
         for name, why in found.left_out.items():
             console().print(f"{name} was not scored: {why}")
         for line in found.report.words:

@@ -23,8 +23,8 @@ class Candidate:
         return own | ({"goals": list(self.goals)} if self.goals else {})
 
 
-def ranked(candidates: list[Candidate], count: int) -> list[Candidate]:
-    """The best that were asked all items, each set of values once."""
-    whole = sorted((each for each in candidates if not each.stopped), key=lambda each: -each.score)
+def ranked(candidates: list[Candidate], count: int, *, estimated: bool = False) -> list[Candidate]:
+    """The best that were asked all items, and where `estimated` the others as well, each set of values once."""
+    whole = sorted((each for each in candidates if estimated or not each.stopped), key=lambda each: -each.score)
     first = {repr(each.values): each for each in reversed(whole)}
     return [each for each in whole if first[repr(each.values)] is each][:count]

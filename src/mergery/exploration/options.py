@@ -25,6 +25,8 @@ class SearchOptions:
     seed:    of the sampler, and of the parts into which the tasks are split.
     early:   stop candidates that are clearly worse than the best one on a part of the items.
     pareto:  each task is a goal of its own, in place of their mean.
+    anchors: items of all tasks together that a candidate is asked; its score on all is estimated by item response (MERGE3).
+             0: all items.
     workers: processes that score candidates at the same time; with 1 it is this one.
     together: candidates that are drawn before any of them has been scored; 0: as many as there are workers.
     devices: of the workers, in turn; none: all GPUs where there are any.
@@ -37,6 +39,7 @@ class SearchOptions:
     seed: int = 0
     early: bool = True
     pareto: bool = False
+    anchors: int = 0
     workers: int = 1
     together: int = 0
     devices: tuple[str, ...] = ()
@@ -53,11 +56,16 @@ class SearchOptions:
             raise RecipeError(f"{self.sampler} is for several goals", why=why, hint="--pareto, or --sampler cma")
         if self.trials < 1:
             raise RecipeError(f"trials is {self.trials}", why="it must be 1 or more", hint="--trials 100")
-        for name, least in (("workers", 1), ("together", 0)):
+        for name, least in (("workers", 1), ("together", 0), ("anchors", 0)):
             if getattr(self, name) < least:
                 raise RecipeError(
                     f"{name} is {getattr(self, name)}", why=f"it must be {least} or more", hint="--workers 2"
                 )
+        if self.anchors and (self.pareto or self.sampler in WHOLE):
+            what = "several goals" if self.pareto else self.sampler
+            raise RecipeError(
+                f"anchors are not for {what}", why="what each item gave is looked at", hint="leave out --anchors"
+            )
         if self.ray and self.devices:
             why = "each worker of a cluster has the device that the cluster gives it"
             raise RecipeError("ray and devices do not go together", why=why, hint="leave out --devices")
@@ -69,7 +77,7 @@ class SearchOptions:
     @property
     def gives_up(self) -> bool:
         """Whether a candidate may be given up on a part of the items."""
-        return self.early and not self.pareto and self.sampler not in WHOLE
+        return self.early and not (self.pareto or self.anchors or self.sampler in WHOLE)
 
     @property
     def width(self) -> int:
@@ -80,4 +88,5 @@ class SearchOptions:
         """What belongs to the question."""
         said: dict[str, Any] = {"sampler": self.sampler, "seed": self.seed, "early": self.early, "pareto": self.pareto}
         said |= {"together": self.width} if self.width > 1 else {}
+        said |= {"anchors": self.anchors} if self.anchors else {}
         return {**said, "trials": self.trials} if self.sampler == "grid" else said  # which decide a grid's points

@@ -31,6 +31,9 @@ class Objective:
     tasks: tuple[Task, ...]
     options: EvaluationOptions
     portions: tuple[tuple[Task, ...], ...]
+    anchors: tuple[
+        Task, ...
+    ] = ()  # the first items of every task, by which candidates are told where not all are asked
 
     @property
     def head(self) -> Head:
@@ -76,8 +79,12 @@ class Objective:
         return self.score(best) + self.score(found) - self.score(part)
 
 
-def make_objective(tasks: Sequence[Task], options: EvaluationOptions, seed: int, *, pareto: bool = False) -> Objective:
+def make_objective(
+    tasks: Sequence[Task], options: EvaluationOptions, seed: int, *, pareto: bool = False, anchors: int = 0
+) -> Objective:
     """The objective over tasks, with their items in portions by their content; `pareto` where no mean of them is wanted.
+
+    anchors: items of all tasks that stand for all, each task with its share and one at least.
 
     Raises TaskError.
 
@@ -100,16 +107,20 @@ def make_objective(tasks: Sequence[Task], options: EvaluationOptions, seed: int,
     if len(kinds) > 1:
         why = "one asks for a head of labels, the other for a language model"
         raise TaskError("these tasks are of two kinds of models", why=why, hint="search with tasks of one kind")
+    orders = [sorted(range(len(task.items)), key=lambda at: (position(task.items[at], seed), at)) for task in tasks]
     portions = []
     for number in range(PORTIONS):
         part = []
-        for task in tasks:
-            places = sorted(range(len(task.items)), key=lambda index: (position(task.items[index], seed), index))
+        for task, places in zip(tasks, orders, strict=True):
             own = places[number * len(places) // PORTIONS : (number + 1) * len(places) // PORTIONS]
             if own:
                 part.append(task.part([task.items[index] for index in own], "search"))
         portions.append(tuple(part))
-    return Objective(tuple(tasks), options, tuple(filter(None, portions)))
+    few: list[Task] = []
+    for task, places in zip(tasks, orders, strict=True) if anchors else ():
+        count = max(1, round(anchors * len(task) / sum(map(len, tasks))))
+        few.append(task.part([task.items[index] for index in places[:count]], "search"))
+    return Objective(tuple(tasks), options, tuple(filter(None, portions)), tuple(few))
 
 
 Watch = Callable[[Found], bool]  # told what has been found so far; whether to go on

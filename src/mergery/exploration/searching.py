@@ -21,6 +21,7 @@ from mergery.evaluation.running import answer_all
 from mergery.evaluation.splits import Splits
 from mergery.evaluation.task import Task, digest
 from mergery.exploration.candidates import Candidate, ranked
+from mergery.exploration.estimating import Trust, ask_models, check_anchors
 from mergery.exploration.folder import RECIPE, locked
 from mergery.exploration.live import LiveModel
 from mergery.exploration.options import SearchOptions
@@ -66,6 +67,7 @@ class SearchResult:
     candidates: tuple[Candidate, ...]
     report: Comparison  # of the chosen one with the models that it is made of
     left_out: Mapping[str, str]  # models that could not be scored, and why
+    trust: Trust | None = None  # in scores from anchors
 
     def __repr__(self) -> str:
         told = (
@@ -80,6 +82,7 @@ class SearchResult:
             "finalists": [each.plain() for each in self.finalists],
             "candidates": [each.plain() for each in self.candidates],
             "report": self.report.plain(), "left_out": dict(self.left_out),
+            **({} if self.trust is None else {"anchors": self.trust.plain()}),
         }  # fmt: skip
 
 
@@ -98,7 +101,9 @@ def search(
     check_transformers("a search")
     space = read_space(recipe)
     splits = split(tasks, seed=options.seed)
-    objective = make_objective(splits.search, evaluation, options.seed, pareto=options.pareto)
+    objective = make_objective(splits.search, evaluation, options.seed, pareto=options.pareto, anchors=options.anchors)
+    if options.anchors:
+        check_anchors(objective, options.anchors)
     out = Path(out)
     with locked(out, "search"):
         start = space.recipe({each.name: each.kind.ends[0] for each in space.dimensions})
@@ -117,9 +122,10 @@ def search(
             goals = len(objective.tasks) if options.pareto else 1
             study = Study(out, space, options, question, goals, objective.tasks)
             session = _Session(space, splits, study, live, evaluation, out, notify)
+            models = study.kept("models", lambda: ask_models(live, start, objective)) if options.anchors else ()
             with asking(space, objective, live, options, notify) as ask_all:
-                try_candidates(study, ask_all, objective, notify)
-            return session.finish(objective, start)
+                estimator = try_candidates(study, ask_all, objective, notify, models)
+            return session.finish(objective, start, estimator and estimator.trust)
         finally:
             live.close()
 
@@ -140,7 +146,7 @@ class _Session:
         self.space, self.splits, self.study, self.live = space, splits, study, live
         self.evaluation, self.out, self.notify = evaluation, out, notify
 
-    def finish(self, objective: Any, start: Recipe) -> SearchResult:
+    def finish(self, objective: Any, start: Recipe, trust: Trust | None) -> SearchResult:
         """Judge the finalists on the validation items, and the chosen one on those to report on."""
         finalists = sorted(self._judged(objective), key=lambda each: -each.validation)
         chosen = self._knee(finalists) if self.study.options.pareto else finalists[0]
@@ -148,7 +154,8 @@ class _Session:
         data = rebased(self.space.data(chosen.values), self.space.folder, self.out)
         place.write_text(_head(chosen, self.study) + write_yaml(data), encoding="utf-8")
         report, left_out = self._report(chosen, start)
-        result = SearchResult(self.out, place, chosen, tuple(finalists), tuple(self.study.candidates), report, left_out)
+        candidates = tuple(self.study.candidates)
+        result = SearchResult(self.out, place, chosen, tuple(finalists), candidates, report, left_out, trust)
         record = {"mergery": 1, **result.plain()}
         (self.out / RECORD).write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
         scores = {each.name: {"search": each.score, "validation": each.validation} for each in finalists}
@@ -167,7 +174,7 @@ class _Session:
         else:
             centre = self.study.centre()
             entries += [("centre", centre)] if centre is not None else []
-            places = enumerate(ranked(self.study.candidates, FINALISTS), 1)
+            places = enumerate(ranked(self.study.candidates, FINALISTS, estimated=bool(options.anchors)), 1)
             entries += [(f"best {place}", candidate.values) for place, candidate in places]
         known = {repr(dict(each.values)): each.score for each in self.study.candidates if not each.stopped}
         judge = make_objective(self.splits.validation, self.evaluation, options.seed, pareto=options.pareto)

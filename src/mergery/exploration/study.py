@@ -11,7 +11,7 @@ import hashlib
 import itertools
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -97,6 +97,13 @@ class Study:
         for number, trial in enumerate(self._complete()):
             own = trial.user_attrs["candidate"]
             self.candidates.append(Candidate(number, **{**own, "goals": tuple(own["goals"])}))
+
+    def kept(self, name: str, make: Callable[[], Any]) -> Any:
+        """Plain data that belong to the study, made where they are not kept in it yet."""
+        with quiet_optuna():
+            if name not in self.study.user_attrs:
+                self.study.set_user_attr(name, make())
+            return self.study.user_attrs[name]
 
     def start(self) -> dict[str, Any]:
         """The first candidate: the middle of every range, and the first of every choice."""

@@ -8,41 +8,59 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from mergery.exploration.candidates import Candidate
+from mergery.exploration.estimating import WHOLE, Estimator
 from mergery.exploration.live import LiveModel
 from mergery.exploration.options import SearchOptions
 from mergery.exploration.parallel.cluster import cluster
 from mergery.exploration.parallel.processes import processes
 from mergery.exploration.parallel.team import Team
 from mergery.exploration.parallel.work import Answer, Ask, Job, Setup, alone
-from mergery.exploration.scoring import Objective
+from mergery.exploration.scoring import Found, Objective
 from mergery.exploration.study import Study
 from mergery.kernels.devices import find_devices
 from mergery.recipe.space import Space
 from mergery.run.events import Notify, Tried
 
 
-def try_candidates(study: Study, ask: Ask, objective: Objective, notify: Notify) -> None:
+def try_candidates(
+    study: Study, ask: Ask, objective: Objective, notify: Notify, models: Sequence[Found] = ()
+) -> Estimator | None:
     """Draw candidates, some at a time, score them, and keep what came of them in the study, in the order they were drawn.
 
     Whether one is given up depends on those that were scored before it was drawn, not on which of its own draw is done first.
+    models: the answers of each model by itself, where candidates are asked anchors; returns what estimated their scores.
     """
     options = study.options
     until = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+    estimator = _estimator(study, objective, models)
     while len(study.candidates) < study.most and (until is None or time.monotonic() < until):
         best = study.best_before
         drawn = study.draw()
         rival = best.items if best is not None and options.gives_up else None
         first = len(study.candidates)
-        jobs = [Job(first + place, values, rival) for place, (_, values) in enumerate(drawn)]
-        for answer, (trial, values) in zip(ask(jobs), drawn, strict=True):
-            made = study.tell(
-                trial, values, _scores(answer, best, objective, options), answer.found, stopped=answer.stopped
-            )
-            top = study.best or made
-            told = Tried(
-                made.number + 1, study.most, made.score, top.score, answer.stopped, answer.made, answer.seconds
-            )
-            notify(told)
+        jobs = [
+            Job(first + place, values, rival, bool(options.anchors) and first + place >= WHOLE)
+            for place, (_, values) in enumerate(drawn)
+        ]
+        for job, answer, (trial, values) in zip(jobs, ask(jobs), drawn, strict=True):
+            estimator = estimator or _estimator(study, objective, models)
+            if job.anchors and estimator is not None:
+                scores = [estimator.score(answer.found)]
+            else:
+                scores = _scores(answer, best, objective, options)
+            stopped = answer.stopped or job.anchors
+            made = study.tell(trial, values, scores, answer.found, stopped=stopped)
+            told = [made, study.best or made, *(study.candidates if options.anchors else ())]
+            top = max(each.score for each in told)
+            notify(Tried(made.number + 1, study.most, made.score, top, stopped, answer.made, answer.seconds))
+    return estimator
+
+
+def _estimator(study: Study, objective: Objective, models: Sequence[Found]) -> Estimator | None:
+    """What scores from anchors, once enough candidates were asked all items."""
+    if not study.options.anchors or len(study.candidates) < WHOLE:
+        return None
+    return Estimator(objective, study.candidates[:WHOLE], models)
 
 
 def _scores(answer: Answer, best: Candidate | None, objective: Objective, options: SearchOptions) -> list[float]:

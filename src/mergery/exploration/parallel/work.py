@@ -17,11 +17,15 @@ from mergery.recipe.space import Space
 
 @dataclass(frozen=True)
 class Job:
-    """A candidate to score. rival: what the best one of those before gave, item by item; None where none may be given up."""
+    """A candidate to score.
+
+    rival: what the best one of those before gave, item by item; None where none may be given up. anchors: ask these alone.
+    """
 
     number: int
     values: Mapping[str, Any]
     rival: Mapping[str, Sequence[float]] | None
+    anchors: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class Worker:
         """Score a candidate. Raises MergeryError."""
         started = time.perf_counter()
         subject = self.live.subject(self.space.recipe(job.values), f"candidate {job.number + 1}")
-        found, stopped = ask(subject, self.objective, partial(_hopeful, self.objective, job.rival))
+        objective = replace(self.objective, portions=(self.objective.anchors,)) if job.anchors else self.objective
+        found, stopped = ask(subject, objective, partial(_hopeful, self.objective, job.rival))
         return Answer(job.number, found, stopped, self.live.made, round(time.perf_counter() - started, 3))
 
 

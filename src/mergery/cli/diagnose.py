@@ -44,10 +44,10 @@ def _show(found: Diagnosis) -> None:
     if not found.facts["tokenizer"]:
         screen.print("  their tokenizers differ")
     if found.matrices:
-        figures = table("matrices", "cosine", "distance", "rows found", "elsewhere", "singular values apart")
+        figures = table("matrices", "cosine", "distance", "rows found", "elsewhere", "lengths apart")
         for role in dict.fromkeys(each.role for each in found.matrices):
             some = [each for each in found.matrices if each.role == role]
-            turned = [mean(some, name, turned=True) for name in ("found", "moved", "spectrum")]
+            turned = [mean(some, name, turned=True) for name in ("found", "moved", "lengths")]
             figures.add_row(
                 role, f"{mean(some, 'cosine'):.3f}", f"{mean(some, 'distance'):.3f}", f"{turned[0]:.0%}",
                 f"{turned[1]:.0%}", f"{turned[2]:.1e}",

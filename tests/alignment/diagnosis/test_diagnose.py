@@ -89,6 +89,15 @@ def test_another_order(save: Any, tmp_path: Path, what: str) -> None:
     assert verdict(base, further) == ("permuted", False)
 
 
+def test_in_16_bits(save: Any) -> None:
+    """Rounding is not taken for training, nor rows that are as long by chance for an order."""
+    state = llama().state_dict()
+    base = save("base", llama(state).to(torch.bfloat16))
+    other = llama(permuted(state, neurons=True, heads=True, channels=True)).to(torch.bfloat16)
+    assert verdict(base, save("other", other)) == ("permuted", True)
+    assert verdict(base, save("seed", llama(seed=1).to(torch.bfloat16))) == ("seed", False)
+
+
 def test_turned_coordinates(save: Any) -> None:
     state = llama().state_dict()
     base = save("base", llama(state))
@@ -177,9 +186,11 @@ def test_rows_are_found_where_they_stand() -> None:
     assert looked_for(a, a) == (1.0, 0.0, 0.0)
     assert looked_for(a, torch.randn(64, 200))[0] == 0.0
     known = related(a @ orthogonal(200, 1).float(), a)
+    assert known.spectrum is not None
     assert known.spectrum < 1e-5
-    assert known.lengths < 1e-5
+    assert known.lengths < 1e-4
     assert known.entries > 1e-3
+    assert related(torch.randn(64, 200), a).lengths > 0.02  # as long on average, and no more than that
 
 
 def test_a_turn_is_judged_on_rows_that_it_was_not_found_on() -> None:

@@ -96,15 +96,15 @@ def _tokens(pair: Pair) -> tuple[Tokens | None, Tensor | None]:
 def _seen(pair: Pair, layer: int, name: str, turn: Tensor | None) -> Seen:
     """One pair of matrices as [its own coordinates, the residual stream], where it stands beside that."""
     a, b = pair.mine.matrix(name), pair.theirs.matrix(name)
-    roles = pair.mine.roles(name)
+    roles, middle = pair.mine.roles(name), layer == pair.mine.depth // 2
     role = next((role for role in roles if role in READERS or role in WRITERS), roles[0])
     if role in WRITERS:
         a, b = a.T.contiguous(), b.T.contiguous()
-    plain, expert = related(a, b), "expert" in roles
+    plain, expert = related(a, b, spectrum=middle), "expert" in roles
     if turn is None or a.shape[1] != turn.shape[0] or not (role in READERS or role in WRITERS):
         return Seen(name, role, layer, plain, plain, expert)
     if role in READERS:
         kind = "attention" if role.startswith("attention") else "mlp"
         gains = [side.gains(layer, kind, a.shape[1]) for side in (pair.mine, pair.theirs)]
         a, b = (matrix * gain if gain is not None else matrix for matrix, gain in zip((a, b), gains, strict=True))
-    return Seen(name, role, layer, plain, related(a @ turn.float(), b), expert)
+    return Seen(name, role, layer, plain, related(a @ turn.float(), b, spectrum=middle), expert)

@@ -15,7 +15,7 @@ from mergery.alignment.rebasing.maps import polar
 
 ROWS = 256  # that are looked for, evenly spread
 ALIKE = 0.5  # cosine from which a row counts as found; chance must be well below
-SIDE = 1024  # the smaller side of a matrix whose singular values are compared: larger ones are cut to so many rows
+SIDE = 1024  # the smaller side of a matrix, up to which its singular values are compared
 
 
 class Related(NamedTuple):
@@ -26,23 +26,32 @@ class Related(NamedTuple):
     found: float  # share of rows that some row of the other is like
     moved: float  # share of those found that are found in another place
     flipped: float  # share of those found with the other sign
-    lengths: float  # of sorted rows: relative difference
-    spectrum: float  # of singular values: relative difference
-    entries: float  # of sorted magnitudes of entries: relative difference
+    lengths: float  # of sorted rows: difference over how far they lie apart
+    entries: float  # of what no order of entries moves, sums of powers: relative difference
+    spectrum: float | None  # of singular values: relative difference; None where it was not looked at
 
 
-def related(mine: Tensor, theirs: Tensor) -> Related:
-    """How two matrices of one shape are related; float32. Rows of the second are looked for in the first."""
+def related(mine: Tensor, theirs: Tensor, *, spectrum: bool = True) -> Related:
+    """How two matrices of one shape are related; float32. Rows of the second are looked for in the first.
+
+    spectrum: whether singular values are compared, if the matrices are small enough for it.
+    """
     a, b = mine.float(), theirs.float()
-    lengths = [each.norm(dim=1) for each in (a, b)]
     size = b.norm().clamp(min=1e-30)
     cosine = float((a * b).sum() / (a.norm() * size).clamp(min=1e-30))
-    found, moved, flipped = looked_for(a, b)
-    entries = [_quantiles(each) for each in (a, b)]
-    singular = [_singular(each) for each in (a, b)]
-    distance = float((a - b).norm() / size)
-    sorted_lengths = [each.sort().values for each in lengths]
-    return Related(cosine, distance, found, moved, flipped, apart(*sorted_lengths), apart(*singular), apart(*entries))
+    lengths = [each.norm(dim=1).double().sort().values for each in (a, b)]
+    spread = float((lengths[1] - lengths[1].mean()).norm().clamp(min=1e-9 * float(lengths[1].norm())))
+    singular = None
+    if spectrum and min(a.shape) <= SIDE:
+        singular = apart(*[_singular(each) for each in (a, b)])
+    return Related(
+        cosine,
+        float((a - b).norm() / size),
+        *looked_for(a, b),
+        float((lengths[0] - lengths[1]).norm()) / max(spread, 1e-300),
+        apart(*[_powers(each) for each in (a, b)]),
+        singular,
+    )
 
 
 def looked_for(a: Tensor, b: Tensor) -> tuple[float, float, float]:
@@ -66,21 +75,15 @@ def apart(a: Tensor, b: Tensor) -> float:
 
 
 def _singular(matrix: Tensor) -> Tensor:
-    matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    square = matrix.double() @ matrix.double().T
-    if len(square) > SIDE:  # traces of powers, which need no eigenvectors
-        scale = square.diagonal().sum()
-        square = square / scale
-        twice = square @ square
-        return torch.stack(
-            [scale.sqrt(), scale.sqrt() * (square * square).sum(), scale.sqrt() * (twice * square).sum()]
-        )
-    return torch.linalg.eigvalsh(square).clamp(min=0.0).sqrt()
+    matrix = (matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T).double()
+    return torch.linalg.eigvalsh(matrix @ matrix.T).clamp(min=0.0).sqrt()
 
 
-def _quantiles(matrix: Tensor) -> Tensor:
-    values = matrix.abs().flatten().sort().values
-    return values[torch.linspace(0, len(values) - 1, 4096).long()]
+def _powers(matrix: Tensor) -> Tensor:
+    """Means of the first, third and fourth powers of magnitudes, in units of the second."""
+    sizes = matrix.abs().flatten().double()
+    unit = sizes.square().mean().sqrt().clamp(min=1e-300)
+    return torch.stack([(sizes / unit).pow(power).mean() for power in (1, 3, 4)])
 
 
 # --- rows of tokens -------------------------------------------------------------------------------------------------------

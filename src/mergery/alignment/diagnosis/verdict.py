@@ -20,8 +20,9 @@ WORDS: Mapping[str, str] = {
 }
 MLP = ("mlp.gate", "mlp.up", "mlp.gate_up", "mlp.down", "router")
 FOUND, MOVED, COSINE = 0.5, 0.1, 0.2
-EXACT = {"float32": 1e-4, "float64": 1e-4}
-ROUNDED = 2e-2  # of invariants, where weights are stored in 16 bits or fewer
+EXACT, ROUNDED = 1e-3, 5e-3  # of lengths of rows, over how far they lie apart: in 32 bits, and in fewer
+ORDERED = 2e-4  # of sums of powers of entries, which rounding hardly moves
+EQUAL = 1e-5  # of singular values in 32 bits
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,8 @@ class Diagnosis:
 def mean(seen: Sequence[Seen], figure: str, *, turned: bool = False) -> float:
     """The mean of a figure over matrices."""
     values = [getattr(each.turned if turned else each.plain, figure) for each in seen]
-    return sum(values) / len(values) if values else 0.0
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else 0.0
 
 
 def judge(
@@ -88,7 +90,7 @@ def judge(
         return "architecture", tuple(_shapes(facts)), False
     if not seen:
         return "architecture", ("they have no matrices in common",), False
-    tolerance = max(EXACT.get(dtype, ROUNDED) for dtype in facts["dtypes"])
+    whole = all(dtype in ("float32", "float64") for dtype in facts["dtypes"])
     routers = [each for each in seen if each.role == "router"]
     shuffled = mean(routers, "found", turned=True) >= FOUND and mean(routers, "moved", turned=True) > MOVED
     # of experts that stand elsewhere, the first is another in each model
@@ -111,14 +113,19 @@ def judge(
         return "lineage", tuple(about), False
     if shuffled:
         about.append("experts stand in another order, by the rows of routers")
-    exact = max(mean(mlp, "spectrum", turned=True), mean(mlp, "lengths", turned=True)) < tolerance
+    known = any(each.turned.spectrum is not None for each in mlp)
+    equal = whole and known and mean(mlp, "spectrum", turned=True) < EQUAL
+    kin = turned or equal or max(share for share, _ in found) >= FOUND or (tokens is not None and tokens.cosine > FOUND)
+    exact = (
+        kin and mean(mlp, "lengths", turned=True) < (EXACT if whole else ROUNDED) and (equal or not (whole and known))
+    )
     if exact:
         about.append(
             "lengths of rows and singular values are equal: the other model in other coordinates, and nothing else"
         )
-    if exact or max(share for share, _ in found) >= FOUND:
+    if kin:
         entries = max(each.plain.entries for each in (*mlp, *rest))
-        ordered = entries < tolerance if exact else _ordered(found, tokens, turned=turned)
+        ordered = entries < ORDERED if exact else _ordered(found, tokens, turned=turned)
         return ("permuted" if ordered else "transformed"), tuple(about), exact
     return "seed", tuple(about), False
 

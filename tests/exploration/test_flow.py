@@ -12,7 +12,7 @@ import torch
 
 import mergery
 from mergery.evaluation.models import open_subject
-from mergery.exploration.flow.path import Hop, Path, Slots, straight
+from mergery.exploration.flow.path import Hop, Path, Slots, neighbours, straight
 from mergery.exploration.flow.running import FlowModel, logits_of
 from mergery.recipe.reading import load_recipe
 from tests.evaluation.conftest import words
@@ -93,6 +93,14 @@ def test_slots_leave_the_ends_where_they_are() -> None:
     assert slots.layers == [("a", 1), ("a", 2), ("b", 0), ("b", 1)] * 2
     path = slots.path(slots.start(), [1.0] * 8)
     assert path == straight("a", 4)
+
+
+def test_neighbours_change_one_layer_and_leave_the_ends() -> None:
+    found = [each.hops for each in neighbours(straight("a", 3), {"a": 3, "b": 2}, 2)]
+    first, last, own = Hop("a", 0), Hop("a", 2), Hop("a", 1)
+    assert found == [(first, last), (first, Hop("b", 1), last), (first, own, own, last)]
+    assert len(list(neighbours(straight("a", 3), {"a": 3, "b": 2}, 1))) == 2
+    assert not list(neighbours(straight("a", 2), {"a": 2, "b": 2}, 2))
 
 
 def test_a_planted_path_is_found_and_saved(mergery: Any, deep: FilePath, tmp_path: FilePath) -> None:

@@ -15,8 +15,9 @@ SAMPLERS: tuple[Sampler, ...] = ("greedy", "cma")
 class FlowOptions:
     """How a path through layers is searched.
 
-    sampler: greedy (one slot on or off at a time, kept where it helps) or cma (CMA-ES over all slots, with scales).
-    repeats: how often all layers are laid out behind each other: a layer may be passed so many times.
+    sampler: greedy (one layer at a time left out, passed once more, or taken from another model, kept where it helps) or cma
+             (CMA-ES over all layers laid out behind each other, with scales).
+    repeats: how often a layer may be passed.
     trials:  paths at most.
     stretch: layers of a path at most, as a multiple of the first model's.
     seed:    of the sampler, and of the parts of the tasks.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -67,6 +67,21 @@ def _joined(stack: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def straight(model: str, depth: int) -> Path:
     """The path that is the model itself."""
     return Path(model, tuple(Hop(model, layer) for layer in range(depth)))
+
+
+def neighbours(path: Path, depths: Mapping[str, int], repeats: int) -> Iterator[Path]:
+    """Paths with one change of one layer: left out, that of another model in its place, or passed once more.
+
+    The first and the last hop stay. repeats: how often a layer may be passed at most.
+    """
+    for place in range(1, len(path.hops) - 1):
+        before, own, after = path.hops[:place], path.hops[place], path.hops[place + 1 :]
+        yield Path(path.ends, (*before, *after))
+        for model, depth in depths.items():
+            if model != own.model and own.layer < depth:
+                yield Path(path.ends, (*before, Hop(model, own.layer, own.scale), *after))
+        if sum(hop[:2] == own[:2] for hop in path.hops) < repeats:
+            yield Path(path.ends, (*before, own, Hop(own.model, own.layer), *after))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from mergery.evaluation.options import EvaluationOptions
 from mergery.evaluation.running import answer_all
 from mergery.evaluation.task import Task, digest
 from mergery.exploration.flow.options import FlowOptions
-from mergery.exploration.flow.path import Hop, Path, Slots, straight
+from mergery.exploration.flow.path import Hop, Path, Slots, neighbours, straight
 from mergery.exploration.flow.running import FlowModel, logits_of
 from mergery.exploration.folder import RECIPE, locked
 from mergery.exploration.scoring import Objective, ask, make_objective
@@ -200,22 +200,22 @@ class _Search:
         return score
 
     def greedy(self) -> Iterator[float]:
-        """One slot more or less at a time, in an order that the seed decides; what helps is kept, until nothing does."""
+        """One change of one layer at a time, in an order that the seed decides; what helps is kept, until nothing does."""
         rng = np.random.default_rng([self.options.seed, 1])
-        passed = self.slots.start()
-        ones = [1.0] * len(passed)
-        best, improved = self.tours[0].score, True
-        while improved:
-            improved = False
-            for slot in rng.permutation(len(passed)).tolist():
-                changed = [not used if place == slot else used for place, used in enumerate(passed)]
-                path = self.slots.path(changed, ones)
-                if len(path.hops) > self.most:
-                    continue
-                score = self.score(path)
-                if score > best and not self.tours[-1].stopped:
-                    passed, best, improved = changed, score, True
-                yield score
+        best, tried = self.tours[0], {self.tours[0].path}
+        while True:
+            near = [
+                each for each in neighbours(best.path, self.slots.depths, self.options.repeats) if each not in tried
+            ]
+            near = [each for each in near if len(each.hops) <= self.most]
+            if not near:
+                return
+            path = near[int(rng.integers(len(near)))]
+            tried.add(path)
+            yield self.score(path)
+            tour = self.tours[-1]
+            if tour.score > best.score and not tour.stopped:
+                best = tour
 
     def cma(self) -> Iterator[float]:
         """CMA-ES over a number for each slot, passed where it is above 0, and the logarithm of its scale.

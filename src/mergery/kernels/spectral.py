@@ -85,9 +85,10 @@ def triplets(
     right = vectors[..., :count] * kept.unsqueeze(-2)
     left = tall @ right
     s = torch.linalg.vector_norm(left, dim=-2)
-    left = left / s.where(kept, 1.0).unsqueeze(-2)
+    left /= s.where(kept, 1.0).unsqueeze(-2)
     if bool((kept & (s < FAINT * s[..., :1])).any()):
-        left = 1.5 * left - 0.5 * left @ gram(left)
+        bent = left @ gram(left)
+        left.mul_(1.5).sub_(bent.mul_(0.5))
     return (left, s, right.mT) if tall is wide else (right, s, left.mT)
 
 

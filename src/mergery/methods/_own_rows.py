@@ -295,11 +295,13 @@ def in_rows(start: Tensor, deltas: Sequence[Tensor], shares: Sequence[Tensor], s
     from mergery.kernels.symmetric import gram
 
     roots = [each.sqrt() for each in shares]
-    own = [delta * root for delta, root in zip(deltas, roots, strict=True)]
-    rows = torch.cat(own, dim=-2)
-    k, out = len(own), start.shape[-2]
-    matrix = rows.new_empty(*rows.shape[:-1], rows.shape[-2])
+    k, out = len(deltas), start.shape[-2]
+    rows = start.new_empty(*start.shape[:-2], k * out, start.shape[-1])
     places = [slice(i * out, (i + 1) * out) for i in range(k)]
+    own = [rows[..., place, :] for place in places]
+    for each, delta, root in zip(own, deltas, roots, strict=True):
+        torch.mul(delta, root, out=each)
+    matrix = rows.new_empty(*rows.shape[:-1], rows.shape[-2])
     for i in range(k):
         for j in range(i + 1):
             block = gram(own[i].mT) if i == j else own[i] @ own[j].mT

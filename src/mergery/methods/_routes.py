@@ -7,7 +7,7 @@ from mergery.method.routing import Route
 LARGE = 512  # inputs, from which products in float32 are worth their rounding
 EIGEN = 9.0  # operations of an eigendecomposition of n x n, in n^3, at the rate of matrix products
 HALF = 1.125  # operations of a symmetric product, a^T a of m x n, in m n^2
-VECTORS = 6  # n x n float64 matrices that eigenvectors take while they are found
+VECTORS = 4.25  # n x n float64 matrices that eigenvectors take while they are found
 WIDE = 8  # bytes of a float64
 
 
@@ -22,7 +22,7 @@ def decomposing(out: int, into: int) -> int:
     once more, and those of the shorter side.
     """
     small, large = min(out, into), max(out, into)
-    return WIDE * (5 * large * small + 3 * small**2)
+    return int(WIDE * (3.25 * large * small + VECTORS * small**2))
 
 
 def by_svd(k: int, out: int, into: int, times: float, *, polars: int = 0, held: float = 1.0, what: str) -> Route:
@@ -44,9 +44,10 @@ def fewer_rows(k: int, out: int, into: int) -> bool:
     return k * out < into
 
 
-def by_own_rows(k: int, out: int, into: int, *, single: bool, what: str) -> Route:
+def by_own_rows(k: int, out: int, into: int, *, single: bool, what: str, again: bool = False) -> Route:
     """The eigenvectors of the interference of task vectors with themselves, about their mean, in the smaller of inputs and
-    rows; with `single` the products are in float32, at twice the rate.
+    rows; with `single` the products are in float32, at twice the rate. `again` says that the problem is written once more in
+    these vectors.
     """
     rows = k * out
     if rows < into:
@@ -55,9 +56,9 @@ def by_own_rows(k: int, out: int, into: int, *, single: bool, what: str) -> Rout
         held = 2 * rows * into + 3 * out * into + 3 * out * rows
     else:
         small = into
-        products = (k * HALF + 2.0 * (k - 1) + 4.0) * out * into**2
-        held = 5 * out * into + 4 * into * into
+        products = (k * HALF + 2.0 * (k - 1) + 4.0 + again * (k * (2.0 + HALF) + 2.0)) * out * into**2
+        held = (5 + again * (k + 1)) * out * into + (k + 2 + again * (k + 1)) * into * into
     held = held if single else 2 * (held + k * out * into)
     return Route(
-        what, products * (0.5 if single else 1.0) + EIGEN * small**3, WIDE * (held // 2 + VECTORS * small * small)
+        what, products * (0.5 if single else 1.0) + EIGEN * small**3, int(WIDE * (held / 2 + VECTORS * small * small))
     )

@@ -22,11 +22,12 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
         work = 4.0 * k * out * into * into + 2.7 * into**3 + decomposition(out, into)
     elif k * out < into:
         rows = k * out
-        space = WIDE * ((4 * k + 6) * out * into + 5 * rows * rows)
+        space = int(WIDE * ((2.5 * k + 5) * out * into + 4 * rows * rows))
         work = (k - 1 + HALF) * rows * out * into + rows**3 / 3.0 + 2.0 * out * rows**2 + 2.0 * out * rows * into
     else:
         single = settings["precision"] == "fast" and into >= LARGE
-        work = (k * HALF / (1 + single) + 2.0 * (k - 1) + 2.0) * out * into * into + into**3 / 3.0
+        work = (k * HALF / (1 + single) + 2.0 * (k - 1) / (1 + single) + 2.0) * out * into * into + into**3 / 3.0
+        space = WIDE * (((k + 2) // (1 + single) + 3) * out * into + ((k + 2) // (1 + single) + 3) * into * into)
     return Route(words, work, space)
 
 

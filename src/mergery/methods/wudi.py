@@ -9,7 +9,7 @@ from mergery.errors import RecipeError
 from mergery.method import Deltas, MergedDelta, PerModel, Preset, each, method
 from mergery.method.roles import LINEAR
 from mergery.method.routing import Route
-from mergery.methods._routes import WIDE, by_interference, by_own_rows
+from mergery.methods._routes import LARGE, WIDE, by_interference, by_own_rows
 
 
 def check_weight(settings: Mapping[str, Any]) -> None:
@@ -44,7 +44,8 @@ def check_steps(settings: Mapping[str, Any]) -> None:
 def closed_form(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     """The route of a minimum of interference."""
     words = "1 eigenbasis of all task vectors' rows by the smaller Gram matrix, or 1 linear system over the inputs"
-    return by_own_rows(k, out, into, single=False, what=words)
+    single = settings["precision"] == "fast" and into >= LARGE
+    return by_own_rows(k, out, into, single=single, what=words, again=single)
 
 
 def descent(k: int, out: int, into: int, settings: Mapping[str, Any], *, inner: int) -> Route:

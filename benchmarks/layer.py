@@ -28,7 +28,7 @@ from sparse import llama_config, llama_shapes, sparse
 from waiting import SIZES
 
 CACHE = Path(__file__).parent / ".cache"
-METHODS = ("iso_c", "svc", "swudi_a")
+METHODS = ("cart", "iso_c", "tsv_merge", "swudi_a")
 NAMES = ("base", "a", "b", "c")
 LENGTH, BASE = 1e-3, 0.02  # root mean squares of task vectors and base
 

@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mergery.kernels import nearest
+from mergery.methods.dc_merge import dc_merge
+from mergery.methods.iso_cts import iso_cts
 from mergery.methods.tsv_merge import tsv_merge
 
 from .hard_cases import consensus, hard_cases
@@ -111,9 +113,10 @@ def test_the_scale_and_where_it_works():
     assert equals(paper[NORM], mean(NORM)) and equals(usual[NORM], mean(NORM))
 
 
-def test_polar_factors_in_float32_change_little(monkeypatch):
+@pytest.mark.parametrize("method", [tsv_merge, iso_cts, dc_merge])
+def test_polar_factors_in_float32_change_little(method, monkeypatch):
     monkeypatch.setattr(nearest, "has_mkl", lambda: True)
     deltas, zero = [normal(600, 640, seed=seed) for seed in range(3)], torch.zeros(600, 640)
-    fast, exact = (merge(tsv_merge, deltas, zero, precision=each) for each in ("fast", "exact"))
+    fast, exact = (merge(method, deltas, zero, precision=each) for each in ("fast", "exact"))
     assert not torch.equal(fast, exact)
     assert equals(fast, exact, 1e-5)

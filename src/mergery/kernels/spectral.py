@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from mergery.kernels.leading import leading
-from mergery.kernels.nearest import nearest
+from mergery.kernels.nearest import halves
 from mergery.kernels.symmetric import eigh, gram, spread
 
 RANK = 1e-6  # of the largest singular value: smaller ones are zero
@@ -130,11 +130,11 @@ def polar(matrix: Tensor, *, of: Tensor | float = 0.0, single: bool = False) -> 
 
     With `single` in float32, to a few millionths, where that takes less time.
     """
-    tall = matrix.shape[-2] >= matrix.shape[-1]
-    found = nearest(matrix if tall else matrix.mT, RANK) if single else None
+    tall = matrix if matrix.shape[-2] >= matrix.shape[-1] else matrix.mT
+    found = halves(tall, RANK) if single else None
     if found is None:
         return levelled(matrix, of=of)[0]
-    return found if tall else found.mT
+    return found.factor(tall) if tall is matrix else found.factor(tall).mT
 
 
 def levelled(matrix: Tensor, *, of: Tensor | float = 0.0, noise: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
@@ -147,8 +147,14 @@ def levelled(matrix: Tensor, *, of: Tensor | float = 0.0, noise: Tensor | float 
     return turn, s
 
 
-def parted(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """The polar factor of a matrix x (..., m, n), and the other one, (x^T x)^(1/2) (..., n, n): their product is x."""
+def parted(matrix: Tensor, *, single: bool = False) -> tuple[Tensor, Tensor]:
+    """The polar factor of a matrix x (..., m, n), and the other one, (x^T x)^(1/2) (..., n, n): their product is x.
+
+    With `single` in float32, to a few millionths, where that takes less time.
+    """
+    found = halves(matrix, RANK) if single and matrix.shape[-2] >= matrix.shape[-1] else None
+    if found is not None:
+        return found.factor(matrix), found.root()
     turn, s, vectors = turned(matrix)
     tall = matrix.shape[-2] >= matrix.shape[-1]
     return turn, spread(vectors, s) if tall else turn.mT @ matrix.double()

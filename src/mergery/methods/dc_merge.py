@@ -62,6 +62,7 @@ def dc_merge(
     ratio: float = 5.0,
     density: Fraction = 0.001,
     blocks: bool = True,
+    precision: Literal["fast", "exact"] = "fast",
     scale: Auto = "auto",
 ) -> MergedDelta:
     """Write all task vectors in shared orthonormal directions, and elect signs there as TIES does.
@@ -81,6 +82,9 @@ def dc_merge(
         ratio: of the first singular value of the line to the last.
         density: fraction of the entries of M_i that is kept; 0.001 in the authors' code, which is about the diagonal.
         blocks: keep what joins directions of one task only.
+        precision: `fast` makes the polar factors of large matrices in float32 on Intel's processors, which changes the merged
+            task vector by a few millionths, unless an entry of M_i lies so near to the last that is kept; `exact` makes all
+            in float64.
         scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over
             the tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). It is
             no longer than the sum of the task vectors, were they orthogonal. Nothing is tuned; the paper's scale is 1.
@@ -99,18 +103,22 @@ def dc_merge(
     kept = share(frame.smaller, len(cores))
     triplets = [svd(core, kept, noise=bound) for core, bound in zip(cores, noise_of(deltas, noise), strict=True)]
     sizes = [s for _, s, _ in triplets]
-    left, above = parted(torch.cat([u for u, _, _ in triplets], dim=-1))  # P^T U_i are columns of the other factor
-    right, beside = parted(torch.cat([vh.mT for _, _, vh in triplets], dim=-1))
+    single = precision == "fast"
+    left, above = parted(
+        torch.cat([u for u, _, _ in triplets], dim=-1), single=single
+    )  # P^T U_i are columns of the other
+    right, beside = parted(torch.cat([vh.mT for _, _, vh in triplets], dim=-1), single=single)
     del triplets
     entries, wide = rank(torch.cat(sizes, dim=-1)).square(), sizes[0].shape[-1]
     places = [slice(i * wide, (i + 1) * wide) for i in range(len(cores))]
     chosen = places if blocks else [slice(None)]
     inside = []
     for place, s in zip(places, sizes, strict=True):
-        seen = above[..., place] * smoothed(s, smooth, ratio).unsqueeze(-2) @ beside[..., place, :]
+        seen = above[..., place].double() * smoothed(s, smooth, ratio).unsqueeze(-2) @ beside[..., place, :].double()
         seen = largest(cleared(seen), density, entries)
         inside.append([seen[..., block, block].clone() for block in chosen])
     parts = []
     for block, of_tasks in zip(chosen, zip(*inside, strict=True), strict=True):
-        parts.append(left[..., block] @ combine(of_tasks, weight, elect=True, normalize=True))
-    return frame.restore(scaled(torch.cat(parts, dim=-1) @ right.mT, scale, cores, weight))
+        parts.append(left[..., block] @ combine(of_tasks, weight, elect=True, normalize=True).to(left.dtype))
+    merged = torch.cat(parts, dim=-1).to(right.dtype) @ right.mT
+    return frame.restore(scaled(merged, scale, cores, weight))

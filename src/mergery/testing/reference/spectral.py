@@ -189,6 +189,7 @@ def dc_merge(
     ratio: float,
     density: float,
     blocks: bool,
+    precision: str,
     scale: Any,
 ) -> Array:
     def even(s: Array) -> Array:

@@ -37,7 +37,7 @@ def fuse(
     rule: Literal["mince", "avgce"] | None = None,
     text: float | None = None,
     match: Literal["spans", "warping"] | None = None,
-    vocabulary: Literal["exact", "prefix", "edit", "counts"] | None = None,
+    vocabulary: Literal["exact", "first", "edit", "counts"] | None = None,
     top: int | None = None,
     temperature: float | None = None,
     epochs: float | None = None,
@@ -90,8 +90,8 @@ def fuse(
     match
         How tokens of two models are matched: where they begin in the text (spans), or by dynamic time warping (warping).
     vocabulary
-        What becomes of a token that TARGET lacks: its longest beginning (prefix), the nearest by edit distance (edit), what the
-        data pair it with (counts), or nothing (exact).
+        What becomes of a token that TARGET lacks: the first that it makes of it (first), the nearest by edit distance (edit),
+        what the data pair it with (counts), or nothing (exact).
     top
         Probabilities that are kept of each distribution. 10 if not given.
     temperature

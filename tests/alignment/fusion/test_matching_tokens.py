@@ -169,7 +169,7 @@ def two() -> tuple[Vocabulary, Vocabulary]:
 
 def test_a_vocabulary_on_itself_is_the_identity(two: tuple[Vocabulary, Vocabulary]) -> None:
     for one in two:
-        for by in ("exact", "prefix", "edit"):
+        for by in ("exact", "first", "edit"):
             every = np.arange(one.size)
             assert VocabularyMap(one, one, by).of(every).tolist() == every.tolist()
 
@@ -185,16 +185,18 @@ def test_tokens_go_to_the_same_bytes_and_roles(two: tuple[Vocabulary, Vocabulary
     assert exact.of(np.array([source.size + 5])).tolist() == [-1]  # a row of logits without a token
 
 
-def test_prefixes_and_least_distances(two: tuple[Vocabulary, Vocabulary]) -> None:
+def test_first_tokens_and_least_distances(two: tuple[Vocabulary, Vocabulary]) -> None:
     source, target = two
-    prefix, edit = VocabularyMap(source, target, "prefix"), VocabularyMap(source, target, "edit")
+    first, edit = VocabularyMap(source, target, "first"), VocabularyMap(source, target, "edit")
     lacking = [number for number, text in source.texts.items() if text not in target.ids and len(text) > 1]
     assert lacking
     for number in lacking[:20]:
         text = source.texts[number]
-        began = prefix.of(np.array([number])).item()
-        longest = max((each for each in target.ids if text.startswith(each)), key=len)
-        assert target.texts[began] == longest
+        began = first.of(np.array([number])).item()
+        assert text.startswith(target.texts[began])
+        if text.startswith(b" ") and text.isascii():  # in the middle of a text, as the target's tokenizer cuts it
+            whole = cutter_of(target.tokenizer, "target").cut("é" + text.decode())
+            assert began == whole.ids[1]
         near = target.texts[edit.of(np.array([number])).item()].decode("utf-8", "surrogateescape").strip()
         own = text.decode("utf-8", "surrogateescape").strip()
         least = min(levenshtein(own, each.decode("utf-8", "surrogateescape").strip()) for each in target.texts.values())

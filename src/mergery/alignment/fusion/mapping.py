@@ -1,7 +1,7 @@
 """Tokens of one vocabulary as tokens of another, and distributions over one as distributions over the other.
 
 exact    the token of the same bytes; bos, eos and the like by their role
-prefix   else the longest token with which the source's begins: where the text goes on so, that token comes next
+first    else the first token that the target makes of it: where the text goes on so, that token comes next
 edit     else the token at the least edit distance, spaces around it aside (FuseLLM's MinED)
 counts   else the token that the data pair with it most often, then the nearest (FuseChat)
 """
@@ -9,6 +9,7 @@ counts   else the token that the data pair with it most often, then the nearest 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, Literal
 
@@ -18,8 +19,8 @@ from mergery.alignment.fusion.distances import Nearest
 from mergery.checkpoints.tokenizer.reading import ROLES, tokenizer_in
 from mergery.checkpoints.tokenizer.token_bytes import meaning
 
-By = Literal["exact", "prefix", "edit", "counts"]
-WAYS: tuple[By, ...] = ("exact", "prefix", "edit", "counts")
+By = Literal["exact", "first", "edit", "counts"]
+WAYS: tuple[By, ...] = ("exact", "first", "edit", "counts")
 NONE, UNKNOWN = -1, -2
 
 
@@ -31,6 +32,7 @@ class Vocabulary:
 
         Raises CheckpointError where the tokenizer is of a kind that is not read.
         """
+        self.tokenizer = tokenizer
         read = tokenizer_in(tokenizer.backend_tokenizer.to_str().encode(), label)
         self.size = read.end
         words = {role: str(word) for role, word in tokenizer.special_tokens_map.items() if role in ROLES}
@@ -55,6 +57,20 @@ class Vocabulary:
             found.setdefault(text, number)
         return found
 
+    def first(self, text: bytes) -> int:
+        """The first token of a text that is none itself; -1 where there is none.
+
+        Tokenizers that put a space before every text are asked without the text's own. Where that tells nothing, as for half a
+        letter, it is the longest token with which the text begins.
+        """
+        with suppress(UnicodeDecodeError):
+            for words in (text.decode(), text.decode().removeprefix(" ")):
+                found = self.tokenizer.encode(words, add_special_tokens=False)[:1]
+                begun = self.texts.get(found[0]) if found else None
+                if begun and text.startswith(begun):
+                    return found[0]
+        return next((self.ids[text[:n]] for n in range(len(text) - 1, 0, -1) if text[:n] in self.ids), NONE)
+
     @cached_property
     def nearest(self) -> tuple[Nearest, Sequence[int]]:
         """Finds the nearest token to a text without spaces around it."""
@@ -66,7 +82,7 @@ class VocabularyMap:
     """The token of a target's vocabulary for each token of a source's, found when it is first asked for."""
 
     def __init__(
-        self, source: Vocabulary, target: Vocabulary, by: By = "prefix", counts: Mapping[int, int] | None = None
+        self, source: Vocabulary, target: Vocabulary, by: By = "first", counts: Mapping[int, int] | None = None
     ) -> None:
         """counts: for `counts`, the target token with which the data pair each source token most often.
 
@@ -97,10 +113,8 @@ class VocabularyMap:
         exact = self.target.ids.get(text)
         if exact is not None or self.by == "exact":
             return NONE if exact is None else exact
-        if self.by == "prefix":
-            return next(
-                (self.target.ids[text[:n]] for n in range(len(text) - 1, 0, -1) if text[:n] in self.target.ids), NONE
-            )
+        if self.by == "first":
+            return self.target.first(text)
         if number in self.counts:
             return self.counts[number]
         nearest, numbers = self.target.nearest

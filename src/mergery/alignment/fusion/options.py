@@ -50,7 +50,7 @@ class FuseOptions:
     rule: Rule = "mince"
     text: float = 0.9
     match: Match = "spans"
-    vocabulary: By = "prefix"
+    vocabulary: By = "first"
     top: int = 10
     temperature: float = 1.0
     with_target: bool = True

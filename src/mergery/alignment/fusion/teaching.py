@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mergery.alignment.fusion.distributions import aligned, top_of
+from mergery.alignment.fusion.distributions import Rows, aligned, top_of
 from mergery.alignment.fusion.mapping import VocabularyMap, carry_over, most_paired
 from mergery.alignment.fusion.options import FuseOptions
 from mergery.alignment.fusion.passages import Passage, Passages
@@ -50,6 +50,26 @@ class Question:
     piece: Piece
     tokens: Tokens
     match: np.ndarray
+    alike: bool = False  # whether matched tokens begin at the same letter of the text
+
+    def read_alike(self, mapped: np.ndarray, own: np.ndarray, shares: np.ndarray, nats: np.ndarray) -> Rows:
+        """What the teacher's tokens are in the target's, where both read on from the same letter.
+
+        mapped, own, shares: (n, k) of the teacher's places. nats: (n,) of its tokens. The token that the teacher read there
+        stands for the one that the target reads. Where that is longer, its share is that of all of the teacher's tokens in it.
+        """
+        if not self.alike:
+            return mapped, shares
+        heard = self.match >= 0
+        places, labels = self.match[heard], self.labels[heard]
+        last = np.searchsorted(self.tokens.ends, self.piece.tokens.ends[heard], "right")
+        sums = np.concatenate([np.zeros(1), np.cumsum(nats)])
+        rest = np.exp(sums[places + 1] - sums[np.maximum(last, places + 1)])
+        read = own[places] == self.tokens.ids[places, None]
+        mapped, shares = mapped.copy(), shares.astype(np.float64)
+        mapped[places] = np.where(read, labels[:, None], mapped[places])
+        shares[places] *= np.where(read, rest[:, None], 1.0)
+        return mapped, shares
 
     @property
     def labels(self) -> np.ndarray:
@@ -139,7 +159,7 @@ def ask(
         answers = _answers(teacher, module, [questions[place].tokens for place in some], options)
         for place, (own, parts, nats) in zip(some, answers, strict=True):
             asked, first = questions[place], int(starts[place])
-            mapped = carry_over(teacher.vocabulary.of(own), parts)
+            mapped = carry_over(*asked.read_alike(teacher.vocabulary.of(own), own, parts, nats))
             found = aligned(asked.match, mapped, asked.labels)
             width = found[0].shape[1]
             ids[first : first + len(asked.labels), :width] = found[0]
@@ -166,7 +186,7 @@ def question(teacher: Teacher, piece: Piece, match: str) -> Question:
         found[piece.tokens.starts == 0] = NONE  # tokenizers differ in whether a text's first word has a space before it
     if not teacher.cutter.before:
         found[found == 0] = NONE
-    return Question(piece, tokens, found)
+    return Question(piece, tokens, found, match == "spans" and not teacher.same)
 
 
 def _rows_of(module: Any) -> int:

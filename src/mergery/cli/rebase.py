@@ -23,7 +23,7 @@ def rebase(
     *,
     old: From,
     new: To,
-    way: Literal["shift", "transplant", "theseus", "gradfix"] = "shift",
+    way: Literal["shift", "transplant", "transfusion", "theseus", "gradfix"] = "shift",
     scale: float = 1.0,
     data: str | None = None,
     samples: int = 256,
@@ -47,10 +47,11 @@ def rebase(
     """Move FINETUNE from the base that it was trained from onto a new one, and write the model folder OUT.
 
     transplant adds what the fine-tune has learned to the new base (methods.md#analogy). shift, the usual way, leaves out what
-    the new base has learned as well, tensor by tensor (methods.md#rebase). theseus carries it through orthogonal maps between
-    the two bases, whose widths may differ. gradfix keeps what goes down the new base's loss on data. Config and tokenizer are
-    the new base's. With tasks, the fine-tune, both bases and the result are scored, and it is said how much of the
-    fine-tune's effect is left.
+    the new base has learned as well, tensor by tensor (methods.md#rebase). transfusion adds it once neurons, heads and
+    channels of the old base are in the order of the new one's. theseus carries it through orthogonal maps between the two
+    bases, whose widths may differ. gradfix keeps what goes down the new base's loss on data. Config and tokenizer are the new
+    base's. With tasks, the fine-tune, both bases and the result are scored, and it is said how much of the fine-tune's effect
+    is left.
 
     Parameters
     ----------

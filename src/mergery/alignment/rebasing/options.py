@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from mergery.errors import RecipeError, did_you_mean
 
-Way = Literal["shift", "transplant", "theseus", "gradfix"]
+Way = Literal["shift", "transplant", "transfusion", "theseus", "gradfix"]
 WAYS: dict[str, str] = {
     "shift": "Orthogonal shift",
     "transplant": "transplant",
+    "transfusion": "TransFusion",
     "theseus": "Theseus",
     "gradfix": "GradFix",
 }
@@ -22,7 +23,8 @@ WAYS: dict[str, str] = {
 class RebaseOptions:
     """How a fine-tune is moved to another base.
 
-    way:     `transplant` adds what it has learned; `shift` without what the new base has learned as well; `theseus` through
+    way:     `transplant` adds what it has learned; `shift` without what the new base has learned as well; `transfusion` with
+             neurons, heads and channels of the old base matched to those of the new one; `theseus` through
              orthogonal maps of all spaces; `gradfix` the part alone that goes down the new base's loss on data.
     scale:   factor of what is moved.
     samples: so many texts of the data are read at most.

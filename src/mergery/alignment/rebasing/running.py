@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mergery.alignment.demand import aligned_recipe, keep
 from mergery.alignment.rebasing.gradfix import masked_files
 from mergery.alignment.rebasing.models import Trio, same_tokenizer
 from mergery.alignment.rebasing.options import WAYS, RebaseOptions
@@ -27,12 +28,16 @@ from mergery.errors import CheckpointError, PlanError, Where, listed
 from mergery.evaluation.loading import check_transformers, quiet, tokenizer_of
 from mergery.evaluation.running import torch_threads
 from mergery.planning.plan import Plan, make_plan
+from mergery.recipe import Recipe, Source
+from mergery.recipe.aligning import Align
+from mergery.recipe.reading import load_recipe
 from mergery.run.events import Notify, Visited
 from mergery.run.output import check_output, place_of
+from mergery.views.transforms import read_transform
 
 WORK = ".rebase"  # behind the output folder's name: where what is moved lies until the model is written
 MARK = "rebase.json"
-METHODS = {"shift": "rebase", "transplant": "analogy", "gradfix": "analogy"}
+METHODS = {"shift": "rebase", "transplant": "analogy", "transfusion": "analogy", "gradfix": "analogy"}
 """The method of a recipe for each way that keeps the old base's shapes."""
 
 
@@ -40,16 +45,46 @@ def base_plan(finetune: str, old: str, new: str, options: RebaseOptions, tokeniz
     """The plan from which a rebase starts, from headers alone: of the way itself where that is a method, of a plain transplant
     where the bases have one shape, and of the new base alone where they have not. Raises MergeryError.
     """
-    output = {"output": {"tokenizer": tokenizer}} if tokenizer is not None else {}
-    models = {"old": old, "new": new, "finetune": finetune}
-    method = METHODS.get(options.way, "analogy")
-    merge = {"method": method, "base": "new", "models": ["old", "finetune"], "scale": options.scale}
     if options.way in METHODS or _one_shape(old, new):
-        return make_plan({"models": models, "merge": merge, **output})
+        return make_plan(_recipe(finetune, old, new, options, tokenizer))
     if tokenizer is not None:
         why = "the new base has other widths, and keeps its own vocabulary"
         raise PlanError("the output cannot have another tokenizer here", why=why, hint="leave out --tokenizer")
     return make_plan({"models": {"new": new}, "merge": {"method": "passthrough", "models": ["new"]}})
+
+
+def _recipe(finetune: str, old: str, new: str, options: RebaseOptions, tokenizer: str | None) -> Recipe:
+    output = {"output": {"tokenizer": tokenizer}} if tokenizer is not None else {}
+    models = {"old": old, "new": new, "finetune": finetune}
+    method = METHODS.get(options.way, "analogy")
+    merge = {"method": method, "base": "new", "models": ["old", "finetune"], "scale": options.scale}
+    return load_recipe({"models": models, "merge": merge, **output})
+
+
+def matched_plan(plan: Plan, notify: Notify) -> Plan:
+    """The plan of a transplant with the old base and its fine-tune in the new base's coordinates (arXiv 2505.22697).
+
+    The transform is that of the old base alone, and the same for both: what the fine-tune has learned decides nothing. The
+    given plan is closed. Raises PlanError where the bases do not match.
+    """
+    recipe = plan.recipe
+    plan.close()
+    made = aligned_recipe(replace(recipe, align=Align("new", models=("old",))), notify)
+    matched = made.models["old"]
+    assert isinstance(matched, Source)
+    found = Path(str(matched.transform))
+    shared = found.with_name(f"{found.name}-and-its-fine-tunes")
+    if not shared.exists():
+        with open_checkpoint(found) as stored:
+            transform = read_transform(stored)
+        facts = {key: value for key, value in transform.facts.items() if key != "model"}
+        keep(replace(transform, facts=facts), shared)
+    models = dict(recipe.models)
+    for name in ("old", "finetune"):
+        source = models[name]
+        assert isinstance(source, Source)
+        models[name] = replace(source, transform=str(shared))
+    return make_plan(replace(recipe, models=models))
 
 
 def _one_shape(old: str, new: str) -> bool:
@@ -95,6 +130,12 @@ def rebased_plan(
         stack.callback(plan.close)
         if options.way in ("shift", "transplant"):
             yield plan
+            return
+        if options.way == "transfusion":
+            if out is not None:
+                plan = matched_plan(plan, notify)
+                stack.callback(plan.close)
+            yield replace(plan, notes=(_words(options, None), *plan.notes))
             return
         check_transformers("rebasing")
         stack.enter_context(quiet())

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import mergery
 from mergery.errors import TaskError
 from mergery.evaluation import EvaluationOptions, load_task
-from mergery.evaluation.likelihood import Scorer, split_pair, text_spans
+from mergery.evaluation.likelihood import Scorer, encode, split_pair, text_spans
 from mergery.evaluation.loading import Loaded
 from mergery.evaluation.models import open_subject
 from mergery.evaluation.prompts import prompt_of
@@ -165,3 +165,13 @@ def test_an_answer_that_the_tokenizer_does_not_see(zoo, write, loaded, monkeypat
 def test_chat_that_changes_nothing_is_refused(zoo, write):
     with pytest.raises(TaskError, match="--chat changes nothing here"):
         mergery.evaluate(zoo / "a", write(texts(2)), options=EvaluationOptions(chat=True))
+
+
+def test_a_text_that_a_tokenizer_of_words_refuses_is_named():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "b": 1})))
+    assert encode(words, "a", special=True) == [0]
+    with pytest.raises(TaskError, match="the tokenizer cannot take the text 'c'"):
+        encode(words, "c", special=True)

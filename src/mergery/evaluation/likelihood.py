@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,23 @@ def encode(tokenizer: Any, text: str, *, special: bool) -> list[int]:
     start = tokenizer.bos_token
     if special and start and text.startswith(start):
         special = False
-    return list(tokenizer.encode(text, add_special_tokens=special))
+    with told_of(text):
+        return list(tokenizer.encode(text, add_special_tokens=special))
+
+
+@contextmanager
+def told_of(text: str) -> Iterator[None]:
+    """Say of which text it is where a tokenizer refuses one, as those of words do without a token for unknown ones.
+
+    Raises TaskError.
+    """
+    try:
+        yield
+    except Exception as error:
+        if type(error) is not Exception:  # the tokenizers library raises no other of its own
+            raise
+        begin = text if len(text) <= 40 else f"{text[:40]}…"
+        raise TaskError(f"the tokenizer cannot take the text {begin!r}", why=str(error), hint=NO_TOKEN) from None
 
 
 def split_pair(tokenizer: Any, context: str, continuation: str, *, special: bool = True) -> Span:

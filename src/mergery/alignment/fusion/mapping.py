@@ -18,6 +18,8 @@ import numpy as np
 from mergery.alignment.fusion.distances import Nearest
 from mergery.checkpoints.tokenizer.reading import ROLES, tokenizer_in
 from mergery.checkpoints.tokenizer.token_bytes import meaning
+from mergery.errors import TaskError
+from mergery.evaluation.likelihood import encode
 
 By = Literal["exact", "first", "edit", "counts"]
 WAYS: tuple[By, ...] = ("exact", "first", "edit", "counts")
@@ -63,9 +65,9 @@ class Vocabulary:
         Tokenizers that put a space before every text are asked without the text's own. Where that tells nothing, as for half a
         letter, it is the longest token with which the text begins.
         """
-        with suppress(UnicodeDecodeError):
+        with suppress(UnicodeDecodeError, TaskError):
             for words in (text.decode(), text.decode().removeprefix(" ")):
-                found = self.tokenizer.encode(words, add_special_tokens=False)[:1]
+                found = encode(self.tokenizer, words, special=False)[:1]
                 begun = self.texts.get(found[0]) if found else None
                 if begun and text.startswith(begun):
                     return found[0]

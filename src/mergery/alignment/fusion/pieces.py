@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mergery.errors import CheckpointError, Where
+from mergery.evaluation.likelihood import encode, told_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,8 @@ class Cutter:
         token that stands in the text already, as chat templates write it, is left out. Raises CheckpointError for a token that
         the model has no row for.
         """
-        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        with told_of(text):
+            found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         places = np.array(found["offset_mapping"], np.int64).reshape(-1, 2)
         ends = np.maximum.accumulate(places[:, 1])
         before = np.concatenate([np.zeros(1, np.int64), ends])[: len(ends)]
@@ -80,8 +82,7 @@ def cutter_of(tokenizer: Any, where: str, rows: int = 1 << 31) -> Cutter:
         what, why = "this tokenizer does not tell where its tokens begin", "it is none of the tokenizers library"
         hint = "save it once as tokenizer.json, with transformers' AutoTokenizer and save_pretrained"
         raise CheckpointError(what, where=Where(where), why=why, hint=hint)
-    bare = tokenizer.encode("a", add_special_tokens=False)
-    around = tokenizer.encode("a", add_special_tokens=True)
+    bare, around = (encode(tokenizer, "a", special=special) for special in (False, True))
     at = next((at for at in range(len(around)) if around[at : at + len(bare)] == bare), 0)
     return Cutter(tokenizer, tuple(around[:at]), rows)
 

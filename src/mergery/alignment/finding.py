@@ -7,20 +7,24 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mergery.alignment.matching.pairs import Models
+import numpy as np
+
+from mergery.alignment.matching.pairs import Models, values_of
 from mergery.alignment.matching.weights import WeightMatching
 from mergery.checkpoints.statistics import model_mark
-from mergery.errors import raise_all
+from mergery.errors import PlanError, raise_all
 from mergery.graph.findings import Findings
 from mergery.graph.view import View
 from mergery.kernels.threads import quiet_torch
+from mergery.planning.coordinates import spaces_of
 from mergery.planning.models import stored_views
 from mergery.planning.opening import open_all
 from mergery.recipe import Merge, Recipe
-from mergery.recipe.aligning import Align
+from mergery.recipe.aligning import ROTATION, Align
 from mergery.run.events import Notify
 from mergery.views.respelling import respelled
 from mergery.views.transforms import Transform
+from mergery.views.transforms.folding import folded, untied
 
 if TYPE_CHECKING:
     from mergery.alignment.matching.activations import ActivationMatching
@@ -29,7 +33,9 @@ if TYPE_CHECKING:
 def find_transform(recipe: Recipe, name: str, align: Align, notify: Notify) -> Transform:
     """Align one model of a recipe, as `align` says. Raises MergeryError where the models do not match."""
     with opened(recipe, name, align.to) as (reference, model), quiet_torch(load=False):
-        models = Models(reference, model)
+        models, gains = Models(reference, model), {}
+        if ROTATION in align.spaces:
+            models, gains = without_gains(models)
         matching: WeightMatching | ActivationMatching = WeightMatching(models, align.spaces, notify=notify)
         if align.method == "activations":
             from mergery.alignment.matching.activations import ActivationMatching, measured
@@ -45,7 +51,23 @@ def find_transform(recipe: Recipe, name: str, align: Align, notify: Notify) -> T
             "spaces": list(align.spaces),
             "left": [matching.history[0], matching.history[-1]],
         }
-        return replace(found, facts=facts)
+        return replace(found, facts=facts, gains=gains if found.rotation is not None else {})
+
+
+def without_gains(models: Models) -> tuple[Models, dict[str, np.ndarray]]:
+    """Both models with norms without gains, and the gains of the reference. Raises PlanError where they see a rotation."""
+    if not models.spaces.before:
+        why = "its norms do not all stand before what reads the residual stream, or take off a mean"
+        raise PlanError(
+            f"the residual stream of {models.model.name!r} cannot be rotated", why=why, hint="spaces: [residual]"
+        )
+    views = []
+    for view in (models.reference, models.model):
+        own = untied(view, models.spaces)
+        views.append(folded(own, spaces_of(own)))
+    places = {piece.tensor: piece for piece in models.spaces.pieces if piece.role == "norm"}
+    norms = sorted(set(models.spaces.before.values()))
+    return Models(*views), {name: values_of(places[name], models.reference.nodes[name]) for name in norms}
 
 
 @contextmanager

@@ -38,7 +38,8 @@ def align(
     to:      the model whose coordinates it gets, of the same architecture.
     method:  `weights` without data, or `activations` on `data`: texts, of which the first so many `samples` are taken, of
              `length` tokens at most.
-    spaces:  of residual, mlp, heads, qk, vo and experts, those that are aligned; all where nothing is said.
+    spaces:  of residual, mlp, heads, qk, vo and experts, those that are aligned; all where nothing is said. `rotation` is a
+             rotation of the residual stream in place of an order of its channels.
     dtype:   of the output; the model's own where nothing is said.
     check:   run both models, before and after, on a few tokens, and refuse an output that answers otherwise.
     options, on_event, replace, restart: as in `merge`.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mergery.architecture.fused import FusedPart, fused_parts, heads_of, transposed
@@ -90,10 +90,10 @@ class Spaces:
     unknown: Mapping[str, str]
     norm: str  # of the residual stream: rms or layer
     fixed: str = ""  # why the channels of the residual stream must stay, where they must
-
-    def touching(self, space: str) -> tuple[Piece, ...]:
-        """The pieces that have an axis in a space."""
-        return tuple(piece for piece in self.pieces if any(axis and axis.space == space for axis in piece.axes))
+    before: Mapping[str, str] = field(
+        default_factory=dict
+    )  # of tensors that read it: the gains of the norm before them
+    offset: float = 0.0  # what norms add to their gains
 
 
 def read_spaces(tensors: Iterable[TensorInfo], architecture: Architecture, config: Config) -> Spaces | None:
@@ -131,7 +131,30 @@ class _Reading:
                 self.unknown[info.name] = found
             else:
                 pieces += found
-        return Spaces(tuple(pieces), self.sizes, self.attention, self.unknown, self.free.norm, self.fixed())
+        own = (self.free.norm, self.fixed(), self.before(pieces), self.free.offset)
+        return Spaces(tuple(pieces), self.sizes, self.attention, self.unknown, *own)
+
+    def before(self, pieces: list[Piece]) -> dict[str, str]:
+        """The norm before each tensor that reads the residual stream; nothing where norms stand elsewhere too.
+
+        Known are layers with one norm before attention and one before the MLP, and one norm behind all layers.
+        """
+        norms = {piece.tensor: piece.layer for piece in pieces if piece.role == "norm" and piece.axes[0] is not None}
+        places: dict[tuple[int | None, str], str] = {}
+        for name, layer in norms.items():
+            word = "last" if layer is None else _NORMS.get(name.split(".")[-2], "")
+            if not word or (layer, word) in places or self.free.norm != "rms":
+                return {}
+            places[layer, word] = name
+        found: dict[str, str] = {}
+        for piece in pieces:
+            if not any(axis is not None and axis.space == RESIDUAL and axis.reads for axis in piece.axes):
+                continue
+            word = "last" if piece.layer is None else "attention" if piece.role.startswith("attention") else "mlp"
+            if (piece.layer, word) not in places:
+                return {}
+            found[piece.tensor] = places[piece.layer, word]
+        return found
 
     def fixed(self) -> str:
         """Why channels must stay: what a model without a head answers is the residual stream itself."""
@@ -283,6 +306,7 @@ class _Reading:
         return (Axis(f"layers.{layer}.{word}", signed=False),)
 
 
+_NORMS = {"input_layernorm": "attention", "post_attention_layernorm": "mlp"}
 _BEFORE_HEAD = re.compile(r"(^|\.)(cls\.predictions\.transform|lm_head)\.dense\.(weight|bias)$")
 _POOLER = re.compile(r"(^|\.)pooler\.dense\.(weight|bias)$")
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")

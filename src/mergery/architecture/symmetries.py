@@ -16,12 +16,14 @@ class Symmetries:
             (`interleaved`), or none.
     share:  of a head's coordinates that are turned, where the config does not say.
     heads:  whether heads may change places: not where each has a slope of its own.
+    offset: what norms add to their gains.
     """
 
     norm: str = "rms"
     rotary: str = "half"
     share: float = 1.0
     heads: bool = True
+    offset: float = 0.0
 
 
 CHAIN = Symmetries("layer", "")
@@ -33,12 +35,13 @@ SYMMETRIES = {
     **dict.fromkeys(
         (
             "llama", "mistral", "granite", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "mixtral", "olmo2", "olmoe", "phi3",
-            "gemma", "gemma2", "gemma3_text", "smollm3", "exaone4", "granitemoe", "seed_oss", "arcee", "ministral",
+            "gemma2", "gemma3_text", "smollm3", "exaone4", "granitemoe", "seed_oss", "arcee", "ministral",
         ),
         _RMS,
     ),
     **dict.fromkeys(("gpt2", "gpt_neo", "opt", "bert", "roberta"), _LEARNED),
     **dict.fromkeys(("olmo", "starcoder2", "falcon"), Symmetries("layer")),
+    "gemma": Symmetries(offset=1.0),
     "gpt_neox": Symmetries("layer", share=0.25),
     "phi": Symmetries("layer", share=0.5),
     "stablelm": Symmetries("layer", share=0.25),

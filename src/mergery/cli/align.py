@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from mergery.cli.common import CHUNK, DryRun, Json, Quiet, Restart, Threads, Verbose, flowing, run_options
 
-Kind = Literal["residual", "mlp", "heads", "qk", "vo", "experts"]
+Kind = Literal["residual", "mlp", "heads", "qk", "vo", "experts", "rotation"]
 Spaces = Annotated[tuple[Kind, ...], Parameter(consume_multiple=True)]
 
 
@@ -54,7 +54,8 @@ def align(
         By what units are matched: weights, which need no data, or activations on --data.
     spaces
         What is aligned, of residual (channels), mlp (neurons), heads, qk (queries with keys), vo (values with outputs) and
-        experts; all where nothing is said.
+        experts; all of these where nothing is said. rotation is a rotation of the residual stream in place of an order of its
+        channels.
     data
         Texts for activations: a task file (.jsonl) or plain text.
     samples

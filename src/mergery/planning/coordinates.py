@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mergery.architecture import read_architecture
 from mergery.architecture.spaces import Spaces, read_spaces
 from mergery.checkpoints.base import Checkpoint, TensorInfo
 from mergery.checkpoints.statistics import model_mark
@@ -10,6 +11,7 @@ from mergery.graph.findings import Findings
 from mergery.graph.view import Change, View
 from mergery.recipe import Merge, Recipe, Source
 from mergery.views.transforms import read_transform, transformed, why_illegal
+from mergery.views.transforms.folding import folded, untied, with_gains
 
 ALIGN = "align the model again: mergery align MODEL --to REFERENCE OUT"
 
@@ -38,7 +40,10 @@ def spaces_of(view: View) -> Spaces:
     """The spaces of a model. Raises PlanError where not all of its tensors are understood."""
     family = view.config.family_of("language")
     infos = [TensorInfo(name, node.shape, node.dtype) for name, node in view.nodes.items()]
-    found = read_spaces(infos, view.architecture, view.config)
+    known = view.architecture
+    if not view.nodes.keys() <= known.names.keys():  # a tied head that stands beside another model's own
+        known = read_architecture(infos, view.config)
+    found = read_spaces(infos, known, view.config)
     if found is None:
         why = f"what leaves a model of the family {family!r} as it is has not been worked out"
         hint = "known are the families in architecture/symmetries.py, such as llama, qwen2, gemma, gpt2 and mixtral"
@@ -63,6 +68,8 @@ def in_coordinates(
             why = f"{view.donor.smoothed} has moved scales between its tensors, which its base takes back"
             raise PlanError(f"{view.name!r} cannot be transformed", why=why, hint="write it by passthrough on its base")
         transform = read_transform(stored)
+        if transform.rotation is not None:
+            view = untied(view, spaces_of(view))
         mark = transform.facts.get("model")
         if mark is not None and mark != model_mark(checkpoint):
             where = Where(stored.location)
@@ -81,4 +88,10 @@ def in_coordinates(
         left = f"{last / first:.1%}" if first else "nothing"
         words = f"{words}, those of {transform.facts['to']}, from which {left} of the squared difference is left"
     findings.changes.append(Change(view.name, words))
-    return transformed(view, transform, spaces)
+    if transform.rotation is None:
+        return transformed(view, transform, spaces)
+    try:
+        return with_gains(transformed(folded(view, spaces), transform, spaces), spaces, transform.gains)
+    except MergeryError as error:
+        findings.problems.append(error.at(source.place))
+        return None

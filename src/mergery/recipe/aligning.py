@@ -13,6 +13,8 @@ METHODS = ("weights", "activations")
 KINDS = ("residual", "mlp", "heads", "qk", "vo", "experts")
 """The kinds of spaces: channels of the residual stream, neurons, heads, matrices of queries with keys, of values with outputs,
 and experts."""
+ROTATION = "rotation"
+"""In place of an order of channels, a rotation of the residual stream, which norms without gains do not see."""
 KEYS = ("to", "method", "spaces", "models", "data", "samples", "length")
 SAMPLES, LENGTH = 64, 256
 
@@ -71,8 +73,8 @@ def read_align(reader: RecipeReader, data: Any, models: Mapping[str, Any]) -> Al
             reader.fail(f"{key} must be a list", (*path, key), hint=f"{key}: [{known[-1]}]")
             return None
     for index, each in enumerate(spaces):
-        if each not in KINDS:
-            hint = did_you_mean(each, KINDS)
+        if each not in (*KINDS, ROTATION):
+            hint = did_you_mean(each, (*KINDS, ROTATION))
             reader.fail(f"no kind of space is called {each!r}", (*path, "spaces", index), hint=hint)
     for index, each in enumerate(named):
         reader.name(each, (*path, "models", index), models)
@@ -89,10 +91,12 @@ def read_align(reader: RecipeReader, data: Any, models: Mapping[str, Any]) -> Al
         reader.fail(
             "activations need data", path, why=why, hint="align: {to: base, method: activations, data: texts.jsonl}"
         )
+    if method == "activations" and ROTATION in spaces:
+        reader.fail("a rotation is found by weights", (*path, "method"), hint="method: weights, or spaces: [residual]")
     if method == "weights" and text:
         hint = "leave out data, or method: activations"
         reader.fail("weights are matched without data", (*path, "data"), hint=hint)
-    own = (tuple(each for each in KINDS if each in spaces) or KINDS, tuple(named), str(text))
+    own = (tuple(each for each in (*KINDS, ROTATION) if each in spaces) or KINDS, tuple(named), str(text))
     return Align(
         said["to"], str(method), *own, numbers["samples"], numbers["length"], reader.document.where(path, key=True)
     )
@@ -104,7 +108,7 @@ def align_schema() -> dict[str, Any]:
     said = {
         "to": {**text, "description": "The model whose coordinates the others get."},
         "method": {"enum": list(METHODS), "default": METHODS[0]},
-        "spaces": {"type": "array", "items": {"enum": list(KINDS)}, "minItems": 1},
+        "spaces": {"type": "array", "items": {"enum": [*KINDS, ROTATION]}, "minItems": 1},
         "models": {"type": "array", "items": text, "description": "Those that are aligned; all where nothing is said."},
         "data": {**text, "description": "Texts, for activations."},
         "samples": {"type": "integer", "minimum": 2, "default": SAMPLES},

@@ -16,7 +16,7 @@ import numpy as np
 from mergery.alignment.matching.heads import left_between, match_heads, sides
 from mergery.alignment.matching.pairs import Models, Pair, changed, in_places, unfolded
 from mergery.alignment.matching.units import Agreement, Scores, identity, match_experts, match_units
-from mergery.recipe.aligning import KINDS
+from mergery.recipe.aligning import KINDS, ROTATION
 from mergery.run.events import Notify, Tally, ignore
 from mergery.views.transforms import Heads, Transform, Units
 
@@ -35,6 +35,7 @@ class WeightMatching:
     history: list[float] = field(default_factory=list)
     units: dict[str, Units] = field(default_factory=dict)
     heads: dict[int, Heads] = field(default_factory=dict)
+    rotation: np.ndarray | None = None  # of channels, in place of an order, where that is wanted: see `folded`
 
     def __post_init__(self) -> None:
         for name, space in self.models.spaces.sizes.items():
@@ -42,13 +43,14 @@ class WeightMatching:
                 self.units[name] = identity(space.size, signs=space.signs)
         for layer, own in self.models.spaces.attention.items():
             self.heads[layer] = Heads(np.arange(own.keys), np.arange(own.queries))
-        free = RESIDUAL in self.wanted and RESIDUAL in self.units and not self.models.spaces.fixed
+        self.rotating = ROTATION in self.wanted
+        free = {RESIDUAL, ROTATION} & set(self.wanted) and RESIDUAL in self.units and not self.models.spaces.fixed
         self.settled = not free  # whether channels are certain
 
     @property
     def transform(self) -> Transform:
         """The transform that has been found so far."""
-        return Transform(dict(self.units), dict(self.heads))
+        return Transform(dict(self.units), dict(self.heads), rotation=self.rotation)
 
     def run(self) -> Transform:
         """Find it."""
@@ -70,13 +72,13 @@ class WeightMatching:
             self.history.append(self.left(outside, Transform()) + sum(layers))
             scores = Scores(size, signs=signs)
             self.add_channels(scores, outside, Transform())
-            self.units[RESIDUAL], _ = scores.solved(self.units[RESIDUAL])
+            self.match_channels(scores)
         self.settled = self.agrees(outside)
 
     def agrees(self, outside: Sequence[Pair]) -> bool:
         """Whether all channels are those of the reference, by matrices outside the layers."""
         agreement, seen = Agreement(self.models.spaces.sizes[RESIDUAL].size), False
-        own = Transform({RESIDUAL: self.units[RESIDUAL]})
+        own = Transform({RESIDUAL: self.units[RESIDUAL]}, rotation=self.rotation)
         for pair in outside:
             axis = pair.along(RESIDUAL)
             if axis is not None and pair.one.ndim == 2:
@@ -84,6 +86,19 @@ class WeightMatching:
                 agreement.add(unfolded(pair.one, axis), unfolded(other, axis))
                 seen = True
         return seen and agreement.holds
+
+    def match_channels(self, scores: Scores) -> float:
+        """The order of channels, or their rotation, that scores ask for; and what is gained."""
+        if not self.rotating:
+            self.units[RESIDUAL], gain = scores.solved(self.units[RESIDUAL])
+            return gain
+        left, values, right = np.linalg.svd(scores.signed)
+        before = scores.signed.trace() if self.rotation is None else float((self.rotation * scores.signed).sum())
+        gain = float(values.sum() - before)
+        if gain <= 1e-6 * float(values.sum()):
+            return 0.0
+        self.rotation = left @ right
+        return gain
 
     def add_channels(self, scores: Scores, pairs: Sequence[Pair], transform: Transform) -> None:
         """Add to the scores of channels what pieces say, once all else of them is in the reference's coordinates."""
@@ -117,7 +132,7 @@ class WeightMatching:
             tally.add(sum(pair.one.nbytes + pair.other.nbytes for pair in pairs))
         self.history += [before, after] if not self.history else [after]
         if scores is not None:
-            self.units[RESIDUAL], gain = scores.solved(self.units[RESIDUAL])
+            gain = self.match_channels(scores)
             self.history.append(after - 2 * gain)
             moved |= gain > 0
         return moved
@@ -133,7 +148,8 @@ class WeightMatching:
 
     def seen(self, pairs: Sequence[Pair], *kept: str) -> list[Pair]:
         """Pairs with the model's pieces in the reference's coordinates, of these spaces alone."""
-        own = Transform({name: self.units[name] for name in kept if name in self.units})
+        rotation = self.rotation if RESIDUAL in kept else None
+        own = Transform({name: self.units[name] for name in kept if name in self.units}, rotation=rotation)
         return [replace(pair, other=changed(pair.other, pair.piece.axes, own, self.models.spaces)) for pair in pairs]
 
     def match_layer(self, layer: int, pairs: Sequence[Pair]) -> bool:

@@ -18,6 +18,8 @@ def why_illegal(transform: Transform, spaces: Spaces) -> str:
 
 
 def _reasons(transform: Transform, spaces: Spaces) -> Iterator[str]:
+    if transform.rotation is not None:
+        yield from _of_rotation(transform.rotation, spaces)
     for name, units in transform.units.items():
         space = spaces.sizes.get(name)
         if space is None:
@@ -37,6 +39,16 @@ def _reasons(transform: Transform, spaces: Spaces) -> Iterator[str]:
             yield f"the heads of layer {layer} are not known"
         else:
             yield from _of_heads(layer, heads, attention)
+
+
+def _of_rotation(rotation: np.ndarray, spaces: Spaces) -> Iterator[str]:
+    size = spaces.sizes["residual"].size
+    if spaces.fixed:
+        yield spaces.fixed
+    elif not spaces.before:
+        yield "its norms do not all stand before what reads the residual stream, or take off a mean: they see a rotation"
+    elif rotation.shape != (size, size) or np.abs(rotation @ rotation.T - np.eye(len(rotation))).max() > 1e-6:
+        yield f"the rotation is no orthogonal matrix of {size} channels"
 
 
 def _of_heads(layer: int, heads: Heads, own: Attention) -> Iterator[str]:

@@ -5,6 +5,8 @@
     layers.3.experts.order                   of experts
     layers.3.heads.groups, .queries          of key heads, and of query heads
     layers.3.heads.qk, .vo                   a matrix for each key head: of its keys, and of its values
+    rotation                                 of the residual stream, [channels, channels], in place of an order of it
+    gains:model.norm.weight                  of a norm, where there is a rotation: those that it has then
 
 Orders are int64: place i gets what stood in place `order[i]`. Matrices are float64, those of a key head that has moved already.
 Keys are multiplied with theirs and the queries of their group with its inverse transpose; values with theirs, and what they
@@ -20,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from mergery.architecture.spaces import Attention, Axis, Spaces
+from mergery.architecture.spaces import RESIDUAL, Attention, Axis, Spaces
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.json_files import parse_object
 from mergery.checkpoints.memory import MemoryCheckpoint
@@ -29,6 +31,7 @@ from mergery.views.transforms.operators import Operator
 
 FILE = "transform.json"
 FORMAT = 1
+GAINS = "gains:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +89,8 @@ class Transform:
     units: Mapping[str, Units] = field(default_factory=dict)
     heads: Mapping[int, Heads] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    rotation: np.ndarray | None = None  # float64, orthogonal; norms have no gains meanwhile: see `folding`
+    gains: Mapping[str, np.ndarray] = field(default_factory=dict)  # float32, by the tensor of a norm
 
     def inverse(self) -> Transform:
         """What takes it back: exactly, but for the rounding of matrices."""
@@ -96,16 +101,19 @@ class Transform:
             if experts and number.isdecimal() and f"{layer}.experts" in self.units:
                 was = int(self.units[f"{layer}.experts"].order[int(number)])
                 units[f"{layer}.experts.{was}.mlp"] = self.units[name].inverse()
-        return Transform(units, {layer: each.inverse() for layer, each in self.heads.items()}, {})
+        heads = {layer: each.inverse() for layer, each in self.heads.items()}
+        return Transform(units, heads, {}, None if self.rotation is None else self.rotation.T)
 
     @property
     def is_identity(self) -> bool:
         """Whether it changes nothing."""
-        return all(each.is_identity for each in (*self.units.values(), *self.heads.values()))
+        still = all(each.is_identity for each in (*self.units.values(), *self.heads.values()))
+        return still and self.rotation is None
 
     def changed(self) -> list[str]:
         """What it changes: names of spaces, and `layers.3.heads`."""
-        found = [name for name, each in self.units.items() if not each.is_identity]
+        found = ["residual"] if self.rotation is not None else []
+        found += [name for name, each in self.units.items() if not each.is_identity]
         return found + [f"layers.{layer}.heads" for layer, each in self.heads.items() if not each.is_identity]
 
     def expert(self, layer: int | None, expert: str) -> str:
@@ -118,6 +126,11 @@ class Transform:
         if axis is None:
             return None
         found = self.units.get(axis.space)
+        if axis.space == RESIDUAL and self.rotation is not None:
+            still = np.arange(len(self.rotation))
+            return (
+                Operator(still, None, self.rotation[None]) if axis.signed else None
+            )  # its own dual; gains are all one
         if found is not None:
             made = None if found.is_identity else Operator(found.order, found.signs)
         else:
@@ -155,6 +168,9 @@ class Transform:
         for layer, heads in self.heads.items():
             own = {"groups": heads.groups, "queries": heads.queries, "qk": heads.qk, "vo": heads.vo}
             found |= {f"layers.{layer}.heads.{word}": array for word, array in own.items() if array is not None}
+        if self.rotation is not None:
+            found["rotation"] = self.rotation
+            found |= {f"{GAINS}{name}": gains for name, gains in self.gains.items()}
         return found
 
     def text(self) -> str:
@@ -194,14 +210,17 @@ def read_transform(checkpoint: Checkpoint) -> Transform:
         raise CheckpointError("this transform is of another format", where=Where(where), hint="align again")
     units: dict[str, dict[str, np.ndarray]] = {}
     heads: dict[int, dict[str, np.ndarray]] = {}
+    whole: dict[str, np.ndarray] = {}
     for name, info in checkpoint.tensors.items():
         owner, _, word = name.rpartition(".")
-        values = np.empty(info.shape, _DTYPES.get(word, np.float64))
+        values = np.empty(info.shape, np.float32 if name.startswith(GAINS) else _DTYPES.get(word, np.float64))
         if values.nbytes != info.nbytes:
             raise CheckpointError(f"{name!r} is {info.dtype}", where=Where(checkpoint.location), hint="align again")
         checkpoint.read(name, 0, info.elements, values.reshape(-1).view(np.uint8))
         layer = owner.removeprefix("layers.").removesuffix(".heads")
-        if owner.endswith(".heads") and layer.isdecimal():
+        if name == "rotation" or name.startswith(GAINS):
+            whole[name] = values
+        elif owner.endswith(".heads") and layer.isdecimal():
             heads.setdefault(int(layer), {})[word] = values
         else:
             units.setdefault(owner, {})[word] = values
@@ -209,6 +228,8 @@ def read_transform(checkpoint: Checkpoint) -> Transform:
         {name: Units(**each) for name, each in units.items()},
         {layer: Heads(**each) for layer, each in heads.items()},
         facts,
+        whole.get("rotation"),
+        {name.removeprefix(GAINS): gains for name, gains in whole.items() if name.startswith(GAINS)},
     ))  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from benchmarks.zoo.measure import Bench
 
-from mergery.methods._scale import STRETCH
+from mergery.methods.task_arithmetic import task_arithmetic
 
 CONTROL = 0.95  # of what the base scores on the other skills, that a negation must keep
 
@@ -25,7 +25,7 @@ class Interference:
 def interference(bench: Bench, settings: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Interference:
     """Each task vector alone at the scale that is best for all together, and all of them."""
     experts = bench.experts("test")
-    scale = settings.get("scale", min(1.0, STRETCH / len(bench.skills) ** 0.5))
+    scale = settings.get("scale", task_arithmetic.resolve(len(bench.skills), {})["scale"])
     alone = [
         bench.test("task_arithmetic", {"scale": scale}, [skill])[index] for index, skill in enumerate(bench.skills)
     ]

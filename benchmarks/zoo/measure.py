@@ -73,6 +73,15 @@ class Bench:
             self.note(key, values=answer_all(self.world, model, self.skills, split).mean(axis=1).tolist())
         return np.array(self.known[key]["values"])
 
+    def damage(self) -> float | None:
+        """What the base says already of what no skill asks for; None where the world cannot tell."""
+        key = self.key("damage of the base")
+        if key not in self.known and self.frozen:
+            return None
+        if key not in self.known:
+            self.note(key, damage=self.world.damage(self.world.load(self.zoo.base)))
+        return self.known[key]["damage"]
+
     def experts(self, split: Split) -> np.ndarray:
         """Each expert on its own skill."""
         return np.array([self.reference(skill, split)[index] for index, skill in enumerate(self.skills)])
@@ -146,7 +155,10 @@ class Bench:
             raise Unmeasured(f"{method} on {split} items")
         if key not in self.known:
             state, seconds = self.merge(recipe)
-            self.note(key, settings=dict(settings), values=self.shares(state, split, on).tolist(), seconds=seconds)
+            values = self.shares(state, split, on).tolist()
+            lost = self.world.damage(self.model)
+            told = {} if lost is None else {"damage": lost}
+            self.note(key, settings=dict(settings), values=values, seconds=seconds, **told)
         return self.known[key]
 
     def served(self, split: Split, method: str, settings: Settings) -> tuple[np.ndarray, float]:

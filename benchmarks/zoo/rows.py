@@ -91,7 +91,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "arithmetic",
         "task_arithmetic",
-        given={"scale": [0.2, 0.8]},
+        given={"scale": [0.1, 0.4]},
         label="task_arithmetic, growing with depth",
     ),
     Row("sparse", "ties", {"density": (0.2, 0.5), "scale": MEANS}),

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.zoo.cases import METHODS, cases
+from benchmarks.zoo.cases import METHODS, cases, groups
 from benchmarks.zoo.effects import interference, negate, tell
 from benchmarks.zoo.measure import Bench, Unmeasured
 from benchmarks.zoo.rows import ROWS, Row
@@ -115,7 +115,8 @@ def run_job(scope: Scope, name: str, seed: int) -> dict[str, Any]:
     zoo = world.prepare(scope.cache, seed, silent)
     bench = Bench(zoo, notebook, world.skills, scope.frozen)
     methods = [row.name for row in scope.rows(name) if row.name in METHODS]
-    result = {"cases": cases(bench, methods)} | table(bench, scope.rows(name))
+    which = [tuple(world.skills)] if name == REAL else groups(world.skills)
+    result = {"cases": cases(bench, which, methods)} | table(bench, scope.rows(name))
     if name != REAL:
         chosen: dict[str, Any] = next(
             entry["settings"] for entry in result["rows"] if entry["name"] == "task_arithmetic"
@@ -138,7 +139,9 @@ def table(bench: Bench, rows: Sequence[Row]) -> dict[str, Any]:
         own.append(float(answers[index]))
         others += [float(value) for other, value in enumerate(answers) if other != index]
     entries = [entry for row in rows if (entry := measured(bench, row, experts))]
+    lost = bench.damage()
     return {
+        **({} if lost is None else {"damage": round(lost, 4)}),
         "skills": list(bench.skills),
         "items": bench.world.items_of("test"),
         "base": _rounded(base / experts),
@@ -148,19 +151,20 @@ def table(bench: Bench, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def measured(bench: Bench, row: Row, experts: np.ndarray) -> dict[str, Any] | None:
-    """A row's scores. Of a notebook to which nothing is added: with its defaults, where its grid was not gone through; None
-    where these were not measured either."""
+    """A row's scores: with its defaults alone where it has no grid, or where to a notebook to which nothing is added its grid
+    was not gone through; None where its defaults were not measured either."""
     about = {"name": row.name, "family": row.family}
     try:
-        default, chosen, tried = bench.chosen(row)
-        return about | {
-            "default": _rounded(bench.tested(row, default) / experts),
-            "chosen": _rounded(bench.tested(row, chosen) / experts),
-            "dev": round(float((chosen.dev / bench.experts("dev")).mean()), 4),
-            "settings": dict(chosen.settings),
-            "tried": tried,
-            "seconds": round(default.seconds, 3),
-        }
+        if row.grid or row.served:
+            default, chosen, tried = bench.chosen(row)
+            return about | {
+                "default": _rounded(bench.tested(row, default) / experts),
+                "chosen": _rounded(bench.tested(row, chosen) / experts),
+                "dev": round(float((chosen.dev / bench.experts("dev")).mean()), 4),
+                "settings": dict(chosen.settings),
+                "tried": tried,
+                "seconds": round(default.seconds, 3),
+            }
     except Unmeasured:
         if row.served:
             return None
@@ -170,6 +174,7 @@ def measured(bench: Bench, row: Row, experts: np.ndarray) -> dict[str, Any] | No
         return None
     scores = _rounded(np.array(entry["values"]) / experts)
     seconds = round(entry["seconds"], 3)
+    about |= {"damage": round(entry["damage"], 4)} if "damage" in entry else {}
     return about | {"default": scores, "chosen": scores, "dev": None, "settings": {}, "tried": 1, "seconds": seconds}
 
 

@@ -62,6 +62,10 @@ class World(ABC):
     def items_of(self, split: Split) -> int:
         """How many items all skills have together."""
 
+    def damage(self, model: torch.nn.Module) -> float | None:
+        """What a model has lost of what no skill asks for, where the world can tell."""
+        return None
+
     def source(self, folder: Path, skill: str) -> str:
         """What a recipe calls the expert of a skill."""
         return str(folder / skill)

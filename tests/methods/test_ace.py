@@ -38,11 +38,11 @@ def test_by_hand():
     # one task, two inputs, ridge 1: columns (1, -1) and (3, -3); S = 2 [[1, 3], [3, 9]], of 20; c = (4, 12)
     # aim: d (S + I) = [[1, 3], [-1, -3]] * 21;  S + I + 1 c = [[7, 18], [10, 31]], of determinant 37
     # (21, 63) times the inverse: (21 * 31 - 63 * 10, -21 * 18 + 63 * 7) / 37
-    out = merge(ace, [[[1.0, 3.0], [-1.0, -3.0]]], np.zeros((2, 2)), ridge=1.0, ridge_of="one")
+    out = merge(ace, [[[1.0, 3.0], [-1.0, -3.0]]], np.zeros((2, 2)), ridge=1.0, ridge_of="one", scale=1.0)
     row = [(21 * 31 - 63 * 10) / 37, (63 * 7 - 21 * 18) / 37]
     assert equals(out, [row, [-row[0], -row[1]]])
     # the mean over outputs, here (10, 20), has no part in it where tasks are equal
-    out = merge(ace, [[[11.0, 23.0], [9.0, 17.0]]], np.zeros((2, 2)), ridge=1.0, ridge_of="one")
+    out = merge(ace, [[[11.0, 23.0], [9.0, 17.0]]], np.zeros((2, 2)), ridge=1.0, ridge_of="one", scale=1.0)
     assert equals(out, [row, [-row[0], -row[1]]])
 
 
@@ -119,9 +119,9 @@ def test_a_ridge_that_scales():
 
 
 def test_the_paper_takes_an_absolute_ridge():
-    assert preset(ace, "paper") == {"ridge_of": "one"}
+    assert preset(ace, "paper") == {"ridge_of": "one", "scale": 1.0}
     defaults = {name: ace.settings[name].default for name in ("mode", "ridge", "leading", "scale")}
-    assert defaults == {"mode": "auto", "ridge": 0.01, "leading": 0.3, "scale": 1.0}
+    assert defaults == {"mode": "auto", "ridge": 0.01, "leading": 0.3, "scale": "auto"}
 
 
 def test_settings_are_checked():

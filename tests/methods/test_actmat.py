@@ -52,8 +52,8 @@ def test_one_task_vector_stays():
 
 
 def test_the_paper_is_the_default():
-    assert preset(actmat, "paper") == {}
-    assert actmat.settings["scale"].default == 1.0
+    assert preset(actmat, "paper") == {"scale": 1.0}
+    assert actmat.settings["scale"].default == "auto"
 
 
 def test_settings_are_checked():

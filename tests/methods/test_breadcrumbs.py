@@ -53,7 +53,7 @@ def test_signs_are_elected():
     models = [[6.0], [2.0], [-5.0]]
     assert equals(merge(breadcrumbs_ties, models, [0.0]), [4.0])
     assert equals(merge(breadcrumbs_ties, models, [0.0], normalize=False), [8.0])
-    assert equals(merge(breadcrumbs, models, [0.0]), [3.0])
+    assert equals(merge(breadcrumbs, models, [0.0], scale=1.0), [3.0])
 
 
 @settings(max_examples=40)

@@ -20,7 +20,7 @@ CASES = [
 ]  # fmt: skip
 
 
-@suite(dc_merge, mirrored=True)
+@suite(dc_merge, settings={"scale": 1.0}, mirrored=True)
 def test_conformance(check):
     check()
 
@@ -45,7 +45,10 @@ def test_by_hand():
     models, zero = [diagonal(3, 1), diagonal(1, 2)], torch.zeros(2, 2)
     assert equals(merge(dc_merge, models, zero, scale=1.0), diagonal(3, 2))
     # it answers to (3, 1) by 11 / 10 and to (1, 2) by 7 / 5 of themselves
-    assert equals(merge(dc_merge, models, zero), diagonal(3, 2) / ((11 / 10 + 7 / 5) / 2))
+    answer = (11 / 10 + 7 / 5) / 2
+    # of inputs (3, 1) and (1, 2) they make (9, 1) and (1, 4), and it (9, 2) and (3, 4)
+    least = ((81 + 2) / 82 + (3 + 16) / 17) / ((81 + 4) / 82 + (9 + 16) / 17)
+    assert equals(merge(dc_merge, models, zero), diagonal(3, 2) * (least / answer) ** 0.5)
     assert equals(merge(dc_merge, models, zero, scale=1.0, weight=[2.0, 5.0]), diagonal(3, 2))  # each alone: its mean
 
 

@@ -69,7 +69,7 @@ def test_the_closed_form_is_the_minimum(out, into, share, seed, size):
 def test_tasks_at_right_angles_are_summed(k, rank, seed):
     # each is felt by its own directions alone, so that the sum satisfies all
     deltas = apart(k, rank, k * rank + 1, k * rank + 2, seed)
-    assert equals(merge(dop, deltas, torch.zeros_like(deltas[0])), sum(deltas), 2e-5)
+    assert equals(merge(dop, deltas, torch.zeros_like(deltas[0]), scale=1.0), sum(deltas), 2e-5)
 
 
 def test_the_published_descent_lowers_both_losses():
@@ -96,7 +96,7 @@ def test_stability_favours_the_first():
     away = [float((merge(dop, deltas, zero, stability=share) - deltas[0]).norm()) for share in (0.2, 0.5, 0.8, 1.0)]
     assert all(after < before for before, after in itertools.pairwise(away))
     assert away[-1] < 1e-5
-    assert preset(dop, "paper") == ADAM
+    assert preset(dop, "paper") == ADAM | {"scale": 1.0}
     assert {name: dop.settings[name].default for name in ("steps", "rate")} == {"steps": 200, "rate": 1e-4}
 
 

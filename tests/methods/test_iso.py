@@ -13,7 +13,7 @@ from .merging import equals, merge, normal, suite
 from .small_models import BASE, EMBED, LINEAR, NORM, by_recipe, mean, of_models
 
 
-@suite(iso_c, mirrored=True)
+@suite(iso_c, settings={"scale": 1.0}, mirrored=True)
 def test_conformance_of_iso_c(check):
     check()
 
@@ -47,7 +47,10 @@ def test_iso_c_by_hand():
     assert equals(out, diagonal(2, 2))  # of the sum (1.5, 0.5)
     # at (3.5, 3.5) the answers to (3, 1) and (0, 3) are 14 / 10 and 10.5 / 9 of themselves
     answer = (14 / 10 + 10.5 / 9) / 2
-    assert equals(merge(iso_c, [diagonal(3, 1), diagonal(0, 3)], zero), diagonal(3.5, 3.5) / answer)
+    # of inputs (3, 1) and (0, 3) they make (9, 1) and (0, 9), and it (10.5, 3.5) and (0, 10.5)
+    least = ((94.5 + 3.5) / 82 + 94.5 / 81) / ((10.5**2 + 3.5**2) / 82 + 10.5**2 / 81)
+    wanted = diagonal(3.5, 3.5) * (least / answer) ** 0.5
+    assert equals(merge(iso_c, [diagonal(3, 1), diagonal(0, 3)], zero), wanted)
 
 
 @settings(max_examples=40)

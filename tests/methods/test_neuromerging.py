@@ -58,8 +58,10 @@ def test_vectors_are_elected_entry_by_entry():
 
 def test_the_factor_makes_up_for_what_trimming_took():
     # of 5 + 3 + 1 + 1, trimming to one half takes 2: 1 / (1 - 0.2)
-    out = merge(neuromerging, [[[5.0, -3, 1, 1]]], torch.zeros(1, 4), density=0.5)
+    models, base = [[[5.0, -3, 1, 1]]], torch.zeros(1, 4)
+    out = merge(neuromerging, models, base, density=0.5, restored=1.0)
     assert equals(out, [[5 / 0.8, -3 / 0.8, 0, 0]])
+    assert equals(merge(neuromerging, models, base, density=0.5), [[5 / 0.8**0.5, -3 / 0.8**0.5, 0, 0]])
 
 
 def test_twenty_models_of_tiny_changes_and_one_that_never_moved():

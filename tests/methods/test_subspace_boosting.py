@@ -12,7 +12,7 @@ from .merging import equals, merge, normal, suite
 from .small_models import LINEAR, by_recipe, of_models
 
 
-@suite(subspace_boosting, mirrored=True)
+@suite(subspace_boosting, settings={"scale": 1.0}, mirrored=True)
 def test_conformance(check):
     check()
 

@@ -43,8 +43,8 @@ def test_by_hand():
 def test_no_time_and_no_rank_leave_the_start(deltas, start):
     zero = np.zeros(deltas[0].shape)
     wanted = sum(delta.double() for delta in deltas) / (1 if start == "sum" else len(deltas))
-    assert equals(merge(swudi, deltas, zero, start=start, time=0.0), wanted)
-    assert equals(merge(swudi, deltas, zero, start=start, rank=0.0), wanted)
+    assert equals(merge(swudi, deltas, zero, start=start, time=0.0, scale=1.0), wanted)
+    assert equals(merge(swudi, deltas, zero, start=start, rank=0.0, scale=1.0), wanted)
 
 
 @settings(max_examples=30)
@@ -96,10 +96,10 @@ def test_one_task_vector_stays():
 
 def test_the_paper_begins_at_the_sum():
     models, base = [normal(4, 6, seed=1), normal(4, 6, seed=2)], normal(4, 6, seed=9)
-    assert preset(swudi, "paper") == {"start": "sum"}
+    assert preset(swudi, "paper") == {"start": "sum", "scale": 1.0}
     assert equals(merge(swudi, models, base, **preset(swudi, "paper"), time=0.0), sum(models) - base)
     defaults = {name: swudi.settings[name].default for name in ("time", "rank", "scale")}
-    assert defaults == {"time": 300.0, "rank": 0.85, "scale": 1.0}
+    assert defaults == {"time": 300.0, "rank": 0.85, "scale": "auto"}
 
 
 def test_the_number_that_takes_part_is_rounded_up():

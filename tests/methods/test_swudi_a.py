@@ -111,7 +111,7 @@ def test_one_task_vector_stays():
 
 def test_the_paper_begins_at_the_sum():
     models, base = [normal(4, 6, seed=1), normal(4, 6, seed=2)], normal(4, 6, seed=9)
-    assert preset(swudi_a, "paper") == {"start": "sum"}
+    assert preset(swudi_a, "paper") == {"start": "sum", "scale": 1.0}
     out = merge(swudi_a, models, base, **preset(swudi_a, "paper"))
     # where nothing takes part, the sum stands
     deltas = [(model - base).double() for model in models]

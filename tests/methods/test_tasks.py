@@ -93,7 +93,7 @@ def test_a_clip_from_either_end_leaves_something():
 def test_the_algebra_of_masks(seed):
     deltas = [normal(50, seed=seed + i) for i in range(4)]
     zero = torch.zeros(50)
-    assert equals(merge(consensus, deltas, zero, k=0), merge(task_arithmetic, deltas, zero, scale=1.0))
+    assert equals(merge(consensus, deltas, zero, k=0, scale=1.0), merge(task_arithmetic, deltas, zero, scale=1.0))
     assert torch.equal(merge(consensus, deltas, zero, k=5), zero)
     kept = [merge(consensus, deltas, zero, k=k) != 0 for k in range(5)]
     assert all(bool((more | ~less).all()) for more, less in itertools.pairwise(kept))
@@ -117,7 +117,8 @@ def test_consensus_by_hand():
     # sums 3, 1, 4: entry 0 is 2 + 1, entry 1 is 3 - 2, entry 2 is the second model's alone
     models = [[2.0, 3, 0], [1.0, -2, 4]]
     # |2| > .4 |1|, |1| > .4 |2|; |3| > .4 |-2|, |-2| > .4 |3|; |0| > .4 |4| fails
-    assert equals(merge(consensus, models, [0.0, 0, 0]), [3, 1, 0])
+    assert equals(merge(consensus, models, [0.0, 0, 0], scale=1.0), [3, 1, 0])
+    assert equals(merge(consensus, models, [0.0, 0, 0]), [3 / 2**0.5, 1 / 2**0.5, 0])
 
 
 @pytest.mark.parametrize("method", [tall_mask, emr])

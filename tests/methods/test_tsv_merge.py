@@ -16,7 +16,7 @@ from .merging import equals, factors, merge, normal, suite
 from .small_models import EMBED, LINEAR, NORM, by_recipe, mean, of_models
 
 
-@suite(tsv_merge, mirrored=True)
+@suite(tsv_merge, settings={"scale": 1.0}, mirrored=True)
 def test_conformance(check):
     check()
 

@@ -64,10 +64,10 @@ def test_the_published_descent_against_adam_in_float64():
 def test_the_paper_begins_at_the_sum_and_leaves_the_rest_alone():
     models, base = [normal(4, 6, seed=1), normal(4, 6, seed=2)], normal(4, 6, seed=9)
     assert wudi.presets["paper"].rest == "base"
-    assert preset(wudi, "paper") == {"start": "sum", "solver": "adam"}
+    assert preset(wudi, "paper") == {"start": "sum", "solver": "adam", "scale": 1.0}
     assert equals(merge(wudi, models, base, **preset(wudi, "paper"), steps=0), sum(models) - base)
     defaults = {name: wudi.settings[name].default for name in ("steps", "rate", "scale")}
-    assert defaults == {"steps": 300, "rate": 1e-5, "scale": 1.0}
+    assert defaults == {"steps": 300, "rate": 1e-5, "scale": "auto"}
 
 
 @settings(max_examples=15)

@@ -37,7 +37,7 @@ def test_a_scale_in_percent_is_warned_of_once():
     plan = mergery.plan({"models": MODELS, "merge": merge})
     assert not [text for text in plan.warnings if "overshoots" in text]
     plan = mergery.plan({"models": MODELS, "merge": merge | {"scale": 2}})
-    assert [text for text in plan.warnings if "begin with scale 0.85" in text]
+    assert [text for text in plan.warnings if "begin with scale 0.59" in text]
 
 
 def test_both_are_told_apart():

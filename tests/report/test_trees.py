@@ -23,7 +23,7 @@ def test_a_merge_of_a_merge_as_a_tree(recipe, mergery):
     assert outcome.code == 0, outcome.err
     assert outcome.out.splitlines() == [
         f"{NAME}, written as bfloat16 in model.safetensors",
-        "  merged float32 [32, 32]: task_arithmetic (weight 1, scale 0.848528, normalize false)",
+        "  merged float32 [32, 32]: task_arithmetic (weight 1, scale 0.594604, normalize false)",
         f"    base: stored float32 [32, 32]: {NAME} of base",
         "    s: merged float32 [32, 32]: slerp (t 0.25, weight 1, scope tensor, lerp_above 1, tree chain)",
         f"      a: stored float32 [32, 32]: {NAME} of a",

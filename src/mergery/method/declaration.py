@@ -20,7 +20,7 @@ from mergery.method.setting import SCALE, WEIGHT, Setting
 if TYPE_CHECKING:
     import numpy as np
 
-OVERSHOOTS = 1.3  # times the usual scale: what is above is worth a word
+OVERSHOOTS = 2.0  # times the usual scale: what is above is worth a word
 
 Takes = Literal["count", "gram", "models", "deltas"]
 Gives = Literal["coefficients", "consensus", "tensor"]
@@ -135,7 +135,8 @@ class Declaration:
         if settings.get("normalize") and hasattr(weight, "min") and weight.min() < 0.0 < weight.max():
             yield "normalize divides by the sum of the weights, and some are negative"
         if self.usual is not None and settings[SCALE] > OVERSHOOTS * (usual := self.usual(settings)):
-            yield f"the sum of {len(weight)} task vectors at full weight usually overshoots: begin with scale {usual:.2f}"
+            count = next(len(value) for value in settings.values() if hasattr(value, "tolist"))
+            yield f"the sum of {count} task vectors at full weight usually overshoots: begin with scale {usual:.2f}"
 
     def factors(self, settings: Settings) -> dict[str, float]:
         """The weight, where it is not relative to others', and the scale: the largest magnitude of each."""

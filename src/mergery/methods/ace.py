@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from mergery.errors import RecipeError
-from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Tensor, each, method
+from mergery.method import Auto, Deltas, Fraction, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR
 from mergery.method.routing import Route
 from mergery.methods._routes import HALF, LARGE, WIDE, decomposition, fewer_rows
+from mergery.methods._scale import settled
 from mergery.methods.wudi import check_weight
 
 SOUND = 0.2  # of the largest entry of a root's diagonal: below it, covariances in float32 are not exact enough
@@ -95,11 +96,12 @@ def alike(centred: Sequence[Tensor], weight: Any, ridge: Tensor, across: Tensor,
     unit="matrix",
     check=check_ridge,
     roles=LINEAR,
-    presets={"paper": Preset({"ridge_of": "one"})},
+    presets={"paper": Preset({"ridge_of": "one", "scale": 1.0})},
     routing=routing,
 )
 def ace(
     deltas: Deltas,
+    noise: Annotated[list[Tensor], Noise()],
     *,
     weight: PerModel[float] = each(1.0),
     mode: Literal["auto", "equal", "unequal"] = "auto",
@@ -107,7 +109,7 @@ def ace(
     ridge_of: Literal["mean", "one"] = "mean",
     leading: Fraction = 0.3,
     precision: Literal["fast", "exact"] = "fast",
-    scale: float = 1.0,
+    scale: Auto = "auto",
 ) -> MergedDelta:
     """Average centred task vectors by their own covariances, and level them where tasks are unequal.
 
@@ -131,7 +133,8 @@ def ace(
         leading: r as a fraction of min(out, in).
         precision: `fast` makes products of matrices with 512 and more inputs in float32 where that changes the
             merged task vector by less than about a hundred-thousandth; `exact` makes all in float64.
-        scale: factor of the merged task vector.
+        scale: factor of the merged task vector. `auto` is 1 where task vectors are of full rank. What adapters change
+            shows little of their inputs: there each matrix is scaled so that it disturbs the tasks least.
 
     Source: Xu et al. 2026, ACE-Merging (arXiv 2603.02945), from the description of its code; the preset `paper` takes
     its absolute ridge of 0.01, under which small task vectors are merely averaged and, where they are unequal, drown in
@@ -142,7 +145,7 @@ def ace(
     """
     import torch
 
-    from mergery.kernels.spectral import RANK, flat_level, framed, norm, svd, total
+    from mergery.kernels.spectral import RANK, flat_level, framed, noise_of, norm, svd, total
 
     weight = weight / weight.mean()
     cores, frame = framed(deltas, ones=True)
@@ -172,7 +175,7 @@ def ace(
             centred, _, _, share = centre(dtype)
             merged = alike(centred, weight, share, across, width)
             if merged is not None:
-                return frame.restore(merged.mul_(scale))
+                return frame.restore(settled(merged, scale, cores, weight, frame, noise_of(deltas, noise)))
     centred, raw, there, share = centre(torch.float64)
     size = torch.where(flag, raw.where(there, 1.0), 1.0)
     own = share / size * (there | ~flag)
@@ -194,5 +197,5 @@ def ace(
     middle = whole / k
     residual = total([core.double() @ (each_ - middle) for core, each_ in zip(cores, plain, strict=True)], factors)
     u, s, vh = svd(merged + residual, int(leading * frame.smaller))
-    merged = torch.where(flag, merged + (u * flat_level(s).unsqueeze(-2)) @ vh, merged) * scale
-    return frame.restore(merged)
+    merged = torch.where(flag, merged + (u * flat_level(s).unsqueeze(-2)) @ vh, merged)
+    return frame.restore(settled(merged, scale, cores, weight, frame, noise_of(deltas, noise)))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from mergery.method import Deltas, MergedDelta, PerModel, Preset, each, method
+from mergery.method import Auto, Deltas, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR
+from mergery.methods._scale import settled
 from mergery.methods.wudi import check_cut, closed_form
 
 
@@ -14,16 +15,17 @@ from mergery.methods.wudi import check_cut, closed_form
     unit="matrix",
     check=check_cut,
     roles=LINEAR,
-    presets={"paper": Preset()},
+    presets={"paper": Preset({"scale": 1.0})},
     routing=closed_form,
 )
 def actmat(
     deltas: Deltas,
+    noise: Annotated[list[Tensor], Noise()],
     *,
     weight: PerModel[float] = each(1.0),
     cut: float | None = None,
     precision: Literal["fast", "exact"] = "fast",
-    scale: float = 1.0,
+    scale: Auto = "auto",
 ) -> MergedDelta:
     """Average task vectors as RegMean does, with d_i^T d_i for the covariance of a task's inputs.
 
@@ -40,7 +42,8 @@ def actmat(
         precision: `fast` makes products of matrices with 512 and more inputs in float32, and on Intel's processors the
             eigenvectors too, made exact next to the cut, which changes the merged task vector by about a
             hundred-thousandth; `exact` makes all in float64.
-        scale: factor of the merged task vector.
+        scale: factor of the merged task vector. `auto` is 1 where task vectors are of full rank. What adapters change
+            shows little of their inputs: there each matrix is scaled so that it disturbs the tasks least.
 
     Source: Hameed et al. 2026, Model merging via data-free covariance estimation (arXiv 2604.01329), whose
     estimate is taken as it is, without shrinking it. The cut decides where k out is near in, as in the down projections of
@@ -48,9 +51,10 @@ def actmat(
 
     Use it for fine-tunes of one base that were trained for about as long, without data at hand.
     """
-    from mergery.kernels.spectral import framed
+    from mergery.kernels.spectral import framed, noise_of
     from mergery.methods._minima import cut_of, minimised
 
     cores, frame = framed(deltas)
     bound = cut_of(cut, frame.shape[1])
-    return frame.restore(minimised(cores, weight, bound, equal=False, fast=precision == "fast") * scale)
+    merged = minimised(cores, weight, bound, equal=False, fast=precision == "fast")
+    return frame.restore(settled(merged, scale, cores, weight, frame, noise_of(deltas, noise)))

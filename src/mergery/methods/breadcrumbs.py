@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from mergery.method import Deltas, Fraction, Largest, PerModel, Sum, Tensor, each, method
+from mergery.method import Auto, Deltas, Fraction, Largest, PerModel, Sum, Tensor, each, method
 from mergery.method.compiled import compiled
+from mergery.methods._scale import of_terms
 from mergery.methods._thinning import by_l1, combine, magnitudes, restore
 from mergery.methods._weights import check_sum
 
@@ -32,6 +33,14 @@ def last_rank(n: int, settings: Mapping[str, Any]) -> int:
     """The rank of the smallest entry that is kept; 0 where none is."""
     drop, keep = counts(n, settings["density"], settings["gamma"])
     return drop + keep if keep else 0
+
+
+def usual(settings: Mapping[str, Any]) -> float:
+    """The scale of a sum in which an entry of one model meets those of the others that keep theirs."""
+    if settings["normalize"]:
+        return 1.0
+    density = settings["density"]
+    return of_terms(settings["weight"], 1.0 + (len(density) - 1) * float(density.mean()))
 
 
 def by_tensor(settings: Mapping[str, Any]) -> bool:
@@ -89,7 +98,7 @@ def kept_sizes(
     return magnitudes(middle(deltas, most, least, density, gamma))
 
 
-@method(paper="2312.06795", unit="row", check=check_sum, additive={})
+@method(paper="2312.06795", unit="row", check=check_sum, usual=usual, additive={})
 @compiled("mergery.methods.compiled.masks:breadcrumbs")
 def breadcrumbs(
     deltas: Deltas,
@@ -104,7 +113,7 @@ def breadcrumbs(
     scope: Literal["row", "tensor"] = "row",
     rescale: Literal["none", "l1"] = "none",
     normalize: bool = False,
-    scale: float = 1.0,
+    scale: Auto = "auto",
 ) -> Tensor:
     """Drop both tails of each task vector by size, and add what lies between.
 
@@ -123,12 +132,14 @@ def breadcrumbs(
             tensor (mergekit).
         rescale: `l1` multiplies what is kept so that, tensor by tensor, the sum of magnitudes is as before.
         normalize: divide by the sum of the weights, which must not be zero. The paper does not.
-        scale: the paper's alpha; about 0.2 to 0.4 for many models.
+        scale: the paper's alpha; about 0.2 to 0.4 for many models. `auto` is m^(-3/4) where no weight is given and
+            normalize is false, else 1; m is 1 + (k - 1) p, about how many models meet in an entry at a density p.
 
     Source: Davari and Belilovsky 2024, Model Breadcrumbs (arXiv 2312.06795).
 
     Use it to add many task vectors: it needs less tuning of `scale` than plain task arithmetic as models are
     added.
     """
+    assert not isinstance(scale, str)  # settled
     thinned = trimmed(deltas, most, least, before, after, density, gamma)
     return combine(thinned, weight, elect=False, normalize=normalize) * scale

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from mergery.errors import RecipeError
-from mergery.method import Deltas, Fraction, Largest, PerModel, Tensor, each, method
+from mergery.method import Auto, Deltas, Fraction, Largest, PerModel, Tensor, each, method
 from mergery.methods._multitask import by_ties, check_thresholds, masks, together
 
 
@@ -16,7 +16,12 @@ def check(settings: Mapping[str, Any]) -> None:
         raise RecipeError(f"k is {settings['k']}", why="it counts tasks", hint="k: 2")
 
 
-@method(paper="2405.07813", check=check)
+def usual(settings: Mapping[str, Any]) -> float:
+    """The scale at which the sum of k unrelated task vectors is as long as one."""
+    return len(settings["threshold"]) ** -0.5
+
+
+@method(paper="2405.07813", check=check, usual=usual)
 def consensus(
     deltas: Deltas,
     cut: Annotated[list[float] | None, Largest("density", when=by_ties)],
@@ -26,7 +31,7 @@ def consensus(
     k: int = 2,
     density: PerModel[Fraction] = each(0.2),
     scope: Literal["tensor", "model"] = "model",
-    scale: float = 1.0,
+    scale: Auto = "auto",
 ) -> Tensor:
     """Add the task vectors, but only where the sum matters to at least k of the tasks.
 
@@ -45,7 +50,7 @@ def consensus(
         k: how many tasks an entry must matter to; 2 in the paper.
         density: with `vector: ties`, the fraction of each task vector that is kept, in [0, 1].
         scope: with `vector: ties`, whether the fraction is of each tensor or of the whole model.
-        scale: the paper's alpha, tuned by validation; about 0.3 for eight tasks.
+        scale: the paper's alpha, tuned by validation; about 0.3 for eight tasks. `auto` is 1 / sqrt(k).
 
     Source: Wang et al. 2024, Localizing task information (arXiv 2405.07813). With `vector: ties` the authors' code keeps
     one entry more than floor(density n).
@@ -53,6 +58,7 @@ def consensus(
     Use it for many tasks (the paper has 8 to 20): the more are summed, the more entries serve a single one and
     disturb the others. For two models k = 2 keeps only what both want.
     """
+    assert not isinstance(scale, str)  # settled
     merged = together(deltas, cut)
     votes = sum(mask.float() for mask in masks(deltas, merged, threshold))
     return merged * (votes >= float(k)) * scale

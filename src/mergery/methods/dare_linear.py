@@ -37,8 +37,8 @@ def dare_linear(
             original. `l1` multiplies it by one number so that, tensor by tensor, the sum of magnitudes is as
             before (mergekit). `none` leaves it.
         normalize: divide by the sum of the weights, which must not be zero. The paper does not.
-        scale: factor of the whole sum; the paper uses 0.5 to 1 for language models. `auto` is min(1, 1.2 / sqrt(k))
-            where no weight is given and normalize is false, else 1.
+        scale: factor of the whole sum; the paper uses 0.5 to 1 for language models. `auto` is k^(-3/4) where no weight
+            is given and normalize is false, else 1.
 
     Source: Yu et al. 2024, Language models are super Mario (arXiv 2311.03099), with task arithmetic.
 

@@ -12,7 +12,7 @@ from mergery.methods.dare_linear import gain
 
 
 def usual(settings: Mapping[str, Any]) -> float:
-    """The scale at which what meets in an entry has about the length of one task vector.
+    """The scale of a sum of as many task vectors as meet in an entry.
 
     Of k entries, each kept with probability p and divided by it, the average of those kept is 1 - (1 - p)^k over p of the
     average of all: a sum of all where p is small, an average where it is 1.
@@ -20,7 +20,7 @@ def usual(settings: Mapping[str, Any]) -> float:
     weight, p = settings["weight"], settings["density"]
     dropped = float((1.0 - p).prod())
     terms = (1.0 - dropped) / float(p.mean()) if settings["normalize"] and p.any() else len(weight)
-    return of_terms(weight, max(1.0, terms))
+    return of_terms(weight, terms)
 
 
 @method(paper="2311.03099", preserves_l1=by_l1, usual=usual)
@@ -48,8 +48,8 @@ def dare_ties(
             that, tensor by tensor, the sum of magnitudes is as before (mergekit). `none` leaves it.
         normalize: divide by the weights of those that agree (the disjoint mean of TIES). mergekit's default
             is false.
-        scale: factor of the whole sum. `auto` is min(1, 1.2 / sqrt(m)) where no weight is given, else 1. m is k, or with
-            normalize (1 - (1 - p)^k) / p: of a low density too few entries meet for the average to be one.
+        scale: factor of the whole sum. `auto` is m^(-3/4) where no weight is given, else 1. m is k, or with normalize
+            (1 - (1 - p)^k) / p: of a low density too few entries meet for the average to be one.
 
     Source: Yu et al. 2024 (arXiv 2311.03099) for the dropping; Yadav et al. 2023 (arXiv 2306.01708) for the
     election. The trimming of TIES is left out, since dropping takes its place.

@@ -85,9 +85,10 @@ def dc_merge(
         precision: `fast` makes the polar factors of large matrices in float32 on Intel's processors, which changes the merged
             task vector by a few millionths, unless an entry of M_i lies so near to the last that is kept; `exact` makes all
             in float64.
-        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over
-            the tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). It is
-            no longer than the sum of the task vectors, were they orthogonal. Nothing is tuned; the paper's scale is 1.
+        scale: factor of the merged task vector. `auto` finds one for each matrix, between that of unit response, at
+            which it answers to each task's own vector as that does itself, k / sum_i (<D, d_i> / |d_i|^2), and that of
+            least interference, at which it disturbs the tasks least; for adapters the latter. Nothing is tuned; the
+            paper's scale is 1.
 
     Source: Zhang et al. 2026, DC-Merge (arXiv 2603.06242), from the description of its code; the line and the preset
     `adapters` are reconstructed. The preset `paper` also merges embeddings and head this way. Everything else is
@@ -101,7 +102,8 @@ def dc_merge(
 
     cores, frame = framed(deltas)
     kept = share(frame.smaller, len(cores))
-    triplets = [svd(core, kept, noise=bound) for core, bound in zip(cores, noise_of(deltas, noise), strict=True)]
+    bounds = noise_of(deltas, noise)
+    triplets = [svd(core, kept, noise=bound) for core, bound in zip(cores, bounds, strict=True)]
     sizes = [s for _, s, _ in triplets]
     single = precision == "fast"
     left, above = parted(
@@ -121,4 +123,4 @@ def dc_merge(
     for block, of_tasks in zip(chosen, zip(*inside, strict=True), strict=True):
         parts.append(left[..., block] @ combine(of_tasks, weight, elect=True, normalize=True).to(left.dtype))
     merged = torch.cat(parts, dim=-1).to(right.dtype) @ right.mT
-    return frame.restore(scaled(merged, scale, cores, weight))
+    return frame.restore(scaled(merged, scale, cores, weight, frame, bounds))

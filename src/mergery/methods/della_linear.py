@@ -126,8 +126,8 @@ def della_linear(
             vector is the original. `l1` multiplies the kept entries by one number so that, tensor by tensor,
             the sum of magnitudes is as before (mergekit). `none` leaves them.
         normalize: divide by the sum of the weights, which must not be zero.
-        scale: factor of the whole sum; 1.1 in the paper's code. `auto` is min(1, 1.2 / sqrt(k)) where no weight is
-            given and normalize is false, else 1.
+        scale: factor of the whole sum; 1.1 in the paper's code. `auto` is k^(-3/4) where no weight is given and
+            normalize is false, else 1.
 
     Source: Deep, Bhardwaj, Poria 2024, DELLA-Merging (arXiv 2406.11617), its variant without election.
 

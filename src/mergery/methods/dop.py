@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from mergery.errors import RecipeError
-from mergery.method import Deltas, Fraction, MergedDelta, Preset, Tensor, method
+from mergery.method import Auto, Deltas, Fraction, MergedDelta, Noise, Preset, Tensor, method
 from mergery.method.roles import LINEAR
 from mergery.method.routing import Route
 from mergery.methods._routes import WIDE, decomposing, decomposition
+from mergery.methods._scale import number, settled
 
 BALANCE = 0.999  # how much of the share of the merge so far stays at a step
 
@@ -105,18 +106,19 @@ def published(sides: list[Tensor], start: Tensor, share: float, steps: int, rate
     symmetric=False,
     check=check_steps,
     roles=LINEAR,
-    presets={"paper": Preset({"solver": "adam", "stability": 0.8, "energy": 0.99999})},
+    presets={"paper": Preset({"solver": "adam", "stability": 0.8, "energy": 0.99999, "scale": 1.0})},
     routing=routing,
 )
 def dop(
     deltas: Deltas,
+    noise: Annotated[list[Tensor], Noise()],
     *,
     solver: Literal["closed", "adam"] = "closed",
     stability: Fraction | None = None,
     energy: Fraction = 1.0,
     steps: int = 200,
     rate: float = 1e-4,
-    scale: float = 1.0,
+    scale: Auto = "auto",
 ) -> MergedDelta:
     """Merge models one after the other, changing the merge so far and each new model as little as possible.
 
@@ -137,7 +139,8 @@ def dop(
             code, which leaves out the direction that reaches it.
         steps: how many steps Adam takes for each model.
         rate: its learning rate.
-        scale: factor of the merged task vector.
+        scale: factor of the merged task vector. `auto` is 1 where task vectors are of full rank. What adapters change
+            shows little of their inputs: there each matrix is scaled so that it disturbs the tasks least.
 
     Source: Yang et al. 2025, Continual model merging without data: dual projections for balancing stability and
     plasticity (NeurIPS 2025, OpenReview zD5cUX67b9), from the abstract and descriptions of the authors' code; the
@@ -146,7 +149,7 @@ def dop(
     Use it where models arrive one by one and all shall count alike; `opcm` gives earlier ones precedence and is
     cheaper.
     """
-    from mergery.kernels.spectral import dense, framed
+    from mergery.kernels.spectral import dense, framed, noise_of
 
     cores, frame = framed(deltas) if solver == "closed" else (dense(deltas), None)
     merged = cores[0].double()
@@ -158,4 +161,6 @@ def dop(
             merged = balanced(sides, (share, 1.0 - share))
         else:
             merged = published(sides, 0.5 * (merged + new), share, steps, rate)
-    return merged * scale if frame is None else frame.restore(merged * scale)
+    if frame is None:
+        return merged * number(scale)
+    return frame.restore(settled(merged, scale, cores, [1.0] * len(cores), frame, noise_of(deltas, noise)))

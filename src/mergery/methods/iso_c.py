@@ -45,10 +45,10 @@ def iso_c(
 
     Settings:
         weight: factor of each task vector.
-        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over
-            the tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). It is
-            no longer than the sum of the task vectors, were they orthogonal. Nothing is tuned; the paper tunes a scale
-            on validation data, to 1.3 to 1.5 for eight tasks.
+        scale: factor of the merged task vector. `auto` finds one for each matrix, between that of unit response, at
+            which it answers to each task's own vector as that does itself, k / sum_i (<D, d_i> / |d_i|^2), and that of
+            least interference, at which it disturbs the tasks least; for adapters the latter. Nothing is tuned; the
+            paper tunes a scale on validation data, to 1.3 to 1.5 for eight tasks.
 
     Source: Marczak et al. 2025, No task left behind (arXiv 2502.04959). The preset `paper` is that of ViT-B/32 with
     eight tasks: scale 1.3 for every matrix, embeddings and head included, and 1.3 times the mean task vector for
@@ -60,6 +60,7 @@ def iso_c(
     from mergery.kernels.spectral import flat_level, framed, levelled, noise_of, noise_of_sum, total
 
     cores, frame = framed(deltas)
-    turn, s = levelled(total(cores, weight), noise=noise_of_sum(noise_of(deltas, noise), weight))
+    bounds = noise_of(deltas, noise)
+    turn, s = levelled(total(cores, weight), noise=noise_of_sum(bounds, weight))
     turn *= flat_level(s).unsqueeze(-2)
-    return frame.restore(scaled(turn, scale, cores, weight))
+    return frame.restore(scaled(turn, scale, cores, weight, frame, bounds))

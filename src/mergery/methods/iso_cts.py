@@ -59,10 +59,10 @@ def iso_cts(
         common: fraction of the directions that is taken from the sum; 0.8 in the paper.
         precision: `fast` makes the polar factors of large matrices in float32 on Intel's processors, which changes the merged
             task vector by a few millionths; `exact` makes all in float64.
-        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over
-            the tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). It is
-            no longer than the sum of the task vectors, were they orthogonal. Nothing is tuned; the paper tunes a scale
-            on validation data, to 1.5 to 1.9 for eight tasks.
+        scale: factor of the merged task vector. `auto` finds one for each matrix, between that of unit response, at
+            which it answers to each task's own vector as that does itself, k / sum_i (<D, d_i> / |d_i|^2), and that of
+            least interference, at which it disturbs the tasks least; for adapters the latter. Nothing is tuned; the
+            paper tunes a scale on validation data, to 1.5 to 1.9 for eight tasks.
 
     Source: Marczak et al. 2025, No task left behind (arXiv 2502.04959). As in the authors' code only the common left
     directions are taken out of a task. The preset `paper` is that of ViT-B/32 with eight tasks: scale 1.5 for every
@@ -112,4 +112,4 @@ def iso_cts(
         left = torch.cat([shared, apart @ polar(torch.cat(lefts, dim=-1))], dim=-1) if lefts else shared
     level = flat_level(torch.cat(sizes, dim=-1))
     left, right = left * level.unsqueeze(-2), polar(torch.cat(rights, dim=-2), single=single)
-    return frame.restore(scaled(left.to(right.dtype) @ right, scale, cores, weight))
+    return frame.restore(scaled(left.to(right.dtype) @ right, scale, cores, weight, frame, bounds))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from mergery.method import Base, Deltas, Fraction, Largest, PerModel, Shape, Sum, Tensor, each, method
+from mergery.method import Base, Deltas, Fraction, Largest, PerModel, Preset, Shape, Sum, Tensor, each, method
 
 NOISE = 1e-6
 """Of a row's largest coordinate: smaller ones are rounding, and take no part in elections."""
@@ -53,7 +53,7 @@ def across(rows: Tensor) -> Tensor:
     return total
 
 
-@method(paper="2503.05320", unit="row")
+@method(paper="2503.05320", unit="row", presets={"paper": Preset({"restored": 1.0})})
 def neuromerging(
     deltas: Deltas,
     base: Annotated[Tensor, Base()],
@@ -64,6 +64,7 @@ def neuromerging(
     density: PerModel[Fraction] = each(0.1),
     parallel: float = 0.0,
     orthogonal: float | None = None,
+    restored: Fraction = 0.5,
     scope: Literal["model", "tensor"] = "model",
 ) -> Tensor:
     """Merge each neuron's changes along its own weights and across them, by election in each.
@@ -82,8 +83,10 @@ def neuromerging(
             nothing.
         parallel: the paper's lambda_1, the factor of changes along the neuron, which the paper finds to matter
             little; 0 without validation data.
-        orthogonal: the paper's lambda_2, the factor of the others. null is 1 / (1 - r), r being the largest part of a
-            task vector's magnitudes that trimming took: about 3 at a density of 0.1.
+        orthogonal: the paper's lambda_2, the factor of the others. null is (1 - r)^(-restored), r being the largest
+            part of a task vector's magnitudes that trimming took.
+        restored: how much of what trimming took is made up for, in [0, 1]. With 1, the paper's choice, what is kept is
+            enlarged about 3 times at a density of 0.1, which is more than adapters stand.
         scope: the fraction, and r, are of the whole model (the paper) or of each tensor.
 
     Source: Fang et al. 2025, To see a world in a spark of neuron (arXiv 2503.05320). Coordinates that are rounding
@@ -100,7 +103,7 @@ def neuromerging(
     if orthogonal is None:
         k = len(deltas)
         lost = max(l1_norms[i] / l1_norms[k + i] if l1_norms[k + i] > 0.0 else 0.0 for i in range(k))
-        orthogonal = 1.0 / (1.0 - lost) if lost < 1.0 else 0.0
+        orthogonal = (1.0 - lost) ** -restored if lost < 1.0 else 0.0
     own = base.double()
     square = own.square().sum(-1, keepdim=True)
     along = (trimmed * own).sum(-1, keepdim=True) / square.where(square > 0.0, square.new_ones(()))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from mergery.method import Deltas, MergedDelta, PerModel, Preset, Tensor, each, method
+from mergery.method import Auto, Deltas, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR
 from mergery.method.routing import Route
 from mergery.methods._routes import WIDE, by_interference, decomposing, decomposition
+from mergery.methods._scale import number, settled
 from mergery.methods.tsv_merge import share
 from mergery.methods.wudi import adam_space, check_steps, descent
 
@@ -42,6 +43,7 @@ def truncated(matrix: Tensor, count: int) -> Tensor:
 )
 def optmerge(
     deltas: Deltas,
+    noise: Annotated[list[Tensor], Noise()],
     *,
     weight: PerModel[float] = each(1.0),
     solver: Literal["adam", "closed"] = "adam",
@@ -49,7 +51,7 @@ def optmerge(
     steps: int = 300,
     rate: float = 1e-5,
     cut: float | None = None,
-    scale: float = 1.0,
+    scale: Auto = "auto",
 ) -> MergedDelta:
     """Do as WUDI does, on task vectors without their small, noisy part.
 
@@ -68,7 +70,9 @@ def optmerge(
         cut: of the closed form: eigenvalues of the inputs' summed covariance up to this part of the largest count as
             zero, as dividing by them amplifies noise. Without one in * 2^-23, that of a pseudo-inverse in float32; 0
             keeps all that are not rounding.
-        scale: factor of the merged task vector; 0.1 to 1 in the paper.
+        scale: factor of the merged task vector. `auto` is 1 with `adam`, and where task vectors are of full rank. What
+            adapters change shows little of their inputs: there each matrix is scaled so that it disturbs the tasks
+            least. It is 0.1 to 1 in the paper.
 
     Source: Wei et al. 2025 (arXiv 2505.19892), in the form of its code for full fine-tunes, which begins at the sum as
     the preset `paper` does; that for adapters begins at the mean and uses plain gradient descent with momentum.
@@ -76,7 +80,7 @@ def optmerge(
 
     Use it for fine-tunes with noisy or nearly low-rank task vectors, where `wudi` trains on the noise.
     """
-    from mergery.kernels.spectral import framed, norm, svd
+    from mergery.kernels.spectral import framed, noise_of, norm, svd
     from mergery.methods._adam import descend
     from mergery.methods._interference import beginning, interference
     from mergery.methods._minima import cut_of
@@ -92,5 +96,6 @@ def optmerge(
         probes.append(s.unsqueeze(-1) * vh * (float(factor) ** 0.5 / size.where(size > 0.0, 1.0)))
     problem = interference(targets, probes)
     if solver == "closed":
-        return frame.lift(problem.solution(cut_of(cut, frame.shape[1])) * scale, problem.basis)
-    return descend(problem.lifted(frame), frame.full(beginning(cores, start)), steps, rate) * scale
+        merged = problem.solution(cut_of(cut, frame.shape[1])) @ problem.basis
+        return frame.restore(settled(merged, scale, cores, weight, frame, noise_of(deltas, noise)))
+    return descend(problem.lifted(frame), frame.full(beginning(cores, start)), steps, rate) * number(scale)

@@ -53,10 +53,10 @@ def subspace_boosting(
         weight: factor of each task vector.
         beta: the share of the sum of singular values that sets the level, in [0, 1]; the authors' code takes 0.01
             and tries 0 to 0.02. 1 raises nothing.
-        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over
-            the tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). It is
-            no longer than the sum of the task vectors, were they orthogonal. Nothing is tuned; in the paper a scale is
-            tuned on validation data, and the preset `paper` sets 1.
+        scale: factor of the merged task vector. `auto` finds one for each matrix, between that of unit response, at
+            which it answers to each task's own vector as that does itself, k / sum_i (<D, d_i> / |d_i|^2), and that of
+            least interference, at which it disturbs the tasks least; for adapters the latter. Nothing is tuned; in the
+            paper a scale is tuned on validation data, and the preset `paper` sets 1.
 
     Source: Skorobogat, Roth and Georgescu 2025, Subspace-boosted model merging (arXiv 2506.16506), on a host of
     task arithmetic; details from the descriptions of ports, as the paper's own code was not at hand.
@@ -67,5 +67,6 @@ def subspace_boosting(
     from mergery.kernels.spectral import framed, noise_of, noise_of_sum, svd, total
 
     cores, frame = framed(deltas)
-    u, s, vh = svd(total(cores, weight), noise=noise_of_sum(noise_of(deltas, noise), weight))
-    return frame.restore(scaled(u * boosted(s, beta).unsqueeze(-2) @ vh, scale, cores, weight))
+    bounds = noise_of(deltas, noise)
+    u, s, vh = svd(total(cores, weight), noise=noise_of_sum(bounds, weight))
+    return frame.restore(scaled(u * boosted(s, beta).unsqueeze(-2) @ vh, scale, cores, weight, frame, bounds))

@@ -55,9 +55,10 @@ def svc(
         weight: factor of each task vector in the sum; 0.3 in the paper's task arithmetic.
         alpha: the least that a task counts. 1 never enlarges a direction; without one 1 / k, the paper's choice,
             which enlarges those that few tasks use.
-        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over
-            the tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). It is
-            no longer than the sum of the task vectors, were they orthogonal. Nothing is tuned; the paper's scale is 1.
+        scale: factor of the merged task vector. `auto` finds one for each matrix, between that of unit response, at
+            which it answers to each task's own vector as that does itself, k / sum_i (<D, d_i> / |d_i|^2), and that of
+            least interference, at which it disturbs the tasks least; for adapters the latter. Nothing is tuned; the
+            paper's scale is 1.
 
     Source: Li et al. 2026, When shared knowledge hurts (arXiv 2602.05536), singular value calibration on a host of
     task arithmetic, from descriptions of the paper and of a port; the bound where a task has no answer is
@@ -68,7 +69,8 @@ def svc(
     from mergery.kernels.spectral import RANK, framed, noise_of, noise_of_sum, norm, svd, total
 
     cores, frame = framed(deltas)
-    u, s, vh = svd(total(cores, weight), noise=noise_of_sum(noise_of(deltas, noise), weight))
+    bounds = noise_of(deltas, noise)
+    u, s, vh = svd(total(cores, weight), noise=noise_of_sum(bounds, weight))
     answer = s.unsqueeze(-1) * vh
     least = 1.0 / len(cores) if alpha is None else alpha
     counted = s * 0.0
@@ -78,4 +80,4 @@ def svc(
         there = size > (RANK * norm(core)[..., 0]).square()
         counted = counted + ((answer * own).sum(-1) * there / size.where(there, 1.0)).clamp(min=least)
     merged = u * (s * (len(cores) / counted)).unsqueeze(-2) @ vh
-    return frame.restore(scaled(merged, scale, cores, weight))
+    return frame.restore(scaled(merged, scale, cores, weight, frame, bounds))

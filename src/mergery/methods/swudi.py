@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from mergery.errors import RecipeError
-from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Tensor, each, method
+from mergery.method import Auto, Deltas, Fraction, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR
 from mergery.method.routing import Route
 from mergery.methods._routes import LARGE, by_own_rows
+from mergery.methods._scale import settled
 from mergery.methods.wudi import check_weight
 
 HAIR = 1e-3  # of one eigenvector: what is above a whole number by less is that number
@@ -30,19 +31,27 @@ def check_time(settings: Mapping[str, Any]) -> None:
 
 
 def filtered(
-    deltas: Deltas, weight: Any, start: str, share: Any, precision: str, *, smooth: bool = False
+    deltas: Deltas,
+    noise: list[Tensor],
+    weight: Any,
+    start: str,
+    share: Any,
+    precision: str,
+    scale: Auto,
+    *,
+    smooth: bool = False,
 ) -> MergedDelta:
-    """The start, moved along each eigenvector of the tasks' inputs by a share of the way to the minimum.
+    """The start, moved along each eigenvector of the tasks' inputs by a share of the way to the minimum, times the scale.
 
     `share(values, into)` gives the shares (..., r) from the eigenvalues (..., r) of matrices with `into` columns.
     """
-    from mergery.kernels.spectral import framed
+    from mergery.kernels.spectral import framed, noise_of
     from mergery.methods._minima import flowed
 
     cores, frame = framed(deltas)
     fast = precision == "fast"
     moved = flowed(cores, weight, start, lambda values: share(values, frame.shape[1]), fast=fast, smooth=smooth)
-    return frame.restore(moved)
+    return frame.restore(settled(moved, scale, cores, weight, frame, noise_of(deltas, noise)))
 
 
 def taking_part(rank: float, into: int) -> int:
@@ -64,18 +73,19 @@ def leading(values: Tensor, count: Tensor | int) -> Tensor:
     unit="matrix",
     check=check_time,
     roles=LINEAR,
-    presets={"paper": Preset({"start": "sum"})},
+    presets={"paper": Preset({"start": "sum", "scale": 1.0})},
     routing=routing,
 )
 def swudi(
     deltas: Deltas,
+    noise: Annotated[list[Tensor], Noise()],
     *,
     weight: PerModel[float] = each(1.0),
     time: float = 300.0,
     rank: Fraction = 0.85,
     start: Literal["mean", "sum"] = "mean",
     precision: Literal["fast", "exact"] = "fast",
-    scale: float = 1.0,
+    scale: Auto = "auto",
 ) -> MergedDelta:
     """Follow WUDI's gradient for a while, in closed form, along the directions that matter.
 
@@ -95,8 +105,9 @@ def swudi(
         precision: `fast` makes products of matrices with 512 and more inputs in float32, and on Intel's processors the
             eigenvectors too, made exact next to the last that takes part: it changes the result by a few millionths;
             `exact` makes all in float64, in nearly twice the time.
-        scale: factor of the merged task vector; 1 in the paper, with multimodal models 1 from the mean and 0.1 to 0.3 from
-            the sum.
+        scale: factor of the merged task vector. `auto` is 1 where task vectors are of full rank. What adapters change
+            shows little of their inputs: there each matrix is scaled so that it disturbs the tasks least. It is 1 in
+            the paper, with multimodal models 1 from the mean and 0.1 to 0.3 from the sum.
 
     Source: Wei et al. 2026 (arXiv 2606.07289) and its code, `swudi_merge` in WalkerWorldPeace/MLLMerging. The preset
     `paper` begins at the sum. Everything but the matrices of attention and MLPs is averaged.
@@ -107,4 +118,4 @@ def swudi(
     def share(values: Tensor, into: int) -> Tensor:
         return -(-time * values).expm1() * leading(values, taking_part(rank, into))
 
-    return filtered(deltas, weight, start, share, precision, smooth=True) * scale
+    return filtered(deltas, noise, weight, start, share, precision, scale, smooth=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
-from mergery.method import Deltas, MergedDelta, PerModel, Preset, Tensor, each, method
+from mergery.method import Auto, Deltas, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR
 from mergery.methods.swudi import HAIR, filtered, leading, routing
 from mergery.methods.wudi import check_weight
@@ -57,17 +57,18 @@ def filled(root: Tensor, count: int) -> Tensor:
     unit="matrix",
     check=check_weight,
     roles=LINEAR,
-    presets={"paper": Preset({"start": "sum"})},
+    presets={"paper": Preset({"start": "sum", "scale": 1.0})},
     routing=routing,
 )
 def swudi_a(
     deltas: Deltas,
+    noise: Annotated[list[Tensor], Noise()],
     *,
     weight: PerModel[float] = each(1.0),
     rule: Literal["participation", "noise", "published"] = "participation",
     start: Literal["mean", "sum"] = "mean",
     precision: Literal["fast", "exact"] = "fast",
-    scale: float = 1.0,
+    scale: Auto = "auto",
 ) -> MergedDelta:
     """Minimise WUDI's loss along the leading eigenvectors, whose number follows from the eigenvalues.
 
@@ -87,7 +88,8 @@ def swudi_a(
             directions it stays.
         precision: `fast` makes products of matrices with 512 and more inputs in float32, and the eigenvectors in float64,
             which changes the result by about a millionth; `exact` makes all in float64, in nearly twice the time.
-        scale: factor of the merged task vector.
+        scale: factor of the merged task vector. `auto` is 1 where task vectors are of full rank. What adapters change
+            shows little of their inputs: there each matrix is scaled so that it disturbs the tasks least.
 
     Source: Wei et al. 2026 (arXiv 2606.07289) and its code, `aswudi_merge` in WalkerWorldPeace/MLLMerging. The preset
     `paper` begins at the sum. Everything but the matrices of attention and MLPs is averaged.
@@ -105,4 +107,4 @@ def swudi_a(
             values, above_noise(values, rows, into) if rule == "noise" else above_published(values, rows, out, into)
         )
 
-    return filtered(deltas, weight, start, share, precision) * scale
+    return filtered(deltas, noise, weight, start, share, precision, scale)

@@ -20,8 +20,8 @@ def task_arithmetic(
 
     Settings:
         weight: factor of each task vector; any real number.
-        scale: the paper's lambda, the factor of the whole sum. `auto` is min(1, 1.2 / sqrt(k)) where no weight is given
-            and normalize is false, else 1. The paper tunes it on a validation set between 0 and 1, about 0.3 to 0.4 for
+        scale: the paper's lambda, the factor of the whole sum. `auto` is k^(-3/4) where no weight is given and
+            normalize is false, else 1. The paper tunes it on a validation set between 0 and 1, about 0.3 to 0.4 for
             eight tasks. With 1 / number of models and equal weights the result is the models' average.
         normalize: divide by the sum of the weights, which must not be zero. The paper does not.
 

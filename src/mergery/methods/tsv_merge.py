@@ -105,10 +105,10 @@ def tsv_merge(
             its length, over all tasks, to the columns' mean: what stands out counts for more, as in ESM.
         precision: `fast` makes the polar factors of large matrices in float32 on Intel's processors, which changes the merged
             task vector by a few millionths; `exact` makes all in float64.
-        scale: factor of the merged task vector. `auto` is unit response: each matrix is scaled so that, on average over
-            the tasks, it answers to a task's own vector as that does itself: by k / sum_i (<D, d_i> / |d_i|^2). It is
-            no longer than the sum of the task vectors, were they orthogonal. Nothing is tuned; the paper's scale is 1,
-            right where tasks are orthogonal.
+        scale: factor of the merged task vector. `auto` finds one for each matrix, between that of unit response, at
+            which it answers to each task's own vector as that does itself, k / sum_i (<D, d_i> / |d_i|^2), and that of
+            least interference, at which it disturbs the tasks least; for adapters the latter. Nothing is tuned; the
+            paper's scale is 1, right where tasks are orthogonal.
 
     Source: Gargiulo et al. 2025, Task singular vectors (arXiv 2412.00081). The preset `paper` also merges
     embeddings and head this way, as the authors' code does with all matrices, and sets scale to 1. Everything else
@@ -120,8 +120,7 @@ def tsv_merge(
     from mergery.kernels.spectral import dense, framed, noise_of
 
     cores, frame = framed(dense(deltas) if polarise else deltas)
-    inputs, bounds = list(cores), noise_of(deltas, noise)
-    if polarise:
-        inputs, bounds = polarised(cores, bounds)
-    merged = combine(inputs, frame.smaller, weight, bounds, single=precision == "fast")
-    return frame.restore(scaled(merged, scale, cores, weight))
+    bounds = noise_of(deltas, noise)
+    inputs, own = polarised(cores, bounds) if polarise else (list(cores), bounds)
+    merged = combine(inputs, frame.smaller, weight, own, single=precision == "fast")
+    return frame.restore(scaled(merged, scale, cores, weight, frame, bounds))

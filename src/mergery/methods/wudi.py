@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from mergery.errors import RecipeError
-from mergery.method import Deltas, MergedDelta, PerModel, Preset, each, method
+from mergery.method import Auto, Deltas, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR
 from mergery.method.routing import Route
 from mergery.methods._routes import LARGE, WIDE, by_interference, by_own_rows
+from mergery.methods._scale import number, settled
 
 
 def check_weight(settings: Mapping[str, Any]) -> None:
@@ -72,11 +73,12 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     unit="matrix",
     check=check_steps,
     roles=LINEAR,
-    presets={"paper": Preset({"start": "sum", "solver": "adam"}, rest="base")},
+    presets={"paper": Preset({"start": "sum", "solver": "adam", "scale": 1.0}, rest="base")},
     routing=routing,
 )
 def wudi(
     deltas: Deltas,
+    noise: Annotated[list[Tensor], Noise()],
     *,
     weight: PerModel[float] = each(1.0),
     solver: Literal["adam", "closed"] = "adam",
@@ -85,7 +87,7 @@ def wudi(
     rate: float = 1e-5,
     cut: float | None = None,
     precision: Literal["fast", "exact"] = "fast",
-    scale: float = 1.0,
+    scale: Auto = "auto",
 ) -> MergedDelta:
     """Find one task vector that acts on each task's inputs as that task's own vector does, as nearly as possible.
 
@@ -112,7 +114,9 @@ def wudi(
         precision: with the closed form, `fast` makes products of matrices with 512 and more inputs in float32, and on
             Intel's processors the eigenvectors too, made exact next to the cut, which changes the merged task vector by
             about a hundred-thousandth; `exact` makes all in float64.
-        scale: factor of the merged task vector; 1 in the paper, 0.1 to 0.3 for multimodal models in later work.
+        scale: factor of the merged task vector. `auto` is 1 with `adam`, and where task vectors are of full rank. What
+            adapters change shows little of their inputs: there each matrix is scaled so that it disturbs the tasks
+            least. It is 1 in the paper, 0.1 to 0.3 for multimodal models in later work.
 
     Source: Cheng et al. 2025, Whoever started the interference should end it (arXiv 2503.08099). The preset `paper`
     begins at the sum and leaves everything but the matrices of attention and MLPs as in the base.
@@ -120,7 +124,7 @@ def wudi(
     Use it for fine-tunes of one base with large task vectors, such as those of vision models; `swudi` does the same
     at a fraction of the time.
     """
-    from mergery.kernels.spectral import framed
+    from mergery.kernels.spectral import framed, noise_of
     from mergery.methods._adam import descend
     from mergery.methods._interference import beginning, interference, rows_as_inputs
     from mergery.methods._minima import cut_of, minimised
@@ -128,6 +132,7 @@ def wudi(
     cores, frame = framed(deltas)
     if solver == "closed":
         bound = cut_of(cut, frame.shape[1])
-        return frame.restore(minimised(cores, weight, bound, equal=True, fast=precision == "fast") * scale)
+        merged = minimised(cores, weight, bound, equal=True, fast=precision == "fast")
+        return frame.restore(settled(merged, scale, cores, weight, frame, noise_of(deltas, noise)))
     problem = interference(cores, rows_as_inputs(cores, weight))
-    return descend(problem.lifted(frame), frame.full(beginning(cores, start)), steps, rate) * scale
+    return descend(problem.lifted(frame), frame.full(beginning(cores, start)), steps, rate) * number(scale)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mergery.testing.reference.arrays import Array, KeyedUniform, add, by_matrix
-from mergery.testing.reference.spectral import largest, procrustes, scaled, task_vectors, thin, weighed
+from mergery.testing.reference.spectral import largest, procrustes, scaled, settled, task_vectors, thin, weighed
 
 
 def adam(start: Array, slope: Callable[[Array], Array], steps: int, rate: float) -> Array:
@@ -107,7 +107,7 @@ def dop(
     energy: float,
     steps: int,
     rate: float,
-    scale: float,
+    scale: float | str,
 ) -> Array:
     def descend(sides: Sequence[Array], start: Array, share: float) -> Array:
         part = share
@@ -133,7 +133,7 @@ def dop(
                 merged = dual_minimum(sides, [share, 1.0 - share])
             else:
                 merged = descend(sides, (merged + delta) / 2, share)
-        return scale * merged
+        return settled(merged, 1.0 if scale == "auto" and solver == "adam" else scale, deltas, np.ones(len(deltas)))
 
     return task_vectors(merge, models, base)
 

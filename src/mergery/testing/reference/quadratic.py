@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from mergery.testing.reference.arrays import Array, KeyedUniform, add, by_matrix, differences
+from mergery.testing.reference.spectral import settled
 
 NOTHING = 1e-12  # of the largest eigenvalue: smaller ones are zero
 
@@ -61,6 +62,14 @@ def solved(
     return minimum(terms, cut) if solver == "closed" else adam(beginning(deltas, start), terms, steps, rate)
 
 
+def kept(
+    merge: Callable[[list[Array]], Array], scale: float | str, weight: Any, solver: str = "closed"
+) -> Callable[[list[Array]], Array]:
+    """A merge of task vectors times its scale; `auto` is 1 where it descends."""
+    found = 1.0 if scale == "auto" and solver == "adam" else scale
+    return lambda deltas: settled(merge(deltas), found, deltas, weight)
+
+
 def wudi(
     models: Sequence[Array],
     base: Array,
@@ -73,12 +82,12 @@ def wudi(
     rate: float,
     cut: float | None,
     precision: str,
-    scale: float,
+    scale: float | str,
 ) -> Array:
     def merge(deltas: list[Array]) -> Array:
         return solved(deltas, own_rows(deltas, weight), solver, start, steps, rate, cut)
 
-    return base + scale * by_matrix(merge, differences(models, base))
+    return base + by_matrix(kept(merge, scale, weight, solver), differences(models, base))
 
 
 def leading(matrix: Array, count: int) -> tuple[Array, Array, Array]:
@@ -97,7 +106,7 @@ def optmerge(
     steps: int,
     rate: float,
     cut: float | None,
-    scale: float,
+    scale: float | str,
 ) -> Array:
     def merge(deltas: list[Array]) -> Array:
         kept = max(1, min(deltas[0].shape) // len(deltas))
@@ -109,7 +118,7 @@ def optmerge(
             terms.append((w, mean + u * s @ vh, size[:, None] * rows / (float(np.linalg.norm(delta)) or 1.0)))
         return solved(deltas, terms, solver, start, steps, rate, cut)
 
-    return base + scale * by_matrix(merge, differences(models, base))
+    return base + by_matrix(kept(merge, scale, weight, solver), differences(models, base))
 
 
 def spectrum(terms: Terms) -> tuple[Array, Array]:
@@ -137,7 +146,7 @@ def swudi(
     rank: float,
     start: str,
     precision: str,
-    scale: float,
+    scale: float | str,
 ) -> Array:
     def merge(deltas: list[Array]) -> Array:
         count = math.ceil(rank * deltas[0].shape[1] - 1e-3)
@@ -147,7 +156,7 @@ def swudi(
 
         return flow(beginning(deltas, start), own_rows(deltas, weight), filtered)
 
-    return base + scale * by_matrix(merge, differences(models, base))
+    return base + by_matrix(kept(merge, scale, weight), differences(models, base))
 
 
 def participation(values: Array) -> int:
@@ -184,7 +193,7 @@ def swudi_a(
     rule: str,
     start: str,
     precision: str,
-    scale: float,
+    scale: float | str,
 ) -> Array:
     def merge(deltas: list[Array]) -> Array:
         rows = sum(len(delta) for delta in deltas)
@@ -199,7 +208,7 @@ def swudi_a(
 
         return flow(beginning(deltas, start), own_rows(deltas, weight), filtered)
 
-    return base + scale * by_matrix(merge, differences(models, base))
+    return base + by_matrix(kept(merge, scale, weight), differences(models, base))
 
 
 def actmat(
@@ -210,12 +219,12 @@ def actmat(
     weight: Any,
     cut: float | None,
     precision: str,
-    scale: float,
+    scale: float | str,
 ) -> Array:
     def merge(deltas: list[Array]) -> Array:
         return minimum([(w, delta, delta) for w, delta in zip(weight, deltas, strict=True)], cut)
 
-    return base + scale * by_matrix(merge, differences(models, base))
+    return base + by_matrix(kept(merge, scale, weight), differences(models, base))
 
 
 def tasks_differ(deltas: Sequence[Array]) -> bool:
@@ -234,7 +243,7 @@ def ace(
     ridge_of: str,
     leading: float,
     precision: str,
-    scale: float,
+    scale: float | str,
 ) -> Array:
     def merge(deltas: list[Array]) -> Array:
         out, into = deltas[0].shape
@@ -264,7 +273,7 @@ def ace(
             merged = merged + (s[:count].mean() * u[:, :count] @ vh[:count] if count else 0.0)
         return merged
 
-    return base + scale * by_matrix(merge, differences(models, base))
+    return base + by_matrix(kept(merge, scale, weight), differences(models, base))
 
 
 REFERENCES: dict[str, Callable[..., Array]] = {

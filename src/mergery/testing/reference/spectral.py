@@ -33,15 +33,47 @@ def stacked(triplets: Sequence[tuple[Array, Array, Array]]) -> tuple[Array, Arra
 
 
 def scaled(merged: Array, scale: float | str, deltas: Sequence[Array], weight: Any) -> Array:
-    """Times the scale, or so that it answers to the tasks' own vectors as they do themselves, on average."""
+    """Times the scale, or between unit response and least interference, as far as task vectors can be trusted."""
     if scale != "auto":
         return merged * scale
-    tasks = [(w, delta) for w, delta in zip(weight, deltas, strict=True) if w != 0.0 and delta.any()]
+    tasks = [(float(w), delta) for w, delta in zip(weight, deltas, strict=True) if w != 0.0 and delta.any()]
+    if not tasks or not merged.any():
+        return merged
     answer = float(sum(np.sign(w) * (merged * delta).sum() / (delta**2).sum() for w, delta in tasks))
-    longest = np.sqrt(sum((w * np.linalg.norm(delta)) ** 2 for w, delta in tasks))
-    if answer <= 0.0:
-        return merged * min(1.0, longest / (np.linalg.norm(merged) or 1.0))
-    return merged * min(sum(abs(w) for w, _ in tasks) / answer, longest / np.linalg.norm(merged))
+    unit = sum(abs(w) for w, _ in tasks) / answer if answer > 0.0 else 1.0
+    half = float(np.mean([trust(delta) for _, delta in tasks])) / 2.0
+    least = least_interference(merged, [(w, 1.0, delta) for w, delta in tasks])
+    longest = sum(abs(w) * np.linalg.norm(delta) for w, delta in tasks) / np.linalg.norm(merged)
+    return merged * min(unit**half * least ** (1.0 - half), longest)
+
+
+def settled(merged: Array, scale: float | str, deltas: Sequence[Array], weight: Any) -> Array:
+    """Times the scale, or that of least interference, the less so the more task vectors can be trusted."""
+    if scale != "auto":
+        return merged * scale
+    tasks = [(1.0, float(w), delta) for w, delta in zip(weight, deltas, strict=True) if w != 0.0 and delta.any()]
+    mean = float(np.mean([trust(delta) for _, _, delta in tasks])) if tasks else 1.0
+    return merged * least_interference(merged, tasks) ** (1.0 - mean) if mean < 1.0 else merged
+
+
+def least_interference(merged: Array, tasks: Sequence[tuple[float, float, Array]]) -> float:
+    """The scale at which the tasks (aim, share, task vector) are disturbed least, by their inputs' covariances in full."""
+    above = below = 0.0
+    for aim, share, delta in tasks:
+        known = trust(delta)
+        inputs = known * delta.T @ delta / (delta**2).sum() + (1.0 - known) * np.eye(delta.shape[1]) / delta.shape[1]
+        alone = np.trace(delta @ inputs @ delta.T)
+        above += share * aim * np.trace(merged @ inputs @ delta.T) / alone
+        below += share * np.trace(merged @ inputs @ merged.T) / alone
+    return above / below if above > 0.0 and below > 0.0 else 1.0
+
+
+def trust(delta: Array) -> float:
+    """The rank over the smaller side, or 1 from a quarter on."""
+    small = min(delta.shape)
+    s = np.linalg.svd(delta, compute_uv=False)
+    count = int((s > 1e-4 * s[0]).sum())
+    return count / small if count < max(1, small // 4) else 1.0
 
 
 def weighed(deltas: Sequence[Array], weight: Any) -> Array:

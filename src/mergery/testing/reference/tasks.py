@@ -133,6 +133,7 @@ def neuromerging(
     density: Any,
     parallel: float,
     orthogonal: float | None,
+    restored: float,
     scope: str,
 ) -> Array:
     deltas = differences(models, base)
@@ -142,7 +143,7 @@ def neuromerging(
     if orthogonal is None:
         pairs = [(np.abs(d).sum(), np.abs(t).sum()) for d, t in zip(deltas, kept, strict=True)]
         lost = max((1.0 - left / whole if whole > 0.0 else 0.0 for whole, left in pairs), default=0.0)
-        orthogonal = 1.0 / (1.0 - lost) if lost < 1.0 else 0.0
+        orthogonal = 1.0 / (1.0 - lost) ** restored if lost < 1.0 else 0.0
     rows, weights = np.stack([matrix(t) for t in kept]), matrix(base)
     merged = np.zeros_like(weights)
     for place, neuron in enumerate(weights):

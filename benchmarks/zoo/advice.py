@@ -160,7 +160,7 @@ def module(tables: Tables, bases: Mapping[str, Sequence[float]], rule: tuple[str
     below = fallen(tables, bases)
     safe = [each for each in records(small(tables)) if each.name not in below and each.streamed]
     best = sorted(safe, key=lambda each: each.worst)[:2]
-    rows = "".join(f"    {name!r}: {_tuple(worlds)},\n" for name, worlds in below.items())
+    rows = "".join(f"\n    {name!r}: {_tuple(worlds)}," for name, worlds in below.items()) + "\n" * bool(below)
     text = f'''"""What the comparison of methods found (docs/which-method.md): written by `make zoo`, do not edit."""
 
 from __future__ import annotations
@@ -170,8 +170,7 @@ from collections.abc import Mapping
 WORLDS = {_tuple(list(tables))}
 SAFE = {_tuple([each.name for each in best])}
 """Methods of seconds to minutes that are least behind where they are worst, and nowhere below the base."""
-BELOW: Mapping[str, tuple[str, ...]] = {{
-{rows}}}
+BELOW: Mapping[str, tuple[str, ...]] = {{{rows}}}
 """Methods that fell below the base with nothing set, and the worlds in which they did."""
 RULE: tuple[str, float, str, str] | None = {rule!r}
 """A measure of `mergery.report.interference`, a bound, the method below it and the one from it on, where such a rule held on

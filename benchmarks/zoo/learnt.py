@@ -234,8 +234,8 @@ def verdict(cases: Cases, found: Mapping[str, np.ndarray]) -> str:
     name = cases.methods[never_bad(cases)(cases.measures[0])]
     return (
         f"**Diagnosis does not predict**: on worlds it has not learnt from, the best of these choosers ({LEARNERS[best][1]}) "
-        f"is {-mean:.3f} [{-high:.3f}, {-low:.3f}] further behind than {LEARNERS[plain][1]}. So the advice is the method "
-        f"that is never bad, `{name}`, and to measure. {told}"
+        f"is not surely less behind than {LEARNERS[plain][1]}: by {mean:.3f} [{low:.3f}, {high:.3f}]. So the advice is the "
+        f"method that is never bad, `{name}`, and to measure. {told}"
     )
 
 

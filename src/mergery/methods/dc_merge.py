@@ -106,9 +106,8 @@ def dc_merge(
     triplets = [svd(core, kept, noise=bound) for core, bound in zip(cores, bounds, strict=True)]
     sizes = [s for _, s, _ in triplets]
     single = precision == "fast"
-    left, above = parted(
-        torch.cat([u for u, _, _ in triplets], dim=-1), single=single
-    )  # P^T U_i are columns of the other
+    # P^T U_i are columns of the other factor
+    left, above = parted(torch.cat([u for u, _, _ in triplets], dim=-1), single=single)
     right, beside = parted(torch.cat([vh.mT for _, _, vh in triplets], dim=-1), single=single)
     del triplets
     entries, wide = rank(torch.cat(sizes, dim=-1)).square(), sizes[0].shape[-1]

@@ -7,24 +7,8 @@ from collections.abc import Mapping
 WORLDS = ("sequences", "shared", "adapters", "digits")
 SAFE = ("pcb", "della")
 """Methods of seconds to minutes that are least behind where they are worst, and nowhere below the base."""
-BELOW: Mapping[str, tuple[str, ...]] = {
-    "ace": ("adapters",),
-    "actmat": ("adapters",),
-    "breadcrumbs": ("shared",),
-    "consensus": ("shared", "adapters"),
-    "dare_linear": ("shared", "adapters"),
-    "dare_ties": ("shared", "adapters"),
-    "dc_merge": ("adapters",),
-    "della_linear": ("shared",),
-    "dop": ("adapters",),
-    "neuromerging": ("adapters",),
-    "svc": ("adapters",),
-    "swudi": ("adapters",),
-    "swudi_a": ("adapters",),
-    "task_arithmetic": ("shared",),
-    "tsv_merge": ("adapters",),
-}
+BELOW: Mapping[str, tuple[str, ...]] = {}
 """Methods that fell below the base with nothing set, and the worlds in which they did."""
-RULE: tuple[str, float, str, str] | None = ("inputs", 0.084, "linear", "swudi_a")
+RULE: tuple[str, float, str, str] | None = None
 """A measure of `mergery.report.interference`, a bound, the method below it and the one from it on, where such a rule held on
 worlds that it was not learnt from."""

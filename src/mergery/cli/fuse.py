@@ -148,6 +148,8 @@ def fuse(
         else:
             for line in outlook.words:
                 console().print(line)
+            if pairwise is not None:
+                console().print(f"pairwise: the training is done {len(teachers)} times, once for each teacher")
         return
     with reporter(json=json, quiet=quiet, verbose=verbose) as report:
         made = api.fuse(

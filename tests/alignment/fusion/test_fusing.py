@@ -99,10 +99,16 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(
     torn = tmp_path / "parts.partial/training/checkpoint-6"  # as a kill within the writing leaves it
     torn.mkdir()
     (torn / "model.safetensors").write_bytes(b"half")
+    other = mergery("fuse", family / "llama", tmp_path / "parts", *given, "--seed", 1)
+    assert other.code == 2 and "holds an unfinished fusion of other models, data or options" in other.err
     rest = mergery("fuse", family / "llama", tmp_path / "parts", *given)
     assert rest.code == 0, rest.err
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+    (tmp_path / "parts.partial").mkdir()  # of somebody else
+    (tmp_path / "parts.partial/mine.txt").write_text("mine")
+    assert mergery("fuse", family / "llama", tmp_path / "parts", *given).code == 0
+    assert (tmp_path / "parts.partial/mine.txt").exists()
 
 
 def test_stored_distributions_serve_the_next_run(
@@ -241,6 +247,7 @@ def test_what_it_would_take_is_told_and_nothing_is_written(family: Path, tmp_pat
     )
     words = mergery(*given, "--dry-run")
     assert words.code == 0 and "in 24 sequences: 1 steps" in words.out and "asked: gpt2, llama" in words.out
+    assert "once for each teacher" in mergery(*given, "--dry-run", "--pairwise", "sce").out
     told = json.loads(mergery(*given, "--dry-run", "--json", "--batch", 8, "--epochs", 2).out)
     assert told["steps"] == 6 and told["sequences"] == 24 and told["letters"] > 1000
     assert told["disk"] > told["tokens"] * 124 and told["training"] > 0

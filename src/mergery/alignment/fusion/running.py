@@ -45,7 +45,8 @@ def fuse(
     fusion = prepare(target, teachers, data, options)
     partial = partial_folder(place)
     if finished(place, fusion.digest):
-        shutil.rmtree(partial, ignore_errors=True)
+        if (partial / MARK).exists():  # killed between the last two steps
+            shutil.rmtree(partial)
         notify(Finished(place, 0.0, already=True))
         return place
     check_writable(place)
@@ -115,7 +116,8 @@ def take_up(partial: Path, mark: str, *, restart: bool) -> None:
             what = f"{str(partial)!r} holds an unfinished fusion of other models, data or options"
             raise PlanError(what, hint="say --restart to begin anew, or finish that one as it was begun")
         if restart:
-            shutil.rmtree(partial)
+            with held(partial):
+                shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     if not kept.exists():  # else it is what another run may hold
         kept.write_text(json.dumps({"digest": mark}) + "\n")

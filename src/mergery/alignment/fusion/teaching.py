@@ -8,6 +8,7 @@ done. Six bytes for each probability kept, sixty for ten of them, for each token
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -142,6 +143,8 @@ def write_arrays(folder: Path, number: int, arrays: Mapping[str, np.ndarray]) ->
         unfinished = path.with_suffix(".part")
         with open(unfinished, "wb") as file:
             np.save(file, values)
+            file.flush()
+            os.fsync(file.fileno())
         unfinished.replace(path)
 
 

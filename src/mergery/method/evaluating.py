@@ -59,7 +59,7 @@ class Evaluation:
                 self.known[name] = self.statistic(ask) if ask.needed(self.settings) else None
         how = {"tensor": self.mapped, "coefficients": self.mixed, "consensus": self.agreed}
         merged = how[self.method.gives]().reshape(self.shape).to(self.dtype)
-        if not merged.isfinite().all():
+        if not is_finite(merged):
             raise DataError(
                 f"{self.method.name} gives NaN or infinity in {str(self.dtype).removeprefix('torch.')}",
                 why="the inputs are finite, so the settings or the dtype's range are at fault",
@@ -232,10 +232,15 @@ def stream_keys(seed: int, k: int) -> list[int]:
     return [keyed.key(seed, "tensor", str(index)) for index in range(k)]
 
 
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity, which its least and its largest entry tell."""
+    return not tensor.numel() or all(bool(each.isfinite()) for each in tensor.aminmax())
+
+
 def finite(tensor: Tensor, what: str) -> Tensor:
     """A tensor in float32. Raises DataError where it is not finite."""
     values = tensor.detach().float()
-    if not values.isfinite().all():
+    if not is_finite(values):
         raise DataError(f"{what} holds NaN or infinity", hint="use tensors of finite numbers")
     return values
 

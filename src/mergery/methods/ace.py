@@ -160,7 +160,7 @@ def ace(
         centred = []
         for core in cores:
             mean = up.mT @ core.double() / height
-            centred.append(core.to(dtype, copy=True).sub_(mean if frame.left is None else up @ mean))
+            centred.append(core.to(dtype, copy=True).sub_((mean if frame.left is None else up @ mean).to(dtype)))
         raw = torch.stack([norm(core).square() for core in centred])
         there = raw > RANK**2 * l1_norms[..., None, None]
         for i, core in enumerate(centred):

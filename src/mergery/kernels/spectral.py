@@ -33,6 +33,7 @@ RANK = 1e-6  # of the largest singular value: smaller ones are zero
 FAINT = 1e-4  # of the largest singular value: below it, vectors are made orthonormal once more
 EDGE = 1.05  # of the largest singular value of rounding, as theory has it: what lies below may be rounding
 STEEP = 1e-5  # of the largest singular value: below it, the inverse of a square root is not formed
+PIECE = 1 << 16  # entries, of which sums of products are made at once
 TIE = 1e-9  # of a magnitude: what lies closer is the same number but for rounding
 
 
@@ -203,12 +204,22 @@ def flat_level(s: Tensor) -> Tensor:
 
 def norm(matrix: Tensor) -> Tensor:
     """The Frobenius norm in float64, (..., 1, 1)."""
+    if matrix.shape[-2] * matrix.shape[-1] > PIECE:
+        return inner(matrix, matrix).sqrt()
     return torch.linalg.vector_norm(matrix, dim=(-2, -1), keepdim=True, dtype=torch.float64)
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
-    """The sum of the products of entries in float64, (..., 1, 1)."""
-    return torch.linalg.vecdot(a.double().flatten(-2), b.double().flatten(-2))[..., None, None]
+    """The sum of the products of entries in float64, (..., 1, 1); of large matrices some rows at a time, which is faster."""
+    found = None
+    rows = max(1, PIECE // max(1, a.shape[-1]))
+    for first in range(0, max(1, a.shape[-2]), rows):
+        left = a[..., first : first + rows, :].double().flatten(-2)
+        right = left if b is a else b[..., first : first + rows, :].double().flatten(-2)
+        part = torch.linalg.vecdot(left, right)
+        found = part if found is None else found + part
+    assert found is not None
+    return found[..., None, None]
 
 
 # --- low-rank factors ---------------------------------------------------------------------------------------------

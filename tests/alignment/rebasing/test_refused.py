@@ -10,6 +10,8 @@ import torch
 
 import mergery as library
 from mergery.alignment.rebasing import running
+from mergery.alignment.rebasing.models import shared_tokens
+from mergery.alignment.rebasing.theseus import interpolated
 from mergery.errors import MergeryError, RecipeError
 from tests.alignment.rebasing.conftest import far, llama, read, tuned
 
@@ -49,28 +51,39 @@ def test_a_fine_tune_of_another_shape(mergery: Any, save: Any, tmp_path: Any) ->
     assert "the fine-tune is not of the old base's shape" in done.err
 
 
-def test_other_tokens_are_not_paired(mergery: Any, save: Any, texts: Any, tmp_path: Any) -> None:
+def test_other_tokens(mergery: Any, save: Any, texts: Any, tmp_path: Any) -> None:
+    """Rows of embeddings go by the texts of tokens, and activations of one text are brought to one length."""
     state = llama().state_dict()
     old, own, new = save("old", state), save("own", tuned(state, 1)), save("new", tuned(state, 2))
     words = json.loads((new / "tokenizer.json").read_text())
     tokens = words["model"]["vocab"]
     first, second = list(tokens)[60:62]
     tokens[first], tokens[second] = tokens[second], tokens[first]
+    words["model"]["merges"] = words["model"]["merges"][:-20]
     (new / "tokenizer.json").write_text(json.dumps(words))
     wide = tmp_path / "wide"
     llama(hidden_size=64).save_pretrained(wide)
     for file in ("tokenizer.json", "tokenizer_config.json"):
         (wide / file).write_bytes((new / file).read_bytes())
-    done = rebase(mergery, own, tmp_path / "out", old, wide, "--data", texts)
+    plain = tmp_path / "plain.txt"
+    plain.write_text("some words " * 40)
+    done = rebase(mergery, own, tmp_path / "out", old, wide, "--data", plain)
     assert done.code == 2
     assert "the bases have different tokenizers" in done.err
-    assert rebase(mergery, own, tmp_path / "out", old, wide).code == 0  # rows go by the tokens' texts
-    from mergery.alignment.rebasing.models import shared_tokens
-
+    for name, data in (("weights", ()), ("texts", ("--data", texts))):
+        done = rebase(mergery, own, tmp_path / name, old, wide, *data)
+        assert done.code == 0, done.err
+        assert far(read(tmp_path / name), read(wide)) > 1e-3
     with library.open(old) as one, library.open(wide) as other:
         mine, theirs = shared_tokens(one, other, 128, 128)
     moved = torch.nonzero(mine != theirs).flatten()
     assert sorted(theirs[moved].tolist()) == sorted((tokens[first], tokens[second]))
+
+
+def test_rows_between_tokens() -> None:
+    rows = torch.tensor([[0.0, 0.0], [2.0, 4.0]])
+    torch.testing.assert_close(interpolated(rows, 2), rows)
+    torch.testing.assert_close(interpolated(rows, 4)[:, 0], torch.tensor([0.0, 0.5, 1.5, 2.0]))
 
 
 def test_settings_are_checked() -> None:

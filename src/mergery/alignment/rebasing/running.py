@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from mergery.alignment.rebasing.models import Trio, same_tokenizer
 from mergery.alignment.rebasing.options import WAYS, RebaseOptions
 from mergery.alignment.rebasing.theseus import Theseus
 from mergery.calibration.counting import limit_of
-from mergery.calibration.data import Texts, inputs_of
+from mergery.calibration.data import Row, Texts, inputs_of
 from mergery.calibration.model import StreamedModel, Unit
 from mergery.calibration.opening import Opened, open_model, opened_checkpoint
 from mergery.calibration.passes import Shelf
@@ -37,6 +37,7 @@ from mergery.views.transforms import read_transform
 
 WORK = ".rebase"  # behind the output folder's name: where what is moved lies until the model is written
 MARK = "rebase.json"
+WHOLE = 1 << 30  # tokens of a text that is not cut
 METHODS = {"shift": "rebase", "transplant": "analogy", "transfusion": "analogy", "gradfix": "analogy"}
 """The method of a recipe for each way that keeps the old base's shapes."""
 
@@ -143,11 +144,11 @@ def rebased_plan(
         opened.append(stack.enter_context(opened_checkpoint(plan.checkpoints["new"])))
         trio = Trio(*(StreamedModel(each.view) for each in opened))
         trio.check()
-        texts = _texts(opened[2], trio, options, data) if options.way == "theseus" and data is not None else None
+        texts = _texts(opened, trio, options, data) if options.way == "theseus" and data is not None else None
         told = [
             options.plain(),
             {name: dict(each.mark) for name, each in zip(("old", "finetune", "new"), opened, strict=True)},
-            [texts.sha256, len(texts.rows)] if texts is not None else data and mark_of(data, Path(), None),
+            [texts.new.sha256, len(texts.new.rows)] if texts is not None else data and mark_of(data, Path(), None),
         ]
         known = replace(plan, digest=digest_with(plan, told), notes=(_words(options, data), *plan.notes))
         if out is None:
@@ -177,7 +178,7 @@ def _words(options: RebaseOptions, data: str | None) -> str:
 
 
 def _moved(
-    trio: Trio, plan: Plan, options: RebaseOptions, data: str | None, texts: Texts | None, work: Path, notify: Notify
+    trio: Trio, plan: Plan, options: RebaseOptions, data: str | None, texts: Paired | None, work: Path, notify: Notify
 ) -> tuple[list[Path], list[str]]:
     """Files with the moved tensors, and the names of parameters that no map fits."""
     if options.way == "gradfix":
@@ -216,14 +217,10 @@ def _by_weights(moving: Theseus, work: Path, notify: Notify) -> None:
         notify(Visited(unit.name, number, len(model.units)))
 
 
-def _by_texts(moving: Theseus, texts: Texts, work: Path, notify: Notify) -> None:
+def _by_texts(moving: Theseus, texts: Paired, work: Path, notify: Notify) -> None:
     """Move every unit by what both bases make of texts, and by what weights say."""
     model = moving.trio.new
     places = {unit.name: number for number, unit in enumerate(model.units, 1)}
-    pair = task_of(model) == "pairs"
-
-    def one(rows: Any) -> Callable[[StreamedModel], None]:
-        return lambda each: each.module(**inputs_of(rows, each.config))
 
     def kept(unit: Unit) -> dict[str, Any] | None:
         return {} if unit.layer and _file(work, model, unit).exists() else None
@@ -236,27 +233,72 @@ def _by_texts(moving: Theseus, texts: Texts, work: Path, notify: Notify) -> None
     def visited(unit: Unit) -> None:
         notify(Visited(unit.name, places[unit.name], len(places)))
 
-    teacher = Teacher("old base", moving.trio.old, [one(rows) for rows in texts.batches(pair)])
-    shelf = Shelf(work, 4 * texts.tokens * moving.trio.width * 4)
+    moving.interpolated = not texts.alike
+    teacher = Teacher("old base", moving.trio.old, texts.passes(moving.trio))
+    shelf = Shelf(work, 4 * texts.new.tokens * moving.trio.width * 4)
     Lockstep(model, [teacher], shelf).run(moving, kept=kept, told=told, visited=visited)
 
 
-def _texts(opened: Opened, trio: Trio, options: RebaseOptions, data: str) -> Texts:
+@dataclass(frozen=True)
+class Paired:
+    """Texts in tokens of both bases; row by row the same text."""
+
+    old: Texts
+    new: Texts
+
+    @property
+    def alike(self) -> bool:
+        """Whether both cut texts into the same tokens."""
+        return self.old is self.new
+
+    def passes(self, trio: Trio) -> list[Callable[[StreamedModel], None]]:
+        """Forward passes over all rows, given the model: many at once, or text by text where tokens differ."""
+        if self.alike:
+            batches = [(rows, rows) for rows in self.new.batches(task_of(trio.new) == "pairs")]
+        else:
+            batches = [((a,), (b,)) for a, b in zip(self.old.rows, self.new.rows, strict=True)]
+
+        def one(old: Sequence[Row], new: Sequence[Row]) -> Callable[[StreamedModel], None]:
+            return lambda each: each.module(**inputs_of(new if each is trio.new else old, each.config))
+
+        return [one(*rows) for rows in batches]
+
+
+def _texts(opened: Sequence[Opened], trio: Trio, options: RebaseOptions, data: str) -> Paired:
     """The data in tokens of both bases. Raises MergeryError."""
-    old, new = trio.old.view.donor, trio.new.view.donor
-    if not same_tokenizer(old, new):
-        why = "texts are paired token by token"
-        hint = "leave out --data: maps are then found from weights and the rows of shared tokens"
-        raise PlanError("the bases have different tokenizers", where=Where(new.location), why=why, hint=hint)
     longest = min(options.length, *(limit_of(model.config) for model in (trio.old, trio.new)))
-    texts = texts_of(
-        data, Path(), trio.new, tokenizer_of(None, opened.folder), longest=longest, limit=options.samples,
-        pair=task_of(trio.new) == "pairs", seed=options.seed,
-    )  # fmt: skip
-    largest = max(max(row.tokens) for row in texts.rows)
-    for model in (trio.old, trio.new):
-        rows = model.module.get_input_embeddings().weight.shape[0]
-        if largest >= rows:
-            why = f"a text has the token {largest}, and {model.view.name} has {rows} rows"
+    same = same_tokenizer(trio.old.view.donor, trio.new.view.donor)
+    if not same and Path(data).suffix != ".jsonl":
+        why = "texts are paired item by item, and a plain file has no items"
+        hint = "write one text a line as JSON into a .jsonl file, or leave out --data"
+        raise PlanError("the bases have different tokenizers", where=Where(data), why=why, hint=hint)
+    pair = same and task_of(trio.new) == "pairs"
+    found = [
+        texts_of(
+            data, Path(), model, tokenizer_of(None, own.folder), longest=longest if same else WHOLE,
+            limit=options.samples, pair=pair, seed=options.seed,
+        )
+        for own, model in ([(opened[2], trio.new)] if same else [(opened[0], trio.old), (opened[2], trio.new)])
+    ]  # fmt: skip
+    texts = Paired(found[0], found[0]) if same else _of_one_text(found[0], found[1], longest)
+    for rows, model in ((texts.old, trio.old), (texts.new, trio.new)):
+        largest = max(max(row.tokens) for row in rows.rows)
+        count = model.module.get_input_embeddings().weight.shape[0]
+        if largest >= count:
+            why = f"a text has the token {largest}, and {model.view.name} has {count} rows"
             raise CheckpointError("the tokenizer is not the model's", where=Where(model.view.donor.location), why=why)
     return texts
+
+
+def _of_one_text(old: Texts, new: Texts, longest: int) -> Paired:
+    """Rows of the same texts, cut in the same proportion where one is too long. Raises PlanError."""
+    if len(old.rows) != len(new.rows):
+        why = f"{len(old.rows)} and {len(new.rows)} of its texts have tokens"
+        raise PlanError("the two tokenizers take other texts", where=Where(new.file), why=why, hint="mend the data")
+    rows: list[tuple[Row, Row]] = []
+    for a, b in zip(old.rows, new.rows, strict=True):
+        share = min(1.0, longest / max(len(a.tokens), len(b.tokens)))
+        cut = [Row((), each.tokens[: max(1, int(share * len(each.tokens)))]) for each in (a, b)]
+        rows.append((cut[0], cut[1]))
+    first, second = (tuple(pair[side] for pair in rows) for side in (0, 1))
+    return Paired(replace(old, rows=first), replace(new, rows=second))

@@ -52,6 +52,7 @@ class Theseus:
         self.rule = Rule(options.ridge, options.whiten, options.sizes == "matched")
         self.residual = self._residual()
         self.last: Side = self.residual  # what the head reads: of the last norm outside the blocks
+        self.interpolated = False  # whether rows of one text are brought to one number, as tokens differ
         self.found: dict[str, Tensor] = {}  # new weights of the unit at hand
         self.untouched: list[str] = []
         self.moments: dict[Key, Moments] = {}
@@ -83,13 +84,21 @@ class Theseus:
             self.leads.setdefault(_key(place), _key(lead))
         for place in merged.rows:
             rows, others = merged.of(place), own.of(theirs[_key(place)]) if _key(place) in theirs else None
-            if others is not None and len(others) == len(rows):  # not where a router sends tokens elsewhere
+            if others is None:
+                continue
+            if self.interpolated and not self._routed(place):
+                others = interpolated(others, len(rows))
+            if len(others) == len(rows):  # not where a router sends tokens elsewhere
                 self.moments.setdefault(_key(place), Moments()).add(others, rows)
         for name, rows in merged.scaled.items():
             others = own.scaled.get(name, [])
             for mine, other in zip(rows, others, strict=False):
+                other = interpolated(other, len(mine)) if self.interpolated else other
                 if len(mine) == len(other):
                     self.norms.setdefault(name, Moments()).add(other, mine)
+
+    def _routed(self, place: Place) -> bool:
+        return "expert" in self.trio.new.roles(self.trio.new.stored(place.name, place.start, place.start + 1)[0][0])
 
     # --- new weights ------------------------------------------------------------------------------------------------------
 
@@ -255,6 +264,13 @@ class Theseus:
             made[theirs] += scale * carried_rows(change[mine], side, trio.width).float()
             found[name] = made
         return found
+
+
+def interpolated(rows: Tensor, count: int) -> Tensor:
+    """Rows (tokens, width) of a text, as many as another tokenizer gives it: lines between those beside each."""
+    if len(rows) == count:
+        return rows
+    return torch.nn.functional.interpolate(rows.T[None], size=count, mode="linear", align_corners=False)[0].T
 
 
 def _embeddings(model: StreamedModel) -> str:

@@ -54,6 +54,13 @@ def test_the_page_of_the_real_model_is_the_scripts():
     assert "\n".join(page(figures("real"))) + "\n" == read("docs/real.md")
 
 
+def test_the_figures_of_fusion_are_the_scripts(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    module = importlib.import_module("fusing")
+    found = read("docs/fusion.md").split(module.BEGIN)[1].split(module.END)[0]
+    assert found == "\n".join(module.page()), "run: python benchmarks/fusing.py --page --write docs/fusion.md"
+
+
 def test_no_measured_page_keeps_the_developers_books():
     for page in ("performance", "methods-cost", "scaling", "which-method"):
         text = read(f"docs/{page}.md")

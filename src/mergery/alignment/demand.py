@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from mergery.alignment.finding import find_transform
+from mergery.alignment.finding import find_centre, find_transform
 from mergery.calibration.sources import mark_of
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.statistics import model_mark
 from mergery.errors import PlanError
-from mergery.planning.coordinates import unaligned
+from mergery.planning.coordinates import anchor_of, unaligned
 from mergery.planning.layout import lay_out
 from mergery.planning.opening import open_all
 from mergery.planning.plan import Plan, make_plan
@@ -70,10 +70,11 @@ def wanted(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Wanted
     for name in unaligned(recipe):
         source = recipe.models[name]
         assert isinstance(source, Source)
-        if source.convert or getattr(recipe.models[align.to], "convert", None):
+        if source.convert or getattr(recipe.models[anchor_of(recipe)], "convert", None):
             hint = "write it in its new shape to a folder first, and name that"
             raise PlanError("a model that is converted cannot be aligned", where=source.place, hint=hint)
-        marks = [model_mark(checkpoints[each]) for each in (name, align.to)]
+        others = (anchor_of(recipe), *(unaligned(recipe) if align.to not in recipe.models else ()))
+        marks = [model_mark(checkpoints[each]) for each in (name, *others)]
         data = mark_of(align.data, recipe.folder, align.place) if align.data else None
         facts = [MADE, *marks, align.method, align.spaces, data, *((align.samples, align.length) if data else ())]
         key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:20]
@@ -95,12 +96,15 @@ def plan_aligning(recipe: Recipe, only: Any = ()) -> tuple[Recipe, Plan | None]:
 
 def aligned_recipe(recipe: Recipe, notify: Notify) -> Recipe:
     """The recipe with a transform for each model that it aligns: those that are not there are found. Raises MergeryError."""
-    needs = _wanted(recipe)
-    for need in needs:
-        if not need.there:
-            assert recipe.align is not None
-            found = find_transform(recipe, need.model, recipe.align, notify)
-            keep(found, need.folder)
+    needs, align = _wanted(recipe), recipe.align
+    waiting = [need for need in needs if not need.there]
+    if waiting and align is not None and align.to not in recipe.models:
+        found = find_centre(recipe, [need.model for need in needs], align, notify)
+        for need in waiting:
+            keep(found[need.model], need.folder)
+    elif align is not None:
+        for need in waiting:
+            keep(find_transform(recipe, need.model, align, notify), need.folder)
     return _with_transforms(recipe, needs)
 
 

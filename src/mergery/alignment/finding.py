@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mergery.alignment.matching.centre import match_to_centre
 from mergery.alignment.matching.pairs import Models, values_of
 from mergery.alignment.matching.weights import WeightMatching
 from mergery.checkpoints.statistics import model_mark
@@ -16,7 +17,7 @@ from mergery.errors import PlanError, raise_all
 from mergery.graph.findings import Findings
 from mergery.graph.view import View
 from mergery.kernels.threads import quiet_torch
-from mergery.planning.coordinates import spaces_of
+from mergery.planning.coordinates import anchor_of, spaces_of
 from mergery.planning.models import stored_views
 from mergery.planning.opening import open_all
 from mergery.recipe import Merge, Recipe
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 def find_transform(recipe: Recipe, name: str, align: Align, notify: Notify) -> Transform:
     """Align one model of a recipe, as `align` says. Raises MergeryError where the models do not match."""
-    with opened(recipe, name, align.to) as (reference, model), quiet_torch(load=False):
+    with opened(recipe, (align.to, name)) as (reference, model), quiet_torch(load=False):
         models, gains = Models(reference, model), {}
         if ROTATION in align.spaces:
             models, gains = without_gains(models)
@@ -70,11 +71,25 @@ def without_gains(models: Models) -> tuple[Models, dict[str, np.ndarray]]:
     return Models(*views), {name: values_of(places[name], models.reference.nodes[name]) for name in norms}
 
 
+def find_centre(recipe: Recipe, names: Sequence[str], align: Align, notify: Notify) -> dict[str, Transform]:
+    """Align several models to their common centre; the recipe's anchor stays. Raises MergeryError where they do not match."""
+    anchor = anchor_of(recipe)
+    with opened(recipe, (*names, anchor)) as views, quiet_torch(load=False):
+        by_name = dict(zip((*names, anchor), views, strict=True))
+        found, left = match_to_centre(by_name, anchor, align.spaces, notify=notify)
+        facts = {"to": f"the mean of {', '.join(by_name)}", "method": align.method, "spaces": list(align.spaces)}
+        marks = {name: model_mark(view.donor) for name, view in by_name.items()}
+        return {
+            name: replace(each, facts={"model": marks[name], **facts, "left": list(left[name])})
+            for name, each in found.items()
+        }
+
+
 @contextmanager
-def opened(recipe: Recipe, name: str, to: str) -> Iterator[tuple[View, View]]:
-    """The reference under the names of the model that is aligned to it, and that model. Raises MergeryError."""
-    models = {each: recipe.models[each] for each in dict.fromkeys((to, name))}
-    own = Recipe(models, Merge("linear", (to, name)), drop=recipe.drop, allow=recipe.allow, folder=recipe.folder)
+def opened(recipe: Recipe, names: Sequence[str]) -> Iterator[tuple[View, ...]]:
+    """Models under the names that the last of them has for its tensors. Raises MergeryError."""
+    models = {each: recipe.models[each] for each in names}
+    own = Recipe(models, Merge("linear", tuple(models)), drop=recipe.drop, allow=recipe.allow, folder=recipe.folder)
     checkpoints = open_all(own)
     try:
         for checkpoint in checkpoints.values():
@@ -82,8 +97,7 @@ def opened(recipe: Recipe, name: str, to: str) -> Iterator[tuple[View, View]]:
         findings = Findings()
         views = stored_views(own, checkpoints, findings)
         raise_all(findings.problems)
-        model = views[name]
-        yield respelled(model, views[to], findings), model
+        yield tuple(respelled(views[names[-1]], views[name], findings) for name in names)
     finally:
         for checkpoint in checkpoints.values():
             checkpoint.close()

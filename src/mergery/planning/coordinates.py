@@ -28,12 +28,19 @@ def unaligned(recipe: Recipe) -> tuple[str, ...]:
         return ()
     merges = [recipe.merge, *(model for model in recipe.models.values() if isinstance(model, Merge))]
     used = dict.fromkeys(name for merge in merges for name in merge.names())
-    found: list[str] = []
-    for name in align.models or used:
-        source = recipe.models.get(name)
-        if isinstance(source, Source) and name != align.to and source.transform is None:
-            found.append(name)
-    return tuple(found)
+    stored = [name for name in align.models or used if isinstance(recipe.models.get(name), Source)]
+    anchor = anchor_of(recipe)
+    return tuple(name for name in stored if name != anchor and getattr(recipe.models[name], "transform", None) is None)
+
+
+def anchor_of(recipe: Recipe) -> str:
+    """The model in whose coordinates a recipe's models are aligned: the one that it names, or of a mean the first."""
+    align = recipe.align
+    assert align is not None
+    if align.to in recipe.models:
+        return align.to
+    names = [*(align.models or recipe.merge.names()), *recipe.models]
+    return next(name for name in names if isinstance(recipe.models.get(name), Source))
 
 
 def spaces_of(view: View) -> Spaces:

@@ -13,6 +13,8 @@ METHODS = ("weights", "activations")
 KINDS = ("residual", "mlp", "heads", "qk", "vo", "experts")
 """The kinds of spaces: channels of the residual stream, neurons, heads, matrices of queries with keys, of values with outputs,
 and experts."""
+MEAN = "mean"
+"""The word for the mean of the other models, in place of one of them."""
 ROTATION = "rotation"
 """In place of an order of channels, a rotation of the residual stream, which norms without gains do not see."""
 KEYS = ("to", "method", "spaces", "models", "data", "samples", "length")
@@ -23,7 +25,8 @@ SAMPLES, LENGTH = 64, 256
 class Align:
     """What is aligned, and how.
 
-    to:      the model whose coordinates the others get.
+    to:      the model whose coordinates the others get; or `mean`: each is matched to the mean of the others, in turns, and the
+             first stays as it is.
     method:  by what units are matched: `weights`, or `activations` on data.
     spaces:  the kinds of spaces that are aligned.
     models:  those that are; empty: all stored models that are merged.
@@ -63,7 +66,9 @@ def read_align(reader: RecipeReader, data: Any, models: Mapping[str, Any]) -> Al
         reader.fail("align names the model whose coordinates the others get", path, hint="align: base")
         return None
     reader.only(said, path, KEYS)
-    reader.name(said["to"], (*path, "to") if isinstance(data, dict) else path, models)
+    centre = said["to"] == MEAN and MEAN not in models
+    if not centre:
+        reader.name(said["to"], (*path, "to") if isinstance(data, dict) else path, models)
     method = said.get("method", METHODS[0])
     if method not in METHODS:
         reader.fail(f"no way to align is called {method!r}", (*path, "method"), hint=did_you_mean(str(method), METHODS))
@@ -91,6 +96,9 @@ def read_align(reader: RecipeReader, data: Any, models: Mapping[str, Any]) -> Al
         reader.fail(
             "activations need data", path, why=why, hint="align: {to: base, method: activations, data: texts.jsonl}"
         )
+    if centre and (method != METHODS[0] or ROTATION in spaces):
+        hint = "align: {to: mean}, or to: a model's name"
+        reader.fail("a mean is matched by weights, and without rotation", path, hint=hint)
     if method == "activations" and ROTATION in spaces:
         reader.fail("a rotation is found by weights", (*path, "method"), hint="method: weights, or spaces: [residual]")
     if method == "weights" and text:

@@ -116,7 +116,7 @@ def read_recipe(reader: RecipeReader, folder: Path) -> Recipe:
     base = merge.base if merge is not None else None
     protect = read_protect(reader, data.get("protect"), names, base)
     align = read_align(reader, data.get("align"), names)
-    used = (*((protect.model,) if protect else ()), *((align.to,) if align else ()))
+    used = (*((protect.model,) if protect else ()), *((align.to,) if align and align.to in names else ()))
     check_references(reader, models, merge, output, vocabulary, used)
     raise_all(reader.errors)
     assert merge is not None

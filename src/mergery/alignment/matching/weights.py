@@ -36,6 +36,7 @@ class WeightMatching:
     units: dict[str, Units] = field(default_factory=dict)
     heads: dict[int, Heads] = field(default_factory=dict)
     rotation: np.ndarray | None = None  # of channels, in place of an order, where that is wanted: see `folded`
+    start: Transform | None = None  # what has been found before, from which it goes on
 
     def __post_init__(self) -> None:
         for name, space in self.models.spaces.sizes.items():
@@ -43,6 +44,9 @@ class WeightMatching:
                 self.units[name] = identity(space.size, signs=space.signs)
         for layer, own in self.models.spaces.attention.items():
             self.heads[layer] = Heads(np.arange(own.keys), np.arange(own.queries))
+        if self.start is not None:
+            self.units |= self.start.units
+            self.heads |= self.start.heads
         self.rotating = ROTATION in self.wanted
         free = {RESIDUAL, ROTATION} & set(self.wanted) and RESIDUAL in self.units and not self.models.spaces.fixed
         self.settled = not free  # whether channels are certain
@@ -55,8 +59,9 @@ class WeightMatching:
     def run(self) -> Transform:
         """Find it."""
         outside = self.models.of_layer(None)
-        if not self.settled:
+        if not self.settled and self.start is None:
             self.begin(outside)
+        self.settled = self.settled or self.agrees(outside)
         for _ in range(self.sweeps):
             if not self.sweep(outside):
                 break
@@ -73,7 +78,6 @@ class WeightMatching:
             scores = Scores(size, signs=signs)
             self.add_channels(scores, outside, Transform())
             self.match_channels(scores)
-        self.settled = self.agrees(outside)
 
     def agrees(self, outside: Sequence[Pair]) -> bool:
         """Whether all channels are those of the reference, by matrices outside the layers."""

@@ -13,7 +13,8 @@ import argparse
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,58 @@ def measure(size: str, repeats: int) -> dict[str, Any]:
             found[name]["seconds"] = min(found[name]["seconds"], round(taken, 3))
             if name != "folder":
                 found[name]["tensors"] = live.made
+    parts = inside(live, recipe, step)
     live.close()
-    return {"machine": machine(), "size": size, "ways": found}
+    return {"machine": machine(), "size": size, "ways": found, "parts": parts}
+
+
+class Nowhere:
+    """A sink that drops what it is given."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, str] = {}
+
+    def write(self, slot: Any, start: int, data: Any) -> None:
+        """Drop bytes."""
+
+    def finished(self, steps: Any, digests: Any) -> None:
+        """Nothing is kept."""
+
+
+def inside(live: Any, recipe: Callable[[float, float], Any], step: Iterator[int]) -> dict[str, float]:
+    """Seconds of processor time of what a candidate is made of, where all tensors change, and of asking it 64 short texts."""
+    import torch
+
+    from mergery.exploration.keys import Keys
+    from mergery.run.events import ignore
+    from mergery.run.workers import Options, Run
+
+    found: dict[str, float] = {}
+
+    def timed(name: str, way: Callable[[], Any]) -> Any:
+        before = time.process_time()
+        result = way()
+        found[name] = min(found.get(name, float("inf")), round(time.process_time() - before, 3))
+        return result
+
+    ids = torch.randint(0, 1000, (64, 32), generator=torch.Generator().manual_seed(0))
+
+    def told_apart(plan: Any) -> None:
+        keys = Keys(plan)
+        for each in plan.steps:
+            keys.of(each.node)
+
+    def asked(loaded: Any) -> None:
+        with torch.inference_mode():
+            loaded.module(ids)
+
+    for _ in range(3):
+        plan = timed("planned", lambda: live.plan(recipe(0.3 + 1e-3 * next(step), 0.5 + 1e-3 * next(step))))
+        timed("told apart from the one before", partial(told_apart, plan))
+        timed("merged, and dropped", Run(plan, Nowhere(), Options(), ignore, hashed=False).execute)
+        loaded = timed("told apart, merged and written over the model", partial(live.follow, plan))
+        timed("asked 64 texts of 32 tokens", partial(asked, loaded))
+    return found
 
 
 def page() -> list[str]:
@@ -95,7 +146,16 @@ def page() -> list[str]:
         "",
         *table(columns, rows),
         "",
+        *made_of(kept.get("parts", {})),
     ]
+
+
+def made_of(parts: dict[str, float]) -> list[str]:
+    """The table of what a candidate is made of."""
+    if not parts:
+        return []
+    rows = [(name, f"{seconds:.2f}") for name, seconds in parts.items()]
+    return ["Of a candidate of which all tensors change:", "", *table(("what is done", "processor time, s"), rows), ""]
 
 
 def main() -> None:

@@ -47,6 +47,18 @@ def test_the_figures_of_small_models_are_the_scripts(script, page, monkeypatch):
     assert module.page(figures(script.partition(".")[0])) == read(f"docs/{page}.md"), f"run: {command}"
 
 
+def test_the_figures_of_searches_are_the_scripts(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from benchmarks.finding import DRAWN, METHODS
+    from benchmarks.finding_page import page
+    from benchmarks.pages import figures
+
+    text, hint = read("docs/search.md"), "run: python -m benchmarks.finding --page --write docs/search.md"
+    assert "\n".join(page(figures("finding"), DRAWN, len(METHODS))) in text, hint
+    searching = importlib.import_module("searching")
+    assert "\n".join(searching.page()) in text, "run: python benchmarks/searching.py --page --write docs/search.md"
+
+
 def test_the_page_of_the_real_model_is_the_scripts():
     from benchmarks.pages import figures
     from benchmarks.real import page

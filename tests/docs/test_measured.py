@@ -38,6 +38,13 @@ def test_the_figures_of_quantised_models_are_the_scripts(monkeypatch):
     assert module.page(figures("quantised"), text) == text, "run: python benchmarks/quantised.py --page"
 
 
+def test_the_figures_of_other_bases_are_the_scripts(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    module, figures = importlib.import_module("rebasing"), importlib.import_module("pages").figures
+    text = read("docs/rebase.md")
+    assert module.page(figures("rebasing"), text) == text, "run: python benchmarks/rebasing.py --page"
+
+
 @pytest.mark.parametrize(("script", "page"), [("thinking", "protect"), ("fda.report", "fda")])
 def test_the_figures_of_small_models_are_the_scripts(script, page, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)

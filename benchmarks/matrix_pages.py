@@ -1,4 +1,4 @@
-"""Two sections of the page of costs: one layer of an 8B model, and one matrix against the papers' formulas."""
+"""Sections of the page of costs: an 8B model as planned, one layer of it, and one matrix against the papers' formulas."""
 
 from __future__ import annotations
 
@@ -33,6 +33,26 @@ def one_layer(data: dict) -> list[str]:
     ]
 
 
+def planned(data: dict) -> list[str]:
+    """What `layer.py --plans` has asked: hours and memory of an 8B model by every method on matrices."""
+    if not data.get("plans"):
+        return []
+    rows = [
+        (linked(name), f"{hours:.1f}", f"{memory / 1000:.1f}", f"{least / 1000:.1f}")
+        for name, (hours, memory, least) in sorted(data["plans"].items(), key=lambda pair: pair[1][0])
+    ]
+    columns = ("method", "hours", "memory, GB", "with --threads 1, GB")
+    return [
+        "## An 8B model",
+        "",
+        "What `mergery plan` says of three fine-tunes of Llama 3.1 8B and their base, on an ordinary machine with two cores.",
+        "It is careful: what a layer took, below, shows by how much.",
+        "",
+        *table(columns, rows),
+        "",
+    ]
+
+
 def one_matrix(data: dict) -> list[str]:
     """What `matrix_speed.py` has measured: against the papers' formulas and the state before the present arithmetic."""
     if not data:
@@ -51,7 +71,7 @@ def one_matrix(data: dict) -> list[str]:
         "",
         "Processor time of three fine-tunes' matrices, outputs x inputs, in one thread and a process of its own, in turns.",
         "`formula` is what the paper states, by the decompositions that it names, in float32; `before` is Mergery as first",
-        "written, in float64. Sides are half those of an 8B model: twice as wide takes about eight times as long.",
+        "written, in float64. An 8B model has sides of 4096 and 14336: twice as wide takes about eight times as long.",
         "",
         *fold("Figures", table(columns, rows, left=("matrix",))),
     ]

@@ -86,3 +86,10 @@ def test_no_measured_page_keeps_the_developers_books():
         assert not re.search(r"\|[^|\n]*\b(goal|missed)\b[^|\n]*\|", text)
         shown = re.sub(r"<details.*?</details>", "", text, flags=re.S)
         assert max(line.count("|") for line in shown.splitlines()) <= 8, "wide tables are folded"
+
+
+def test_the_figures_of_alignment_are_the_scripts():
+    module = importlib.import_module("benchmarks.alignment")
+    text = read("docs/alignment.md")
+    wanted = "run: python -m benchmarks.alignment --page"
+    assert module.page(importlib.import_module("benchmarks.pages").figures("alignment"), text) == text, wanted

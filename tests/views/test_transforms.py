@@ -40,7 +40,13 @@ OTHERS = {
     **dict.fromkeys(("glm", "glm4", "seed_oss", "ministral"), HEAD),
     "opt": OPT,
 }
-KNOWN = [family for family in FAMILIES if family.auto and family.kind in SYMMETRIES]
+FALCONS = ("Falcon RW", "Falcon 2")  # whose heads lie otherwise
+KNOWN = [
+    family
+    for number, family in enumerate(FAMILIES)
+    if family.auto and family.kind in SYMMETRIES
+    if family.name in FALCONS or family.kind not in {other.kind for other in FAMILIES[:number]}
+]
 KNOWN += [Family(kind, "", kind, config) for kind, config in OTHERS.items()]
 
 

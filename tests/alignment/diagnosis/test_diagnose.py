@@ -169,13 +169,31 @@ def test_from_the_command_line(mergery: Any, save: Any) -> None:
     done = mergery("diagnose", base, other)
     assert done.code == 0, done.err
     assert "in another order" in done.out
-    assert f"mergery align {base} --to {other} OUT" in done.out.replace("\n", " ").replace("  ", " ")
+    assert f"mergery align {base} OUT --to {other}" in done.out.replace("\n", " ").replace("  ", " ")
     told = json.loads(mergery("diagnose", base, other, "--json").out)
     assert told["verdict"] == "permuted"
     assert told["exact"] is True
     assert {door["name"] for door in told["doors"]} == {"merge", "align", "rebase", "transport", "distil"}
     missing = mergery("diagnose", base, f"{base}-none")
     assert missing.code == 2
+
+
+@pytest.mark.parametrize("how", ["permuted", "transformed"])
+def test_the_door_leads_where_it_says(
+    mergery: Any, save: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """What is said to be aligned by a command is of one lineage once that has been run."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    state = llama().state_dict()
+    learned = tuned(state, 1, norms=False)
+    other = permuted(learned, neurons=True, heads=True, channels=True) if how == "permuted" else rotated(learned)
+    found = library.diagnose(save("other", llama(other)), save("base", llama(state)))
+    assert found.verdict == how
+    door = next(door for door in found.doors if door.name == "align")
+    assert door.state == "open"
+    done = mergery(*door.command.replace("OUT", str(tmp_path / "out")).split()[1:])
+    assert done.code == 0, done.err
+    assert library.diagnose(str(tmp_path / "out"), str(tmp_path / "base")).verdict == "lineage"
 
 
 def test_rows_are_found_where_they_stand() -> None:

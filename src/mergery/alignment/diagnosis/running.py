@@ -44,7 +44,7 @@ def diagnose(mine: Any, theirs: Any, *, notify: Notify = ignore) -> Diagnosis:
         if verdict == "lineage":
             met = meeting(pair.mine.view.donor, pair.theirs.view.donor)
             facts = {**facts, "why_not": met["why_not"]}
-        found = tuple(doors(verdict, facts, names, exact=exact))
+        found = tuple(doors(verdict, facts, names, rows, exact=exact))
         return Diagnosis(names, verdict, why, exact, found, rows, tuple(seen), facts)
 
 

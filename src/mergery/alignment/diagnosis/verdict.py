@@ -152,7 +152,9 @@ def _shapes(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"{len(facts['differing'])} tensors of one name have different shapes, such as {facts['differing'][0]!r}"
 
 
-def doors(verdict: Verdict, facts: Mapping[str, Any], models: tuple[str, str], *, exact: bool) -> Iterator[Door]:
+def doors(
+    verdict: Verdict, facts: Mapping[str, Any], models: tuple[str, str], tokens: Tokens | None, *, exact: bool
+) -> Iterator[Door]:
     """What can be done with two models, best first."""
     mine, theirs = models
     same_shape = verdict != "architecture"
@@ -172,14 +174,16 @@ def doors(verdict: Verdict, facts: Mapping[str, Any], models: tuple[str, str], *
         reasons[verdict],
         f"mergery auto {theirs} {mine} --tasks questions.jsonl --out OUT" if merges == "open" else "",
     )
-    aligns: Open = "open" if verdict == "permuted" else "perhaps" if verdict in ("transformed", "seed") else "closed"
+    aligns: Open = "open" if verdict in ("permuted", "transformed") else "perhaps" if verdict == "seed" else "closed"
+    rotated = verdict == "transformed" and tokens is not None and tokens.cosine <= FOUND < tokens.turned
+    spaces = " --spaces rotation mlp heads qk vo" if rotated else ""
     said = {
         "permuted": "every neuron has its counterpart",
-        "transformed": "turns of heads and channels are undone where the family leaves them free",
+        "transformed": "turns of heads and of the residual stream are undone where the family leaves them free",
         "seed": "neurons can be matched, and a barrier is left that narrows with width: measure the result",
         "architecture": "neurons of different shapes are transported, not matched",
     }.get(verdict, "they stand in one order already")
-    yield Door("align", aligns, said, f"mergery align {mine} --to {theirs} OUT" if aligns != "closed" else "")
+    yield Door("align", aligns, said, f"mergery align {mine} OUT --to {theirs}{spaces}" if aligns != "closed" else "")
     depth = facts["families"][0] == facts["families"][1] and facts["depths"][0] == facts["depths"][1]
     if verdict == "lineage":
         command = f"mergery rebase FINETUNE OUT --from {mine} --to {theirs}"
@@ -196,7 +200,7 @@ def doors(verdict: Verdict, facts: Mapping[str, Any], models: tuple[str, str], *
         )
         yield Door("rebase", "closed", why)
     if verdict in ("architecture", "seed") and decoders:
-        command = f"mergery transport {mine} --into {theirs} --data texts.jsonl OUT"
+        command = f"mergery transport {mine} OUT --into {theirs} --data texts.jsonl"
         yield Door("transport", "open", "what texts do to neurons says which belong together", command)
     else:
         why = "it is of decoders" if not decoders else "their weights are nearer than transport would bring them"
@@ -205,4 +209,10 @@ def doors(verdict: Verdict, facts: Mapping[str, Any], models: tuple[str, str], *
         yield Door("distil", "closed", "both answer alike")
     else:
         why = "a student of both learns their answers, whatever their shapes: it takes training"
-        yield Door("distil", "open" if decoders else "perhaps", why)
+        command = f"mergery fuse {theirs} OUT --teachers {mine} --data texts.jsonl"
+        yield Door(
+            "distil",
+            "open" if decoders else "closed",
+            why if decoders else "it is of decoders",
+            command if decoders else "",
+        )

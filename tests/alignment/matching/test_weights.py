@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from mergery.alignment.matching.pairs import Models
 from mergery.alignment.matching.units import Scores, identity
@@ -62,6 +65,21 @@ def test_a_model_and_its_fine_tune_are_aligned_as_they_are(name, tmp_path):
     view = opened(base)[0]
     for other in (view, opened(fine_tune(base, tmp_path / "tuned", 1))[0]):
         assert WeightMatching(Models(view, other)).run().is_identity
+
+
+def test_a_fine_tune_with_more_tokens_is_aligned_as_it_is(tmp_path):
+    """Rows of tokens do not tell its channels then; the layers do."""
+    base = make_llama(tmp_path / "base", 1)
+    tensors = load_file(base / "model.safetensors")
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        tensors[name] = torch.cat([tensors[name], torch.randn(5, 32)])
+    grown = tmp_path / "grown"
+    grown.mkdir()
+    save_file(tensors, grown / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((base / "config.json").read_text())
+    (grown / "config.json").write_text(json.dumps({**config, "vocab_size": 133}))
+    matching = WeightMatching(Models(opened(base)[0], opened(grown)[0]))
+    assert matching.run().is_identity
 
 
 def test_neurons_by_hand():

@@ -70,9 +70,10 @@ class WeightMatching:
     # --- channels -------------------------------------------------------------------------------------------------------
 
     def begin(self, outside: Sequence[Pair]) -> None:
-        """The order of channels that what stands outside all layers asks for; certain, where the channels then agree."""
+        """The order of channels that matrices outside all layers ask for: rows of tokens, where both models have as many."""
         size, signs = self.models.spaces.sizes[RESIDUAL]
-        if not self.agrees(outside):
+        told = any(pair.one.ndim == 2 and pair.along(RESIDUAL) is not None for pair in outside)
+        if told and not self.agrees(outside):
             layers = (self.left(self.models.of_layer(layer), Transform()) for layer in self.models.layers)
             self.history.append(self.left(outside, Transform()) + sum(layers))
             scores = Scores(size, signs=signs)

@@ -108,7 +108,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     old, own, new = save("old", state), save("own", tuned(state, 1)), save("new", tuned(state, 2))
     done = rebase(mergery, own, tmp_path / "out", old, new, "--data", texts, "--dry-run")
     assert done.code == 0, done.err
-    assert "the fine-tune is moved by Theseus" in done.out
+    assert f"{own}, a fine-tune of {old}, is moved by Theseus" in " ".join(done.out.split())
     assert not list(tmp_path.glob("out*"))
 
 

@@ -126,3 +126,4 @@ def test_a_wider_copy_of_the_base_gets_the_wider_fine_tune(
     done = mergery("rebase", own, tmp_path / "out", "--from", old, "--to", new, "--way", "theseus", *data)
     assert done.code == 0, done.err
     torch.testing.assert_close(logits(tmp_path / "out"), logits(own), atol=2e-2, rtol=2e-2)
+    assert f"{own}, a fine-tune of {old}, is moved by Theseus" in (tmp_path / "out" / "README.md").read_text()

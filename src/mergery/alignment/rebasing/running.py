@@ -136,7 +136,7 @@ def rebased_plan(
             if out is not None:
                 plan = matched_plan(plan, notify)
                 stack.callback(plan.close)
-            yield replace(plan, notes=(_words(options, None), *plan.notes))
+            yield replace(plan, notes=(_words(options, finetune, old, None), *plan.notes))
             return
         check_transformers("rebasing")
         stack.enter_context(quiet())
@@ -150,7 +150,7 @@ def rebased_plan(
             {name: dict(each.mark) for name, each in zip(("old", "finetune", "new"), opened, strict=True)},
             [texts.new.sha256, len(texts.new.rows)] if texts is not None else data and mark_of(data, Path(), None),
         ]
-        known = replace(plan, digest=digest_with(plan, told), notes=(_words(options, data), *plan.notes))
+        known = replace(plan, digest=digest_with(plan, told), notes=(_words(options, finetune, old, data), *plan.notes))
         if out is None:
             yield known
             return
@@ -163,7 +163,8 @@ def rebased_plan(
         with torch_threads(options.threads):
             files, untouched = _moved(trio, plan, options, data, texts, work, notify)
         with ExitStack() as held:
-            note = f"{_words(options, data)}: {{count}} tensors"
+            words = _words(options, finetune, old, data).replace("{", "{{").replace("}", "}}")
+            note = f"{words}: {{count}} tensors"
             made = with_replaced(held, plan, files, told, note)
             if untouched and plan.recipe.merge.method == "passthrough":
                 left = f"as the new base has them, having no counterpart in the old: {listed(untouched)}"
@@ -172,9 +173,9 @@ def rebased_plan(
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _words(options: RebaseOptions, data: str | None) -> str:
+def _words(options: RebaseOptions, finetune: str, old: str, data: str | None) -> str:
     on = f"texts of {data}" if data is not None else "weights alone"
-    return f"the fine-tune is moved by {WAYS[options.way]}, on {on}"
+    return f"{finetune}, a fine-tune of {old}, is moved by {WAYS[options.way]}, on {on}"
 
 
 def _moved(

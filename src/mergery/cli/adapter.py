@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from mergery.cli.common import (
-    CHUNK,
-    MERGING,
-    OPTIONS,
-    DryRun,
-    Json,
-    MethodName,
-    Quiet,
-    Restart,
-    Threads,
-    Verbose,
-    flowing,
-    run_options,
-)
+from mergery.cli.common import MERGING, OPTIONS, DryRun, MethodName, Writing, flowing
 from mergery.cli.examples import epilogue
-from mergery.cli.merge import carry_out, say_beforehand
+from mergery.cli.merge import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +18,6 @@ if TYPE_CHECKING:
 
     from mergery.planning.plan import Plan
     from mergery.recipe import Recipe
-    from mergery.run.workers import Options
 
 app = App(
     name="adapter",
@@ -55,12 +40,7 @@ def bake(
     rounding: Literal["once", "peft"] = "once",
     dtype: str | None = None,
     dry_run: DryRun = False,
-    replace: bool = False,
-    restart: Restart = False,
-    threads: Threads = 0,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    writing: Writing = Writing(),
 ) -> None:
     """Write the model that ADAPTER makes of BASE into the folder OUT.
 
@@ -78,14 +58,11 @@ def bake(
         once, at the very end; or peft, to the bit as its merge does.
     dtype
         Of the output; BASE's own where it is not given.
-    replace
-        Exchange the model that stands in OUT for the new one, once that is complete.
     """
     from mergery.recipe.adapting import bake_recipe
 
     recipe = bake_recipe(base, adapter.split("+"), rounding=rounding, dtype=dtype)
-    telling = Telling(json=json, quiet=quiet, verbose=verbose, dry_run=dry_run)
-    write(recipe, out, run_options(threads, CHUNK), telling, replace=replace, restart=restart)
+    write(recipe, out, writing, dry_run=dry_run)
 
 
 @app.command(help_epilogue=epilogue("adapter merge"))
@@ -102,12 +79,7 @@ def merge(
     dtype: str | None = None,
     seed: int = 0,
     dry_run: DryRun = False,
-    replace: bool = False,
-    restart: Restart = False,
-    threads: Threads = 0,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    writing: Writing = Writing(),
 ) -> None:
     """Make one adapter of several, of any ranks and modules, and write it into the folder OUT.
 
@@ -134,8 +106,6 @@ def merge(
         The adapters' model: for DoRA, experts and modules trained whole; others need none.
     dtype
         Of the factors; float32 where it is not given.
-    replace
-        Exchange what stands in OUT for the new adapter, once that is complete.
     """
     from mergery.recipe.adapting import combine_recipe
     from mergery.report.energies import kept_lines
@@ -150,9 +120,8 @@ def merge(
         dtype=dtype,
         seed=seed,
     )
-    telling = Telling(json=json, quiet=quiet, verbose=verbose, dry_run=dry_run)
-    plan = write(recipe, out, run_options(threads, CHUNK), telling, replace=replace, restart=restart)
-    if telling.in_words and plan.adapter is not None:
+    plan = write(recipe, out, writing, dry_run=dry_run)
+    if writing.in_words and not dry_run and plan.adapter is not None:
         print("\n".join(kept_lines(plan.adapter)))
 
 
@@ -170,12 +139,7 @@ def extract(
     embeddings: Literal["whole", "lora", "base"] = "whole",
     dtype: str | None = None,
     dry_run: DryRun = False,
-    replace: bool = False,
-    restart: Restart = False,
-    threads: Threads = 0,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    writing: Writing = Writing(),
 ) -> None:
     """Write what FINETUNE has learnt on its base as an adapter into the folder OUT.
 
@@ -200,8 +164,6 @@ def extract(
         Embeddings and head: whole; as factors (lora); or not at all, as in the base.
     dtype
         Of the factors; float32 where it is not given.
-    replace
-        Exchange what stands in OUT for the new adapter, once that is complete.
     """
     from mergery.errors import RecipeError
     from mergery.recipe.adapting import extract_recipe
@@ -213,58 +175,26 @@ def extract(
     if energy is not None and not 0.0 < energy <= 1.0:
         raise RecipeError(f"--energy is {energy:g}", why="it is a share: above 0, at most 1", hint="--energy 0.9")
     size = parse_size(budget) if budget is not None else 0
-    options, ranks = run_options(threads, CHUNK), None
-    telling = Telling(json=json, quiet=quiet, verbose=verbose, dry_run=dry_run)
+    ranks = None
     if energy is not None or budget is not None:
         first = extract_recipe(finetune, base, rank=1, embeddings=embeddings, dtype=dtype)
-        values, cost = _looked_at(first, options, telling)
+        values, cost = _looked_at(first, writing)
         ranks = ranks_by_energy(values, energy) if energy is not None else ranks_by_budget(values, cost, size)
     recipe = extract_recipe(finetune, base, rank=rank, ranks=ranks, embeddings=embeddings, dtype=dtype)
-    plan = write(recipe, out, options, telling, replace=replace, restart=restart)
-    if telling.in_words:
+    plan = write(recipe, out, writing, dry_run=dry_run)
+    if writing.in_words and not dry_run:
         _energy_table(plan)
 
 
-@dataclass(frozen=True)
-class Telling:
-    """How a command tells what it does, and whether that is all it does."""
-
-    json: bool
-    quiet: bool
-    verbose: bool
-    dry_run: bool
-
-    @property
-    def in_words(self) -> bool:
-        """Whether a person reads of what was done."""
-        return not (self.json or self.quiet or self.dry_run)
-
-
-def write(recipe: Recipe, out: Path, options: Options, telling: Telling, *, replace: bool, restart: bool) -> Plan:
-    """Carry a recipe out, or say what that would do. Returns its plan."""
-    from mergery import api
-
-    plan, json = api.plan(recipe), telling.json
-    if telling.dry_run:
-        say_beforehand(plan, out, options, json=json, replace=replace, restart=restart)
-    else:
-        quiet, verbose = telling.quiet, telling.verbose
-        carry_out(plan, out, options, json=json, quiet=quiet, verbose=verbose, replace=replace, restart=restart)
-    return plan
-
-
-def _looked_at(
-    recipe: Recipe, options: Options, telling: Telling
-) -> tuple[dict[str, np.ndarray], Callable[[str], int]]:
+def _looked_at(recipe: Recipe, writing: Writing) -> tuple[dict[str, np.ndarray], Callable[[str], int]]:
     """The singular values of all modules, and what a rank of each takes."""
     from mergery import api
-    from mergery.cli.progress import reporter
     from mergery.run.extracting import rank_cost, singular_values
 
     plan = api.plan(recipe)
     try:
-        with reporter(json=telling.json, quiet=telling.quiet, verbose=telling.verbose) as report:
-            return singular_values(plan, options, report.event), rank_cost(plan)
+        with writing.reporter() as report:
+            return singular_values(plan, writing.options, report.event), rank_cost(plan)
     finally:
         plan.close()
 

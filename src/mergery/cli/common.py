@@ -8,6 +8,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, TextIO, TypeVar, cast
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mergery.recipe import Recipe
+    from mergery.report.telling import Reporter
     from mergery.run.workers import Options
 
 MERGING, FINDING, MEASURING, RECIPES, MACHINE = (
@@ -85,6 +87,37 @@ Quiet = Annotated[bool, Parameter(name=("--quiet", "-q"), help="Print nothing bu
 Verbose = Annotated[bool, Parameter(name=("--verbose", "-v"), help="Also print what happens inside, with the time.")]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Writing:
+    """How a command writes OUT, and how it tells of it."""
+
+    replace: Annotated[bool, Parameter(help="Exchange what stands in OUT for the new one, once that is complete.")] = (
+        False
+    )
+    restart: Restart = False
+    threads: Threads = 0
+    json: Json = False
+    quiet: Quiet = False
+    verbose: Verbose = False
+
+    @property
+    def in_words(self) -> bool:
+        """Whether a person reads of what was done."""
+        return not (self.json or self.quiet)
+
+    @property
+    def options(self) -> Options:
+        """The options of its run. Raises RecipeError."""
+        return run_options(self.threads, CHUNK)
+
+    def reporter(self) -> Reporter:
+        """What tells of events as the user wants."""
+        from mergery.cli.progress import reporter
+
+        return reporter(json=self.json, quiet=self.quiet, verbose=self.verbose)
 
 
 def flowing(command: Command) -> Command:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from mergery.cli.common import MERGING, OPTIONS, Json, Quiet, Restart, Threads, Verbose, flowing, wait_without_spinning
+from mergery.cli.common import MERGING, OPTIONS, Quiet, Writing, flowing, wait_without_spinning
 from mergery.cli.examples import epilogue
 
 
@@ -39,12 +39,7 @@ def gguf(
     type: Annotated[str, Parameter(name=("--type", "-t"))] = "f16",
     pre: str | None = None,
     imatrix: Path | None = None,
-    replace: bool = False,
-    restart: Restart = False,
-    threads: Threads = 0,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    writing: Writing = Writing(),
 ) -> None:
     """Write MODEL, or what a recipe merges, as the file OUT for llama.cpp, Ollama and LM Studio.
 
@@ -64,26 +59,22 @@ def gguf(
         llama.cpp's word for how the tokenizer cuts text, such as llama-bpe, where Mergery does not find it.
     imatrix
         Which columns count, for the types that llama.cpp makes: statistics of `mergery calibrate`, or a file of llama.cpp's.
-    replace
-        Exchange the file OUT for the new one, once that is complete.
     """
     from mergery import api
-    from mergery.cli.progress import reporter
-    from mergery.run.workers import Options
 
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+    with writing.reporter() as report:
         _, notes = api.export_gguf(
             model,
             out,
             type=type,
             pre=pre,
             imatrix=imatrix,
-            options=Options(threads),
+            options=writing.options,
             on_event=report.event,
-            replace=replace,
-            restart=restart,
+            replace=writing.replace,
+            restart=writing.restart,
         )
-    if not quiet and not json:
+    if writing.in_words:
         for note in notes:
             print(f"note: {note}", file=sys.stderr)
 
@@ -125,12 +116,7 @@ def quantized(
     scheme: Annotated[str, Parameter(name=("--scheme", "-s"), completer=schemes)] = "w8a16",
     group: int | None = None,
     data: Path | None = None,
-    replace: bool = False,
-    restart: Restart = False,
-    threads: Threads = 0,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    writing: Writing = Writing(),
 ) -> None:
     """Write MODEL, or what a recipe merges, as the folder OUT in 8 or 4 bits, for vLLM, SGLang and transformers.
 
@@ -152,23 +138,19 @@ def quantized(
     data
         Of w4a16-gptq: a task file (.jsonl) or plain text on which the model is run first, block by block; or the folder that
         `mergery calibrate` wrote.
-    replace
-        Exchange the model that stands in OUT for the new one, once that is complete.
     """
     wait_without_spinning()
     from mergery import api
-    from mergery.cli.progress import reporter
-    from mergery.run.workers import Options
 
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+    with writing.reporter() as report:
         api.export_quantised(
             model,
             out,
             scheme=scheme,
             group=group,
             data=data,
-            options=Options(threads),
+            options=writing.options,
             on_event=report.event,
-            replace=replace,
-            restart=restart,
+            replace=writing.replace,
+            restart=writing.restart,
         )

@@ -12,14 +12,10 @@ from mergery.cli.common import (
     DeviceName,
     Drop,
     DryRun,
-    Json,
     Only,
-    Quiet,
     RecipeFile,
-    Restart,
     Set,
-    Threads,
-    Verbose,
+    Writing,
     flowing,
     read_recipe,
     run_options,
@@ -27,6 +23,7 @@ from mergery.cli.common import (
 
 if TYPE_CHECKING:
     from mergery.planning.plan import Plan
+    from mergery.recipe import Recipe
     from mergery.run.workers import Options
 
 
@@ -41,15 +38,10 @@ def merge(
     allow: Allow = (),
     drop: Drop = (),
     only: Only = (),
-    replace: bool = False,
-    restart: Restart = False,
-    threads: Threads = 0,
     chunk: Chunk = CHUNK,
     device: DeviceName = "cpu",
     ray: str | None = None,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    writing: Writing = Writing(),
 ) -> None:
     """Merge models as RECIPE says and write the model folder OUT.
 
@@ -62,8 +54,6 @@ def merge(
         A YAML file: a Mergery recipe or a mergekit file; - is standard input.
     out
         The folder to write. It must not exist, or be empty, or hold what an interrupted run of the same command left.
-    replace
-        Exchange the model that stands in OUT for the new one, once that is complete.
     ray
         The address of a Ray cluster that does the work: auto for the one that is running, local for processes of this
         machine. --threads is then of each worker.
@@ -71,41 +61,41 @@ def merge(
     from mergery import api
     from mergery.errors import RecipeError
 
-    options = run_options(threads, chunk, device)
+    options = run_options(writing.threads, chunk, device)
     if out.is_file() and str(recipe) != "-" and not recipe.is_file():
         raise RecipeError(f"the recipe stands where OUT belongs: {str(out)!r}", hint=f"mergery merge {out} {recipe}")
     plan = api.plan(read_recipe(recipe, values, allow, drop), only=only)
     if dry_run:
-        say_beforehand(plan, out, options, json=json, replace=replace, restart=restart)
+        say_beforehand(plan, out, options, writing)
     else:
-        carry_out(
-            plan, out, options, json=json, quiet=quiet, verbose=verbose, replace=replace, restart=restart, ray=ray
-        )
+        carry_out(plan, out, options, writing, ray=ray)
 
 
-def say_beforehand(plan: Plan, out: Path, options: Options, *, json: bool, replace: bool, restart: bool) -> None:
+def write(recipe: Recipe, out: Path, writing: Writing, *, dry_run: bool) -> Plan:
+    """Carry a recipe out, or say what that would do. Returns its plan."""
+    from mergery import api
+
+    plan = api.plan(recipe)
+    if dry_run:
+        say_beforehand(plan, out, writing.options, writing)
+    else:
+        carry_out(plan, out, writing.options, writing)
+    return plan
+
+
+def say_beforehand(plan: Plan, out: Path, options: Options, writing: Writing) -> None:
     """Print what a merge into `out` would do, and close the plan. Raises PlanError where it would be refused."""
     from mergery.cli.plan import show
     from mergery.run.output import outlook, place_of
 
-    show(plan, options, json=json, output=outlook(plan, place_of(out), replace=replace, restart=restart))
+    output = outlook(plan, place_of(out), replace=writing.replace, restart=writing.restart)
+    show(plan, options, json=writing.json, output=output)
 
 
-def carry_out(
-    plan: Plan,
-    out: Path,
-    options: Options,
-    *,
-    json: bool,
-    quiet: bool,
-    verbose: bool,
-    replace: bool,
-    restart: bool,
-    ray: str | None = None,
-) -> None:
+def carry_out(plan: Plan, out: Path, options: Options, writing: Writing, *, ray: str | None = None) -> None:
     """Merge as planned, and tell of it as the user wants."""
     from mergery import api
-    from mergery.cli.progress import reporter
 
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+    replace, restart = writing.replace, writing.restart
+    with writing.reporter() as report:
         api.merge(plan, out, options=options, on_event=report.event, replace=replace, restart=restart, ray=ray)

@@ -7,21 +7,9 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from mergery.cli.common import (
-    CHUNK,
-    MERGING,
-    OPTIONS,
-    DryRun,
-    Json,
-    Quiet,
-    Restart,
-    Threads,
-    Verbose,
-    flowing,
-    run_options,
-)
+from mergery.cli.common import MERGING, OPTIONS, DryRun, Writing, flowing
 from mergery.cli.examples import epilogue
-from mergery.cli.merge import carry_out, say_beforehand
+from mergery.cli.merge import write
 
 app = App(
     name="vocabulary",
@@ -46,12 +34,7 @@ def transplant(
     dtype: str | None = None,
     seed: int = 0,
     dry_run: DryRun = False,
-    replace: bool = False,
-    restart: Restart = False,
-    threads: Threads = 0,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    writing: Writing = Writing(),
 ) -> None:
     """Give MODEL the tokenizer of another one, and write the model folder OUT.
 
@@ -77,16 +60,8 @@ def transplant(
         Of the output; MODEL's own where it is not given.
     seed
         Of random rows.
-    replace
-        Exchange the model that stands in OUT for the new one, once that is complete.
     """
-    from mergery import api
     from mergery.recipe.transplanting import transplant_recipe
 
-    options = run_options(threads, CHUNK)
     recipe = transplant_recipe(model, donor, fill=fill, neighbours=neighbours, dtype=dtype, seed=seed)
-    planned = api.plan(recipe)
-    if dry_run:
-        say_beforehand(planned, out, options, json=json, replace=replace, restart=restart)
-    else:
-        carry_out(planned, out, options, json=json, quiet=quiet, verbose=verbose, replace=replace, restart=restart)
+    write(recipe, out, writing, dry_run=dry_run)

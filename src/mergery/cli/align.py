@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from mergery.cli.common import CHUNK, DryRun, Json, Quiet, Restart, Threads, Verbose, flowing, run_options
+from mergery.cli.common import DryRun, Writing, flowing
 
 Kind = Literal["residual", "mlp", "heads", "qk", "vo", "experts", "rotation"]
 Spaces = Annotated[tuple[Kind, ...], Parameter(consume_multiple=True)]
@@ -28,12 +28,7 @@ def align(
     dtype: str | None = None,
     check: bool = False,
     dry_run: DryRun = False,
-    replace: bool = False,
-    restart: Restart = False,
-    threads: Threads = 0,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    writing: Writing = Writing(),
 ) -> None:
     """Write MODEL in the coordinates of another model of its architecture, as the model folder OUT.
 
@@ -66,20 +61,16 @@ def align(
         Of the output; MODEL's own where nothing is said.
     check
         Run MODEL and OUT on a few tokens, and say so where they answer otherwise; both must fit into memory.
-    replace
-        Exchange the model that stands in OUT for the new one, once that is complete.
     """
     from mergery import api
     from mergery.alignment.running import align_recipe, plan_of
     from mergery.cli.merge import say_beforehand
-    from mergery.cli.progress import reporter
 
-    options = run_options(threads, CHUNK)
     said = {"method": method, "spaces": spaces, "data": data, "samples": samples, "length": length, "dtype": dtype}
     if dry_run:
         recipe = align_recipe(model, to, **said)  # type: ignore[arg-type]
-        say_beforehand(plan_of(recipe), out, options, json=json, replace=replace, restart=restart)
+        say_beforehand(plan_of(recipe), out, writing.options, writing)
         return
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
-        more = {"check": check, "options": options, "replace": replace, "restart": restart, "on_event": report.event}
-        api.align(model, to, out, **said, **more)  # type: ignore[arg-type]
+    more = {"check": check, "options": writing.options, "replace": writing.replace, "restart": writing.restart}
+    with writing.reporter() as report:
+        api.align(model, to, out, **said, **more, on_event=report.event)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from mergery.cli.common import CHUNK, DryRun, Json, Quiet, Restart, Threads, Verbose, console, flowing, run_options
+from mergery.cli.common import DryRun, Writing, console, flowing
 
 Tasks = Annotated[tuple[Path, ...], Parameter(consume_multiple=True)]
 From = Annotated[str, Parameter(name="from", help="The base that the fine-tune was trained from.")]
@@ -36,13 +36,8 @@ def rebase(
     vote: Literal["mean", "majority"] = "mean",
     tokenizer: Literal["base", "union"] | None = None,
     tasks: Tasks = (),
-    threads: Threads = 0,
-    replace: bool = False,
-    restart: Restart = False,
     dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    writing: Writing = Writing(),
 ) -> None:
     """Move FINETUNE from the base that it was trained from onto a new one, and write the model folder OUT.
 
@@ -85,30 +80,27 @@ def rebase(
         Where the vocabularies differ: base keeps the new base's tokens, union all.
     tasks
         Task files on which the effect is measured (see docs/evaluation.md).
-    replace
-        Write OUT even if something else is there.
     """
     from mergery import api
     from mergery.alignment.rebasing.options import RebaseOptions
-    from mergery.cli.progress import reporter
 
-    options = RebaseOptions(way, scale, samples, length, ridge, whiten, heads, sizes, mask, vote, threads=threads)
-    run = run_options(threads, CHUNK)
+    run = writing.options
+    options = RebaseOptions(way, scale, samples, length, ridge, whiten, heads, sizes, mask, vote, threads=run.threads)
     if dry_run:
         from mergery.alignment.rebasing.running import rebased_plan
         from mergery.cli.merge import say_beforehand
         from mergery.run.events import ignore
 
         with rebased_plan(finetune, old, new, options, data=data, tokenizer=tokenizer, notify=ignore) as plan:
-            say_beforehand(plan, out, run, json=json, replace=replace, restart=restart)
+            say_beforehand(plan, out, run, writing)
         return
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+    with writing.reporter() as report:
         done = api.rebase(
             finetune, out, old=old, new=new, data=data, options=options, tokenizer=tokenizer, tasks=list(tasks), run=run,
-            on_event=report.event, replace=replace, restart=restart,
+            on_event=report.event, replace=writing.replace, restart=writing.restart,
         )  # fmt: skip
-    if json and done.effects:
+    if writing.json and done.effects:
         print(dumps({"effects": [effect.plain() for effect in done.effects]}))
-    elif not quiet:
+    elif not writing.quiet:
         for effect in done.effects:
             console().print(effect.words)

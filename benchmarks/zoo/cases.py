@@ -42,12 +42,12 @@ def groups(skills: Sequence[str]) -> list[tuple[str, ...]]:
     return [*found, tuple(skills)]
 
 
-def cases(bench: Bench, which: Sequence[tuple[str, ...]], methods: Sequence[str] = METHODS) -> list[dict[str, Any]]:
+def cases(bench: Bench, methods: Sequence[str] = METHODS) -> list[dict[str, Any]]:
     """Each group: its measures, and the normalised test score of the base and of each method at its defaults, mean over it."""
     zoo, found = bench.zoo, []
     experts = dict(zip(bench.skills, bench.experts("test"), strict=True))
     base = dict(zip(bench.skills, bench.reference(None, "test"), strict=True))
-    for group in which:
+    for group in groups(bench.skills):
         key = bench.key("interference", group)
         if key not in bench.known:
             sources = [zoo.world.source(zoo.folder, skill) for skill in group]

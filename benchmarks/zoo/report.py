@@ -74,7 +74,7 @@ def write(results: Results, path: Path) -> None:
     bases = {world: float(np.mean(base_of(results[world]))) for world in tables}
     draw_methods(small(tables), bases, path.with_suffix(".png"))
     families = {line.name: line.family for line in next(iter(tables.values()))}
-    draw_effects({world: growing(results[world]) for world in tables}, families, picture(path))
+    draw_effects({world: growing(results[world]) for world in small(tables)}, families, picture(path))
     path.write_text(page(results, path))
 
 
@@ -149,6 +149,7 @@ def world_section(world: str, table: Sequence[Line], seeds: Mapping[str, Any], b
         + (f" The order of the methods agrees{own_seeds}." if len(seeds) > 1 else ""),
         "",
         *short([(line.name, line.family, float(np.mean(line.default)), line.mean) for line in table]),
+        *damaged(table, seeds),
     ]
     return text + fold("All methods, with intervals and the settings that were chosen", full(table, baseline))
 
@@ -162,6 +163,24 @@ def short(rows: Sequence[tuple[str, str, float, float]]) -> list[str]:
         f"| `{name}` | {FAMILIES[family]} | {usual:.3f} | **{best:.3f}** |" for name, family, usual, best in shown
     ]
     return [*lines, ""]
+
+
+def damaged(table: Sequence[Line], seeds: Mapping[str, Any]) -> list[str]:
+    """What each merge takes for a byte of ordinary prose, where that was measured."""
+    told = [line for line in table if line.damage is not None]
+    if not told:
+        return []
+    base = np.mean([seed["damage"] for seed in seeds.values()])
+    rows = [
+        [f"`{line.name}`", f"{line.usual:.3f}", f"{line.damage:.3f}"]
+        for line in sorted(told, key=lambda each: -each.usual)
+    ]
+    return [
+        "What a merge has lost is told by the bits that a byte of ordinary prose takes, of which no skill has any.",
+        "",
+        *as_table(["method, nothing set", "score", "bits per byte"], [*rows, ["*the base*", "", f"{base:.3f}"]]),
+        "",
+    ]
 
 
 def full(table: Sequence[Line], baseline: Line) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.zoo.cases import METHODS, cases, groups
+from benchmarks.zoo.cases import METHODS, cases
 from benchmarks.zoo.effects import interference, negate, tell
 from benchmarks.zoo.measure import Bench, Unmeasured
 from benchmarks.zoo.rows import ROWS, Row
@@ -115,17 +115,15 @@ def run_job(scope: Scope, name: str, seed: int) -> dict[str, Any]:
     zoo = world.prepare(scope.cache, seed, silent)
     bench = Bench(zoo, notebook, world.skills, scope.frozen)
     methods = [row.name for row in scope.rows(name) if row.name in METHODS]
-    which = [tuple(world.skills)] if name == REAL else groups(world.skills)
-    result = {"cases": cases(bench, which, methods)} | table(bench, scope.rows(name))
-    if name != REAL:
-        chosen: dict[str, Any] = next(
-            entry["settings"] for entry in result["rows"] if entry["name"] == "task_arithmetic"
-        )
-        try:
-            result["interference"] = asdict(interference(bench, chosen, result["rows"]))
-            result["negation"] = [asdict(entry) for entry in negate(bench)]
-        except Unmeasured:
-            result.pop("interference", None)
+    if name == REAL:
+        return table(bench, scope.rows(name))
+    result = {"cases": cases(bench, methods)} | table(bench, scope.rows(name))
+    chosen: dict[str, Any] = next(entry["settings"] for entry in result["rows"] if entry["name"] == "task_arithmetic")
+    try:
+        result["interference"] = asdict(interference(bench, chosen, result["rows"]))
+        result["negation"] = [asdict(entry) for entry in negate(bench)]
+    except Unmeasured:
+        result.pop("interference", None)
     return result
 
 

@@ -64,3 +64,11 @@ def test_what_the_matrix_does_not_span_is_zero():
 def test_where_it_gains_nothing_there_is_none(matrix):
     assert halves(matrix, RANK) is None
     assert polar(matrix, single=True).dtype == torch.float64
+
+
+def test_adapters_that_fill_few_of_the_columns_are_left_to_float64():
+    """Where most eigenvalues are zero, the decomposition in float32 may find none."""
+    matrix = torch.zeros(1536, 575, dtype=torch.float64)
+    matrix[:, ::72] = bases(1536, 8)
+    assert halves(matrix, RANK) is None
+    assert torch.equal(parted(matrix, single=True)[0], parted(matrix)[0])

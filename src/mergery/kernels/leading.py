@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mergery.kernels.symmetric import eigh, has_mkl
+from mergery.kernels.symmetric import coarse, eigh, has_mkl
 
 LARGE = 512  # rows, from which it pays
 NEAR = 96  # vectors on either side of the cut, at least, that are found anew,
@@ -29,8 +29,11 @@ def leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
     n = matrix.shape[-1]
     if matrix.ndim > 2 or matrix.is_cuda or not has_mkl() or n < LARGE or not 0 < 2 * count <= n:
         return None
-    coarse, vectors = (each.flip(-1) for each in torch.linalg.eigh(matrix.float()))
-    if float(coarse[count - 1]) <= FAINT * float(coarse[0]):
+    made = coarse(matrix)
+    if made is None:
+        return None
+    rough, vectors = made
+    if float(rough[count - 1]) <= FAINT * float(rough[0]):
         return None
     width = max(NEAR, n // SHARE)
     first, last = max(0, count - width), min(n, count + width)
@@ -42,7 +45,7 @@ def leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
     rest = image.sub_(head * values)
     beyond, far = near[:, kept:], vectors[:, last:]
     close = (beyond.mT @ rest) / gap(values, found[kept:])
-    apart = ((far.mT @ rest.float()).double() / gap(values, coarse[last:].double())).float()
+    apart = ((far.mT @ rest.float()).double() / gap(values, rough[last:].double())).float()
     if not float(torch.linalg.vector_norm(close)) + float(torch.linalg.vector_norm(apart)) <= MOST:
         return None
     return values, head.addmm_(beyond, close).add_(far @ apart)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mergery.kernels.leading import LARGE, gap, rotated
-from mergery.kernels.symmetric import gram, has_mkl, spread
+from mergery.kernels.symmetric import coarse, gram, has_mkl, spread
 
 SMALL = 1e-2  # of the largest eigenvalue: below it, float64
 MOST = 3  # of all vectors, in thirds, may be as small, for it to take less time
@@ -54,8 +54,10 @@ def halves(matrix: Tensor, least: float) -> Halves | None:
     if matrix.ndim > 2 or matrix.is_cuda or not has_mkl() or n < LARGE:
         return None
     squares = gram(matrix)
-    values, vectors = (each.flip(-1) for each in torch.linalg.eigh(squares.float()))
-    values = values.double()
+    made = coarse(squares)
+    if made is None:
+        return None
+    values, vectors = made[0].double(), made[1]
     good = int((values > SMALL * values[0]).sum())
     if float(values[0]) <= 0.0 or MOST * (n - good) > n:
         return None

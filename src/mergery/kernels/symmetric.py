@@ -70,6 +70,15 @@ def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     return values.flip(-1), vectors.flip(-1)
 
 
+def coarse(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
+    """The same in float32 by torch; None where it finds none, as of a matrix (n, n) most of whose eigenvalues are zero."""
+    try:
+        values, vectors = torch.linalg.eigh(matrix.float())
+    except torch.linalg.LinAlgError:
+        return None
+    return values.flip(-1), vectors.flip(-1)
+
+
 @cache
 def has_mkl() -> bool:
     """Whether torch computes with MKL on the processor that it is made for."""

@@ -74,12 +74,15 @@ class OwnRows:
 
         from mergery.kernels.leading import settled
         from mergery.kernels.spectral import RANK
-        from mergery.kernels.symmetric import has_mkl
+        from mergery.kernels.symmetric import coarse, has_mkl
 
         matrix = self.matrix
         if matrix.dtype != torch.float32 or matrix.ndim > 2 or matrix.is_cuda or not has_mkl():
             return None
-        values, vectors = (each.flip(-1) for each in torch.linalg.eigh(matrix))
+        found = coarse(matrix)
+        if found is None:
+            return None
+        values, vectors = found
         part = share(values.double().clamp(min=0.0))
         count = int((part > 0.0).sum())
         if (

@@ -16,6 +16,7 @@ from mergery.method import find, methods
 NOISE = 0.02  # of a mean over the items of a world
 REAL = "real"
 NEAR = 0.03  # behind the best: as good
+SHOWN = 10  # methods whose gain by tuning is shown
 ENOUGH = 20  # methods tuned in every world, to say which is best when tuned
 Tables = Mapping[str, Sequence[Line]]
 
@@ -217,7 +218,35 @@ def defaults(tables: Tables, bases: Mapping[str, Sequence[float]]) -> list[str]:
         "",
         *([verdict, "", *told] if told else ["With nothing set no method falls below the base."]),
         "",
+        *left(tables),
         *fold("All methods, world by world", as_table(["method", *tables, "behind", "worst"], [*rows, base])),
+    ]
+
+
+def left(tables: Tables) -> list[str]:
+    """What tuning adds to the methods that are best with nothing set, among those that were tuned in every world."""
+    tuned = [each for each in records(small(tables)) if each.tuned and each.family != "serving"]
+    if not tuned:
+        return []
+    shown = sorted(tuned, key=lambda each: -_mean(each.default))[:SHOWN]
+    rows = []
+    for each in shown:
+        gains = {world: each.chosen[world] - usual for world, usual in each.default.items()}
+        most = max(gains, key=lambda world: gains[world])
+        added = _mean(each.chosen) - _mean(each.default)
+        cells = [
+            f"{_mean(each.default):.3f}",
+            f"{_mean(each.chosen):.3f}",
+            f"{added:+.3f}" if added <= NOISE else f"**{added:+.3f}**",
+        ]
+        rows.append([f"`{each.name}`", *cells, f"{gains[most]:+.3f} in {most}"])
+    held = sum(_mean(each.chosen) - _mean(each.default) <= NOISE for each in shown)
+    return [
+        f"What a few settings, chosen on validation items, add to the best of those that were tuned everywhere; {held} of "
+        f"{len(shown)} are within {NOISE:g} of that with nothing set:",
+        "",
+        *as_table(["method", "nothing set", "chosen", "added", "most"], rows, left=["most"]),
+        "",
     ]
 
 
@@ -232,6 +261,8 @@ def between(tables: Mapping[str, Sequence[Line]]) -> list[str]:
         world: {line.name: line.mean for line in table if line.family != "serving"} for world, table in tables.items()
     }
     for one, other in itertools.combinations(tables, 2):
+        if len(set(scores[one]) & set(scores[other])) < SHOWN:
+            continue
         cells = []
         for kind in (scores, tuned)[: len(kinds)]:
             if kind is tuned and REAL in (one, other):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-WORLDS = ("sequences", "shared", "adapters", "digits")
+WORLDS = ("sequences", "shared", "adapters", "digits", "real")
 SAFE = ("pcb", "della")
 """Methods of seconds to minutes that are least behind where they are worst, and nowhere below the base."""
 BELOW: Mapping[str, tuple[str, ...]] = {}

@@ -261,7 +261,7 @@ def between(tables: Mapping[str, Sequence[Line]]) -> list[str]:
         world: {line.name: line.mean for line in table if line.family != "serving"} for world, table in tables.items()
     }
     for one, other in itertools.combinations(tables, 2):
-        if len(set(scores[one]) & set(scores[other])) < SHOWN:
+        if REAL in (one, other) and len(set(scores[one]) & set(scores[other])) < SHOWN:
             continue
         cells = []
         for kind in (scores, tuned)[: len(kinds)]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mergery import methods as methods
     from mergery.alignment.fusion.options import FuseOptions as FuseOptions
     from mergery.alignment.rebasing.options import RebaseOptions as RebaseOptions
+    from mergery.alignment.transport.adapting import AdaptOptions as AdaptOptions
     from mergery.alignment.transport.options import TransportOptions as TransportOptions
     from mergery.api import align as align
     from mergery.api import auto as auto
@@ -72,6 +73,7 @@ _HOMES = {  # of public names: the module, and the name there where it is anothe
     **dict.fromkeys(("diagnose", "align", "transport", "rebase", "fuse", "foretell_fusion"), "api"),
     **dict.fromkeys(("find_anchors", "inspect_anchors", "refine"), "api"),
     **dict.fromkeys(("evaluation", "methods"), ""),
+    "AdaptOptions": "alignment.transport.adapting",
     "AnchorOptions": "calibration.anchors.search",
     "AutoOptions": "exploration.automatic.options",
     "CalibrationOptions": "calibration.options",

@@ -11,6 +11,7 @@ from mergery.run.events import Notify
 from mergery.run.workers import Options
 
 if TYPE_CHECKING:
+    from mergery.alignment.transport.adapting import AdaptOptions
     from mergery.alignment.transport.options import TransportOptions
     from mergery.run.merging import Result
 
@@ -70,6 +71,8 @@ def transport(
     options: TransportOptions | None = None,
     since: Any = None,
     weights: str | Path | None = None,
+    adapt: str | Path | None = None,
+    adapting: AdaptOptions | None = None,
     run: Options = Options(),
     replace: bool = False,
     restart: bool = False,
@@ -85,16 +88,18 @@ def transport(
     since:   the model that the source was trained from: only what it has learnt since is moved, and added.
     weights: the folder of the transported weights, beside `out` where None. What is there of the same transport is used, so
              that another alpha takes no other transport; its `recipe.yaml` says the merge.
+    adapt:   texts on which the target's own weights are fine-tuned beside the transported ones, which stay (`adapting`: how).
     replace, restart: as of `merge`.
 
     One block of one model is in memory at a time, and activations stand in files. A run that was killed goes on where it was.
     Raises MergeryError.
     """
+    from mergery.alignment.transport.adapting import AdaptOptions
     from mergery.alignment.transport.options import TransportOptions
     from mergery.alignment.transport.running import transport
 
     with listening(on_event) as notify:
         return transport(
-            source, into, data, out, alpha=alpha, options=options or TransportOptions(), since=since, weights=weights, run=run,
-            replace=replace, restart=restart, on_event=notify,
+            source, into, data, out, alpha=alpha, options=options or TransportOptions(), since=since, weights=weights,
+            adapt=adapt, adapting=adapting or AdaptOptions(), run=run, replace=replace, restart=restart, on_event=notify,
         )  # fmt: skip

@@ -48,7 +48,7 @@ def transport(
     layers: Literal["balanced", "unbalanced", "argmin", "monotone"] | None = None,
     rows: Literal["tokens", "prompts"] | None = None,
     sign: Literal["plain", "signed"] | None = None,
-    scale: Literal["deviation", "none"] | None = None,
+    scale: Literal["deviation", "regression", "none"] | None = None,
     epsilon: float | None = None,
     eta: float = 0.1,
     iterations: int = 200,
@@ -58,6 +58,10 @@ def transport(
     since: str | None = None,
     control: Literal["shrink", "shuffled"] | None = None,
     weights: Path | None = None,
+    adapt: Path | None = None,
+    epochs: int = 1,
+    rate: float = 1e-5,
+    batch: int = 8,
     seed: int = 0,
     threads: Threads = 0,
     device: DeviceName = "cpu",
@@ -101,7 +105,8 @@ def transport(
     sign
         signed lets a neuron match another's negative.
     scale
-        deviation, the usual way, brings neurons to the size that the target's have.
+        deviation, the usual way, brings neurons to the size that the target's have; regression to as much of it as their
+        match foretells, which is next to nothing where nothing matches.
     epsilon
         Of the entropy of neurons' plans: 0.03, or 0.1 as published.
     eta
@@ -120,13 +125,23 @@ def transport(
         What a gain has to be held against: zeros instead of transported weights, or neurons matched at random.
     weights
         Where transported weights are kept, instead of OUT.transported.
+    adapt
+        Texts on which the target's own weights are fine-tuned beside the transported ones, which stay as they are. The
+        target is then in memory as a whole.
+    epochs
+        Of --adapt.
+    rate
+        Of --adapt: how far a weight moves in a step, about.
+    batch
+        Of --adapt: texts of a step.
     seed
-        Of texts that are drawn, and of a control's order.
+        Of texts that are drawn, of a control's order, and of the order of texts in --adapt.
     replace
         Exchange the model that stands in OUT for the new one, once that is complete.
     """
     wait_without_spinning()
     from mergery import api
+    from mergery.alignment.transport.adapting import AdaptOptions
     from mergery.alignment.transport.options import TransportOptions
     from mergery.alignment.transport.running import foresee, places
     from mergery.cli.progress import reporter
@@ -142,6 +157,8 @@ def transport(
         _say(foresee(source, into, data, options, since), json=json)
         return
     told: dict[str, Any] = {"alpha": alpha, "since": since, "weights": weights, "replace": replace, "restart": restart}
+    if adapt is not None:
+        told |= {"adapt": adapt, "adapting": AdaptOptions(epochs, rate, batch=batch, longest=longest, seed=seed)}
     with reporter(json=json, quiet=quiet, verbose=verbose) as report:
         api.transport(source, into, data, out, options=options, run=run, on_event=report.event, **told)
 

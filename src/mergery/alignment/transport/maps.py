@@ -43,19 +43,25 @@ class Maps:
         if self.mode != "normalised":
             return plan.float()
         mapped = plan / plan.sum(1, keepdim=True)
-        if self.scale == "deviation":
-            own = self.target.scale if rows is None else self.target.scale[rows]
-            mapped = mapped * own[:, None] * _inverse(self.source.scale)[None, :]
-        return (mapped if signs is None else mapped * signs).float()
+        mapped = mapped if signs is None else mapped * signs
+        if self.scale == "regression":
+            own = self.target.values if rows is None else self.target.values[:, rows]
+            mapped = mapped * _fit(own, self.source.values, mapped)[:, None]
+        if self.scale != "none":
+            size = self.target.scale if rows is None else self.target.scale[rows]
+            mapped = mapped * size[:, None] * _inverse(self.source.scale)[None, :]
+        return mapped.float()
 
     def into(self, columns: Tensor | None) -> Tensor:
         """(source, target) float32; of the target's neurons `columns` alone."""
         plan, signs = self._plan(None)
         if self.mode == "normalised":
             plan = plan / plan.sum(0, keepdim=True)
-            if self.scale == "deviation":
-                plan = plan * _inverse(self.target.scale)[:, None] * self.source.scale[None, :]
             plan = plan if signs is None else plan * signs
+            if self.scale == "regression":
+                plan = plan * _fit(self.source.values, self.target.values, plan.T)[None, :]
+            if self.scale != "none":
+                plan = plan * _inverse(self.target.scale)[:, None] * self.source.scale[None, :]
         return (plan if columns is None else plan[columns]).T.float()
 
     def _plan(self, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -69,6 +75,15 @@ class Maps:
         if self.order is not None:
             return plan[:, self.order], None if signs is None else signs[:, self.order]
         return plan, signs
+
+
+def _fit(own: Tensor, others: Tensor, mapped: Tensor) -> Tensor:
+    """How much of each neuron its average of others tells, by least squares: float64 (n,), never below 0.
+
+    A neuron that nothing of the others is like gets next to nothing, instead of noise of its own size.
+    """
+    average = (others @ mapped.T.float()).double()
+    return ((own.double() * average).sum(0) / average.square().sum(0).clamp(min=1e-30)).clamp(min=0.0)
 
 
 def _inverse(scale: Tensor) -> Tensor:

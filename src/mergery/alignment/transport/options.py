@@ -26,7 +26,7 @@ CONTROLS = {
     "shrink": "zeros instead of transported weights: what the loss of scale alone does",
     "shuffled": "neurons of the source in another order than their matches: what is not knowledge",
 }
-SIGNS, SCALES = ("plain", "signed"), ("deviation", "none")
+SIGNS, SCALES = ("plain", "signed"), ("deviation", "regression", "none")
 CHOICES: dict[str, Any] = {
     "mode": MODES, "rows": ROWS, "layers": COUPLINGS, "fusion": FUSIONS, "sign": SIGNS, "scale": SCALES, "control": CONTROLS,
 }  # fmt: skip
@@ -39,7 +39,8 @@ class TransportOptions:
     modules:    q, k, v, o; gate, up, down; or attention and mlp, for all of these.
     neurons:    how many of the target's neurons a module changes, those that say most; 0 for all.
     layers:     how layers are coupled. rows: what is compared.
-    sign:       signed lets a neuron match another's negative. scale: deviation brings what neurons say to the target's size.
+    sign:       signed lets a neuron match another's negative.
+    scale:      deviation brings what neurons say to the target's size; regression to as much of it as their match foretells.
     heads:      match queries and keys head by head, by turns of their rotary planes, instead of neuron by neuron.
     epsilon, eta: of the entropy of neurons' and layers' plans. relaxed: of an unbalanced coupling.
     iterations, tolerance: of neurons' plans. least: of a layer's share that is not left out.
@@ -99,7 +100,7 @@ class TransportOptions:
             raise RecipeError(f"least is {self.least}", why="it must be from 0 to below 1", hint="least: 0.001")
         if self.mode == "normalised":
             return
-        wrong = {"sign": self.sign == "signed", "scale": self.scale == "deviation", "heads": self.heads}
+        wrong = {"sign": self.sign == "signed", "scale": self.scale in ("deviation", "regression"), "heads": self.heads}
         for name in (name for name, so in wrong.items() if so):
             why = "plans are not turned into maps in it"
             raise RecipeError(f"{name} is for the mode normalised, not {self.mode}", why=why, hint=f"leave out {name}")

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from mergery.alignment.transport.adapting import AdaptOptions, adapted_plan, read_rows
 from mergery.alignment.transport.capture import Activations, capture, sizes_of
 from mergery.alignment.transport.estimate import Estimate, estimate
 from mergery.alignment.transport.moving import Mover, Side
@@ -32,7 +34,7 @@ from mergery.run.output import check_output, check_writable, partial_folder, pla
 from mergery.run.workers import Options
 
 FILE, RECIPE = "transport.json", "recipe.yaml"
-BESIDE = ".transported"  # behind the output's name
+BESIDE, ADAPTED = ".transported", ".adapted"  # behind the output's name
 FORMAT = 1
 
 
@@ -46,6 +48,8 @@ def transport(
     options: TransportOptions = TransportOptions(),
     since: Any = None,
     weights: str | Path | None = None,
+    adapt: str | Path | None = None,
+    adapting: AdaptOptions = AdaptOptions(),
     run: Options = Options(),
     replace: bool = False,
     restart: bool = False,
@@ -53,14 +57,33 @@ def transport(
 ) -> Result:
     """Transport a source into a target, and write the model. See `mergery.api.transport`."""
     place, folder = places(out, weights, alpha, replace=replace)
+    texts = None if adapt is None else read_rows(into, adapt, adapting)
     with opened(source, into, str(data), options, since) as models:
         move(models, folder, into, options, restart=restart, notify=on_event)
     plan = make_plan(recipe_of(folder, alpha))
+    work = place.with_name(place.name + ADAPTED)
     try:
-        check_output(plan, place, replace=replace)
-        return merge_to_folder(plan, place, side_files, run, on_event, replace=replace, restart=restart)
+        with ExitStack() as stack:
+            made = plan
+            if texts is None:
+                check_output(plan, place, replace=replace)
+            else:
+                check_space_for(work)
+                stack.callback(shutil.rmtree, work, ignore_errors=True)
+                with torch_threads(options.threads):
+                    made = adapted_plan(
+                        stack, plan, folder, into, alpha, texts, adapting, work, device=run_device(options.device),
+                        told=lambda done, total, loss: on_event(Learning("fine-tuning", done, total, loss)),
+                    )  # fmt: skip
+            return merge_to_folder(made, place, side_files, run, on_event, replace=replace, restart=restart)
     finally:
         plan.close()
+
+
+def check_space_for(work: Path) -> None:
+    """Refuse where the folder of adapted tensors would be another's. Raises PlanError."""
+    if work.exists() and {file.name for file in work.iterdir()} - {"adapted.safetensors", "adapted.part"}:
+        raise PlanError(f"{str(work)!r} stands in the way", hint="rename it, or choose another output folder")
 
 
 def places(out: str | Path, weights: str | Path | None, alpha: float, *, replace: bool) -> tuple[Path, Path]:

@@ -49,6 +49,7 @@ def transport(
     rows: Literal["tokens", "prompts"] | None = None,
     sign: Literal["plain", "signed"] | None = None,
     scale: Literal["deviation", "regression", "none"] | None = None,
+    heads: bool = False,
     epsilon: float | None = None,
     eta: float = 0.1,
     iterations: int = 200,
@@ -107,6 +108,8 @@ def transport(
     scale
         deviation, the usual way, brings neurons to the size that the target's have; regression to as much of it as their
         match foretells, which is next to nothing where nothing matches.
+    heads
+        Match queries and keys head by head, by turns of their rotary planes, and not neuron by neuron.
     epsilon
         Of the entropy of neurons' plans: 0.03, or 0.1 as published.
     eta
@@ -150,7 +153,8 @@ def transport(
     run = run_options(threads, CHUNK, device)
     options = replaced(
         TransportOptions(names, mode, fusion, neurons, layers, rows, sign, scale, limit=limit, longest=longest),
-        epsilon=epsilon, eta=eta, iterations=iterations, most=most, control=control, seed=seed, threads=threads, device=device,
+        heads=heads, epsilon=epsilon, eta=eta, iterations=iterations, most=most, control=control, seed=seed,
+        threads=threads, device=device,
     )  # fmt: skip
     if dry_run:
         places(out, weights, alpha, replace=replace)

@@ -67,3 +67,18 @@ def test_rows_and_columns_can_be_made_alone() -> None:
     some = torch.tensor([4, 1])
     assert torch.allclose(after.out(some), after.out(None)[some], atol=1e-6)
     assert torch.allclose(before.into(some), before.into(None)[:, some], atol=1e-6)
+
+
+def test_regression_gives_a_neuron_as_much_as_its_match_foretells() -> None:
+    """Of two neurons one is the source's and the other is like nothing there: it gets next to nothing of the source."""
+    generator = torch.Generator().manual_seed(3)
+    source = torch.randn(4000, 2, generator=generator)
+    target = torch.stack([source[:, 0], torch.randn(4000, generator=generator)], 1)
+    own, other = standardised(target), standardised(source)
+    found = solve(cost_of(correlation(own, other), signed=False), 0.01, iterations=2000)
+    sizes = {}
+    for scale in ("deviation", "regression"):
+        out = Maps(own, other, found, mode="normalised", sign="plain", scale=scale, order=None).out(None)
+        sizes[scale] = out.norm(dim=1).tolist()
+    assert sizes["deviation"] == pytest.approx([1.0, 1.0], abs=0.05)
+    assert sizes["regression"][0] == pytest.approx(1.0, abs=0.05) and sizes["regression"][1] < 0.05

@@ -18,6 +18,7 @@ import numpy as np
 from mergery.alignment.transport.capture import Activations
 from mergery.alignment.transport.costs import Features, correlation, cost_of, standardised
 from mergery.alignment.transport.coupling import Coupling, couple
+from mergery.alignment.transport.heads import head_maps, size_of_heads
 from mergery.alignment.transport.maps import Maps
 from mergery.alignment.transport.parts import BY_COLUMN, SPACES, Part, Parts, layers_with
 from mergery.alignment.transport.sinkhorn import Solution, solve
@@ -227,8 +228,8 @@ class Mover:
         total = torch.zeros(shape, dtype=torch.float32, device=self.device)
         bias = None if part.bias is None or by_column else torch.zeros(len(chosen), device=self.device)
         for other, share in self._shares(layer, module):
-            before, after = (self._maps(space, layer, other) for space in SPACES[module])
-            out, into = after.out(None if by_column else chosen), before.into(chosen if by_column else None)
+            before = self._maps(SPACES[module][0], layer, other)
+            out, into = self._out(module, layer, other, chosen), before.into(chosen if by_column else None)
             theirs = self.source.parts[other, module]
             weight, offset = self.source.matrix(theirs), self.source.offset(theirs)
             if self.base is not None:
@@ -239,6 +240,19 @@ class Mover:
             if bias is not None:
                 bias = None if offset is None else bias + share * (out @ offset.to(self.device))
         return chosen.cpu().numpy(), total.cpu().numpy(), None if bias is None else bias.cpu().numpy()
+
+    def _out(self, module: str, layer: int, other: int, chosen: Any) -> Any:
+        """The map of a module's outputs to the target's: of the chosen ones, or of all where neurons stand in the inputs."""
+        if module in ("q", "k") and self.how["heads"]:
+            sides = [
+                [side.activations.read((number, space)).to(self.device) for space in ("q", "k")]
+                for side, number in ((self.target, layer), (self.source, other))
+            ]
+            size = size_of_heads(self.target.model, self.source.model)
+            maps = head_maps((sides[0][0], sides[0][1]), (sides[1][0], sides[1][1]), size, self.how["epsilon"])
+            return maps[module == "k"][chosen]
+        rows = None if module in BY_COLUMN else chosen
+        return self._maps(SPACES[module][1], layer, other).out(rows)
 
     def _chosen(self, layer: int, module: str) -> Any:
         """The target's neurons that change: those that say most, in the order in which they stand."""

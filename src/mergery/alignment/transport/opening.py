@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mergery.alignment.transport.capture import check_tokens
+from mergery.alignment.transport.heads import size_of_heads
 from mergery.alignment.transport.options import TransportOptions
 from mergery.alignment.transport.parts import GROUPS, Parts, check_modules, find_parts
 from mergery.alignment.transport.texts import Paired, pair, texts_in
@@ -55,6 +56,11 @@ def opened(source: Any, into: str | Path, data: str, options: TransportOptions, 
         modules = options.wanted(parts["target"], parts["source"])
         for name, each in given.items():
             check_modules(modules or GROUPS["attention"], parts[name], f"the {name}", each.view.donor.location)
+        if options.heads:
+            if not {"q", "k"} <= set(modules):
+                why = "their planes are turned alike"
+                raise RecipeError("heads are of queries and keys together", why=why, hint="--modules attention")
+            size_of_heads(streamed["target"], streamed["source"])
         if "base" in given:
             _check_base(parts["source"], parts["base"], given["base"], modules)
         for name, model in streamed.items():

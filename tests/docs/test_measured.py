@@ -93,3 +93,9 @@ def test_the_figures_of_alignment_are_the_scripts():
     text = read("docs/alignment.md")
     wanted = "run: python -m benchmarks.alignment --page"
     assert module.page(importlib.import_module("benchmarks.pages").figures("alignment"), text) == text, wanted
+
+
+def test_the_figures_of_transport_are_the_scripts():
+    report = importlib.import_module("benchmarks.transport.report")
+    data = importlib.import_module("benchmarks.pages").figures("transport")
+    assert report.page(data) == read("docs/transport.md"), "run: python -m benchmarks.transport --page"

@@ -12,7 +12,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pages import table
+from mergery.calibration.anchors.search import PRESETS
+from pages import figures, table
 
 NAMES = {
     "pretrained": "the base",
@@ -110,7 +111,116 @@ def page(data: Mapping[str, Any]) -> str:
         "and how much of the task vectors and of real inputs lies along them.",
         "",
     ]
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            *lines,
+            *language(figures("with-data").get("sequences", {})),
+            *text(figures("fda-text").get("rows", ())),
+            *costs(figures("fda-cost")),
+        ]
+    )
+
+
+def costs(found: Mapping[str, Any]) -> list[str]:
+    """What the presets take for language models."""
+    if not found:
+        return []
+    rows = []
+    for name, each in found.items():
+        hours = [
+            each["step"] * PRESETS[preset, False].anchors * PRESETS[preset, False].steps * each["layers"] / 3600.0
+            for preset in ("cheap", "paper")
+        ]
+        rows.append([name, each["width"], f"{1e3 * each['step']:.1f}", *(f"{own:.1f}" for own in hours)])
+    columns = ["model", "width", "ms of a step with one anchor", "hours with `cheap`", "hours with `paper`"]
+    return [
+        "## What presets cost",
+        "",
+        "For the MLPs of a language model and one expert, on one core: `cheap` is 1024 anchors and 40 steps for each block,",
+        "`paper` 8192 and 200. A few steps were timed (`python -m benchmarks.fda.cost`), the rest is multiplication. `--count`",
+        "and `--steps` say otherwise; `--device cuda` is meant for larger models.",
+        "",
+        *table(columns, rows),
+        "",
+    ]
+
+
+def language(by_seed: Mapping[str, Any]) -> list[str]:
+    """Hosts of the zoo's small language models, as they are and refined."""
+    rows = []
+    for host in ("task_arithmetic", "tsv_merge", "wudi", "swudi"):
+        seeds = [each for each in by_seed.values() if f"FDA on {host}" in each]
+        if not seeds:
+            continue
+        plain, refined = ([each[name]["chosen"] for each in seeds] for name in (host, f"FDA on {host}"))
+        gain = [b - a for a, b in zip(plain, refined, strict=True)]
+        rows.append(
+            [
+                host,
+                *(f"{100 * np.mean(each):.1f}" for each in (plain, refined)),
+                ", ".join(f"{100 * each:+.1f}" for each in gain),
+            ]
+        )
+    if not rows:
+        return []
+    return [
+        "## Language models",
+        "",
+        "The zoo's sequences: Llamas of 2 layers of width 96 with eight skills. 256 anchors of each block's MLP, 40 steps;",
+        "hosts with the settings that are best on held-out items, and 15 or 50 passes of refining, chosen so as well. Percent",
+        "of the experts' right answers.",
+        "",
+        *table(["host", "as it is", "refined", "gain of each seed"], rows),
+        "",
+    ]
+
+
+def text(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Anchors of language models beside real text."""
+    if not rows:
+        return []
+    cells = [
+        [
+            WORDS[each["start"]], each["steps"], f"{each['loss']:.3f}", f"{each['seconds']:.0f}",
+            f"{each['directions']:.0f}", f"{each['kept']:.2f}", f"{each['alike']:.2f}",
+        ]
+        for each in rows
+    ]  # fmt: skip
+    columns = [
+        "beginning",
+        "steps",
+        "1 - cos",
+        "s",
+        "directions of 90 % of the energy",
+        "of the task vectors",
+        "of text",
+    ]
+    return [
+        "## Beside real text",
+        "",
+        "The same language models (`python -m benchmarks.fda.text`, one seed): of the leading fifth of the directions of what",
+        "anchors make a block's matrices see, how much lies in the leading fifth of what 64 texts of the skill make them see;",
+        "and how much of the task vectors' energy lies along them. A fifth at random would have .20 of either. Seconds are of",
+        "one core's time, for all blocks and experts.",
+        "",
+        *table(columns, cells),
+        "",
+        *likeness(rows),
+    ]
+
+
+def likeness(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the search makes of the likeness with text, beside what the paper finds."""
+    by_start = [[each for each in rows if each["start"] == start] for start in WORDS]
+    rises = all(own[1]["alike"] > own[0]["alike"] for own in by_start if len(own) > 1)
+    falls = all(own[-1]["alike"] < own[1]["alike"] for own in by_start if len(own) > 2)
+    if not rises or not falls:
+        return []
+    return [
+        "The paper finds that anchors come to be more like real features as the search goes on. Here they do so at first, and",
+        "a longer search, which comes nearer to the gradients, makes them less like text again: another reason for short ones.",
+        "",
+    ]
 
 
 def meaning(data: Mapping[str, Any]) -> list[str]:

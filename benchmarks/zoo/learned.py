@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,7 +49,39 @@ ROWS: Mapping[str, LearnOptions] = {
     "labels, by tensor": LearnOptions("labels", "tensor", start=START),
     "distill, by tensor": LearnOptions("distill", "tensor", start=START),
 }
+ENTROPY = ROWS["AdaMerging, by tensor"]
+OTHERWISE: Mapping[str, tuple[LearnOptions, str, int]] = {  # options, the loss, images of each skill
+    "rate 0.001": (replace(ENTROPY, rate=1e-3), "entropy", IMAGES),
+    "rate 0.01": (replace(ENTROPY, rate=1e-2), "entropy", IMAGES),
+    "1000 steps": (replace(ENTROPY, steps=1000), "entropy", IMAGES),
+    "256 images of each skill": (ENTROPY, "entropy", 256),
+    "entropies over the logarithm of the number of labels": (ENTROPY, "relative", IMAGES),
+    "images alone of which the merge is rather certain": (ENTROPY, "certain", IMAGES),
+    "entropy less that of the mean answer": (replace(ENTROPY, batch=64), "balanced", IMAGES),
+}
+"""What else may be tried for AdaMerging by tensor."""
 PLUS: Mapping[str, Any] = {"method": "ties", "function": "sum", "vote": "alike", "density": 0.2}
+
+
+def relative(found: Any, rows: Any, kind: Any, wanted: Any) -> Any:
+    """Entropy, where skills with many labels count no more than those with few."""
+    return LOSSES["entropy"](found, rows, kind, wanted) / np.log(found.shape[-1])
+
+
+def certain(found: Any, rows: Any, kind: Any, wanted: Any) -> Any:
+    """Entropy of answers that have less than .4 of the most possible, as in EATA (arXiv 2204.02610)."""
+    logs = found.log_softmax(-1)
+    each = -(logs.exp() * logs).sum(-1)
+    return (each * (each.detach() < 0.4 * np.log(found.shape[-1]))).sum()
+
+
+def balanced(found: Any, rows: Any, kind: Any, wanted: Any) -> Any:
+    """Entropy less that of the mean answer, which is low where one label is said of everything (SHOT, arXiv 2002.08546)."""
+    mean = found.softmax(-1).mean(0)
+    return LOSSES["entropy"](found, rows, kind, wanted) + len(found) * (mean * mean.clamp_min(1e-9).log()).sum()
+
+
+ENTROPIES = {"relative": relative, "certain": certain, "balanced": balanced}
 
 
 class Showing(torch.nn.Module):
@@ -81,7 +114,7 @@ class Images:
         if self.objective == "distill":
             with torch.no_grad():
                 wanted = self.teachers[source.model](shown, source.model)
-        return LOSSES[self.objective](found, rows, "labels", wanted)
+        return {**LOSSES, **ENTROPIES}[self.objective](found, rows, "labels", wanted)
 
 
 def additions(bench: Bench, merge: Mapping[str, Any]) -> Additions:
@@ -101,7 +134,9 @@ def additions(bench: Bench, merge: Mapping[str, Any]) -> Additions:
     return Additions(tuple(names), dict(zip(names, starts, strict=False)), shapes, [none, *rows], frozenset(names))
 
 
-def learnt(bench: Bench, options: LearnOptions, merge: Mapping[str, Any]) -> tuple[dict[str, Any], float, float, float]:
+def learnt(
+    bench: Bench, options: LearnOptions, merge: Mapping[str, Any], loss: str = "", images: int = IMAGES
+) -> tuple[dict[str, Any], float, float, float]:
     """The merged weights; the loss before and after; and the seconds of the descent."""
     world, model = bench.world, bench.model
     assert isinstance(world, Digits)
@@ -122,10 +157,10 @@ def learnt(bench: Bench, options: LearnOptions, merge: Mapping[str, Any]) -> tup
     generator = np.random.default_rng(bench.zoo.seed)
     count = len(world.part("dev")[0])
     sources = [
-        Source(skill, tuple(Row((), (int(number),)) for number in generator.permutation(count)[:IMAGES]))
+        Source(skill, tuple(Row((), (int(number),)) for number in generator.permutation(count)[:images]))
         for skill in bench.skills
     ]
-    objective = Images(world, model, options.objective, teachers)
+    objective = Images(world, model, loss or options.objective, teachers)
     started = time.process_time()
     tensors = merged.learnable(added)
     _, before, after = run(merged, added, weights, tensors, sources, objective, options, None, ignore)
@@ -152,6 +187,10 @@ def measure(cache: Path, seed: int, only: Sequence[str], found: dict[str, Any]) 
         merge = PLUS if "++" in name else {"method": "task_arithmetic"}
         state, before, after, seconds = learnt(bench, options, merge)
         keep(name, bench.shares(state, "test", bench.skills), before=before, after=after, seconds=seconds)
+    for name, (options, loss, images) in OTHERWISE.items():
+        if not only or name in only:
+            state, before, after, seconds = learnt(bench, options, {"method": "task_arithmetic"}, loss, images)
+            keep(name, bench.shares(state, "test", bench.skills), before=before, after=after, seconds=seconds)
     if not only or FEW in only:
         found[FEW] = few(world, bench, cache, seed)
         print(f"seed {seed}  {FEW}  {found[FEW]}", flush=True)
@@ -173,6 +212,20 @@ def table(figures: Mapping[str, Any]) -> list[str]:
     names = [
         each for each in next(iter(figures.values())) if each != FEW and all(each in own for own in figures.values())
     ]
+    head = ("weights", "accuracy", "worst skill", "over the chosen scale")
+    whole = pages.table(head, lines_of(figures, [name for name in names if name not in OTHERWISE]))
+    tried = [name for name in names if name in OTHERWISE]
+    scale, entropy = (100 * np.mean([seed[FEW][key] for seed in figures.values()]) for key in ("scale", "entropy"))
+    alone = "Of the five skills with ten labels, merged by themselves"
+    said = [*whole, "", f"{alone}: AdaMerging by tensor {entropy:.1f}, the best scale {scale:.1f}."]
+    if tried:
+        said += ["", "Tried beside AdaMerging by tensor, each as it is but for one thing:", ""]
+        said += pages.table(("AdaMerging, by tensor", *head[1:]), lines_of(figures, tried))
+    return said
+
+
+def lines_of(figures: Mapping[str, Any], names: Sequence[str]) -> list[list[str]]:
+    """A line for each row: its mean over seeds, and the interval of what it gains over the chosen scale."""
     lines = []
     for name in names:
         scores, gains = (
@@ -182,10 +235,7 @@ def table(figures: Mapping[str, Any]) -> list[str]:
         worst = 100 * np.mean([seed[name]["worst"] for seed in figures.values()])
         gain = "" if name == CHOSEN else f"{np.mean(gains):+.1f} ± {spread(gains):.1f}"
         lines.append([name, f"{np.mean(scores):.1f}", f"{worst:.1f}", gain])
-    whole = pages.table(("weights", "accuracy", "worst skill", "over the chosen scale"), lines)
-    scale, entropy = (100 * np.mean([seed[FEW][key] for seed in figures.values()]) for key in ("scale", "entropy"))
-    alone = "Of the five skills with ten labels, merged by themselves"
-    return [*whole, "", f"{alone}: AdaMerging by tensor {entropy:.1f}, the best scale {scale:.1f}."]
+    return lines
 
 
 def spread(values: Sequence[float]) -> float:

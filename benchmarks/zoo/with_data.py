@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from benchmarks.zoo.digits import Digits, Encoder
+from benchmarks.zoo.made import learnt, on_anchors, on_information, taken_back
 from benchmarks.zoo.measure import Bench
 from benchmarks.zoo.plain import refined
 from benchmarks.zoo.rows import MEANS, SUMS
@@ -43,7 +44,8 @@ class Row:
     merge:   of the recipe. host: a row whose chosen merge is taken instead. beside: a row that it is compared with.
     grid:    settings of the merge; those with `refine.` before them are of `refine`.
     samples: texts of each skill that it looks at. without: worlds that the row is not for.
-    made:    weights made otherwise than by a recipe, given the bench and the settings.
+    made:    weights made otherwise than by a recipe, given the bench, the row and the settings; on_digits: there alone.
+    learn:   options of `mergery learn`.
     """
 
     name: str
@@ -54,7 +56,9 @@ class Row:
     beside: str = ""
     samples: int = 0
     without: tuple[str, ...] = ()
-    made: Callable[[DataBench, Settings], State] | None = None
+    made: Callable[[DataBench, Row, Settings], State] | None = None
+    on_digits: Callable[[DataBench, Row, Settings], State] | None = None
+    learn: Settings = field(default_factory=dict)
 
     def candidates(self) -> Iterator[dict[str, Any]]:
         """All settings of the grid; the defaults come first."""
@@ -66,6 +70,27 @@ class Row:
 FEATCAL = {"refine.anchor": (1.0, 1.5, 2.0), "refine.ridge": (0.01, 0.05)}
 DISTILLED = {"refine.rate": (0.003, 0.01), "refine.epochs": (30, 100)}
 SHRUNK = (0.5, 0.9, 0.99)
+KEPT = {"refine.keep": (0.2, 0.6)}
+LED = {"share": (0.2, 0.4, 0.7), "scale": (0.9, 1.5)}
+ANCHORED = {"refine.epochs": (15, 50)}
+
+
+def on(host: str, refiner: str, grid: Mapping[str, Sequence[Any]], **more: Any) -> Row:
+    """A row of what refines a host."""
+    titles = {"featcal": "FeatCal", "prodistill": "ProDistill", "aim": "AIM", "fda": "FDA"}
+    return Row(f"{titles[refiner]} on {host}", grid=grid, host=host, **{"refine": refiner, "samples": SAMPLES, **more})
+
+
+def anchored(host: str) -> Row:
+    """FDA on a host of the sequences; the digits have a page of their own."""
+    return on(host, "fda", ANCHORED, refine="", samples=0, without=("digits",), made=on_anchors)
+
+
+def learned(name: str, grid: Mapping[str, Sequence[Any]], **options: Any) -> Row:
+    """Weights that are learnt; those of the digits are on a page of their own."""
+    row = {"beside": "task_arithmetic", "samples": SAMPLES, "without": ("digits",), "made": learnt}
+    return Row(name, {"method": "task_arithmetic"}, grid, learn=options, **row)
+
 
 ROWS: tuple[Row, ...] = (
     Row("linear", {"method": "linear"}),
@@ -73,7 +98,9 @@ ROWS: tuple[Row, ...] = (
     Row("ties", {"method": "ties"}, {"scale": MEANS}),
     Row("tsv_merge", {"method": "tsv_merge"}, {"scale": (0.7, 1.0, 1.4)}),
     Row("wudi", {"method": "wudi", "solver": "closed"}, {"scale": (0.7, 1.0, 1.4)}),
-    Row("fisher", {"method": "fisher"}, {"floor": (1e-8, 1e-10)}, samples=SAMPLES, without=("digits",)),
+    Row("swudi", {"method": "swudi"}, {"scale": (0.7, 1.0, 1.4)}),
+    Row("fisher", {"method": "fisher"}, {"floor": (1e-8, 1e-10)}, samples=SAMPLES, on_digits=on_information),
+    Row("led", {"method": "led"}, LED, samples=SAMPLES, on_digits=on_information),
     Row("regmean", {"method": "regmean"}, {"off_diagonal": SHRUNK}, samples=SAMPLES),
     Row(
         "RegMean++",
@@ -83,12 +110,14 @@ ROWS: tuple[Row, ...] = (
         beside="regmean",
         samples=SAMPLES,
     ),
-    Row("FeatCal on task_arithmetic", grid=FEATCAL, refine="featcal", host="task_arithmetic", samples=SAMPLES),
-    Row("FeatCal on ties", grid=FEATCAL, refine="featcal", host="ties", samples=SAMPLES),
-    Row("FeatCal on tsv_merge", grid=FEATCAL, refine="featcal", host="tsv_merge", samples=SAMPLES),
-    Row("FeatCal on wudi", grid=FEATCAL, refine="featcal", host="wudi", samples=SAMPLES),
-    Row("ProDistill on task_arithmetic", grid=DISTILLED, refine="prodistill", host="task_arithmetic", samples=SAMPLES),
-    Row("ProDistill on tsv_merge", grid=DISTILLED, refine="prodistill", host="tsv_merge", samples=SAMPLES),
+    *(on(host, "aim", KEPT, on_digits=taken_back) for host in ("task_arithmetic", "ties", "tsv_merge", "wudi")),
+    *(on(host, "featcal", FEATCAL) for host in ("task_arithmetic", "ties", "tsv_merge", "wudi")),
+    on("task_arithmetic", "prodistill", DISTILLED),
+    on("tsv_merge", "prodistill", DISTILLED, without=("sequences",)),
+    *(anchored(host) for host in ("task_arithmetic", "tsv_merge", "wudi", "swudi")),
+    learned("AdaMerging, by tensor", {}, objective="entropy"),
+    learned("labels, by tensor", {}, objective="labels"),
+    learned("distillation, by tensor", {}, objective="distill"),
 )
 
 
@@ -101,7 +130,11 @@ class DataBench(Bench):
         if not isinstance(world, Sequences):
             return Path()
         path = self.zoo.folder / f"{skill}-{samples}.jsonl"
-        if not path.exists():
+        if skill == "base":  # a few of each skill's
+            each = [self.data(own, samples).read_text().splitlines(keepends=True) for own in self.skills]
+            few = samples // len(each) + 1
+            path.write_text("".join([each[0][0], *(line for lines in each for line in lines[1:few])]))
+        elif not path.exists():
             generator = torch.Generator().manual_seed(1000 + self.zoo.seed)
             rows = world.items.draw(world.tasks[skill], samples, "train", generator)
             words = {index: word for word, index in world.items.ids.items()}
@@ -121,10 +154,10 @@ class DataBench(Bench):
         method = merge.pop("method")
         recipe = self.recipe(method, merge)
         if row.samples:
-            recipe["calibration"] = {
-                "data": {skill: str(self.data(skill, row.samples)) for skill in self.skills},
-                "samples": row.samples,
-            }
+            skills = (*self.skills, "base") if row.refine == "aim" else self.skills
+            files = {skill: str(self.data(skill, row.samples)) for skill in skills}
+            own = {"labels": "empirical"} if method == "led" else {}
+            recipe["calibration"] = {"data": files, "samples": row.samples, **own}
         if row.refine:
             own = {key.removeprefix("refine."): value for key, value in settings.items() if key.startswith("refine.")}
             recipe["refine"] = {"method": row.refine, **own}
@@ -156,8 +189,9 @@ class DataBench(Bench):
         key = self.key("with data", *facts, row.samples, self.zoo.seed, split)
         if key not in self.known:
             started = time.process_time()
-            if row.made is not None:
-                state: State = row.made(self, settings)
+            made = row.on_digits if isinstance(self.world, Digits) else row.made
+            if made is not None:
+                state: State = made(self, row, settings)
             elif isinstance(self.world, Digits) and row.samples:
                 state = self.of_digits(row, settings)
             else:
@@ -208,6 +242,8 @@ def table(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
     text: list[str] = []
     for world, by_seed in figures.items():
         lines = []
+        numbers = [sum(row.name in own for own in by_seed.values()) for row in ROWS]
+        usual = max(filter(None, numbers), key=numbers.count)  # seeds of a row
         for row in ROWS:
             seeds = [by_seed[seed] for seed in sorted(by_seed) if row.name in by_seed[seed]]
             if not seeds:
@@ -215,18 +251,22 @@ def table(figures: Mapping[str, Mapping[str, Any]]) -> list[str]:
             own = [seed[row.name] for seed in seeds]
             over = row.host or row.beside
             gains = [seed[row.name]["chosen"] - seed[over]["chosen"] for seed in seeds if over in seed]
-            gain = f"{100 * np.mean(gains):+.1f} ± {100 * spread(gains):.1f}" if len(gains) > 1 else ""
+            gain = ", ".join(f"{100 * each:+.1f}" for each in gains)
+            if len(gains) > 2:  # of fewer an interval would be as wide as the table
+                gain = f"{100 * np.mean(gains):+.1f} ± {100 * spread(gains):.1f}"
             chosen = f"{100 * np.mean([each['chosen'] for each in own]):.1f}"
-            margins = f" ± {100 * spread([each['chosen'] for each in own]):.1f}" if len(own) > 1 else ""
+            margins = f" ± {100 * spread([each['chosen'] for each in own]):.1f}" if len(own) > 2 else ""
             default = f"{100 * np.mean([each['default'] for each in own]):.1f}"
             seconds = f"{np.median([each['seconds'] for each in own]):.1f}"
-            lines.append([row.name, row.samples or "none", default, chosen + margins, gain, seconds])
-        count = f"{len(by_seed)} seed{'s' if len(by_seed) != 1 else ''}"
+            others = f" ({len(own)} seed{'s' if len(own) > 1 else ''})" if len(own) != usual else ""
+            lines.append([row.name + others, row.samples or "none", default, chosen + margins, gain, seconds])
+        count = f"{usual} seed{'s' if usual != 1 else ''}"
         head = ("method", "items of each skill", "default", "chosen", "over its host", "s")
         text += [
             f"The [zoo](which-method.md)'s {world}, eight experts, {count}: the merge's share of right answers over the",
             "experts', in %, with 95 % intervals over seeds; with settings by default, and chosen on held-out items. RegMean++",
-            "is beside RegMean. Seconds are of one processor.",
+            "is beside RegMean, learnt weights beside task arithmetic; of two seeds the gain of each is told. Seconds are of",
+            "one processor.",
             "",
             *pages.table(head, lines),
             "",

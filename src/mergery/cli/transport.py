@@ -12,11 +12,7 @@ from mergery.cli.common import (
     CHUNK,
     DeviceName,
     DryRun,
-    Json,
-    Quiet,
-    Restart,
-    Threads,
-    Verbose,
+    Writing,
     console,
     flowing,
     print_json,
@@ -64,14 +60,9 @@ def transport(
     rate: float = 1e-5,
     batch: int = 8,
     seed: int = 0,
-    threads: Threads = 0,
     device: DeviceName = "cpu",
-    replace: bool = False,
-    restart: Restart = False,
     dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    writing: Writing = Writing(),
 ) -> None:
     """Move what SOURCE has learnt into a model of another width, depth or vocabulary, and write the model folder OUT.
 
@@ -139,32 +130,30 @@ def transport(
         Of --adapt: texts of a step.
     seed
         Of texts that are drawn, of a control's order, and of the order of texts in --adapt.
-    replace
-        Exchange the model that stands in OUT for the new one, once that is complete.
     """
     wait_without_spinning()
     from mergery import api
     from mergery.alignment.transport.adapting import AdaptOptions
     from mergery.alignment.transport.options import TransportOptions
     from mergery.alignment.transport.running import foresee, places
-    from mergery.cli.progress import reporter
 
     names = tuple(dict.fromkeys(name.strip() for name in modules.split(",") if name.strip()))
-    run = run_options(threads, CHUNK, device)
+    run, replace = run_options(writing.threads, CHUNK, device), writing.replace
     options = replaced(
         TransportOptions(names, mode, fusion, neurons, layers, rows, sign, scale, limit=limit, longest=longest),
         heads=heads, epsilon=epsilon, eta=eta, iterations=iterations, most=most, control=control, seed=seed,
-        threads=threads, device=device,
+        threads=writing.threads, device=device,
     )  # fmt: skip
     if dry_run:
         places(out, weights, alpha, replace=replace)
-        _say(foresee(source, into, data, options, since), json=json)
+        _say(foresee(source, into, data, options, since), json=writing.json)
         return
-    told: dict[str, Any] = {"alpha": alpha, "since": since, "weights": weights, "replace": replace, "restart": restart}
+    told: dict[str, Any] = {"alpha": alpha, "since": since, "weights": weights, "replace": replace}
     if adapt is not None:
         told |= {"adapt": adapt, "adapting": AdaptOptions(epochs, rate, batch=batch, longest=longest, seed=seed)}
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
-        api.transport(source, into, data, out, options=options, run=run, on_event=report.event, **told)
+    told |= {"options": options, "run": run, "restart": writing.restart}
+    with writing.reporter() as report:
+        api.transport(source, into, data, out, on_event=report.event, **told)
 
 
 def _say(found: Estimate, *, json: bool) -> None:

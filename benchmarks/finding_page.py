@@ -136,19 +136,15 @@ def _on_samplers(found: Mapping[str, Any]) -> list[str]:
     lines = []
     for world, each in found.items():
         rows = [
-            (name, f"{own['score']:.3f}", "" if name == "random" else _told(own["over random"]), own["core"])
+            (name, f"{own['score']:.3f}", "" if name == "random" else _told(own["over random"]))
             for name, own in each.items()
-        ]  # fmt: skip
+        ]
         lines += [
             f"**Samplers**, sixty candidates each, for the weights of all experts in a sum ({world.split()[0]}):",
             "",
-            *table(("sampler", "score", "over random", "processor time, s"), rows),
+            *table(("sampler", "score", "over random"), rows),
             "",
         ]
-        for own in each.values():
-            if own["trust"]:
-                errors = ", ".join(f"{way} {error:.3f}" for way, error in own["trust"]["errors"].items())
-                lines += [f"Scores from anchors were off by: {errors}; the least was used.", ""]
     return lines
 
 

@@ -330,11 +330,18 @@ def rows(seeds: Sequence[dict[str, Any]], names: Sequence[str], against: str) ->
     return made
 
 
+NOTHING = (
+    "Whether FuseLLM gains on training on the same texts, and which order of MergeKD is better, has not been measured here",
+    "yet: `python benchmarks/fusing.py` does that, on models that it trains itself.",
+    "",
+)
+
+
 def page() -> list[str]:
     """The tables of what was measured."""
     kept = figures("fusing")
     seeds = [kept["seeds"][name] for name in sorted(kept.get("seeds", {}))]
-    return ["## Measured", "", *(_scores(kept, seeds) if seeds else ()), *_matches(kept["tokens"])]
+    return ["## Measured", "", *(_scores(kept, seeds) if seeds else NOTHING), *_matches(kept["tokens"])]
 
 
 def _matches(found: Sequence[dict[str, Any]]) -> list[str]:

@@ -156,17 +156,24 @@ def test_a_student_of_another_architecture_comes_near_its_teacher(family: Path, 
     assert said["after"] < said["before"] - 0.1
 
 
-def test_prompts_are_not_learnt_and_the_stored_type_is_the_targets(family: Path, tmp_path: Path, mergery: Run) -> None:
+def test_prompts_are_not_learnt_and_a_recipe_is_a_target_whose_type_is_kept(
+    family: Path, tmp_path: Path, mergery: Run
+) -> None:
     tensors = {name: each.bfloat16() for name, each in load_file(family / "llama/model.safetensors").items()}
     shutil.copytree(family / "llama", tmp_path / "half")
     save_file(tensors, tmp_path / "half/model.safetensors", {"format": "pt"})
+    config = (tmp_path / "half/config.json").read_text()
+    (tmp_path / "half/config.json").write_text(config.replace('"dtype": "float32"', '"dtype": "bfloat16"'))
     (tmp_path / "asked.jsonl").write_text('{"prompt": "ab cad", "answer": "da"}\n{"prompt": "d", "answer": "abca"}\n')
+    (tmp_path / "half.yaml").write_text("models: {a: ./half, b: ./half}\nmerge: {method: linear, models: [a, b]}\n")
     done = mergery(
-        "fuse", tmp_path / "half", tmp_path / "out", "--teachers", family / "gpt2", "--data", tmp_path / "asked.jsonl",
+        "fuse", tmp_path / "half.yaml", tmp_path / "out", "--teachers", family / "gpt2", "--data", tmp_path / "asked.jsonl",
         "--batch", 2, "--rule", "avgce", "--match", "warping", "--vocabulary", "edit",
     )  # fmt: skip
     assert done.code == 0, done.err
     assert {each.dtype for each in load_file(tmp_path / "out/model.safetensors").values()} == {torch.bfloat16}
+    for name in ("tokenizer.json", "generation_config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "half" / name).read_bytes()
 
 
 def test_one_process_at_a_time(family: Path, tmp_path: Path, mergery: Run) -> None:

@@ -14,6 +14,7 @@ from mergery.errors import CheckpointError, MergeryError, RecipeError, Where, ra
 from mergery.evaluation.content import tokenizer_mark
 from mergery.evaluation.loading import VOCABULARIES, Loaded, read_with, tokenizer_of, window
 from mergery.evaluation.models import Subject, open_subject
+from mergery.graph.nodes import Stored
 
 LONGEST = 2048  # tokens of a sequence, where nothing is said
 HINT = "give a model that writes text, such as a Llama, Qwen or GPT-2"
@@ -79,14 +80,16 @@ def _open(source: Any) -> Member:
         rows = int(getattr(config.get_text_config(), "vocab_size", 1 << 31))
         floating = {id(node): node for node in opened.view.nodes.values() if node.dtype.floating}
         parameters = sum(node.elements for node in floating.values())
+        dtype = str(plain.get("dtype") or plain.get("torch_dtype") or "float32")
         sizes: dict[str, int] = {}
         for node in floating.values():
-            sizes[node.dtype.torch] = sizes.get(node.dtype.torch, 0) + node.elements
+            if isinstance(node, Stored) and "plan" not in opened.mark:
+                sizes[node.dtype.torch] = sizes.get(node.dtype.torch, 0) + node.elements
     subject = open_subject(source)
     longest = min(window(config), int(min(tokenizer.model_max_length, 1 << 40)))
     return Member(
         source, subject, subject.name, cutter_of(tokenizer, where, rows), Vocabulary(tokenizer, where, rows), longest,
-        parameters, str(tokenizer_mark(tokenizer)), max(sizes, key=lambda name: sizes[name]) if sizes else "float32",
+        parameters, str(tokenizer_mark(tokenizer)), max(sizes, key=lambda name: sizes[name]) if sizes else dtype,
     )  # fmt: skip
 
 

@@ -38,11 +38,11 @@ def write_model(module: Any, target: Member, folder: Path, said: Mapping[str, An
     module.to("cpu").to(getattr(torch, target.dtype)).save_pretrained(folder)
     target.cutter.tokenizer.save_pretrained(folder)
     with open_model(target.source) as opened:
-        for name in opened.view.donor.files:
-            if is_side_file(name) and name not in NOT_COPIED:
-                place = folder / name
-                place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(opened.view.donor.file(name))
+        for path in sorted(opened.folder.rglob("*")):
+            name = path.relative_to(opened.folder).as_posix()
+            if path.is_file() and is_side_file(name) and name not in NOT_COPIED:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(path.read_bytes())
     (folder / "README.md").write_text(text)
     (folder / MARK).write_text(json.dumps(said, indent=1) + "\n")
 

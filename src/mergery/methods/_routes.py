@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mergery.method.routing import Route
 
 LARGE = 512  # inputs, from which products in float32 are worth their rounding
@@ -9,6 +11,7 @@ EIGEN = 9.0  # operations of an eigendecomposition of n x n, in n^3, at the rate
 HALF = 1.125  # operations of a symmetric product, a^T a of m x n, in m n^2
 VECTORS = 4.25  # n x n float64 matrices that eigenvectors take while they are found
 WIDE = 8  # bytes of a float64
+PROBES = 128  # directions in the outputs along which interference is measured, or all where there are no more
 
 
 def decomposition(out: int, into: int) -> float:
@@ -31,6 +34,13 @@ def by_svd(k: int, out: int, into: int, times: float, *, polars: int = 0, held: 
     work = times * decomposition(out, into) + polars * sum(decomposition(side, small) for side in (out, into))
     space = decomposing(out, into) + int(WIDE * held * (out * into + (polars > 0) * small * (out + into)))
     return Route(f"{what} by eigenvectors of the smaller Gram matrix", work, space)
+
+
+def then_scaled(route: Route, out: int, into: int, *, held: float = 5.5) -> Route:
+    """The same where the scale of the result is found afterwards (`_scale.scaled`), with so many matrices in memory."""
+    probes = min(out, PROBES)
+    space = int(WIDE * (held * out * into + probes * (5.5 * out + 2.0 * into)))
+    return replace(route, workspace=max(route.workspace, space))
 
 
 def by_interference(k: int, out: int, into: int, *, what: str) -> Route:

@@ -20,12 +20,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mergery.methods._routes import PROBES
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from mergery.kernels.spectral import Frame
 
-PROBES = 128  # directions in the outputs along which products are measured where there are more outputs
 PART = 4  # an adapter's rank is less than this part of the smaller side; what has more is whole
 MARGIN = 32  # rows and columns more than that, so that none of so many is small by chance
 CLEAR = 1.5  # times the largest singular value that rounding is expected to have

@@ -9,14 +9,19 @@ from mergery.errors import RecipeError
 from mergery.method import Auto, Deltas, Fraction, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
-from mergery.methods._routes import by_svd
+from mergery.methods._routes import by_svd, then_scaled
 from mergery.methods._scale import scaled
 from mergery.methods._thinning import combine
 from mergery.methods.tsv_merge import share
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
-    return by_svd(k, out, into, k, polars=1, held=2.5 + k / 4, what=f"{k} thin SVDs and 2 polar factors")
+    return then_scaled(
+        by_svd(k, out, into, k, polars=1, held=2.5 + k / 4, what=f"{k} thin SVDs and 2 polar factors"),
+        out,
+        into,
+        held=7.5,
+    )
 
 
 def check_ratio(settings: Mapping[str, Any]) -> None:

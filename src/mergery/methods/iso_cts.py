@@ -8,12 +8,17 @@ from typing import Annotated, Any, Literal
 from mergery.method import Auto, Deltas, Fraction, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
-from mergery.methods._routes import by_svd
+from mergery.methods._routes import by_svd, then_scaled
 from mergery.methods._scale import scaled
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
-    return by_svd(k, out, into, k + 1, polars=1, held=5.0, what=f"{k + 1} thin SVDs and 2 polar factors")
+    return then_scaled(
+        by_svd(k, out, into, k + 1, polars=1, held=5.0, what=f"{k + 1} thin SVDs and 2 polar factors"),
+        out,
+        into,
+        held=9.5,
+    )
 
 
 def split(smaller: int, k: int, common: float) -> tuple[int, int]:

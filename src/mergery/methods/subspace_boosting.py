@@ -8,12 +8,12 @@ from typing import Annotated, Any
 from mergery.method import Auto, Deltas, Fraction, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR
 from mergery.method.routing import Route
-from mergery.methods._routes import by_svd
+from mergery.methods._routes import by_svd, then_scaled
 from mergery.methods._scale import scaled
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
-    return by_svd(k, out, into, 1, what="1 thin SVD")
+    return then_scaled(by_svd(k, out, into, 1, what="1 thin SVD"), out, into)
 
 
 def boosted(s: Tensor, beta: float) -> Tensor:

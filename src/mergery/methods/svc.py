@@ -9,7 +9,7 @@ from mergery.errors import RecipeError
 from mergery.method import Auto, Deltas, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
-from mergery.methods._routes import by_svd
+from mergery.methods._routes import by_svd, then_scaled
 from mergery.methods._scale import scaled
 
 
@@ -21,7 +21,7 @@ def check_alpha(settings: Mapping[str, Any]) -> None:
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
-    return by_svd(k, out, into, 1, what="1 thin SVD")
+    return then_scaled(by_svd(k, out, into, 1, what="1 thin SVD"), out, into)
 
 
 @method(

@@ -8,13 +8,15 @@ from typing import Annotated, Any, Literal
 from mergery.method import Auto, Deltas, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
-from mergery.methods._routes import by_svd
+from mergery.methods._routes import by_svd, then_scaled
 from mergery.methods._scale import scaled
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     held = 2.0 + k * settings["polarise"]
-    return by_svd(k, out, into, k, polars=1, held=held, what=f"{k} thin SVDs and 2 polar factors")
+    return then_scaled(
+        by_svd(k, out, into, k, polars=1, held=held, what=f"{k} thin SVDs and 2 polar factors"), out, into
+    )
 
 
 def share(smaller: int, k: int) -> int:

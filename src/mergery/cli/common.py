@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mergery.recipe import Recipe
-    from mergery.report.telling import Reporter
+    from mergery.report.progress import Reporter
     from mergery.run.workers import Options
 
 MERGING, FINDING, MEASURING, RECIPES, MACHINE = (

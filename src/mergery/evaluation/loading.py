@@ -100,6 +100,13 @@ def tokenizer_of(given: Any, folder: Path) -> Any:
 
     if given is not None and not isinstance(given, (str, Path)):
         return given
+    place = Path(given or folder)
+    where, hint = Where(str(place)), "put its files there, or say --tokenizer FOLDER where the command has it"
+    without = not any(any(place.glob(pattern)) for pattern in VOCABULARIES)
+    why = f"none of {', '.join(VOCABULARIES)} is there"
+    nameless = place.is_dir() and not (place / "tokenizer_config.json").exists()
+    if without and nameless:  # transformers would make up one of no tokens
+        raise CheckpointError("there is no tokenizer", where=where, why=why, hint=hint)
     try:
         return read_with(AutoTokenizer, str(given or folder), str(given or folder))
     except (
@@ -109,9 +116,7 @@ def tokenizer_of(given: Any, folder: Path) -> Any:
         KeyError,
         AttributeError,
     ) as error:  # whatever its files make transformers do
-        where, hint = Where(str(given or folder)), "--tokenizer FOLDER, that of the model it was trained from"
-        if not any(any(Path(given or folder).glob(pattern)) for pattern in VOCABULARIES):
-            why = f"none of {', '.join(VOCABULARIES)} is there"
+        if without:
             raise CheckpointError("there is no tokenizer", where=where, why=why, hint=hint) from None
         why = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError("transformers cannot read this tokenizer", where=where, why=why, hint=hint) from None

@@ -74,7 +74,7 @@ def coarse(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
     """The same in float32 by torch; None where it finds none, as of a matrix (n, n) most of whose eigenvalues are zero."""
     try:
         values, vectors = torch.linalg.eigh(matrix.float())
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
         return None
     return values.flip(-1), vectors.flip(-1)
 

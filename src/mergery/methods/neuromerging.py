@@ -100,12 +100,13 @@ def neuromerging(
     trimmed = torch.stack(trim(deltas, cut)).double()
     if len(shape) < 2:
         return elected(trimmed).float()
-    if orthogonal is None:
+    factor = orthogonal
+    if factor is None:
         k = len(deltas)
         lost = max(l1_norms[i] / l1_norms[k + i] if l1_norms[k + i] > 0.0 else 0.0 for i in range(k))
-        orthogonal = (1.0 - lost) ** -restored if lost < 1.0 else 0.0
+        factor = float((1.0 - lost) ** -restored) if lost < 1.0 else 0.0
     own = base.double()
     square = own.square().sum(-1, keepdim=True)
     along = (trimmed * own).sum(-1, keepdim=True) / square.where(square > 0.0, square.new_ones(()))
-    merged = elected(along) * own * parallel + across(trimmed - along * own) * orthogonal
+    merged = elected(along) * own * parallel + across(trimmed - along * own) * factor
     return merged.float()

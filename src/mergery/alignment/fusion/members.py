@@ -12,7 +12,7 @@ from mergery.alignment.fusion.pieces import Cutter, cutter_of
 from mergery.calibration.opening import open_model
 from mergery.errors import CheckpointError, MergeryError, RecipeError, Where, raise_all
 from mergery.evaluation.content import tokenizer_mark
-from mergery.evaluation.loading import VOCABULARIES, Loaded, read_with, tokenizer_of, window
+from mergery.evaluation.loading import Loaded, read_with, tokenizer_of, window
 from mergery.evaluation.models import Subject, open_subject
 from mergery.graph.nodes import Stored
 
@@ -71,11 +71,6 @@ def _open(source: Any) -> Member:
         plain = opened.view.config.plain()
         check_causal(plain, where)
         config = read_with(AutoConfig, str(opened.folder), where)
-        if not any(
-            any(opened.folder.glob(pattern)) for pattern in VOCABULARIES
-        ):  # transformers would make up an empty one
-            why, hint = f"none of {', '.join(VOCABULARIES)} is there", "put the tokenizer's files into its folder"
-            raise CheckpointError("there is no tokenizer", where=Where(where), why=why, hint=hint)
         tokenizer = tokenizer_of(None, opened.folder)
         rows = int(getattr(config.get_text_config(), "vocab_size", 1 << 31))
         floating = {id(node): node for node in opened.view.nodes.values() if node.dtype.floating}

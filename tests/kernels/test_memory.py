@@ -22,7 +22,7 @@ PROGRAM = """
     before, pins = resident(), []
     large = []
     for _ in range(20):
-        large.append(np.ones(1 << 20))  # 8 MB
+        large.append(np.ones(3 << 20))  # 24 MB
         pins.append(np.ones(1 << 12))
     held = resident()
     del large
@@ -36,7 +36,7 @@ def test_large_blocks_go_back_although_small_ones_stay():
         [sys.executable, "-c", textwrap.dedent(PROGRAM)], capture_output=True, text=True, check=True
     ).stdout
     held, left = map(float, made.split())
-    assert held > 150.0 and left < 20.0
+    assert held > 450.0 and left < 20.0
 
 
 def test_other_libraries_are_left_alone(monkeypatch):

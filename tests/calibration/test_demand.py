@@ -178,6 +178,6 @@ def test_a_part_of_a_model_is_not_refined(said, mergery, tmp_path):
 def test_other_commands_do_not_take_it_for_the_plain_merge(said, mergery, tmp_path):
     recipe = said("regmean_plus", method="linear")
     for command in (("calibrate", recipe, "--data", tmp_path / "one.jsonl", tmp_path / "stats"),
-                    ("evaluate", recipe, "--tasks", tmp_path / "one.jsonl")):  # fmt: skip
+                    ("evaluate", recipe, "--tasks", tmp_path / "one.jsonl", "--results", tmp_path / "results")):  # fmt: skip
         outcome = mergery(*command)
         assert outcome.code == 2 and "this recipe's merge needs calibration" in outcome.err, outcome.err

@@ -40,7 +40,7 @@ def transport(
     modules: Names = "attention",
     neurons: int = 128,
     mode: Literal["normalised", "paper", "released"] = "normalised",
-    fusion: Literal["convex", "residual"] = "convex",
+    fusion: Literal["convex", "residual"] | None = None,
     layers: Literal["balanced", "unbalanced", "argmin", "monotone"] | None = None,
     rows: Literal["tokens", "prompts"] | None = None,
     sign: Literal["plain", "signed"] | None = None,
@@ -89,7 +89,7 @@ def transport(
     mode
         normalised makes maps of plans; paper and released take plans as they are, as published.
     fusion
-        convex goes towards the transported weights; residual adds them.
+        convex, the usual way, goes towards the transported weights; residual adds them, as --since always does.
     layers
         How layers are coupled: argmin, the usual way, takes the one that is most like; balanced is the paper's.
     rows

@@ -228,6 +228,14 @@ def test_a_base_of_another_shape_is_refused(target: Path, texts: Path, tmp_path:
     assert refused.code == 2 and "is no base of the source: " in refused.err
 
 
+def test_what_was_learnt_since_is_added_and_nothing_else(
+    source: Path, target: Path, texts: Path, tmp_path: Path, mergery: Run
+) -> None:
+    said = ("--into", target, "--data", texts, "--since", source, "--fusion", "convex")
+    refused = mergery("transport", source, tmp_path / "out", *said)
+    assert refused.code == 2 and "--since and --fusion convex do not go together" in refused.err
+
+
 def test_a_recipe_is_a_source_and_no_target(target: Path, texts: Path, tmp_path: Path, mergery: Run) -> None:
     for name, seed in (("a", 1), ("b", 2)):
         save(small(seed=seed), tmp_path / name)

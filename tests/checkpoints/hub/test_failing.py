@@ -97,13 +97,16 @@ def test_a_gated_model(hub: HubServer, model: Path, monkeypatch: pytest.MonkeyPa
     assert not any(request.authorised for request in hub.requests if request.path.startswith("/store/"))
 
 
-def test_no_network_and_no_copy(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_network_and_no_copy(hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     hub.stop()
     text = message()
     assert text.startswith(
         "org/model: the hub cannot be reached, and the local cache has no copy\n  why: ConnectError: "
     )
     assert text.endswith("  try: check the connection, or name a local folder")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "org").mkdir()
+    assert message().endswith("  try: 'org/model' is no folder here: check its name, or the connection")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert message() == (
         "org/model: the local cache has no copy, and HF_HUB_OFFLINE is set\n"

@@ -84,7 +84,15 @@ def opened(source: Any, into: str | Path, data: str, options: TransportOptions, 
 
 
 def settled_options(options: TransportOptions, since: Any) -> dict[str, Any]:
-    """All that decides the weights. What was learnt since is added, as it stands for no weights of its own."""
+    """All that decides the weights. What was learnt since is added, as it stands for no weights of its own.
+
+    Raises RecipeError where it is to be anything else.
+    """
+    if since is not None and options.fusion == "convex":
+        why = (
+            "what was learnt since is a difference, which is added: nothing stands where the target's weights would go"
+        )
+        raise RecipeError("--since and --fusion convex do not go together", why=why, hint="leave out --fusion")
     return {**options.settled, **({"fusion": "residual"} if since is not None else {})}
 
 

@@ -37,6 +37,7 @@ class TransportOptions:
     """What is transported, and how. Of those that are None, the mode decides (`settled`).
 
     modules:    q, k, v, o; gate, up, down; or attention and mlp, for all of these.
+    fusion:     convex goes towards the transported weights, residual adds them, as what was learnt since a base always is.
     neurons:    how many of the target's neurons a module changes, those that say most; 0 for all.
     layers:     how layers are coupled. rows: what is compared.
     sign:       signed lets a neuron match another's negative.
@@ -49,7 +50,7 @@ class TransportOptions:
 
     modules: tuple[str, ...] = ("attention",)
     mode: str = "normalised"
-    fusion: str = "convex"
+    fusion: str | None = None
     neurons: int = 128
     layers: str | None = None
     rows: str | None = None
@@ -110,6 +111,7 @@ class TransportOptions:
         """All that decides what is transported, as plain data: what was left open is the mode's own."""
         own = self.mode == "normalised"
         usual = {
+            "fusion": "convex",
             "layers": "argmin" if own else "balanced",
             "rows": "tokens" if own else "prompts",
             "sign": "plain",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 from typing import Any
 
 from mergery.checkpoints.byte_files import ByteFile
@@ -133,6 +134,8 @@ def explain(error: Exception, repo: str, revision: str | None) -> Exception:
         return CheckpointError("the disk that holds the hub's cache is full", where=where, hint=hint)
     if is_network_failure(error):
         hint = "check the connection, or name a local folder"
+        if Path(repo).parent.is_dir() and Path(repo).parent != Path():  # such as models/typo
+            hint = f"{repo!r} is no folder here: check its name, or the connection"
         why = f"{type(error).__name__}: {_first_line(error)}"
         return CheckpointError(
             "the hub cannot be reached, and the local cache has no copy", where=where, why=why, hint=hint

@@ -150,3 +150,22 @@ def _stored(value: float, code: int) -> np.ndarray:
     from tests.kernels.kernel_cases import store
 
     return store(np.array([value]), code)
+
+
+@quick
+@given(st.sampled_from([1, 2, 4, 8]), st.integers(1, 9), st.integers(1, 40), st.integers(0, 999))
+def test_permute(size: int, count: int, width: int, seed: int) -> None:
+    rng, kind = np.random.default_rng(seed), np.dtype(f"u{size}")
+    rows = rng.integers(0, 256, (count, width * size), dtype=np.uint8).view(kind)
+    order, columns = rng.integers(0, count, count + 1), rng.permutation(width).astype(np.uint32)
+    flips, row_flips = (rng.integers(0, 2, n).astype(kind) << kind.type(8 * size - 1) for n in (width, count + 1))
+    results = []
+    for module in BOTH:
+        out = np.zeros((count + 1, width), kind)
+        module.permute(rows, order, columns, flips, row_flips, out)
+        results.append((out,))
+    assert_same(results)
+    by_hand = [
+        [rows[i, j] ^ flips[e] ^ flip for e, j in enumerate(columns)] for i, flip in zip(order, row_flips, strict=True)
+    ]
+    np.testing.assert_array_equal(results[0][0], np.array(by_hand, kind))

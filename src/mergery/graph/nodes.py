@@ -172,6 +172,7 @@ class Gathered:
 
 
 Read = Callable[[int, int], np.ndarray]  # elements [start, stop) of a tensor, as float32
+Fill = Callable[[int, int, np.ndarray], None]  # writes elements [start, stop) of a tensor into an array of so many
 
 
 class OfExperts(NamedTuple):
@@ -212,7 +213,9 @@ class Computed:
     `make` gets one `Read` for each source, once, and returns the `Read` of the tensor itself. It must not depend on threads,
     and no element may depend on the window in which it is read. A `streamed` one reads of its sources, window by window, what
     it is asked for; others may read anything before the first window. `base` and `low_rank` are for those who want the
-    factors: the tensor is the base with these products added to it.
+    factors: the tensor is the base with these products added to it. One that only changes
+    places and signs of its source's elements has a `move` besides: what that reads and fills are unsigned integers, the bits
+    of the dtype that is asked for, whichever that is.
     """
 
     name: str
@@ -227,6 +230,7 @@ class Computed:
     dtype: DType = F32
     base: Node | None = None
     low_rank: tuple[LowRank, ...] = ()
+    move: Callable[[Sequence[Read]], Fill] | None = None
 
     @property
     def elements(self) -> int:

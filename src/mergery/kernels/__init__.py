@@ -2,8 +2,8 @@
 
 `kernels()` returns the module to call. Both modules, `mergery.kernels.compiled` and `mergery.kernels.readable`, and the
 `DeviceKernels` of `mergery.kernels.device` have the functions `mix`, `consensus`, `convert`, `gram`, `l1_norms`,
-`count_high` and `count_low`; `mergery.kernels.ranks` turns counts into exact order statistics, and `mergery.kernels.random`
-holds the keyed generator.
+`count_high` and `count_low`, and the first two `permute`, which moves bits and has no status; `mergery.kernels.ranks` turns
+counts into exact order statistics, and `mergery.kernels.random` holds the keyed generator.
 
 **Inputs.** `raw` is a C-contiguous, writeable uint8 array (rows, capacity), capacity a multiple of 8. Row j
 holds, from its start and in little-endian order, `n` elements of the storage type `codes[j]` (int64 array;

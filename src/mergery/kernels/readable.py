@@ -196,6 +196,17 @@ def convert(row: Array, code: int, n: int, out: Array, out_code: int) -> int:
     return status | _encode(values.to(torch.float32), out, out_code)
 
 
+def permute(rows: Array, order: Array, columns: Array, flips: Array, row_flips: Array, out: Array) -> None:
+    """Move elements, as bits: out[i, j] = rows[order[i], columns[j]] ^ flips[j] ^ row_flips[i].
+
+    rows, flips, row_flips, out: unsigned integers of the elements' width; (any, any), (n,), (k,) and (k, n). order: int64 (k,),
+    columns: uint32 (n,), both within `rows`.
+    """
+    for i in range(0, len(order), 64):  # some rows at once, as they stay in the cache
+        some = slice(i, i + 64)
+        np.bitwise_xor(np.take(rows[order[some]], columns, axis=1) ^ flips, row_flips[some, None], out=out[some])
+
+
 # --- sums ---------------------------------------------------------------------------------------------------
 
 

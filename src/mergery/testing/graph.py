@@ -123,7 +123,7 @@ def _gathered(node: Gathered) -> Iterator[str]:
 
 
 def _computed(node: Computed) -> Iterator[str]:
-    if node.dtype is not F32:
+    if node.dtype is not F32 and node.move is None:
         yield f"{node.what} is computed in {node.dtype}"
     if node.memory < 0 or node.per_element < 0:
         yield f"{node.what} holds {min(node.memory, node.per_element)} bytes"

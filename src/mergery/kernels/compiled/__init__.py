@@ -6,6 +6,7 @@ and everything else happens on those buffers, in loops that the compiler vectori
 
 from mergery.kernels.compiled.counts import count_high, count_low
 from mergery.kernels.compiled.maps import consensus, convert, mix
+from mergery.kernels.compiled.places import permute
 from mergery.kernels.compiled.sums import gram, l1_norms
 
-__all__ = ["consensus", "convert", "count_high", "count_low", "gram", "l1_norms", "mix"]
+__all__ = ["consensus", "convert", "count_high", "count_low", "gram", "l1_norms", "mix", "permute"]

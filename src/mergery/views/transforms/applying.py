@@ -16,6 +16,7 @@ from mergery.graph.fused import from_parts, take_part
 from mergery.graph.gathering import from_rows
 from mergery.graph.nodes import Computed, Node, Read
 from mergery.graph.view import View
+from mergery.views.transforms.moving import moved
 from mergery.views.transforms.operators import Operator
 from mergery.views.transforms.transform import Transform
 
@@ -81,9 +82,11 @@ def changed(name: str, node: Node, rows: Operator | None, columns: Operator | No
     width = node.shape[1] if len(node.shape) == 2 else 1
     if columns is None and rows is not None and rows.plain:
         return from_rows(name, node.shape, (node,), np.zeros(len(rows.order), np.int64), rows.order, width)
+    if not _mixes(rows) and not _mixes(columns):
+        return moved(name, node, rows, columns, WORDS)
     height = node.shape[0] if width == 1 else rows.block if rows is not None and rows.block > 1 else TILE
     making = _Making(node.shape[0], width, min(height, node.shape[0]), rows, columns)
-    memory = making.height * width * (F32.itemsize + (16 if _mixes(rows) or _mixes(columns) else 4))
+    memory = making.height * width * (F32.itemsize + 16)
     return Computed(name, node.shape, (node,), making.made, WORDS, memory, streamed=True, dtype=node.dtype)
 
 

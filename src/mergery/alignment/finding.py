@@ -12,6 +12,7 @@ import numpy as np
 from mergery.alignment.matching.centre import match_to_centre
 from mergery.alignment.matching.pairs import Models, values_of
 from mergery.alignment.matching.weights import WeightMatching
+from mergery.architecture.norms import shift_of
 from mergery.checkpoints.statistics import model_mark
 from mergery.errors import PlanError, raise_all
 from mergery.graph.findings import Findings
@@ -25,7 +26,7 @@ from mergery.recipe.aligning import ROTATION, Align
 from mergery.run.events import Notify
 from mergery.views.respelling import respelled
 from mergery.views.transforms import Transform
-from mergery.views.transforms.folding import folded, untied
+from mergery.views.transforms.folding import check_gains, folded, untied
 
 if TYPE_CHECKING:
     from mergery.alignment.matching.activations import ActivationMatching
@@ -58,16 +59,18 @@ def find_transform(recipe: Recipe, name: str, align: Align, notify: Notify) -> T
 def without_gains(models: Models) -> tuple[Models, dict[str, np.ndarray]]:
     """Both models with norms without gains, and the gains of the reference. Raises PlanError where they see a rotation."""
     if not models.spaces.before:
-        why = "its norms do not all stand before what reads the residual stream, or take off a mean"
-        raise PlanError(
-            f"the residual stream of {models.model.name!r} cannot be rotated", why=why, hint="spaces: [residual]"
-        )
+        what = f"the residual stream of {models.model.name!r} cannot be rotated"
+        raise PlanError(what, why=models.spaces.seen, hint="spaces: [residual]")
     views = []
     for view in (models.reference, models.model):
         own = untied(view, models.spaces)
         views.append(folded(own, spaces_of(own)))
     places = {piece.tensor: piece for piece in models.spaces.pieces if piece.role == "norm"}
     norms = sorted(set(models.spaces.before.values()))
+    for view in (models.reference, models.model):
+        for name in norms:
+            if shift_of(name) in view.nodes:
+                check_gains(view.name, name, values_of(places[name], view.nodes[name]), models.spaces.offset)
     return Models(*views), {name: values_of(places[name], models.reference.nodes[name]) for name in norms}
 
 

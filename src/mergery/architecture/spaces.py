@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from mergery.architecture.fused import FusedPart, fused_parts, heads_of, transposed
 from mergery.architecture.names import Architecture, ParsedName
+from mergery.architecture.norms import norms_before
 from mergery.architecture.spelling import ties_head
 from mergery.architecture.symmetries import CHAIN, Symmetries, rotated_share, symmetries_of
 from mergery.checkpoints.base import TensorInfo
@@ -94,6 +95,7 @@ class Spaces:
         default_factory=dict
     )  # of tensors that read it: the gains of the norm before them
     offset: float = 0.0  # what norms add to their gains
+    seen: str = ""  # why a rotation of the residual stream is seen, where it is
 
 
 def read_spaces(tensors: Iterable[TensorInfo], architecture: Architecture, config: Config) -> Spaces | None:
@@ -131,30 +133,9 @@ class _Reading:
                 self.unknown[info.name] = found
             else:
                 pieces += found
-        own = (self.free.norm, self.fixed(), self.before(pieces), self.free.offset)
+        before, seen = norms_before(pieces, _reads_residual, self.config.language.get)
+        own = (self.free.norm, self.fixed(), before, self.free.offset, seen)
         return Spaces(tuple(pieces), self.sizes, self.attention, self.unknown, *own)
-
-    def before(self, pieces: list[Piece]) -> dict[str, str]:
-        """The norm before each tensor that reads the residual stream; nothing where norms stand elsewhere too.
-
-        Known are layers with one norm before attention and one before the MLP, and one norm behind all layers.
-        """
-        norms = {piece.tensor: piece.layer for piece in pieces if piece.role == "norm" and piece.axes[0] is not None}
-        places: dict[tuple[int | None, str], str] = {}
-        for name, layer in norms.items():
-            word = "last" if layer is None else _NORMS.get(name.split(".")[-2], "")
-            if not word or (layer, word) in places or self.free.norm != "rms":
-                return {}
-            places[layer, word] = name
-        found: dict[str, str] = {}
-        for piece in pieces:
-            if not any(axis is not None and axis.space == RESIDUAL and axis.reads for axis in piece.axes):
-                continue
-            word = "last" if piece.layer is None else "attention" if piece.role.startswith("attention") else "mlp"
-            if (piece.layer, word) not in places:
-                return {}
-            found[piece.tensor] = places[piece.layer, word]
-        return found
 
     def fixed(self) -> str:
         """Why channels must stay: what a model without a head answers is the residual stream itself."""
@@ -306,7 +287,10 @@ class _Reading:
         return (Axis(f"layers.{layer}.{word}", signed=False),)
 
 
-_NORMS = {"input_layernorm": "attention", "post_attention_layernorm": "mlp"}
+def _reads_residual(piece: Piece) -> bool:
+    return any(axis is not None and axis.space == RESIDUAL and axis.reads for axis in piece.axes)
+
+
 _BEFORE_HEAD = re.compile(r"(^|\.)(cls\.predictions\.transform|lm_head)\.dense\.(weight|bias)$")
 _POOLER = re.compile(r"(^|\.)pooler\.dense\.(weight|bias)$")
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")

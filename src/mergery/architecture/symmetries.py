@@ -45,7 +45,7 @@ SYMMETRIES = {
     "gpt_neox": Symmetries("layer", share=0.25),
     "phi": Symmetries("layer", share=0.5),
     "stablelm": Symmetries("layer", share=0.25),
-    "nemotron": Symmetries("layer", share=0.5),
+    "nemotron": Symmetries("layer", share=0.5, offset=1.0),
     "gptj": Symmetries("layer", "interleaved"),
     "cohere": Symmetries("layer", "interleaved"),
     "cohere2": Symmetries("layer", "interleaved"),

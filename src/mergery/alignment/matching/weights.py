@@ -15,6 +15,7 @@ import numpy as np
 
 from mergery.alignment.matching.heads import left_between, match_heads, sides
 from mergery.alignment.matching.pairs import Models, Pair, changed, in_places, unfolded
+from mergery.alignment.matching.turning import best_turn
 from mergery.alignment.matching.units import Agreement, Scores, identity, match_experts, match_units
 from mergery.recipe.aligning import KINDS, ROTATION
 from mergery.run.events import Notify, Tally, ignore
@@ -97,12 +98,12 @@ class WeightMatching:
         if not self.rotating:
             self.units[RESIDUAL], gain = scores.solved(self.units[RESIDUAL])
             return gain
-        left, values, right = np.linalg.svd(scores.signed)
+        turn, best = best_turn(scores.signed, mean=self.models.spaces.norm == "layer")
         before = scores.signed.trace() if self.rotation is None else float((self.rotation * scores.signed).sum())
-        gain = float(values.sum() - before)
-        if gain <= 1e-6 * float(values.sum()):
+        gain = best - before
+        if gain <= 1e-6 * abs(best):
             return 0.0
-        self.rotation = left @ right
+        self.rotation = turn
         return gain
 
     def add_channels(self, scores: Scores, pairs: Sequence[Pair], transform: Transform) -> None:

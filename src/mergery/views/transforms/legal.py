@@ -46,9 +46,11 @@ def _of_rotation(rotation: np.ndarray, spaces: Spaces) -> Iterator[str]:
     if spaces.fixed:
         yield spaces.fixed
     elif not spaces.before:
-        yield "its norms do not all stand before what reads the residual stream, or take off a mean: they see a rotation"
+        yield spaces.seen
     elif rotation.shape != (size, size) or np.abs(rotation @ rotation.T - np.eye(len(rotation))).max() > 1e-6:
         yield f"the rotation is no orthogonal matrix of {size} channels"
+    elif spaces.norm == "layer" and np.abs(rotation.sum(1) - 1.0).max() > 1e-6:
+        yield "its norms take off the mean of all channels, which the rotation moves"
 
 
 def _of_heads(layer: int, heads: Heads, own: Attention) -> Iterator[str]:

@@ -12,10 +12,8 @@ from mergery.cli.common import (
     OPTIONS,
     DeviceName,
     Document,
-    Json,
-    Quiet,
     RecipeFile,
-    Verbose,
+    Telling,
     console,
     flowing,
     print_json,
@@ -56,9 +54,7 @@ def anchors(
     seed: int = 0,
     threads: TorchThreads = 0,
     device: DeviceName = "cpu",
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    telling: Telling = Telling(),
 ) -> None:
     """Find functional dual anchors of the models of RECIPE, and keep them in the folder OUT.
 
@@ -95,12 +91,11 @@ def anchors(
 
     from mergery import api
     from mergery.calibration.anchors.search import PRESETS
-    from mergery.cli.progress import reporter
 
     given = {"steps": steps, "anchors": count, "tokens": tokens}
     wanted: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     wanted |= {"start": start, "distance": distance, "aggregate": cosine, "seed": seed}
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+    with telling.reporter() as report:
         api.find_anchors(
             recipe,
             out,
@@ -182,9 +177,7 @@ def refine(
     seed: int = 0,
     threads: TorchThreads = 0,
     device: DeviceName = "cpu",
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    telling: Telling = Telling(),
 ) -> None:
     """Write the merge of RECIPE to the folder OUT, its blocks refined on anchors.
 
@@ -215,12 +208,11 @@ def refine(
 
     from mergery import api
     from mergery.calibration.anchors.refining import REFINING
-    from mergery.cli.progress import reporter
 
     wanted: dict[str, Any] = {"start": start, "seed": seed}
     wanted |= {} if epochs is None else {"epochs": epochs}
     wanted |= {"rate": FREE_RATE} if start == "base" else {}
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+    with telling.reporter() as report:
         api.refine(
             recipe,
             anchors,

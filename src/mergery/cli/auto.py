@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from mergery.cli.asking import Asking, Tasks
-from mergery.cli.common import Json, Quiet, Verbose, console, flowing, table, wait_without_spinning
+from mergery.cli.common import Telling, console, flowing, table, wait_without_spinning
 
 if TYPE_CHECKING:
     from mergery.exploration.automatic.diagnosis import Recommendation
@@ -30,9 +30,7 @@ def auto(
     budget: Budget = "30m",
     seed: int = 0,
     asking: Asking = Asking(),
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    telling: Telling = Telling(),
 ) -> None:
     """Decide whether and how to merge MODELS, fine-tunes of BASE, and write the recipe that is recommended into the folder OUT.
 
@@ -56,7 +54,6 @@ def auto(
     """
     wait_without_spinning()
     from mergery import api
-    from mergery.cli.progress import reporter
     from mergery.errors import RecipeError
     from mergery.exploration.automatic.options import AutoOptions, parse_budget
 
@@ -66,14 +63,14 @@ def auto(
         hint = "--tasks FILE.jsonl, or --no-tasks for advice from how the models meet"
         raise RecipeError("there is no task", why="a choice is made by scores", hint=hint)
     if no_tasks:
-        with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+        with telling.reporter() as report:
             told = api.recommend(base, models, out, on_event=report.event)
-        if not json and not quiet:
+        if telling.in_words:
             _tell(told)
         return
     assert tasks is not None
     options = AutoOptions(parse_budget(budget), seed)
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+    with telling.reporter() as report:
         found = api.auto(
             base,
             models,
@@ -84,7 +81,7 @@ def auto(
             tokenizer=asking.tokenizer,
             on_event=report.event,
         )
-    if not json and not quiet:
+    if telling.in_words:
         _show(found)
 
 

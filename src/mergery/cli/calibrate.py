@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from mergery.cli.common import Json, Quiet, Verbose, flowing, wait_without_spinning
+from mergery.cli.common import Telling, flowing, wait_without_spinning
 
 Add = Annotated[tuple[Path, ...], Parameter(consume_multiple=False)]
 Texts = Annotated[tuple[str, ...], Parameter(consume_multiple=False)]
@@ -35,9 +35,7 @@ def calibrate(
     add: Add = (),
     beside: str | None = None,
     threads: TorchThreads = 0,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    telling: Telling = Telling(),
 ) -> None:
     """Measure MODEL on data, and write the statistics to the folder OUT, for methods that read them.
 
@@ -74,10 +72,9 @@ def calibrate(
     wait_without_spinning()
     from mergery import api
     from mergery.calibration.options import CalibrationOptions
-    from mergery.cli.progress import reporter
 
     names = tuple(dict.fromkeys(name.strip() for name in stats.split(",") if name.strip()))
     options = CalibrationOptions(names, limit, longest, labels, seed, threads, tokens)
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+    with telling.reporter() as report:
         more = {"tokenizer": tokenizer, "add": add, "beside": beside}
         api.calibrate(model, data, out, options=options, **more, on_event=report.event)

@@ -91,14 +91,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Writing:
-    """How a command writes OUT, and how it tells of it."""
+class Telling:
+    """How a command tells of what it does."""
 
-    replace: Annotated[bool, Parameter(help="Exchange what stands in OUT for the new one, once that is complete.")] = (
-        False
-    )
-    restart: Restart = False
-    threads: Threads = 0
     json: Json = False
     quiet: Quiet = False
     verbose: Verbose = False
@@ -108,6 +103,30 @@ class Writing:
         """Whether a person reads of what was done."""
         return not (self.json or self.quiet)
 
+    def reporter(self) -> Reporter:
+        """What tells of events as the user wants."""
+        from mergery.cli.progress import reporter
+
+        return reporter(json=self.json, quiet=self.quiet, verbose=self.verbose)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Writing:
+    """How a command writes OUT, and how it tells of it."""
+
+    replace: Annotated[bool, Parameter(help="Exchange what stands in OUT for the new one, once that is complete.")] = (
+        False
+    )
+    restart: Restart = False
+    threads: Threads = 0
+    telling: Telling = Telling()
+
+    @property
+    def in_words(self) -> bool:
+        """Whether a person reads of what was done."""
+        return self.telling.in_words
+
     @property
     def options(self) -> Options:
         """The options of its run. Raises RecipeError."""
@@ -115,9 +134,7 @@ class Writing:
 
     def reporter(self) -> Reporter:
         """What tells of events as the user wants."""
-        from mergery.cli.progress import reporter
-
-        return reporter(json=self.json, quiet=self.quiet, verbose=self.verbose)
+        return self.telling.reporter()
 
 
 def flowing(command: Command) -> Command:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from mergery.cli.common import Json, Quiet, Verbose, console, flowing, table, wait_without_spinning
+from mergery.cli.common import Telling, console, flowing, table, wait_without_spinning
 from mergery.cli.evaluate import Batch, Several, Split, Tasks, TorchThreads, read_tasks
 
 if TYPE_CHECKING:
@@ -31,9 +31,7 @@ def compare(
     batch: Batch = 32,
     threads: TorchThreads = 0,
     results: Path = Path("results"),
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    telling: Telling = Telling(),
 ) -> None:
     """Compare models on the same items: intervals, tests, what each alone solves, and what is noise.
 
@@ -66,7 +64,6 @@ def compare(
     """
     wait_without_spinning()
     from mergery import api
-    from mergery.cli.progress import reporter
     from mergery.errors import TaskError
     from mergery.evaluation import EvaluationOptions
     from mergery.evaluation.picture import check_plot, draw
@@ -80,7 +77,7 @@ def compare(
     # Parents that are no models of the list are added to it; a parent may also be told by its name alone.
     added = [parent for parent in parents if parent not in models and parent.exists()]
     found: dict[Path, Evaluation] = {}
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+    with telling.reporter() as report:
         for model in dict.fromkeys([*added, *models]):
             if model.name.endswith(SUFFIX) or (model.is_dir() and any(model.glob(f"*{SUFFIX}"))):
                 found[model] = read_results(model)
@@ -95,7 +92,7 @@ def compare(
         report.event(Compared(**comparison.plain()))
     if plot is not None:
         draw(comparison, plot)
-    if json or quiet:
+    if not telling.in_words:
         return
     show_comparison(comparison)
     if plot is not None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from mergery.cli.common import Json, Quiet, Verbose, console, flowing, table, wait_without_spinning
+from mergery.cli.common import Telling, console, flowing, table, wait_without_spinning
 
 if TYPE_CHECKING:
     from mergery.evaluation import Evaluation, Task
@@ -38,9 +38,7 @@ def evaluate(
     device: str = "auto",
     threads: TorchThreads = 0,
     results: Path = Path("results"),
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    telling: Telling = Telling(),
 ) -> None:
     """Score MODEL on tasks, item by item.
 
@@ -78,16 +76,15 @@ def evaluate(
     """
     wait_without_spinning()
     from mergery import api
-    from mergery.cli.progress import reporter
     from mergery.evaluation import EvaluationOptions
 
     options = EvaluationOptions(batch, chat, dtype, longest, threads, device)
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+    with telling.reporter() as report:
         found = api.evaluate(
             model, read_tasks(tasks, split, seed), options=options, results=results, on_event=report.event,
             harness=harness, include=include, base=base, tokenizer=tokenizer,
         )  # fmt: skip
-    if not json and not quiet:
+    if telling.in_words:
         show_evaluation(found)
 
 

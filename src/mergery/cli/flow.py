@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from mergery.cli.asking import Asking, Tasks
-from mergery.cli.common import Json, Quiet, Verbose, console, flowing, wait_without_spinning
+from mergery.cli.common import Telling, console, flowing, wait_without_spinning
 
 
 @flowing
@@ -22,9 +22,7 @@ def flow(
     stretch: float = 1.5,
     seed: int = 0,
     asking: Asking = Asking(),
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    telling: Telling = Telling(),
 ) -> None:
     """Find a better order of layers, through MODEL and the OTHERS, and write its recipe into the folder OUT.
 
@@ -53,16 +51,15 @@ def flow(
     """
     wait_without_spinning()
     from mergery import api
-    from mergery.cli.progress import reporter
     from mergery.exploration.flow.options import FlowOptions
 
     options = FlowOptions(sampler, repeats, trials, stretch, seed)
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+    with telling.reporter() as report:
         found = api.flow(
             [model, *others], out, tasks, options=options, evaluation_options=asking.options, tokenizer=asking.tokenizer,
             on_event=report.event,
         )  # fmt: skip
-    if not json and not quiet:
+    if telling.in_words:
         screen = console()
         scaled = any(hop.scale != 1.0 for hop in found.path.hops)
         hops = [f"{hop.model}:{hop.layer}" + (f" x {hop.scale:.3g}" if scaled else "") for hop in found.path.hops]

@@ -9,11 +9,9 @@ from cyclopts import Parameter
 
 from mergery.cli.common import (
     DryRun,
-    Json,
     MethodName,
-    Quiet,
     Restart,
-    Verbose,
+    Telling,
     console,
     flowing,
     print_json,
@@ -57,9 +55,7 @@ def fuse(
     threads: TorchThreads = 0,
     restart: Restart = False,
     dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    telling: Telling = Telling(),
 ) -> None:
     """Teach TARGET what other models expect of texts, whatever their architectures and tokenizers, and write the folder OUT.
 
@@ -130,7 +126,6 @@ def fuse(
 
     from mergery import api
     from mergery.alignment.fusion.options import PRESETS, FuseOptions
-    from mergery.cli.progress import reporter
 
     said: dict[str, Any] = {
         "rule": rule, "text": text, "match": match, "vocabulary": vocabulary, "top": top, "temperature": temperature,
@@ -143,7 +138,7 @@ def fuse(
     )
     if dry_run:
         outlook = api.foretell_fusion(target, teachers, data, options=options)
-        if json:
+        if telling.json:
             print_json(outlook.plain())
         else:
             for line in outlook.words:
@@ -151,7 +146,7 @@ def fuse(
             if pairwise is not None:
                 console().print(f"pairwise: the training is done {len(teachers)} times, once for each teacher")
         return
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+    with telling.reporter() as report:
         made = api.fuse(
             target,
             teachers,
@@ -163,5 +158,5 @@ def fuse(
             restart=restart,
             on_event=report.event,
         )
-    if pairwise is not None and not json and not quiet:
+    if pairwise is not None and telling.in_words:
         console().print(f"the merged model is {made}; {out / 'recipe.yaml'} merges the students anew")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from mergery.cli.common import Json, Quiet, RecipeFile, Verbose, flowing, wait_without_spinning
+from mergery.cli.common import RecipeFile, Telling, flowing, wait_without_spinning
 
 Data = Annotated[tuple[str, ...], Parameter(consume_multiple=False)]
 Range = Annotated[Literal["unit", "free", "shares"] | None, Parameter(name="range")]
@@ -34,9 +34,7 @@ def learn(
     seed: int = 0,
     tokenizer: Path | None = None,
     threads: TorchThreads = 0,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    telling: Telling = Telling(),
 ) -> None:
     """Learn how much of each model goes into the merge of RECIPE, and write the recipe OUT with these weights.
 
@@ -83,10 +81,9 @@ def learn(
     wait_without_spinning()
     from mergery import api
     from mergery.calibration.learning.options import LearnOptions
-    from mergery.cli.progress import reporter
 
     options = LearnOptions(objective, by, within, start, steps, rate, batch, limit, longest, rank, seed, threads)
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+    with telling.reporter() as report:
         api.learn(recipe, named(data), out, options=options, tokenizer=tokenizer, on_event=report.event)
 
 

@@ -89,7 +89,7 @@ def say_beforehand(plan: Plan, out: Path, options: Options, writing: Writing) ->
     from mergery.run.output import outlook, place_of
 
     output = outlook(plan, place_of(out), replace=writing.replace, restart=writing.restart)
-    show(plan, options, json=writing.json, output=output)
+    show(plan, options, json=writing.telling.json, output=output)
 
 
 def carry_out(plan: Plan, out: Path, options: Options, writing: Writing, *, ray: str | None = None) -> None:

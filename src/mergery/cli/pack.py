@@ -8,11 +8,9 @@ from mergery.cli.common import (
     CHUNK,
     Chunk,
     DryRun,
-    Json,
-    Quiet,
     RecipeFile,
+    Telling,
     Threads,
-    Verbose,
     flowing,
     print_json,
     run_options,
@@ -28,9 +26,7 @@ def pack(
     dry_run: DryRun = False,
     threads: Threads = 0,
     chunk: Chunk = CHUNK,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    telling: Telling = Telling(),
 ) -> None:
     """Keep all models that the method of RECIPE serves, by task, in the folder OUT.
 
@@ -45,14 +41,13 @@ def pack(
         The folder to write. It must not exist.
     """
     from mergery import api
-    from mergery.cli.progress import reporter
     from mergery.errors import size
 
     if dry_run:
         from mergery.run.packing import pack_beforehand
 
         would = pack_beforehand(recipe, out)
-        if json:
+        if telling.json:
             print_json(would.plain())
         else:
             sizes = size(would.bytes_packed), size(would.bytes_apart)
@@ -60,9 +55,9 @@ def pack(
                 f"{out} would serve {', '.join(would.tasks)} in {sizes[0]} beside the base; apart, they would take {sizes[1]}"
             )
         return
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+    with telling.reporter() as report:
         packed = api.pack(recipe, out, options=run_options(threads, chunk), on_event=report.event)
-    if not json and not quiet:
+    if telling.in_words:
         sizes = size(packed.bytes_packed), size(packed.bytes_apart)
         print(
             f"{out} serves {', '.join(packed.tasks)} in {sizes[0]} beside the base; apart, they would take {sizes[1]}"

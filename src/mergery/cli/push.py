@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from mergery.cli.common import DryRun, Json, Quiet, Verbose, flowing
+from mergery.cli.common import DryRun, Telling, flowing
 
 
 @flowing
@@ -18,9 +18,7 @@ def push(
     replace: bool = False,
     message: str = "A model merged with Mergery",
     dry_run: DryRun = False,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    telling: Telling = Telling(),
 ) -> None:
     """Put the model FOLDER with its card on the Hugging Face hub as REPO, in one commit.
 
@@ -41,7 +39,6 @@ def push(
         Of the commit.
     """
     from mergery import api
-    from mergery.cli.progress import reporter
     from mergery.errors import size
     from mergery.run.pushing import wrap
 
@@ -52,7 +49,7 @@ def push(
         }
         facts = {"repo": repo, "new": parcel.there is None, "files": files}
         facts |= {"delete": list(parcel.delete), "notes": list(parcel.notes)}
-        if json:
+        if telling.json:
             from mergery.cli.common import print_json
 
             return print_json(facts)
@@ -63,7 +60,7 @@ def push(
         print("".join(f"  {name}  is deleted\n" for name in parcel.delete), end="")
         print("".join(f"note: {note}\n" for note in parcel.notes), end="")
         return None
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
-        bars = sys.stderr.isatty() and not (json or quiet)
+    with telling.reporter() as report:
+        bars = sys.stderr.isatty() and telling.in_words
         api.push(folder, repo, private=private, replace=replace, message=message, on_event=report.event, bars=bars)
     return None

@@ -99,8 +99,8 @@ def rebase(
             finetune, out, old=old, new=new, data=data, options=options, tokenizer=tokenizer, tasks=list(tasks), run=run,
             on_event=report.event, replace=writing.replace, restart=writing.restart,
         )  # fmt: skip
-    if writing.json and done.effects:
+    if writing.telling.json and done.effects:
         print(dumps({"effects": [effect.plain() for effect in done.effects]}))
-    elif not writing.quiet:
+    elif not writing.telling.quiet:
         for effect in done.effects:
             console().print(effect.words)

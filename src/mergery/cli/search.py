@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from mergery.cli.asking import Asking, Tasks
-from mergery.cli.common import Json, Quiet, RecipeFile, Verbose, console, flowing, wait_without_spinning
+from mergery.cli.common import RecipeFile, Telling, console, flowing, wait_without_spinning
 
 Early = Annotated[
     bool, Parameter(negative="--no-early", help="Give up candidates that are clearly worse than the best.")
@@ -34,9 +34,7 @@ def search(
     devices: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     ray: str = "",
     asking: Asking = Asking(),
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    telling: Telling = Telling(),
 ) -> None:
     """Find values for what RECIPE leaves open, and write the recipe that was found into the folder OUT.
 
@@ -78,11 +76,10 @@ def search(
     """
     wait_without_spinning()
     from mergery import api
-    from mergery.cli.progress import reporter
     from mergery.exploration.options import SearchOptions
 
     options = SearchOptions(sampler, trials, minutes, seed, early, pareto, anchors, workers, together, devices, ray)
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+    with telling.reporter() as report:
         found = api.search(
             recipe,
             out,
@@ -92,7 +89,7 @@ def search(
             tokenizer=asking.tokenizer,
             on_event=report.event,
         )
-    if not json and not quiet:
+    if telling.in_words:
         for each in found.finalists:
             values = ", ".join(
                 f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"

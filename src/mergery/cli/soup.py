@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from mergery.cli.asking import Asking, Tasks
-from mergery.cli.common import Json, Quiet, Verbose, console, flowing, print_json, table, wait_without_spinning
+from mergery.cli.common import Telling, console, flowing, print_json, table, wait_without_spinning
 from mergery.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ def soup(
     quick: bool = False,
     seed: int = 0,
     asking: Asking = Asking(),
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    telling: Telling = Telling(),
 ) -> None:
     """Average MODELS with weights that their scores on tasks decide, and write the recipe into the folder OUT.
 
@@ -62,18 +60,17 @@ def soup(
         if strategy != "soce" or models or tasks or out is not None:
             why = "a table alone gives the choice of experts, and nothing is run"
             raise RecipeError("--scores goes with soce alone", why=why, hint="mergery soup soce --scores table.csv")
-        _choose(scores, threshold, json=json)
+        _choose(scores, threshold, json=telling.json)
         return
     if not tasks or out is None:
         hint = f"mergery soup {strategy} {' '.join(models) or 'MODEL MODEL'} --tasks FILE --out OUT"
         raise RecipeError("a soup needs " + ("--tasks" if not tasks else "--out"), hint=hint)
     wait_without_spinning()
     from mergery import api
-    from mergery.cli.progress import reporter
     from mergery.exploration.soups.options import SoupOptions
 
     options = SoupOptions(strategy, threshold, quick, seed)
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+    with telling.reporter() as report:
         found = api.soup(
             models,
             out,
@@ -83,7 +80,7 @@ def soup(
             tokenizer=asking.tokenizer,
             on_event=report.event,
         )
-    if not json and not quiet:
+    if telling.in_words:
         _show(found)
 
 

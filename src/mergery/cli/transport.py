@@ -146,7 +146,7 @@ def transport(
     )  # fmt: skip
     if dry_run:
         places(out, weights, alpha, replace=replace)
-        _say(foresee(source, into, data, options, since), json=writing.json)
+        _say(foresee(source, into, data, options, since), json=writing.telling.json)
         return
     told: dict[str, Any] = {"alpha": alpha, "since": since, "weights": weights, "replace": replace}
     if adapt is not None:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mergery.cli.common import CHUNK, Json, Quiet, RecipeFile, Threads, Verbose, flowing, run_options
+from mergery.cli.common import CHUNK, RecipeFile, Telling, Threads, flowing, run_options
 
 if TYPE_CHECKING:
     from mergery.run.proving import Proof
@@ -25,9 +25,7 @@ def verify(
     adapter: str | None = None,
     recipe: RecipeFile | None = None,
     threads: Threads = 0,
-    json: Json = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
+    telling: Telling = Telling(),
 ) -> None:
     """Check a merged model against its lock, or against what should have been made.
 
@@ -49,7 +47,6 @@ def verify(
         The recipe, of Mergery or mergekit, that FOLDER should be the result of.
     """
     from mergery import api
-    from mergery.cli.progress import reporter
     from mergery.errors import RecipeError
     from mergery.run.lock import read_lock
     from mergery.run.verifying import able
@@ -57,21 +54,21 @@ def verify(
     if (base is None) != (adapter is None) or (base is not None and recipe is not None):
         raise RecipeError("--base and --adapter belong together", hint="or give --recipe alone")
     proof, wrong = None, []
-    with reporter(json=json, quiet=quiet, verbose=verbose) as report:
+    with telling.reporter() as report:
         if base is None and recipe is None:
             wrong = api.verify(folder, sample=sample, on_event=report.event)
         else:
             made = {"base": base, "adapter": adapter, "recipe": recipe}
             proof = api.prove(folder, **made, options=run_options(threads, CHUNK), on_event=report.event)
     if proof is not None:
-        if not json and not quiet:
+        if telling.in_words:
             say(proof)
         code = CODES[proof.outcome]
     else:
         code = int(bool(wrong))
-        if not json and wrong:
+        if not telling.json and wrong:
             print("\n".join(f"mergery: {line}" for line in wrong), file=sys.stderr)
-        elif not json and not quiet:
+        elif telling.in_words:
             count = min(sample, len(able(read_lock(folder)))) if sample else 0
             again = f"; {count} tensors made again came out the same" if sample else ""
             print(f"{folder} is what its lock says{again}")

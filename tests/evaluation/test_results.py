@@ -84,6 +84,20 @@ def test_two_runs_do_not_write_one_file(finished, tmp_path):
         run()
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_run_that_is_refused_leaves_nothing_behind(zoo, write, tmp_path, monkeypatch, there):
+    def refused(*_: object) -> None:
+        raise TaskError("the tokenizer gives this text no token")
+
+    monkeypatch.setattr("mergery.evaluation.answering.prepare", refused)
+    if there:
+        (tmp_path / "results").mkdir()
+    with pytest.raises(TaskError, match="no token"):
+        mergery.evaluate(zoo / "a", write(texts(2)), results=tmp_path / "results")
+    assert (tmp_path / "results").exists() == there
+    assert not list(tmp_path.glob("results/*"))
+
+
 def test_an_unfinished_run_is_no_result(finished):
     _, file = finished
     rows = file.read_text().split("\n")

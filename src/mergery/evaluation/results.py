@@ -6,6 +6,7 @@ hash of model, task and settings, so that the same question is never asked twice
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import json
@@ -155,16 +156,21 @@ def _plain_name(name: str) -> str:
 class Store:
     """The answers to one task: those that its file holds, and those that come. Holds the file's lock while it is open.
 
-    Without a path nothing is kept.
+    The file begins with the first answers: a run that is refused before leaves neither file nor folder. Without a path nothing
+    is kept.
     """
 
     def __init__(self, path: Path | None, facts: Mapping[str, Any]) -> None:
         self.path = path
         self.known: dict[str, Outcome] = {}
         self.last: dict[str, Any] | None = None  # the file's last line, once all answers are there
+        self._facts = dict(facts)
+        self._begun = True
+        self._made: list[Path] = []  # folders that were not there, the innermost first
         self._fd = -1
         if path is None:
             return
+        self._made = [folder for folder in path.parents if not folder.exists()]
         path.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
@@ -172,14 +178,15 @@ class Store:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise TaskError(f"another run is writing {str(path)!r}", hint="wait for it") from None
+            if not os.fstat(self._fd).st_nlink:
+                raise TaskError(f"another run has just ended beside {str(path)!r}", hint="run the same evaluation again")
             data = path.read_bytes()
             whole = data[: data.rfind(b"\n") + 1]  # a torn last line never happened
             if whole:
                 self.known, self.last = _parse(whole, path, facts["key"])
             os.ftruncate(self._fd, len(whole))
             os.lseek(self._fd, 0, os.SEEK_END)
-            if not whole:
-                self._append([dict(facts)])
+            self._begun = bool(whole)
         except BaseException:
             self.close()
             raise
@@ -198,6 +205,8 @@ class Store:
     def _append(self, lines: list[dict[str, Any]]) -> None:
         if self._fd < 0:
             return
+        if not self._begun:
+            lines, self._begun = [self._facts, *lines], True
         data = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode(
             "utf-8", "backslashreplace"
         )
@@ -205,9 +214,15 @@ class Store:
             data = data[os.write(self._fd, data) :]
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._fd < 0:
+            return
+        if self.path is not None and not self._begun:
+            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another run has put something there
+                for folder in self._made:
+                    folder.rmdir()
+        os.close(self._fd)
+        self._fd = -1
 
     def __enter__(self) -> Store:
         return self

@@ -11,7 +11,8 @@ import jsonschema
 import pytest
 import yaml
 
-from mergery.method import catalogue, methods
+from mergery.method import catalogue, find, methods
+from mergery.method.registry import plain_names
 from mergery.recipe.reading import load_recipe
 from mergery.recipe.schema import recipe_schema, schema_text
 from tests.golden import recipes as golden
@@ -89,6 +90,21 @@ def mistakes(validator: Any, data: Any) -> list[str]:
         named = re.search(r"'([^']*)' (?:was unexpected|does not match any)", error.message)
         found.append(".".join(map(str, error.absolute_path)) + (f": {named[1]}" if named else ""))
     return found
+
+
+@pytest.mark.parametrize("name", ["TIES", "ties-merging", "Model Soup", "TA", "Task Arithmetic", "tsv-m", "iso_C"])
+def test_other_names_of_methods(name):
+    data = {"models": {"base": "b", "x": "x", "y": "y"}, "merge": {"method": name}}
+    data["merge"] |= {"base": "base"} if find(name).base != "unused" else {}
+    assert load_recipe(data).merge.method == find(name).name
+    for validator in DRAFTS:
+        assert mistakes(validator, data) == []
+        assert mistakes(validator, {**data, "merge": {**data["merge"], "densty": 1}}) == ["merge: densty"]
+
+
+def test_no_two_methods_share_a_name():
+    names = [plain for name in methods() for plain in plain_names(name)]
+    assert len(names) == len(set(names))
 
 
 HEAD = "models: {base: ./base, a: ./a, b: ./b}\n"

@@ -75,11 +75,17 @@ def find(name: str) -> Method:
         return known[name]
     plain = _plain(name)
     for own in known:
-        if plain in (_plain(own), f"{_plain(own)}merging", f"{_plain(own)}merge", *OTHER_NAMES.get(own, ())):
+        if plain in plain_names(own):
             return known[own]
     near = difflib.get_close_matches(plain, map(_plain, known), n=1, cutoff=0.6)
     hint = next((f"did you mean {own!r}?" for own in known if near == [_plain(own)]), LIST)
     raise RecipeError(f"unknown method {name!r}", hint=hint)
+
+
+def plain_names(name: str) -> tuple[str, ...]:
+    """All that finds the method called `name`, without capitals and signs."""
+    own = _plain(name)
+    return own, f"{own}merging", f"{own}merge", *OTHER_NAMES.get(name, ())
 
 
 LIST = "`mergery methods` lists them; linear, slerp, task_arithmetic and ties are the usual ones"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mergery.architecture.facts import ALLOWABLE
@@ -11,6 +11,7 @@ from mergery.architecture.sections import PARTS
 from mergery.checkpoints.adapted import ROUNDINGS
 from mergery.dtypes import OUTPUT_DTYPES
 from mergery.method import Method, Setting, methods
+from mergery.method.registry import plain_names
 from mergery.method.roles import BASE
 from mergery.method.setting import LIMITS
 from mergery.recipe.adapters import EMBEDDINGS, SPACES
@@ -25,6 +26,7 @@ from mergery.recipe.vocabulary import LARGEST_MULTIPLE, MOST_NEIGHBOURS, PADDING
 
 _COUNT = {"type": "integer", "minimum": 1}
 _NAME = {"type": "string"}
+_SIGNS = r"[\W_]*"  # what is neither letter nor digit
 _RANGE = {"type": ["integer", "string"], "minimum": 0, "pattern": r"^\s*\d+\s*(-\s*\d+\s*)?$"}
 
 
@@ -32,7 +34,8 @@ def recipe_schema() -> dict[str, Any]:
     """JSON schema, of draft 7, which editors know best; later drafts read it the same.
 
     What is the same stands once, under `$defs`. Where one of several forms is meant, a key or the kind of the value tells which
-    (`if`, `then`, `else`), so that a mistake is told against that form alone. Methods stand under their own names.
+    (`if`, `then`, `else`), so that a mistake is told against that form alone. Editors complete a method's own name; its other
+    names are taken as recipes take them.
     """
     defs: dict[str, Any] = {
         "where": _where(),
@@ -45,7 +48,8 @@ def recipe_schema() -> dict[str, Any]:
     for method in methods().values():
         _define(method, defs)
     names = list(methods())
-    method = {"description": "The name of a method.", "enum": names}
+    others = [_ref(f"{name}.name") for name in names]
+    method = {"description": "The name of a method.", "anyOf": [{"enum": names}, *others]}
     defs["merge"] = {
         "type": "object",
         "properties": {"method": method},
@@ -60,13 +64,12 @@ def recipe_schema() -> dict[str, Any]:
         ),
     }
     defs["part"] = {"required": ["where"], "allOf": [_ref("treatment")]}
-    defs["rest"] = _if(
-        {"type": "string"}, {"enum": [BASE, *names]}, {"not": {"required": ["where"]}, "allOf": [_ref("treatment")]}
-    )
+    whole = {"not": {"required": ["where"]}, "allOf": [_ref("treatment")]}
+    defs["rest"] = _if({"type": "string"}, {"anyOf": [{"enum": [BASE, *names]}, *others]}, whole)
     stage = {"anyOf": [{"required": ["method"]}, {"required": ["stack"]}]}
     model = _if({"type": "string"}, {"minLength": 1}, {"type": "object", **_if(stage, _ref("merge"), _source())})
     path = _if({"type": "string"}, {"minLength": 1}, _source())
-    whole = _mapping(
+    recipe = _mapping(
         {
             "models": {
                 "description": "A name for each source: a path, a hub id, or a merge of others. Or a list of paths.",
@@ -98,7 +101,7 @@ def recipe_schema() -> dict[str, Any]:
         "merge",
         patternProperties={"^(x-|_|\\.)": {}},
     )
-    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Mergery recipe", **whole, "$defs": defs}
+    return {"$schema": "http://json-schema.org/draft-07/schema#", "title": "Mergery recipe", **recipe, "$defs": defs}
 
 
 def _refine() -> dict[str, Any]:
@@ -141,7 +144,7 @@ def _if(condition: Mapping[str, Any], then: Mapping[str, Any], otherwise: Mappin
 def _by_method(kind: str, names: Iterable[str]) -> list[dict[str, Any]]:
     """What is said of a merge, a slice or a part by each method."""
     return [
-        {"if": {"required": ["method"], "properties": {"method": {"const": name}}}, "then": _ref(f"{name}.{kind}")}
+        {"if": {"required": ["method"], "properties": {"method": _ref(f"{name}.name")}}, "then": _ref(f"{name}.{kind}")}
         for name in names
     ]
 
@@ -270,7 +273,8 @@ def _define(method: Method, defs: dict[str, Any]) -> None:
     """Add what a method takes: in a merge, in a slice of a stack, and for a part or the rest."""
     settings = {setting.name: _setting(method, setting, defs) for setting in method.settings.values()}
     slices = _list(_ref(f"{method.name}.slice"), minItems=1)
-    name = {"const": method.name}
+    name = _ref(f"{method.name}.name")
+    defs[f"{method.name}.name"] = {"type": "string", "pattern": _any_of(plain_names(method.name))}
     defs[f"{method.name}.slice"] = _mapping({"models": _ref("ranges"), "base": _NAME, **settings}, "models")
     defs[f"{method.name}.part"] = _mapping({"where": _ref("where"), "method": name, **settings})
     defs[f"{method.name}.merge"] = _mapping(
@@ -288,6 +292,18 @@ def _define(method: Method, defs: dict[str, Any]) -> None:
         title=method.name,
         description=method.summary,
     )
+
+
+def _any_of(names: Sequence[str]) -> str:
+    """The pattern of names in any case, with any signs between their letters; those that begin as the first does share it."""
+    first = names[0]
+    tails = "|".join(_spelled(name.removeprefix(first)) for name in names if name.startswith(first))
+    others = (_spelled(name) for name in names if not name.startswith(first))
+    return f"^{_SIGNS}({'|'.join((f'{_spelled(first)}({tails})', *others))})$"
+
+
+def _spelled(name: str) -> str:
+    return "".join(f"[{''.join({letter: 0, letter.upper(): 0})}]{_SIGNS}" for letter in name)
 
 
 def _growth() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -267,3 +268,13 @@ def test_a_target_that_the_machine_cannot_hold_is_refused(
     monkeypatch.setattr("mergery.alignment.fusion.foretelling.machine_memory", lambda: 100_000)
     said = refused()
     assert "llama is too large to be trained here" in said and "lora: 16" in said
+
+
+def test_what_bitsandbytes_lacks_is_not_said_and_what_it_warns_of_is(caplog):
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    lacking = "Failed to load CPU gemm_4bit_forward from kernels-community: No module named 'kernels'."
+    with training.without_kernels():
+        logger.warning(lacking)
+        logger.warning("no library was found")
+    logger.warning(lacking)
+    assert caplog.messages == ["no library was found", lacking]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,6 +121,25 @@ class Telling(TrainerCallback):
             self.tell(state.global_step, state.max_steps, float(logs["loss"]))
 
 
+@contextmanager
+def without_kernels() -> Iterator[None]:
+    """Leave unsaid that bitsandbytes has no kernels for products of four-bit matrices, which nothing here computes.
+
+    It says so when it is loaded, as peft and accelerate do where it is installed. All else that it says is said.
+    """
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.addFilter(_of_other_matters)
+    try:
+        yield
+    finally:
+        logger.removeFilter(_of_other_matters)
+
+
+def _of_other_matters(record: logging.LogRecord) -> bool:
+    return "gemm_4bit_forward from kernels-community" not in record.getMessage()
+
+
+@without_kernels()
 def train(
     module: Any,
     lessons: Lessons,

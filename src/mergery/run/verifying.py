@@ -42,6 +42,8 @@ class DigestSink:
 def verify(folder: Path, sample: int, notify: Notify) -> list[str]:
     """What is wrong with a merged folder, one line each; see `mergery.api.verify`."""
     record = read_lock(folder)
+    if sample:
+        check_able(record)
     wrong: list[str] = []
     for name, digest in record["files"].items():
         path = folder / name
@@ -81,12 +83,20 @@ def able(record: dict[str, Any]) -> list[str]:
     return [name for name in record["tensors"] if name not in refined]
 
 
-def make_again(record: dict[str, Any], sample: int) -> list[str]:
-    """Make some tensors again from the inputs. The plan's digest chooses, among what was not refined."""
+def check_able(record: dict[str, Any]) -> None:
+    """Raise PlanError where no tensor can be made again, before anything is read."""
     if "quantised" in record:
         why = "the merge is rounded to codes, of which the numbers before are not kept"
         hint = "verify without --sample; the same export into another folder writes the same bytes"
         raise PlanError("tensors of a quantised output are not made again", why=why, hint=hint)
+    if not able(record):
+        why = "each was moved, refined or trained beside the recipe, so that its inputs alone do not give it"
+        hint = "verify without --sample; the same command into another folder writes the same bytes"
+        raise PlanError("no tensor of this model can be made again", why=why, hint=hint)
+
+
+def make_again(record: dict[str, Any], sample: int) -> list[str]:
+    """Make some tensors again from the inputs. The plan's digest chooses, among what was not refined."""
     recipe = load_recipe(record["recipe"], folder=Path(record["folder"]))
     plan = make_plan(recipe, only=record.get("only", ()))
     try:

@@ -127,3 +127,7 @@ def test_a_wider_copy_of_the_base_gets_the_wider_fine_tune(
     assert done.code == 0, done.err
     torch.testing.assert_close(logits(tmp_path / "out"), logits(own), atol=2e-2, rtol=2e-2)
     assert f"{own}, a fine-tune of {old}, is moved by Theseus" in (tmp_path / "out" / "README.md").read_text()
+    again = mergery("verify", tmp_path / "out", "--sample", 2)
+    assert again.code == 2
+    assert "no tensor of this model can be made again" in again.err
+    assert mergery("verify", tmp_path / "out").code == 0

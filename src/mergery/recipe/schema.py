@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mergery.architecture.facts import ALLOWABLE
@@ -17,6 +17,7 @@ from mergery.method.setting import LIMITS
 from mergery.recipe.adapters import EMBEDDINGS, SPACES
 from mergery.recipe.aligning import align_schema
 from mergery.recipe.calibrating import REFINERS, calibration_schema
+from mergery.recipe.naming import pattern_of
 from mergery.recipe.protecting import protect_schema
 from mergery.recipe.recipe import GROWTHS, TENSORS
 from mergery.recipe.source import CONVERSIONS
@@ -26,7 +27,6 @@ from mergery.recipe.vocabulary import LARGEST_MULTIPLE, MOST_NEIGHBOURS, PADDING
 
 _COUNT = {"type": "integer", "minimum": 1}
 _NAME = {"type": "string"}
-_SIGNS = r"[\W_]*"  # what is neither letter nor digit
 _RANGE = {"type": ["integer", "string"], "minimum": 0, "pattern": r"^\s*\d+\s*(-\s*\d+\s*)?$"}
 
 
@@ -196,14 +196,8 @@ def _source() -> dict[str, Any]:
     adapters = {**_one_or_more(_NAME), "description": "Adapters on the model: folders, files or hub ids."}
     rounding = {"enum": list(ROUNDINGS), "default": ROUNDINGS[0], "description": "Of a model with adapters."}
     transform = {**_NAME, "description": "The coordinates in which it is taken: a folder that `mergery align` keeps."}
-    more = {
-        "rename": rename,
-        "adapters": adapters,
-        "rounding": rounding,
-        "statistics": statistics,
-        "transform": transform,
-    }
-    keys = {"path": _NAME, "revision": _NAME, "task": task, "convert": convert, **more}
+    keys = {"path": _NAME, "revision": _NAME, "task": task, "convert": convert, "rename": rename}
+    keys |= {"adapters": adapters, "rounding": rounding, "statistics": statistics, "transform": transform}
     return {**_mapping(keys), "anyOf": [{"required": ["path"]}, {"required": ["adapters"]}]}
 
 
@@ -274,7 +268,7 @@ def _define(method: Method, defs: dict[str, Any]) -> None:
     settings = {setting.name: _setting(method, setting, defs) for setting in method.settings.values()}
     slices = _list(_ref(f"{method.name}.slice"), minItems=1)
     name = _ref(f"{method.name}.name")
-    defs[f"{method.name}.name"] = {"type": "string", "pattern": _any_of(plain_names(method.name))}
+    defs[f"{method.name}.name"] = {"type": "string", "pattern": pattern_of(plain_names(method.name))}
     defs[f"{method.name}.slice"] = _mapping({"models": _ref("ranges"), "base": _NAME, **settings}, "models")
     defs[f"{method.name}.part"] = _mapping({"where": _ref("where"), "method": name, **settings})
     defs[f"{method.name}.merge"] = _mapping(
@@ -292,18 +286,6 @@ def _define(method: Method, defs: dict[str, Any]) -> None:
         title=method.name,
         description=method.summary,
     )
-
-
-def _any_of(names: Sequence[str]) -> str:
-    """The pattern of names in any case, with any signs between their letters; those that begin as the first does share it."""
-    first = names[0]
-    tails = "|".join(_spelled(name.removeprefix(first)) for name in names if name.startswith(first))
-    others = (_spelled(name) for name in names if not name.startswith(first))
-    return f"^{_SIGNS}({'|'.join((f'{_spelled(first)}({tails})', *others))})$"
-
-
-def _spelled(name: str) -> str:
-    return "".join(f"[{''.join({letter: 0, letter.upper(): 0})}]{_SIGNS}" for letter in name)
 
 
 def _growth() -> dict[str, Any]:

@@ -179,7 +179,9 @@ class Store:
             except OSError:
                 raise TaskError(f"another run is writing {str(path)!r}", hint="wait for it") from None
             if not os.fstat(self._fd).st_nlink:
-                raise TaskError(f"another run has just ended beside {str(path)!r}", hint="run the same evaluation again")
+                raise TaskError(
+                    f"another run has just ended beside {str(path)!r}", hint="run the same evaluation again"
+                )
             data = path.read_bytes()
             whole = data[: data.rfind(b"\n") + 1]  # a torn last line never happened
             if whole:

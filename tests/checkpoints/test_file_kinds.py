@@ -64,6 +64,15 @@ def test_what_nobody_knows_is_named_and_housekeeping_is_not() -> None:
     assert found.side == found.training == ()
 
 
+def test_what_mergery_keeps_beside_weights_is_known_by_what_it_is() -> None:
+    transported = sort_files(["transport.json", "recipe.yaml", "notes.txt"], ())
+    assert transported.ours == ("transport.json", "recipe.yaml")
+    assert transported.unknown == ("notes.txt",)
+    assert sort_files(["transform/model.safetensors", "transform/transform.json"], ()).unknown == ()
+    strangers = sort_files(["transform/model.safetensors", "recipe.yaml"], ())
+    assert strangers.unknown == ("recipe.yaml", "transform/")
+
+
 # --- modules of sentence-transformers -------------------------------------------------------------
 
 

@@ -44,6 +44,7 @@ class Contents(NamedTuple):
     unknown: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()  # folders whose weights are the checkpoint's tensors, under the folder's name
     stem: str = "model"  # what its weight files are called
+    some: bool = False  # whether it has, on purpose, some tensors of a model alone
 
 
 class Checkpoint(ABC):

@@ -52,6 +52,11 @@ TRAINING = (
     "logs", "lightning_logs", "all_results.json", "train_results.json", "eval_results.json", "trainer_log.jsonl",
 )  # fmt: skip
 OURS = ("mergery.lock.json",)  # written anew for every merge
+TRANSPORTED = (
+    "transport.json"  # what `mergery transport` keeps: some tensors of a model, with the recipe that merges them
+)
+_BESIDE = {TRANSPORTED: (TRANSPORTED, "recipe.yaml"), "transform/transform.json": ("transform",)}
+"""What Mergery keeps beside weights, for itself: by a file that says so, the files and folders."""
 
 
 class Belongings(NamedTuple):
@@ -60,6 +65,7 @@ class Belongings(NamedTuple):
     side: tuple[str, ...]  # taken along, by a rule
     training: tuple[str, ...]  # state of its training
     unknown: tuple[str, ...]
+    ours: tuple[str, ...] = ()  # what Mergery keeps beside the weights for itself
 
 
 def is_weight_file(name: str) -> bool:
@@ -92,11 +98,15 @@ def sort_files(names: Iterable[str], weights: Collection[str], modules: Collecti
     side: list[str] = []
     training: dict[str, None] = {}
     unknown: dict[str, None] = {}
-    for name in sorted(names):
+    names = sorted(names)
+    ours = tuple(each for sign, kept in _BESIDE.items() if sign in names for each in kept)
+    for name in names:
         top, _, inner = name.partition("/")
         if name in weights or name == CONFIG or name in OURS or any(part.startswith(".") for part in name.split("/")):
             continue
         whole = f"{top}/" if inner or name.endswith("/") else name
+        if top in ours:
+            continue
         if any(name.startswith(f"{module}/") for module in modules) and not name.endswith("/"):
             if not _holds_weights(name):
                 side.append(name)
@@ -106,7 +116,7 @@ def sort_files(names: Iterable[str], weights: Collection[str], modules: Collecti
             side.append(name)
         elif inner or not _holds_weights(name):
             unknown[whole] = None
-    return Belongings(tuple(side), tuple(training), tuple(unknown))
+    return Belongings(tuple(side), tuple(training), tuple(unknown), ours)
 
 
 def _holds_weights(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from mergery.checkpoints.base import Contents
-from mergery.checkpoints.file_kinds import is_weight_file, sort_files
+from mergery.checkpoints.file_kinds import TRANSPORTED, is_weight_file, sort_files
 from mergery.checkpoints.file_names import FoundWeights, find_weights, shards_of
 from mergery.checkpoints.json_files import parse_object
 from mergery.checkpoints.modules import ModuleFile, folders_with_weights, module_folders
@@ -46,4 +46,6 @@ def open_weights(names: Collection[str], where: str, fetch: Fetch, open_files: O
         raise emptied
     unread += [entry for file in weights.files.values() for entry in file.unread]
     rest = sort_files(names, {*weights.files, found.index or "", *unread}, named)
-    return weights, Contents(rest.side, tuple(unread), rest.training, rest.unknown, modules, found.stem)
+    return weights, Contents(
+        rest.side, tuple(unread), rest.training, rest.unknown, modules, found.stem, TRANSPORTED in rest.ours
+    )

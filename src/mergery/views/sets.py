@@ -39,9 +39,9 @@ def united(donor: View, views: Mapping[str, View], findings: Findings) -> View:
         owners = [view for view in views.values() if name in view.nodes] or [donor]
         if name not in donor.nodes:
             further[name] = owners[0].nodes[name]
-        lacking = next((view.name for view in views.values() if name not in view.nodes), None)
-        if lacking is not None:
-            copied.setdefault((owners[0].name, lacking), []).append(name)
+        lacking = next((key for key, view in views.items() if name not in view.nodes), None)
+        if lacking is not None and not views[lacking].donor.contents.some:
+            copied.setdefault((owners[0].name, views[lacking].name), []).append(name)
     for (owner, lacking), names in copied.items():
         findings.warnings.append(
             f"{len(names)} tensors that {lacking} lacks are copied from {owner} (such as {names[0]!r}), for tensors: {UNION}"

@@ -11,10 +11,15 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-from mergery.alignment.transport.adapting import AdaptOptions, Frozen, adapt, batches_of
+from mergery.alignment.transport import adapting, resuming
+from mergery.alignment.transport.adapting import AdaptOptions, Frozen, adapt, batches_of, marked
+from mergery.alignment.transport.options import TransportOptions
+from mergery.alignment.transport.running import transport
 from mergery.calibration.data import Row
+from mergery.calibration.replacing import begin_work
 from mergery.errors import MergeryError
 from tests.alignment.transport.planted import error, logits, save, small
+from tests.conftest import Killed
 
 NAME = "model.layers.0.mlp.up_proj.weight"
 
@@ -86,6 +91,46 @@ def test_a_transport_that_is_adapted_is_a_model_like_any(
     assert not (tmp_path / "out.adapted").exists()
     again = mergery("transport", source, tmp_path / "out", *command, "--adapt", texts, "--rate", 1e-3)
     assert again.code == 0 and "already there" in again.err
+
+
+def test_a_fine_tuning_that_was_killed_goes_on_with_the_same_bytes(
+    target: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(out: str, rate: float = 1e-3) -> None:
+        transport(
+            source, target, texts, tmp_path / out, weights=tmp_path / "kept", options=TransportOptions(threads=1),
+            adapt=texts, adapting=AdaptOptions(rate=rate),
+        )  # fmt: skip
+
+    source = save(small(seed=7, layers=3), tmp_path / "source")
+    real, steps, last = adapting._loss, [], 1000
+
+    def counted(model: Any, batch: Any) -> Any:
+        steps.append(batch)
+        if len(steps) == last:
+            raise Killed
+        return real(model, batch)
+
+    monkeypatch.setattr(adapting, "_loss", counted)
+    run("whole")
+    total, last = len(steps), len(steps) + 4
+    monkeypatch.setattr(resuming, "EVERY", 0.0)
+    with pytest.raises(Killed):
+        run("halved")
+    assert (tmp_path / "halved.adapted" / "state.pt").exists()
+    run("halved")
+    whole, halved = (tmp_path / name / "model.safetensors" for name in ("whole", "halved"))
+    assert whole.read_bytes() == halved.read_bytes()
+    assert len(steps) == 2 * total + 1  # the fourth step again, and none before it
+    assert not (tmp_path / "halved.adapted").exists()
+
+
+def test_what_is_left_of_other_settings_is_not_gone_on_from(tmp_path: Path) -> None:
+    work = tmp_path / "out.adapted"
+    begin_work(work, "adapt.json", ["mark", 0.1, "texts", marked(AdaptOptions())])
+    (work / "state.pt").write_bytes(b"of these")
+    begin_work(work, "adapt.json", ["mark", 0.1, "texts", marked(AdaptOptions(rate=1e-4))])
+    assert [file.name for file in work.iterdir()] == ["adapt.json"]
 
 
 @pytest.mark.parametrize(("name", "value"), [("rate", 0.0), ("batch", 0), ("epochs", 0), ("decay", 1.0)])

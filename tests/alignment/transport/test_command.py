@@ -71,6 +71,12 @@ def test_a_model_of_another_shape_and_tokenizer_goes_into_a_target(
     recipe = tmp_path / "out.transported" / "recipe.yaml"
     again = mergery("merge", recipe, tmp_path / "less", "--set", "merge.weight=0.2")
     assert again.code == 0, again.err
+    for said in (
+        done,
+        again,
+    ):  # that most tensors are the target's is what was asked for, and the folder's own files are known
+        assert "warning" not in said.err and "left behind" not in said.err
+        assert "copied from target: 13 tensors" in said.err
     assert load_file(tmp_path / "less" / "model.safetensors").keys() == after.keys()
     assert all(
         torch.equal(value, after[name]) for name, value in load_file(tmp_path / "less" / "model.safetensors").items()

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mergery.alignment.transport.resuming import State
 from mergery.calibration.counting import limit_of
 from mergery.calibration.data import Row, Texts, read_texts
 from mergery.calibration.replacing import with_replaced, write_arrays
@@ -99,11 +100,13 @@ def adapt(
     rows: Sequence[Row],
     options: AdaptOptions = AdaptOptions(),
     *,
+    state: State | None = None,
     told: Callable[[int, int, float], None] = lambda done, total, loss: None,
 ) -> Any:
     """Fine-tune a model of transformers with fixed offsets on some weights, fold these, and give it back.
 
     rows: texts in its tokens; where one has a prompt, what is learnt is the answer.
+    state: what it goes on from, and where it is kept meanwhile.
     told: called with the step, of how many, and its loss. Raises DataError where the loss is not finite.
     """
     import torch
@@ -112,7 +115,8 @@ def adapt(
     model.train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=options.rate, weight_decay=options.decay)
     batches = list(batches_of(rows, options))
-    for step, batch in enumerate(batches, 1):
+    done = state.load(model, optimiser) if state is not None else 0
+    for step, batch in enumerate(batches[done:], done + 1):
         warm = max(1.0, WARM * len(batches))
         share = min(step / warm, (len(batches) - step + 1) / max(1.0, len(batches) - warm))
         for group in optimiser.param_groups:
@@ -125,6 +129,8 @@ def adapt(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         told(step, len(batches), float(loss.detach()))
+        if state is not None:
+            state.keep(step, model, optimiser)
     return frozen.fold().eval()
 
 
@@ -185,7 +191,36 @@ def adapted_plan(
     device: str = "cpu",
     told: Callable[[int, int, float], None] = lambda done, total, loss: None,
 ) -> Plan:
-    """The plan of a transport with adapted tensors in place of merged ones, which lie in `work`. Raises MergeryError."""
+    """The plan of a transport with adapted tensors in place of merged ones. Raises MergeryError.
+
+    work: the folder where these lie, once they are found, and the state of a training that is not at its end.
+    """
+    mark = [texts.sha256, marked(options)]
+    note = f"fine-tuned on {len(texts.rows)} texts beside fixed offsets: {{count}} tensors"
+    file = work / "adapted.safetensors"
+    if not file.exists():
+        _adapt_into(file, plan, weights, into, alpha, texts, options, device=device, told=told)
+    return with_replaced(stack, plan, [file], mark, note)
+
+
+def marked(options: AdaptOptions) -> dict[str, Any]:
+    """The options as plain data."""
+    return {name: getattr(options, name) for name in options.__dataclass_fields__}
+
+
+def _adapt_into(
+    file: Path,
+    plan: Plan,
+    weights: Path,
+    into: str | Path,
+    alpha: float,
+    texts: Texts,
+    options: AdaptOptions,
+    *,
+    device: str,
+    told: Callable[[int, int, float], None],
+) -> None:
+    """Fine-tune the target beside what is transported, and write its tensors to a file."""
     import torch
 
     torch.manual_seed(options.seed)
@@ -199,15 +234,12 @@ def adapted_plan(
             moved = torch.from_numpy(values).reshape(info.shape)
             own = known[name].detach().cpu() if name in known and known[name].shape == moved.shape else 0.0
             offsets[name] = alpha * (moved - own)
-    adapt(model, offsets, texts.rows, options, told=told)
+    state = State(file.with_name("state.pt"))
+    adapt(model, offsets, texts.rows, options, state=state, told=told)
     found = {
         name: value.detach().cpu().float().numpy()
         for name, value in model.named_parameters()
         if name in plan.view.nodes
     }
-    work.mkdir(parents=True, exist_ok=True)
-    file = work / "adapted.safetensors"
     write_arrays(file, found, {})
-    mark = [texts.sha256, {name: getattr(options, name) for name in options.__dataclass_fields__}]
-    note = f"fine-tuned on {len(texts.rows)} texts beside fixed offsets: {{count}} tensors"
-    return with_replaced(stack, plan, [file], mark, note)
+    state.path.unlink(missing_ok=True)

@@ -13,13 +13,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from mergery.alignment.transport.adapting import AdaptOptions, adapted_plan, read_rows
+from mergery.alignment.transport.adapting import AdaptOptions, adapted_plan, marked, read_rows
 from mergery.alignment.transport.capture import Activations, capture, sizes_of
 from mergery.alignment.transport.estimate import Estimate, estimate
 from mergery.alignment.transport.moving import Mover, Side
 from mergery.alignment.transport.opening import Models, opened
 from mergery.alignment.transport.options import TransportOptions
 from mergery.alignment.transport.texts import Paired
+from mergery.calibration.replacing import begin_work
 from mergery.checkpoints import open_checkpoint
 from mergery.errors import PlanError, RecipeError
 from mergery.evaluation.running import torch_threads
@@ -68,22 +69,17 @@ def transport(
             if texts is None:
                 check_output(plan, place, replace=replace)
             else:
-                check_space_for(work)
-                stack.callback(shutil.rmtree, work, ignore_errors=True)
+                begin_work(work, "adapt.json", [_mark_in(folder), alpha, texts.sha256, marked(adapting)])
                 with torch_threads(options.threads):
                     made = adapted_plan(
                         stack, plan, folder, into, alpha, texts, adapting, work, device=run_device(options.device),
                         told=lambda done, total, loss: on_event(Learning("fine-tuning", done, total, loss)),
                     )  # fmt: skip
-            return merge_to_folder(made, place, side_files, run, on_event, replace=replace, restart=restart)
+            result = merge_to_folder(made, place, side_files, run, on_event, replace=replace, restart=restart)
+        shutil.rmtree(work, ignore_errors=True)
+        return result
     finally:
         plan.close()
-
-
-def check_space_for(work: Path) -> None:
-    """Refuse where the folder of adapted tensors would be another's. Raises PlanError."""
-    if work.exists() and {file.name for file in work.iterdir()} - {"adapted.safetensors", "adapted.part"}:
-        raise PlanError(f"{str(work)!r} stands in the way", hint="rename it, or choose another output folder")
 
 
 def places(out: str | Path, weights: str | Path | None, alpha: float, *, replace: bool) -> tuple[Path, Path]:

@@ -28,26 +28,27 @@ BEGIN, END = "<!-- searching -->\n", "<!-- end of searching -->"
 def measure(size: str, repeats: int) -> dict[str, Any]:
     """Seconds of processor time for each way to come to the next candidate; with no repeats, what one is made of alone."""
     import mergery
-    from mergery.evaluation.loading import pretrained
+    from mergery.evaluation.loading import pretrained, quiet
     from mergery.exploration.live import LiveModel
     from mergery.recipe.reading import load_recipe
 
     base, *experts = build(size)
     models = {"base": str(base), **{path.name: str(path) for path in experts}}
 
-    def recipe(mlp: float, rest: float) -> Any:
+    def recipe(mlp: float, rest: float, method: str = "task_arithmetic", **more: Any) -> Any:
         weight = [{"where": {"role": "mlp"}, "value": mlp}, {"value": rest}]
-        return load_recipe({"models": models, "merge": {"method": "task_arithmetic", "base": "base", "weight": weight}})
+        return load_recipe({"models": models, "merge": {"method": method, "base": "base", "weight": weight, **more}})
 
     live = LiveModel(recipe(0.3, 0.3), "language", tokenizer=object())
     live.follow(live.plan(recipe(0.3, 0.3)))
     step = iter(range(1, 10_000))
 
-    def disk() -> None:
+    def disk(**more: Any) -> None:
         with tempfile.TemporaryDirectory(dir=Path(base).parent) as folder:
             out = Path(folder, "merged")
-            mergery.merge(recipe(0.3 + 1e-3 * next(step), 0.4 + 1e-3 * next(step)), out)
-            pretrained(str(out), "language", "float32")
+            mergery.merge(recipe(0.3 + 1e-3 * next(step), 0.4 + 1e-3 * next(step), **more), out)
+            with quiet():
+                pretrained(str(out), "language", "float32")
             shutil.rmtree(out)
 
     ways: dict[str, Callable[[], Any]] = {
@@ -74,10 +75,39 @@ def measure(size: str, repeats: int) -> dict[str, Any]:
             taken = time.process_time() - before
             found[name]["seconds"] = min(found[name]["seconds"], round(taken, 3))
             if name != "folder":
-                found[name]["tensors"] = live.made
+                found[name]["tensors"] = live.made if name != "nothing" else 0  # the same plan: nothing is asked
     parts = inside(live, recipe, step)
+    methods = elections(live, recipe, disk, step)
     live.close()
-    return {"machine": machine(), "size": size, "ways": found, "parts": parts}
+    return {"machine": machine(), "size": size, "ways": found, "parts": parts, "methods": methods}
+
+
+def elections(
+    live: Any, recipe: Callable[..., Any], disk: Callable[..., None], step: Iterator[int]
+) -> list[dict[str, Any]]:
+    """Seconds of processor time of a candidate in memory and on disk, for methods that trim, drop and elect."""
+    rows = []
+    for what, method, fixed, moving in (
+        ("`ties`, weights", "ties", {"density": 0.2}, False),
+        ("`ties`, weights and densities", "ties", {}, True),
+        ("`dare_ties`, weights and densities", "dare_ties", {}, True),
+    ):
+
+        def more(method: str = method, fixed: dict[str, Any] = fixed, moving: bool = moving) -> dict[str, Any]:
+            return {"method": method, **(fixed if not moving else {"density": 0.2 + 1e-3 * next(step)})}
+
+        live.follow(live.plan(recipe(0.3, 0.3, **more())))
+        row: dict[str, Any] = {"what": what, "memory": float("inf"), "folder": float("inf")}
+        for _ in range(2):
+            for place, way in (
+                ("memory", lambda: live.follow(live.plan(recipe(0.3 + 1e-3 * next(step), 0.5, **more())))),
+                ("folder", lambda: disk(**more())),
+            ):
+                before = time.process_time()
+                way()
+                row[place] = min(row[place], round(time.process_time() - before, 3))
+        rows.append(row)
+    return rows
 
 
 class Nowhere:
@@ -91,6 +121,16 @@ class Nowhere:
 
     def finished(self, steps: Any, digests: Any) -> None:
         """Nothing is kept."""
+
+
+def merged_again(live: Any, plan: Any) -> Callable[[], Any]:
+    """A merge of inputs that are kept in memory, into a sink that drops what it is given."""
+    from mergery.exploration.keys import Keys
+    from mergery.run.events import ignore
+    from mergery.run.workers import Options, Run
+
+    live.inputs.begin(Keys(plan).of)
+    return Run(plan, Nowhere(), Options(), ignore, hashed=False, held=live.inputs).execute
 
 
 def inside(live: Any, recipe: Callable[[float, float], Any], step: Iterator[int]) -> dict[str, float]:
@@ -124,6 +164,7 @@ def inside(live: Any, recipe: Callable[[float, float], Any], step: Iterator[int]
         plan = timed("planned", lambda: live.plan(recipe(0.3 + 1e-3 * next(step), 0.5 + 1e-3 * next(step))))
         timed("told apart from the one before", partial(told_apart, plan))
         timed("merged, and dropped", Run(plan, Nowhere(), Options(), ignore, hashed=False).execute)
+        timed("merged, and dropped; inputs in memory", merged_again(live, plan))
         loaded = timed("told apart, merged and written over the model", partial(live.follow, plan))
         timed("asked 8 texts of 32 tokens", partial(asked, loaded))
     return found
@@ -150,6 +191,7 @@ def page() -> list[str]:
         *table(columns, rows),
         "",
         *made_of(kept.get("parts", {})),
+        *of_methods(kept.get("methods", [])),
     ]
 
 
@@ -158,14 +200,29 @@ def made_of(parts: dict[str, float]) -> list[str]:
     if not parts:
         return []
     rows = [(name, f"{seconds:.2f}") for name, seconds in parts.items()]
-    share = parts["merged, and dropped"] / parts["told apart, merged and written over the model"]
     return [
         "Of a candidate of which all tensors change:",
         "",
         *table(("what is done", "processor time, s"), rows),
         "",
-        f"The merge itself, which reads all models and which a folder needs as well, is {share:.0%} of it: where all tensors "
-        "change, what is spared is the writing and the loading alone.",
+        "What has been read of the models stays in memory, and rounded values are put where the model has them: "
+        "no byte is read from files, and none is written that is not a parameter's.",
+        "",
+    ]
+
+
+def of_methods(rows: list[dict[str, Any]]) -> list[str]:
+    """The table of methods that elect."""
+    if not rows:
+        return []
+    lines = [
+        (each["what"], f"{each['memory']:.2f}", f"{each['folder']:.2f}", f"{each['folder'] / each['memory']:.1f}")
+        for each in rows
+    ]
+    return [
+        "Methods that elect signs compute more, and thresholds that a density means are counted once for each density:",
+        "",
+        *table(("what a candidate changes", "in memory, s", "a folder, s", "times cheaper"), lines),
         "",
     ]
 

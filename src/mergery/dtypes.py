@@ -14,6 +14,7 @@ class DType:
     bits: int
     floating: bool
     code: int = -1
+    rounded: str = ""  # the type of torch to whose values it is confined, where that is a narrower one
 
     @property
     def itemsize(self) -> int:
@@ -33,6 +34,9 @@ BF16 = DType("BF16", "bfloat16", 16, True, 0)
 F16 = DType("F16", "float16", 16, True, 1)
 F32 = DType("F32", "float32", 32, True, 2)
 F64 = DType("F64", "float64", 64, True, 3)
+BF16_IN_F32 = DType(
+    "BF16 in F32", "float32", 32, True, 4, "bfloat16"
+)  # of a model in memory, as it is loaded from files
 
 DTYPES: dict[str, DType] = {
     dtype.name: dtype

@@ -13,6 +13,7 @@ from mergery.kernels import compiled, readable
 from tests.kernels.kernel_cases import BOTH, OVERFLOW, SIZES, Case, consensus, count_high, count_low, gram, make, mix
 
 CODES = st.integers(0, 3)
+OUT_CODES = st.integers(0, 4)
 FINITE = st.sampled_from(["weights", "special", "patterns"])
 KINDS = FINITE | st.just("broken")
 LENGTHS = st.integers(1, 300) | st.sampled_from([2047, 2048, 2049, 4095, 5000])
@@ -33,7 +34,7 @@ def assert_same(results: list[tuple]) -> None:
 
 
 @quick
-@given(cases(), CODES, st.integers(1, 4), st.integers(0, 99))
+@given(cases(), OUT_CODES, st.integers(1, 4), st.integers(0, 99))
 def test_mix(case: Case, out_code: int, rows: int, seed: int) -> None:
     n = case.n - case.n % rows
     case = Case(case.raw, case.codes, n, case.has_base)
@@ -43,7 +44,17 @@ def test_mix(case: Case, out_code: int, rows: int, seed: int) -> None:
 
 @quick
 @given(
-    cases(has_base=1), CODES, st.integers(0, 999), st.integers(0, 1),
+    st.integers(0, 2**32), KINDS, LENGTHS, st.integers(0, 1), st.integers(2, 5), st.sampled_from([0, 4]), st.integers(1, 3),
+)  # fmt: skip
+def test_mix_of_bfloat16(seed: int, kind: str, n: int, has_base: int, k: int, out_code: int, rows: int) -> None:
+    case = make(seed, kind, [0] * (has_base + k), n - n % rows or rows, has_base)
+    coefficients = np.random.default_rng(seed).standard_normal((rows, k)).astype(np.float32)
+    assert_same([mix(module, case, coefficients, out_code) for module in BOTH])
+
+
+@quick
+@given(
+    cases(has_base=1), OUT_CODES, st.integers(0, 999), st.integers(0, 1),
     st.sampled_from([(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (1, 3), (-1, 0), (-1, 1), (-1, 2), (-1, 3)]), st.integers(0, 9),
 )  # fmt: skip
 def test_agree(case: Case, out_code: int, seed: int, random: int, election: tuple[int, int], offset: int) -> None:

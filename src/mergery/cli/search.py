@@ -33,6 +33,7 @@ def search(
     together: int = 0,
     devices: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     ray: str = "",
+    hold: str = "auto",
     asking: Asking = Asking(),
     telling: Telling = Telling(),
 ) -> None:
@@ -71,14 +72,21 @@ def search(
         found depends on it, and not on the number of workers.
     devices
         Of the workers in turn, such as cuda:0 cuda:1; all GPUs where there are any.
+    hold
+        Memory in which each worker keeps what it reads of the models, from candidate to candidate, such as 8GB; auto is half of
+        what is free, 0 none. What is found does not depend on it.
     ray
         The address of a Ray cluster whose processes are the workers: auto, local, or one of its own.
     """
     wait_without_spinning()
     from mergery import api
     from mergery.exploration.options import SearchOptions
+    from mergery.recipe.reading import parse_size
 
-    options = SearchOptions(sampler, trials, minutes, seed, early, pareto, anchors, workers, together, devices, ray)
+    room = None if hold == "auto" else 0 if hold == "0" else parse_size(hold)
+    options = SearchOptions(
+        sampler, trials, minutes, seed, early, pareto, anchors, workers, together, devices, ray, room
+    )
     with telling.reporter() as report:
         found = api.search(
             recipe,
@@ -98,6 +106,9 @@ def search(
             goals = "".join(f"; {name} {score:.4f}" for name, score in each.goals.items())
             told = f"{each.score:.4f} on search, {each.validation:.4f} on validation items{goals} ({values})"
             console().print(f"{each.name}{' (chosen)' * (each is found.chosen)}: {told}")
+        for archive in found.archives:
+            for line in archive.words:
+                console().print(line, markup=False, highlight=False)
         if found.trust is not None:
             console().print(found.trust.words)
         for name, why in found.left_out.items():

@@ -13,9 +13,11 @@ from mergery.engine.computing import Computing
 from mergery.engine.copying import Copying
 from mergery.engine.evaluator import Evaluator, evaluator
 from mergery.engine.gathering import Gathering
+from mergery.engine.held import Held
 from mergery.engine.merging import Merging
 from mergery.engine.workspace import CHUNK, STAGE, Shared, Workspace
 
 __all__ = [
-    "CHUNK", "STAGE", "Computing", "Copying", "Evaluator", "Gathering", "Merging", "Shared", "Workspace", "evaluator",
+    "CHUNK", "STAGE", "Computing", "Copying", "Evaluator", "Gathering", "Held", "Merging", "Shared", "Workspace",
+    "evaluator",
 ]  # fmt: skip

@@ -148,7 +148,10 @@ def store(reader: Reader, result: Tensor, out: np.ndarray, dtype: DType) -> None
     """Write a result, rounded once, as bytes."""
     import torch
 
-    stored = result.detach().reshape(-1).to(getattr(torch, dtype.torch)).contiguous()
+    values = result.detach().reshape(-1)
+    if dtype.rounded:
+        values = values.to(getattr(torch, dtype.rounded))
+    stored = values.to(getattr(torch, dtype.torch)).contiguous()
     if not stored.isfinite().all():
         reader.check(OUTPUT_STATUS, dtype)
     torch.from_numpy(out).copy_(stored.view(torch.uint8))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from mergery.dtypes import F32, DType
 from mergery.engine.evaluator import Evaluator
-from mergery.engine.workspace import TENSORS, Kept, Shared, Workspace
+from mergery.engine.held import Held
+from mergery.engine.workspace import TENSORS, Shared, Workspace
 from mergery.errors import DataError
 from mergery.graph.nodes import Merged, Stored
 from mergery.graph.walking import is_computed
@@ -84,6 +86,12 @@ class Reader:
         grain = math.lcm(max(1, own), *(inner.grain for inner in self.inner))
         return min(grain, max(1, self.n))
 
+    @cached_property
+    def held_as(self) -> Any:
+        """What its rows are known by among those that stay in memory from run to run; None where they do not."""
+        held = self.shared.held
+        return held.key(self.rows) if held is not None and self.workspace.device == CPU else None
+
     @property
     def chunk(self) -> int:
         """Elements of a window that is computed at once."""
@@ -120,20 +128,29 @@ class Reader:
     def load(self, start: int, stop: int) -> np.ndarray:
         """Read a window of every row, unless the buffers hold it. Returns `raw`."""
         if self._loaded != (start, stop):
-            kept = self.workspace.kept(self.level, self) if self.keeps else None
-            raw = kept.windows.get((start, stop)) if kept else None
-            self.raw = self._read(start, stop, kept) if raw is None else raw
+            held = self.shared.held if self.held_as is not None else None
+            raw = held.get((self.held_as, start, stop)) if held else None
+            if raw is None and self.keeps:
+                raw = self.workspace.kept(self.level, self).windows.get((start, stop))
+            self.raw = self._read(start, stop, held) if raw is None else raw
             self._loaded = (start, stop)
         return self.raw
 
-    def _read(self, start: int, stop: int, kept: Kept | None) -> np.ndarray:
+    def _read(self, start: int, stop: int, held: Held | None) -> np.ndarray:
+        """Read a window, into the memory of those that stay from run to run, else of those that do from pass to pass."""
         size = len(self.rows), (stop - start) * self.itemsize
-        room = kept.place(*size) if kept else None
-        raw = self.workspace.rows(self.level, "raw", *size) if room is None else room
+        room = held.place(*size) if held else None
+        kept = self.workspace.kept(self.level, self) if self.keeps and room is None else None
+        place = kept.place(*size) if kept else None
+        raw = (
+            room if room is not None else place if place is not None else self.workspace.rows(self.level, "raw", *size)
+        )
         for row in range(len(self.rows)):
             self.inner[row].compute(start, stop, raw[row], self.rows[row].dtype)
-        if kept and room is not None:
-            kept.windows[start, stop] = room
+        if held and room is not None:
+            held.keep((self.held_as, start, stop), room)
+        elif kept and place is not None:
+            kept.windows[start, stop] = place
         return raw
 
     def sample(self) -> tuple[np.ndarray, int] | None:

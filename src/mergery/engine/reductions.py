@@ -67,18 +67,26 @@ def block_sums(values: np.ndarray, grain: int) -> np.ndarray:
 def thresholds(reader: Reader, asks: list[tuple[str, Largest]], known: Mapping[str, Any]) -> dict[str, list[float]]:
     """Exact order statistics of each model's |delta| over the tensor, by the name of the ask."""
     ranks = ranking(asks, reader.n, lambda n: ranks_of(reader.node, asks, n, known))
-    if 0 < reader.n <= SORTED_UP_TO:
-        values = _sorted_out(reader, ranks)
+    held = reader.shared.held
+    if held is None or reader.held_as is None or callable(ranks):
+        values = _of_ranks(reader, ranks)
     else:
-        values = largest(
-            ranks,
-            reader.k,
-            reader.n,
-            lambda counts: count_high(reader, counts),
-            lambda first, counts, above: count_low(reader, first, counts, above),
-            lambda counts: count_sample(reader, counts),
-        )
+        values = held.fact((reader.held_as, reader.deltas, ranks.tobytes()), lambda: _of_ranks(reader, ranks))
     return {name: values[:, column].tolist() for column, (name, _) in enumerate(asks)}
+
+
+def _of_ranks(reader: Reader, ranks: Ranks) -> np.ndarray:
+    """The values with the given ranks: float32 (k, asks)."""
+    if 0 < reader.n <= SORTED_UP_TO:
+        return _sorted_out(reader, ranks)
+    return largest(
+        ranks,
+        reader.k,
+        reader.n,
+        lambda counts: count_high(reader, counts),
+        lambda first, counts, above: count_low(reader, first, counts, above),
+        lambda counts: count_sample(reader, counts),
+    )
 
 
 def ranking(asks: list[tuple[str, Largest]], n: int, find: Callable[[Any], np.ndarray]) -> Ranks:

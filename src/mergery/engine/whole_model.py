@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mergery.engine import reductions as reduce
+from mergery.engine.held import Held
 from mergery.engine.merging import Merging
 from mergery.engine.ranks import largest
 from mergery.graph.nodes import Merged
@@ -69,8 +70,10 @@ def questions(nodes: list[Merged]) -> Iterator[Question]:
             yield Question(spanned)
 
 
-def answer(question: Question, scan: Scan) -> list[Any]:
-    """The answers, in the order of `question.names`: numbers, or lists with one for each model."""
+def answer(question: Question, scan: Scan, held: Held | None = None) -> list[Any]:
+    """The answers, in the order of `question.names`: numbers, or lists with one for each model. `held` knows what earlier runs
+    have found out about the same inputs.
+    """
     nodes, asks = question.nodes, question.asks
     if not asks:
         parts = np.stack(scan(nodes, lambda merging: reduce.gram(merging.reader)))
@@ -84,11 +87,11 @@ def answer(question: Question, scan: Scan) -> list[Any]:
         return [[math.fsum(column) for column in zip(*parts, strict=True)]]
     orders = [(each, order) for each, order in asks if isinstance(order, Largest)]
     if orders[0][1].of is None:
-        return _of_deltas(nodes, orders, scan)
+        return _of_deltas(nodes, orders, scan, held)
     return _of_derived(nodes, orders, scan)
 
 
-def _of_deltas(nodes: list[Merged], asks: list[tuple[str, Largest]], scan: Scan) -> list[Any]:
+def _of_deltas(nodes: list[Merged], asks: list[tuple[str, Largest]], scan: Scan, held: Held | None) -> list[Any]:
     total = sum(node.elements for node in nodes)
 
     def high(counts: np.ndarray) -> int:
@@ -101,7 +104,15 @@ def _of_deltas(nodes: list[Merged], asks: list[tuple[str, Largest]], scan: Scan)
         return sum(scan(nodes, lambda merging, own: reduce.count_sample(merging.reader, own), counts))
 
     ranks = reduce.ranking(asks, total, lambda n: ranks_of(nodes[0], asks, n, {}))
-    values = largest(ranks, len(nodes[0].models), total, high, low, sample)
+
+    def find() -> np.ndarray:
+        return largest(ranks, len(nodes[0].models), total, high, low, sample)
+
+    rows = [None if held is None else held.key(node.aligned) for node in nodes]
+    if held is None or callable(ranks) or any(each is None for each in rows):
+        values = find()
+    else:
+        values = held.fact((*rows, nodes[0].base is None, ranks.tobytes()), find)
     return [values[:, column].tolist() for column in range(len(asks))]
 
 

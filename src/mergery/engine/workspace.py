@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mergery.engine.held import Held
 from mergery.kernels.devices import CPU, Device
 
 CHUNK = 1 << 19  # elements of a window
@@ -27,7 +28,7 @@ def windows(n: int, size: int) -> Iterator[tuple[int, int]]:
 class Shared:
     """What all workers share: the seed, sizes, and statistics of whole models by (merge, method.parameter).
 
-    `alone` says that a tensor is all there is of its model.
+    `alone` says that a tensor is all there is of its model; `held` are inputs that stay in memory from run to run.
     """
 
     seed: int = 0
@@ -35,6 +36,7 @@ class Shared:
     chunk: int = CHUNK
     stage: int = STAGE
     alone: bool = False
+    held: Held | None = None
 
 
 class Kept:

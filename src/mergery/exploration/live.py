@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mergery.checkpoints.base import Checkpoint
-from mergery.errors import PlanError
+from mergery.dtypes import BF16, BF16_IN_F32, BY_TORCH, F32, DType
+from mergery.engine import Held
+from mergery.errors import PlanError, size
 from mergery.evaluation.loading import Head, Loaded, assembled, quiet, tokenizer_of
 from mergery.evaluation.models import Subject
 from mergery.evaluation.task import digest
@@ -23,7 +26,9 @@ from mergery.planning.plan import Plan, no_collections, plan_recipe
 from mergery.planning.steps import Step
 from mergery.recipe import Recipe, Source
 from mergery.report.files import side_files
-from mergery.run.events import ignore
+from mergery.report.machine import available_memory
+from mergery.run.estimate import machine_memory
+from mergery.run.events import Notify, Planned, ignore
 from mergery.run.merging import merge_to_memory, prepare
 from mergery.run.workers import Options, Run
 
@@ -49,11 +54,13 @@ class LiveModel:
         tokenizer: Any = None,
         sources: str = "",
         threads: int = 0,
+        room: int | None = None,
     ) -> None:
         """Opens the models of a recipe, and says what is wrong with it. Nothing is computed yet. Raises MergeryError.
 
         sources: what tells the models apart from others, where that is known: files are not hashed again.
         threads: to merge with; 0 takes one for each core.
+        room: bytes of inputs that are kept in memory from candidate to candidate; None: half of what is free.
         """
         self.head: Head = head
         self.dtype, self.tokenizer = dtype, tokenizer
@@ -85,9 +92,27 @@ class LiveModel:
         except BaseException:
             self.close()
             raise
+        sizes = [math.prod(step.slot.info.shape) for step in plan.steps]
+        self.bytes_loaded = sum(sizes) * F32.itemsize + plan.bytes_out
+        self.facts = (plan.recipe.title, plan.digest, len(plan.steps), plan.bytes_in, plan.bytes_out)
+        self.room, self.inputs = room, Held(0)
+        self.hold()
         self.shape: Any = None  # of the model that the module is: its config and its tensors
         self.stamps = plan.stamps
         self.sources = sources or digest({name: _content(checkpoint) for name, checkpoint in self.checkpoints.items()})
+
+    def hold(self, workers: int = 1, notify: Notify = ignore) -> int:
+        """Settle how many bytes of inputs each of so many models like this one keeps in memory, at most, and tell.
+
+        Where it is not said, that is half of what is free beside the models and the merges that they are made of.
+        """
+        free = available_memory()
+        each = (machine_memory() if free is None else free) // workers - self.bytes_loaded
+        self.inputs.room = max(0, each // 2) if self.room is None else self.room
+        whose = f" by each of {workers} workers" if workers > 1 else ""
+        note = f"what is read of the models is kept in memory, {size(self.inputs.room)} of it at most{whose}"
+        notify(Planned(*self.facts, [note], []))
+        return self.inputs.room
 
     def plan(self, recipe: Recipe) -> Plan:
         """The plan of a candidate, over the models that are open. Raises MergeryError."""
@@ -123,6 +148,7 @@ class LiveModel:
             {step.name: (step.slot.info.shape, step.slot.info.dtype.name) for step in plan.steps},
         )
         keys, known = Keys(plan), self.keys
+        self.inputs.begin(keys.of)
         wanted = {step.name: keys.of(step.node) for step in plan.steps}
         if self.loaded is None or self.whole or shape != self.shape:
             self.loaded, self.made, self.shape = self._load(plan), len(plan.steps), shape
@@ -134,7 +160,8 @@ class LiveModel:
                 keep_vars=True
             )  # asked anew: on another device they are other tensors
             places = {name: state[name].detach().view(-1) for name in self.places}
-            Run(plan, ParameterSink(places, same), self.options, ignore, hashed=False).execute()
+            sink = ParameterSink(places, same)
+            Run(plan, sink, self.options, ignore, hashed=False, held=self.inputs).execute()
             self.made = len(plan.steps) - len(same)
         self.keys, self.held = wanted, plan.digest
         return self.loaded
@@ -144,7 +171,7 @@ class LiveModel:
         if self.loaded is None:
             prepare(plan, ignore, self.options)
         self.loaded = None  # one at a time
-        merged = merge_to_memory(plan, self.options, ignore)
+        merged = merge_to_memory(plan, self.options, ignore, self.inputs)
         with quiet(), tempfile.TemporaryDirectory(prefix="mergery-") as folder:
             for file, content in side_files(plan).items():
                 place = Path(folder, file)
@@ -156,9 +183,14 @@ class LiveModel:
         self.whole = not self.places
         return loaded
 
+    def let_go(self) -> None:
+        """Free the memory of the module, and of what was read for it."""
+        self.loaded, self.keys, self.held = None, {}, ""
+        self.inputs.clear()
+
     def close(self) -> None:
         """Close the models' files, and let go of the module."""
-        self.loaded = None
+        self.let_go()
         for checkpoint in self.checkpoints.values():
             checkpoint.close()
 
@@ -203,6 +235,17 @@ class ParameterSink:
         values = torch.from_numpy(data).view(getattr(torch, slot.info.dtype.torch))
         first = start // slot.info.dtype.itemsize
         place[first : first + values.numel()].copy_(values)
+
+    def memory(self, slot: Slot) -> tuple[np.ndarray, DType] | None:
+        """See `mergery.run.workers.Run.memory`: the parameter's own, where it holds what the kernels write."""
+        import torch
+
+        place, dtype = self.places.get(slot.info.name), slot.info.dtype
+        if place is None or place.device.type != "cpu":
+            return None
+        own = BY_TORCH[str(place.dtype).removeprefix("torch.")]
+        kind = BF16_IN_F32 if (dtype, own) == (BF16, F32) else dtype
+        return (place.view(torch.uint8).numpy(), kind) if kind.torch == own.torch else None
 
     def finished(self, steps: Sequence[Step], digests: Mapping[str, str]) -> None:
         """Tensors are whole."""

@@ -15,7 +15,7 @@ WHOLE = ("niches", "cycle")  # that look at all items of every candidate
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How to search. All but `minutes`, `workers`, `devices` and `ray` decides what is found.
+    """How to search. All but `minutes`, `workers`, `devices`, `ray` and `hold` decides what is found.
 
     sampler: cma (CMA-ES), tpe (tree-structured Parzen estimator), gp (Gaussian process), random, grid; auto is cma for two or
              more numbers, and tpe elsewhere; quadratic (a quadratic function through what was tried), niches (M2N2). For
@@ -30,6 +30,7 @@ class SearchOptions:
     workers: processes that score candidates at the same time; with 1 it is this one.
     together: candidates that are drawn before any of them has been scored; 0: as many as there are workers.
     devices: of the workers, in turn; none: all GPUs where there are any.
+    hold:    bytes of the models that each worker keeps in memory from candidate to candidate; None: half of what is free.
     ray:     the address of a Ray cluster whose processes are the workers (`auto`, `local`); empty: this machine's.
     """
 
@@ -44,6 +45,7 @@ class SearchOptions:
     together: int = 0
     devices: tuple[str, ...] = ()
     ray: str = ""
+    hold: int | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -69,6 +71,10 @@ class SearchOptions:
         if self.ray and self.devices:
             why = "each worker of a cluster has the device that the cluster gives it"
             raise RecipeError("ray and devices do not go together", why=why, hint="leave out --devices")
+        if self.hold is not None and self.hold < 0:
+            raise RecipeError(
+                f"hold is {self.hold}", why="it must be 0 or more", hint="leave it out for half of what is free"
+            )
         if self.minutes is not None and not self.minutes > 0:
             raise RecipeError(
                 f"minutes is {self.minutes}", why="it must be more than 0", hint="leave it out for no limit"

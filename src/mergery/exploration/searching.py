@@ -26,6 +26,7 @@ from mergery.exploration.folder import RECIPE, locked
 from mergery.exploration.live import LiveModel
 from mergery.exploration.options import SearchOptions
 from mergery.exploration.pareto import draw, front, knee
+from mergery.exploration.sampling.archiving import Archive, filled
 from mergery.exploration.sampling.proposing import blended
 from mergery.exploration.scoring import ask, make_objective
 from mergery.exploration.study import Study, check_optuna
@@ -68,6 +69,7 @@ class SearchResult:
     report: Comparison  # of the chosen one with the models that it is made of
     left_out: Mapping[str, str]  # models that could not be scored, and why
     trust: Trust | None = None  # in scores from anchors
+    archives: tuple[Archive, ...] = ()  # one for each task, where quality and diversity were searched in turn
 
     def __repr__(self) -> str:
         told = (
@@ -83,6 +85,7 @@ class SearchResult:
             "candidates": [each.plain() for each in self.candidates],
             "report": self.report.plain(), "left_out": dict(self.left_out),
             **({} if self.trust is None else {"anchors": self.trust.plain()}),
+            **({"archives": [each.plain() for each in self.archives]} if self.archives else {}),
         }  # fmt: skip
 
 
@@ -108,8 +111,9 @@ def search(
     with locked(out, "search"):
         start = space.recipe({each.name: each.kind.ends[0] for each in space.dimensions})
         refuse_memory(start)  # what is found is a recipe, which names files
-        live = LiveModel(start, objective.head, dtype=evaluation.dtype, tokenizer=tokenizer)
+        live = LiveModel(start, objective.head, dtype=evaluation.dtype, tokenizer=tokenizer, room=options.hold)
         try:
+            hold = live.hold(options.workers, notify)
             question = digest(
                 [
                     space.document.data,
@@ -123,7 +127,7 @@ def search(
             study = Study(out, space, options, question, goals, objective.tasks)
             session = _Session(space, splits, study, live, evaluation, out, notify)
             models = study.kept("models", lambda: ask_models(live, start, objective)) if options.anchors else ()
-            with asking(space, objective, live, options, notify) as ask_all:
+            with asking(space, objective, live, options, notify, hold) as ask_all:
                 estimator = try_candidates(study, ask_all, objective, notify, models)
             return session.finish(objective, start, estimator and estimator.trust)
         finally:
@@ -155,12 +159,19 @@ class _Session:
         place.write_text(_head(chosen, self.study) + write_yaml(data), encoding="utf-8")
         report, left_out = self._report(chosen, start)
         candidates = tuple(self.study.candidates)
-        result = SearchResult(self.out, place, chosen, tuple(finalists), candidates, report, left_out, trust)
+        kept = self._archives()
+        result = SearchResult(self.out, place, chosen, tuple(finalists), candidates, report, left_out, trust, kept)
         record = {"mergery": 1, **result.plain()}
         (self.out / RECORD).write_text(json.dumps(record, indent=1, default=str) + "\n", encoding="utf-8")
         scores = {each.name: {"search": each.score, "validation": each.validation} for each in finalists}
         self.notify(Found(place, chosen.name, scores))
         return result
+
+    def _archives(self) -> tuple[Archive, ...]:
+        """What has been filled, where quality and diversity were searched in turn."""
+        if self.study.sampler != "cycle":
+            return ()
+        return filled(self.space, [task.name for task in self.study.tasks], self.study.candidates)
 
     def _judged(self, objective: Any) -> Iterator[Finalist]:
         """The start, the centre of the last candidates, and the best few, each set of values once."""
@@ -205,7 +216,7 @@ class _Session:
         tasks = self.splits.report(subject.fingerprint)
         results = self.out / "results"
         found = [answer_all(subject, tasks, self.evaluation, results)]
-        self.live.loaded, self.live.keys = None, {}  # one model at a time
+        self.live.let_go()  # one model at a time
         left_out: dict[str, str] = {}
         for name, source in start.models.items():
             if isinstance(source, Source):

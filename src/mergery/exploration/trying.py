@@ -73,14 +73,17 @@ def _scores(answer: Answer, best: Candidate | None, objective: Objective, option
 
 @contextmanager
 def asking(
-    space: Space, objective: Objective, live: LiveModel, options: SearchOptions, notify: Notify
+    space: Space, objective: Objective, live: LiveModel, options: SearchOptions, notify: Notify, hold: int
 ) -> Iterator[Ask]:
-    """Whoever scores candidates: the live model of this process, or several workers. Raises MergeryError."""
+    """Whoever scores candidates: the live model of this process, or several workers. Raises MergeryError.
+
+    hold: bytes of inputs that each of several workers keeps in memory.
+    """
     if options.workers == 1 and not options.ray:
         yield alone(space, objective, live)
         return
     threads = objective.options.threads or max(1, len(os.sched_getaffinity(0)) // options.workers)
-    setup = Setup(space, objective, live.tokenizer, live.sources, live.stamps, threads)
+    setup = Setup(space, objective, live.tokenizer, live.sources, live.stamps, threads, hold)
     if options.ray:
         with cluster(setup, options.workers, options.ray) as crew:
             yield Team(crew, notify).ask

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mergery.dtypes import BF16_IN_F32
 from mergery.kernels import BLOCK, LANES, LAST_ROW
 from mergery.kernels.random import uniform
 
 Array = np.ndarray
 Bytes = np.ndarray | Tensor  # uint8
 
-_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)  # in the order of their codes
-_CARRIERS = (np.int16, np.float16, np.float32, np.float64)  # numpy has no bfloat16
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64, torch.float32)  # in the order of their codes
+_CARRIERS = (np.int16, np.float16, np.float32, np.float64, np.float32)  # numpy has no bfloat16
 _OVERFLOW = 1 << 62
 
 
@@ -58,7 +59,7 @@ def _vectors(raw: Bytes, codes: Array, n: int, has_base: int) -> tuple[Tensor | 
 
 def _encode(values: Tensor, out: Bytes, code: int) -> int:
     """Write values, rounded to nearest even. Returns the status of the output."""
-    rounded = values.to(_DTYPES[code])
+    rounded = values.to(torch.bfloat16 if code == BF16_IN_F32.code else _DTYPES[code]).to(_DTYPES[code])
     rounded[rounded.isnan()] = torch.nan
     _stored(out, code, values.numel()).copy_(rounded)
     return _OVERFLOW if _not_finite(rounded) else 0

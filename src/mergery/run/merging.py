@@ -12,6 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mergery.engine import Held
 from mergery.errors import DataError, PlanError, size
 from mergery.kernels.devices import CPU
 from mergery.planning.plan import Plan
@@ -49,11 +50,11 @@ class Result:
         return f"<pre>{escape(repr(self)[1:-1])}</pre>"
 
 
-def merge_to_memory(plan: Plan, options: Options, notify: Notify) -> dict[str, Tensor]:
-    """The merged tensors by name. Raises MergeryError."""
+def merge_to_memory(plan: Plan, options: Options, notify: Notify, held: Held | None = None) -> dict[str, Tensor]:
+    """The merged tensors by name. `held`: see `mergery.run.workers.Run`. Raises MergeryError."""
     prepare(plan, notify, options)
     sink = MemorySink(plan)
-    Run(plan, sink, options, notify, hashed=False).execute()
+    Run(plan, sink, options, notify, hashed=False, held=held).execute()
     return sink.tensors()
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mergery.dtypes import DType
 from mergery.errors import PlanError
 from mergery.kernels.devices import CPU
 from mergery.planning.layout import Shard, Slot
@@ -220,6 +221,10 @@ class MemorySink:
 
     def write(self, slot: Slot, start: int, data: np.ndarray) -> None:
         self.buffers[slot.info.name][start : start + data.size] = data
+
+    def memory(self, slot: Slot) -> tuple[np.ndarray, DType]:
+        """See `mergery.run.workers.Run.memory`."""
+        return self.buffers[slot.info.name], slot.info.dtype
 
     def finished(self, steps: list[Step], digests: Mapping[str, str]) -> None:
         self.done.update(digests)

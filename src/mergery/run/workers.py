@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 from blake3 import blake3
 
-from mergery.dtypes import F32
-from mergery.engine import CHUNK, STAGE, Merging, Shared, Workspace, evaluator, whole_model
+from mergery.dtypes import F32, DType
+from mergery.engine import CHUNK, STAGE, Held, Merging, Shared, Workspace, evaluator, whole_model
 from mergery.graph.nodes import Merged
 from mergery.graph.walking import computed_below, is_computed, merges_below
 from mergery.kernels import compiling, kernels
@@ -71,13 +71,22 @@ class Options:
 
 
 class Run:
-    """One execution of a plan. Without `hashed` no digests are made: the sink gets empty ones."""
+    """One execution of a plan. Without `hashed` no digests are made: the sink gets empty ones. `held` are inputs that earlier
+    runs have read, and what they will be known by in this one.
+    """
 
     def __init__(
-        self, plan: Plan, sink: Sink, options: Options = Options(), notify: Notify = ignore, *, hashed: bool = True
+        self,
+        plan: Plan,
+        sink: Sink,
+        options: Options = Options(),
+        notify: Notify = ignore,
+        *,
+        hashed: bool = True,
+        held: Held | None = None,
     ) -> None:
         self.plan, self.sink, self.options, self.notify, self.hashed = plan, sink, options, notify, hashed
-        self.shared = Shared(plan.recipe.seed, {}, options.chunk, options.stage)
+        self.shared = Shared(plan.recipe.seed, {}, options.chunk, options.stage, held=held)
         self.local = threading.local()  # each worker's workspace
         self.dealt = itertools.cycle(options.devices)
         self.stop = threading.Event()
@@ -144,9 +153,15 @@ class Run:
         hasher = blake3() if self.hashed else None
         making = evaluator(step.node, self.shared, self.workspace)
         making.prepare()
+        memory = self.memory(step)
         for start, stop in making.outputs():
             if self.stop.is_set():
                 raise Interrupted
+            if memory is not None:
+                place, dtype = memory
+                making.compute(start, stop, place[start * dtype.itemsize : stop * dtype.itemsize], dtype)
+                self.tally.add((stop - start) * size)
+                continue
             out = self.workspace.row(-1, "out", (stop - start) * size)
             making.compute(start, stop, out, info.dtype)
             if hasher is not None:
@@ -154,6 +169,16 @@ class Run:
             self.sink.write(step.slot, start * size, out)
             self.tally.add(out.size)
         return hasher.hexdigest() if hasher is not None else ""
+
+    def memory(self, step: Step) -> tuple[np.ndarray, DType] | None:
+        """Where the sink wants a tensor's bytes, uint8, and in which type, if they can be put there at once."""
+        find = getattr(self.sink, "memory", None)
+        if find is None or self.hashed or self.workspace.device != CPU:
+            return None
+        found: tuple[np.ndarray, DType] | None = find(step.slot)
+        if found is not None and found[1] != step.slot.info.dtype and not isinstance(step.node, Merged):
+            return None  # what is copied is not checked, and a conversion checks
+        return found
 
     # --- model-wide statistics ------------------------------------------------------------------------------------------
 
@@ -172,7 +197,7 @@ class Run:
                 names = [f"{name} of merge {merge}" for name in question.names]
                 if not all(name in remembered for name in names):
                     self.notify(Statistics(len(question.nodes), question.names))
-                    facts = dict(zip(names, whole_model.answer(question, scan), strict=True))
+                    facts = dict(zip(names, whole_model.answer(question, scan, self.shared.held), strict=True))
                     remembered = {**remembered, **facts}
                     if journal is not None:
                         journal.remember(**facts)

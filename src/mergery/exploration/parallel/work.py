@@ -53,6 +53,7 @@ class Setup:
     sources: str
     stamps: Mapping[str, Any]
     threads: int = 0  # of each worker
+    hold: int = 0  # bytes of inputs that each keeps in memory
 
 
 class Worker:
@@ -92,6 +93,7 @@ def open_worker(setup: Setup, device: str) -> Worker:
         tokenizer=setup.tokenizer,
         sources=setup.sources,
         threads=setup.threads,
+        room=setup.hold,
     )
     changed = [name for name, stamp in setup.stamps.items() if live.stamps.get(name) != stamp]
     if changed:

@@ -2,7 +2,8 @@
 
 There is an archive for each task: a grid of cells by the scores in the other tasks, each with the candidate that is best in
 its own. Two elites of the archive whose turn it is are averaged and mutated. The published mutation scales each singular
-direction of a task vector by up to a tenth more; here it scales each open value so, and a candidate is its values.
+direction of a task vector by up to a tenth more; here it scales each open value so, and a candidate is its values. Where these
+are weights of a fine-tune and of its truncation, they are those of groups of its singular directions.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from mergery.exploration.sampling.genes import decoded, encoded
-from mergery.recipe.space import Dimension, Range
+from mergery.exploration.sampling.genes import decoded, encoded, first_rows
+from mergery.recipe.space import Dimension, Range, Space
 
 BINS = 15  # of each task
 MARGIN = 0.15  # of the worst and best first candidates' scores, by which the bins go beyond them
@@ -59,13 +60,20 @@ class Archives:
     @property
     def quality(self) -> float:
         """The sum over all cells of what their candidates score above the lowest bin."""
-        return float(
-            sum(score - self.low[task] for task, archive in enumerate(self.cells) for _, score in archive.values())
-        )
+        return sum(map(self.quality_of, range(len(self.cells))))
+
+    def quality_of(self, task: int) -> float:
+        """The same of one archive; a candidate below the lowest bin adds nothing."""
+        return float(sum(max(0.0, score - self.low[task]) for _, score in self.cells[task].values()))
 
     def best(self, task: int) -> int:
         """The place of the candidate that is best in a task."""
         return max(self.cells[task].values(), key=lambda each: each[1])[0]
+
+
+def spanning(space: Space) -> int:
+    """How many of the first candidates the bins are laid out by."""
+    return max(len(first_rows(space)), 4)
 
 
 def archives(goals: np.ndarray, first: int) -> Archives:

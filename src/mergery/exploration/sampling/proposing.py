@@ -27,7 +27,7 @@ def propose(
     if sampler == "quadratic":
         return _by_surrogate(space, rows, history, number, draw)
     starts = first_rows(space)
-    first = niches.ARCHIVE if sampler == "niches" else _spanning(starts)
+    first = niches.ARCHIVE if sampler == "niches" else cycle.spanning(space)
     if number < first or len(history) < 2:
         return starts[number] if number < len(starts) else at_random(space.dimensions, draw)
     if sampler == "niches":
@@ -54,13 +54,8 @@ def _by_surrogate(
     return point
 
 
-def _spanning(starts: Sequence[np.ndarray]) -> int:
-    """The first candidates of `cycle`, by which the bins are laid out."""
-    return max(len(starts), 4)
-
-
 def blended(space: Space, history: Sequence[Candidate]) -> Mapping[str, Any]:
     """What `cycle` ends with: the average of the elites of all tasks."""
     rows = np.array([row(space.dimensions, each.values) for each in history])
     goals = np.array([each.goals for each in history])
-    return cycle.blend(rows, goals, _spanning(first_rows(space)), space.dimensions)
+    return cycle.blend(rows, goals, cycle.spanning(space), space.dimensions)

@@ -5,7 +5,8 @@ and everything else happens on those buffers, in loops that the compiler vectori
 """
 
 from mergery.kernels.compiled.counts import count_high, count_low
-from mergery.kernels.compiled.maps import consensus, convert, mix
+from mergery.kernels.compiled.fused import mix
+from mergery.kernels.compiled.maps import consensus, convert
 from mergery.kernels.compiled.places import permute
 from mergery.kernels.compiled.sums import gram, l1_norms
 

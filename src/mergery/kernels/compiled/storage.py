@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mergery.dtypes import BF16, F16, F32
+from mergery.dtypes import BF16, BF16_IN_F32, F16, F32
 from mergery.kernels import LAST_ROW
 from mergery.kernels.compiled.float16 import from_float16, to_float16
 from mergery.kernels.compiled.jit import inner
@@ -17,8 +17,8 @@ from mergery.kernels.compiled.patterns import INFINITY, MAGNITUDE, bits, f32, i3
 STEP = 2048
 """Elements that are worked on at a time: a float32 buffer of 8 KiB."""
 
-_BF16, _F16, _F32 = BF16.code, F16.code, F32.code
-_BF16_OVERFLOW = u32(0x7F7F8000)  # the least magnitudes that are rounded to infinity
+_BF16, _F16, _F32, _BF16_IN_F32 = BF16.code, F16.code, F32.code, BF16_IN_F32.code
+BF16_OVERFLOW = u32(0x7F7F8000)  # the least magnitudes that are rounded to infinity
 _F16_OVERFLOW = u32(0x477FF000)
 
 
@@ -33,16 +33,29 @@ def _from_float(stored):
 
 
 @inner
+def rounded_to_bf16(pattern):
+    """The nearest bfloat16, in the upper half of the word; what is in the lower half means nothing. Not for NaN."""
+    odd = u32(u32(pattern >> u32(16)) & u32(1))
+    return u32(pattern + u32(0x7FFF) + odd)
+
+
+@inner
 def _to_bf16(value):
     """Rounds all but NaN rightly."""
-    pattern = bits(value)
-    odd = u32(u32(pattern >> u32(16)) & u32(1))
-    return u16(u32(u32(pattern + u32(0x7FFF) + odd) >> u32(16)))
+    return u16(u32(rounded_to_bf16(bits(value)) >> u32(16)))
 
 
 @inner
 def _to_bf16_or_nan(value):
     return _to_bf16(value) if u32(bits(value) & MAGNITUDE) <= INFINITY else u16(0x7FC0)
+
+
+@inner
+def _to_bf16_in_f32(value):
+    """The same as float32."""
+    pattern = bits(value)
+    rounded = u32(rounded_to_bf16(pattern) & u32(0xFFFF0000))
+    return real(rounded if u32(pattern & MAGNITUDE) <= INFINITY else u32(0x7FC00000))
 
 
 @inner
@@ -106,7 +119,7 @@ _delta_bf16, _delta_f16, _delta_float = (
     _reading_delta(_from_float),
 )
 _write_bf16, _write_f16, _write_float = _writing(_to_bf16), _writing(to_float16), _writing(_to_float)
-_write_bf16_or_nan = _writing(_to_bf16_or_nan)
+_write_bf16_or_nan, _write_bf16_in_f32 = _writing(_to_bf16_or_nan), _writing(_to_bf16_in_f32)
 
 
 @inner
@@ -149,10 +162,13 @@ def encode(values, out, code, start):
         top = _write_bf16(values, stored)
         if top > i32(INFINITY):
             _write_bf16_or_nan(values, stored)
-        overflow = _BF16_OVERFLOW
+        overflow = BF16_OVERFLOW
     elif code == _F16:
         top = _write_f16(values, out[2 * start : 2 * stop].view(np.uint16))
         overflow = _F16_OVERFLOW
+    elif code == _BF16_IN_F32:
+        top = _write_bf16_in_f32(values, out[4 * start : 4 * stop].view(np.float32))
+        overflow = BF16_OVERFLOW
     elif code == _F32:
         top = _write_float(values, out[4 * start : 4 * stop].view(np.float32))
     else:

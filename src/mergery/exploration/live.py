@@ -74,6 +74,7 @@ class LiveModel:
         }
         beside |= {transform_of(name): name for name in recipe.models}
         self.owners = {name: beside.get(name, name) for name in self.checkpoints}  # the model that each belongs to
+        self.room, self.inputs = room, Held(0)
         self.loaded: Loaded | None = None
         self.keys: dict[str, bytes] = {}  # of the tensors that the module holds
         self.held = ""  # the digest of the plan that the module holds
@@ -95,7 +96,6 @@ class LiveModel:
         sizes = [math.prod(step.slot.info.shape) for step in plan.steps]
         self.bytes_loaded = sum(sizes) * F32.itemsize + plan.bytes_out
         self.facts = (plan.recipe.title, plan.digest, len(plan.steps), plan.bytes_in, plan.bytes_out)
-        self.room, self.inputs = room, Held(0)
         self.hold()
         self.shape: Any = None  # of the model that the module is: its config and its tensors
         self.stamps = plan.stamps

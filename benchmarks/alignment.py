@@ -2,6 +2,7 @@
 
     python -m benchmarks.alignment --write docs/alignment.md        everything, some minutes of one core
     python -m benchmarks.alignment --only digits-64-0               one piece: digits-WIDTH-PAIR or text-PAIR
+    python -m benchmarks.alignment --only text-0 --rows learned     some ways of one piece; its others are kept
     python -m benchmarks.alignment --page                           the page from the figures that are kept
 
 Small networks for handwritten digits over widths (two hidden layers), and small Llamas on the text of Python's own library.
@@ -17,7 +18,7 @@ import statistics
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,21 @@ from benchmarks.pages import HERE, figures, keep, machine, table
 WIDTHS = (16, 32, 64, 128, 256, 512)
 PAIRS = 3
 WAY = np.linspace(0.0, 1.0, 9)
-DIGITS = {"naive": "as they are", "weights": "weights", "activations": "activations"}
+DIGITS = {
+    "naive": "as they are", "weights": "weights", "activations": "activations", "straight-through": "straight-through",
+    "learned": "learned",
+}  # fmt: skip
+MIDDLES = ("naive", "weights", "activations", "learned")  # of which the accuracy in the middle is shown
+ROTATING = {"spaces": ["mlp", "heads", "qk", "vo", "rotation"]}
 TEXTS: dict[str, tuple[str, dict[str, Any]]] = {
     "naive": ("as they are", {}),
     "mlp": ("weights, neurons alone", {"spaces": ["mlp"]}),
     "weights": ("weights, all spaces", {}),
-    "rotation": ("weights, the residual stream rotated", {"spaces": ["mlp", "heads", "qk", "vo", "rotation"]}),
+    "rotation": ("weights, the residual stream rotated", ROTATING),
     "activations": ("activations, all spaces", {"method": "activations"}),
+    "straight-through": ("straight-through, the residual stream rotated", {"method": "straight-through", **ROTATING}),
+    "learned-order": ("learned, all spaces", {"method": "learned"}),
+    "learned": ("learned, the residual stream rotated", {"method": "learned", **ROTATING}),
 }
 BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 
@@ -48,6 +57,9 @@ def main() -> None:
     """Measure what is missing, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=None, help="pieces to measure; train-SEED makes one model")
+    parser.add_argument(
+        "--rows", nargs="*", default=None, help="ways to align that are measured; all where none is said"
+    )
     parser.add_argument("--page", action="store_true", help="write the page from what is kept")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -58,9 +70,12 @@ def main() -> None:
         if kind == "train":
             print(train_text(int(rest[0]), texts()[0]))
             continue
-        found = digits(*map(int, rest)) if kind == "digits" else text(int(rest[0]))
+        rows = options.rows or list(DIGITS if kind == "digits" else TEXTS)
+        found = digits(*map(int, rest), rows) if kind == "digits" else text(int(rest[0]), rows)
         data = figures("alignment")
-        keep("alignment", {**data, "machine": machine(), "pieces": {**data.get("pieces", {}), piece: found}})
+        before = data.get("pieces", {})
+        where = " and ".join(dict.fromkeys([*filter(None, data.get("machine", "").split(" and ")), machine()]))
+        keep("alignment", {**data, "machine": where, "pieces": {**before, piece: {**before.get(piece, {}), **found}}})
         print(piece, json.dumps(found))
     data = figures("alignment")
     place = HERE.parent / "docs" / "alignment.md"
@@ -82,11 +97,9 @@ def between(one: dict[str, Any], other: dict[str, Any], loss: Callable[[dict[str
 # --- digits ----------------------------------------------------------------------------------------------------------------
 
 
-def digits(width: int, pair: int) -> dict[str, Any]:
+def digits(width: int, pair: int, rows: list[str]) -> dict[str, Any]:
     """Barriers of one pair of networks of a width."""
     import mergery
-    from mergery.alignment.matching.activations import Moments
-    from mergery.alignment.matching.units import Scores, identity
 
     train, test = digits_data()
     one, other = (train_digits(width, 2 * pair + turn, train) for turn in range(2))
@@ -101,21 +114,68 @@ def digits(width: int, pair: int) -> dict[str, Any]:
         folders = [as_folder(state, Path(root) / name) for state, name in ((one, "one"), (other, "other"))]
         mergery.align(folders[1], folders[0], Path(root) / "out")
         aligned = {"naive": other, "weights": load_file(Path(root) / "out" / "model.safetensors")}
-    by_activation, hidden = dict(other), [outputs(each, train[0])[:-1] for each in (one, other)]
+        aligned |= {
+            name: learnt_digits(folders, name, train) for name in ("straight-through", "learned") if name in rows
+        }
+    aligned["activations"] = by_activations(one, other, train[0])
+    found: dict[str, Any] = {"accuracy": [accuracy(one), accuracy(other)]}
+    for name in rows:
+        middle = {key: (one[key] + aligned[name][key]) / 2 for key in one}
+        found[name] = {"barrier": barrier(between(one, aligned[name], loss)), "middle": accuracy(middle)}
+    return found
+
+
+def by_activations(one: dict[str, Any], other: dict[str, Any], images: torch.Tensor) -> dict[str, Any]:
+    """The other network with its neurons in the order in which their outputs correlate most."""
+    from mergery.alignment.matching.activations import Moments
+    from mergery.alignment.matching.units import Scores, identity
+
+    found, hidden = dict(other), [outputs(each, images)[:-1] for each in (one, other)]
     for layer, (mine, theirs) in enumerate(zip(*hidden, strict=True)):
+        width = mine.shape[1]
         moments, scores = Moments.empty(width), Scores(width, signs=False)
         moments.add(mine, theirs)
         scores.signed += moments.correlation
         order = torch.from_numpy(scores.solved(identity(width, signs=False))[0].order)
         for name in (f"{layer}.weight", f"{layer}.bias"):
-            by_activation[name] = by_activation[name][order]
-        by_activation[f"{layer + 1}.weight"] = by_activation[f"{layer + 1}.weight"][:, order]
-    aligned["activations"] = by_activation
-    found: dict[str, Any] = {"accuracy": [accuracy(one), accuracy(other)]}
-    for name, state in aligned.items():
-        middle = {key: (one[key] + state[key]) / 2 for key in one}
-        found[name] = {"barrier": barrier(between(one, state, loss)), "middle": accuracy(middle)}
+            found[name] = found[name][order]
+        found[f"{layer + 1}.weight"] = found[f"{layer + 1}.weight"][:, order]
     return found
+
+
+class DigitAnswers:
+    """The loss on the digits that networks were trained on: a batch for each step, and each fourth of them to choose by."""
+
+    def __init__(self, data: tuple[torch.Tensor, torch.Tensor]) -> None:
+        kept = torch.arange(len(data[0])) % 4 == 3
+        self.learnt, self.kept = ((data[0][which], data[1][which]) for which in (~kept, kept))
+
+    def slopes(self, weights: Mapping[str, np.ndarray], step: int) -> tuple[float, dict[str, np.ndarray]]:
+        state = {name: torch.from_numpy(each).requires_grad_() for name, each in weights.items()}
+        rows = torch.from_numpy(np.random.default_rng(step).choice(len(self.learnt[0]), 128, replace=False))
+        loss = nn.functional.cross_entropy(outputs(state, self.learnt[0][rows])[-1], self.learnt[1][rows])
+        slopes = torch.autograd.grad(loss, list(state.values()))
+        return float(loss), {name: each.numpy().reshape(-1) for name, each in zip(state, slopes, strict=True)}
+
+    def held_out(self, weights: Mapping[str, np.ndarray]) -> float:
+        state = {name: torch.from_numpy(each) for name, each in weights.items()}
+        return float(nn.functional.cross_entropy(outputs(state, self.kept[0])[-1], self.kept[1]))
+
+
+def learnt_digits(folders: list[Path], method: str, data: tuple[torch.Tensor, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The other network in coordinates that are learnt on the digits that both were trained on."""
+    from mergery.alignment.finding import opened
+    from mergery.alignment.matching.learning.blending import Held
+    from mergery.alignment.matching.learning.descent import LearnedMatching
+    from mergery.alignment.matching.pairs import Models
+    from mergery.alignment.running import align_recipe
+    from mergery.recipe.aligning import LEARNT
+
+    with opened(align_recipe(folders[1], folders[0]), ("reference", "model")) as views:
+        models = Models(*views)
+        found = LearnedMatching(models, DigitAnswers(data), method, *LEARNT[method]).run()
+        moved = Held.of(models).between(found, 1.0)
+        return {name: torch.from_numpy(moved[name].reshape(node.shape)) for name, node in views[1].nodes.items()}
 
 
 def digits_data() -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
@@ -166,9 +226,10 @@ def as_folder(state: dict[str, Any], folder: Path) -> Path:
 # --- text ------------------------------------------------------------------------------------------------------------------
 
 LENGTH, BATCH, STEPS = 64, 16, 700
+TRAINED = 1_500_000  # letters of the corpus that models are trained on
 
 
-def text(pair: int) -> dict[str, Any]:
+def text(pair: int, rows: list[str]) -> dict[str, Any]:
     """Barriers of one pair of small Llamas."""
     import mergery
 
@@ -177,6 +238,8 @@ def text(pair: int) -> dict[str, Any]:
         root = Path(kept)
         folders = [train_text(2 * pair + turn, corpus) for turn in range(2)]
         (root / "texts.txt").write_text(held[:60_000])
+        learnt = [{"text": corpus[start : start + LENGTH]} for start in range(0, TRAINED, TRAINED // 2400)]
+        (root / "learnt.jsonl").write_text("".join(json.dumps(each) + "\n" for each in learnt))
         tokens = torch.tensor(encode(held[60_000:160_000]))
         tokens = tokens[: len(tokens) // LENGTH * LENGTH].view(-1, LENGTH)[:256]
         module = loaded(folders[0])
@@ -188,10 +251,13 @@ def text(pair: int) -> dict[str, Any]:
 
         one, other = (load_file(folder / "model.safetensors") for folder in folders)
         found: dict[str, Any] = {"losses": [loss(one), loss(other)]}
-        for name, (_, more) in TEXTS.items():
-            state = other
+        for name in rows:
+            state, more = other, TEXTS[name][1]
             if name != "naive":
-                data = {"data": root / "texts.txt", "samples": 60, "length": LENGTH} if "method" in more else {}
+                data: dict[str, Any] = {}
+                if "method" in more:
+                    own = ("texts.txt", 60) if name == "activations" else ("learnt.jsonl", 2400)
+                    data = {"data": root / own[0], "samples": own[1], "length": LENGTH}
                 mergery.align(folders[1], folders[0], root / name, **more, **data)
                 state = load_file(root / name / "model.safetensors")
             losses = between(one, state, loss)
@@ -240,7 +306,7 @@ def train_text(seed: int, corpus: str) -> Path:
         num_key_value_heads=2, max_position_embeddings=128, bos_token_id=None, eos_token_id=None, pad_token_id=None,
     )  # fmt: skip
     module = LlamaForCausalLM(config)
-    tokens = torch.tensor(encode(corpus[:1_500_000]))
+    tokens = torch.tensor(encode(corpus[:TRAINED]))
     steps = torch.optim.AdamW(module.parameters(), 3e-3, weight_decay=0.05, betas=(0.9, 0.95))
     rate = torch.optim.lr_scheduler.OneCycleLR(steps, 3e-3, STEPS, pct_start=0.1)
     for _ in range(STEPS):
@@ -281,11 +347,13 @@ def of_width(data: dict[str, Any], width: int) -> list[dict[str, Any]]:
 def page(data: dict[str, Any], text: str) -> str:
     """The page with the figures in their place."""
     widths = [width for width in WIDTHS if of_width(data, width)]
+    ways = [name for name in DIGITS if any(name in each for width in widths for each in of_width(data, width))]
     rows = []
     for width in widths:
         found = of_width(data, width)
-        cells = [spread([each[name]["barrier"] for each in found], 2) for name in DIGITS]
-        middles = [f"{statistics.mean(each[name]['middle'] for each in found):.3f}" for name in DIGITS]
+        cells = [spread([each[name]["barrier"] for each in found if name in each], 2) for name in ways]
+        shown = [[each[name]["middle"] for each in found if name in each] for name in MIDDLES if name in ways]
+        middles = [f"{statistics.mean(each):.3f}" if each else "" for each in shown]
         ends = statistics.mean(value for each in found for value in each["accuracy"])
         rows.append([str(width), *cells, " / ".join(middles), f"{ends:.3f}"])
     pairs = [found for name, found in data["pieces"].items() if name.startswith("text-")]
@@ -303,11 +371,14 @@ def page(data: dict[str, Any], text: str) -> str:
     told = [
         f"Networks with two hidden layers for handwritten digits, {counts} for each width, each trained from its own seed.",
         "The barrier is how much higher the loss on unseen digits is on the way between the two, at its worst of nine points,",
-        "than between the losses of the ends: mean (least to largest). Accuracy in the middle is as they are / by weights / by",
-        "activations.",
+        "than between the losses of the ends: mean (least to largest). Accuracy in the middle is "
+        + " / ".join(DIGITS[name] for name in MIDDLES if name in ways)
+        + ".",
+        "What is learned is learned on the digits that both were trained on, 128 a step, and a quarter of them held out.",
+        "Empty cells were not measured.",
         "",
         *table(
-            ["width", *(f"barrier, {words}" for words in DIGITS.values()), "accuracy in the middle", "of the ends"],
+            ["width", *(f"barrier, {DIGITS[name]}" for name in ways), "accuracy in the middle", "of the ends"],
             rows,
         ),
         "",
@@ -315,7 +386,8 @@ def page(data: dict[str, Any], text: str) -> str:
         "",
         f"Small Llamas (two layers, 64 channels) on the bytes of Python's library, {number}, each model from its own seed,",
         f"with its data in its own order; the ends' losses are {ends} nats a byte, and that of a model",
-        "that knows nothing is 5.545.",
+        "that knows nothing is 5.545. Activations are of 60 rows of unseen text. What is learned is learned on 2400 pieces of",
+        "64 letters, a quarter of them held out, of what both were trained on; the barrier is on text that neither has seen.",
         "",
         *table(["aligned by", "barrier, nats a byte", "loss in the middle"], lines),
         "",
@@ -334,7 +406,9 @@ def draw(data: dict[str, Any], file: Path) -> None:
     axes = figure.subplots()
     widths = [width for width in WIDTHS if of_width(data, width)]
     for name, words in DIGITS.items():
-        values = [[each[name]["barrier"] for each in of_width(data, width)] for width in widths]
+        values = [[each[name]["barrier"] for each in of_width(data, width) if name in each] for width in widths]
+        if not all(values):
+            continue
         means = [statistics.mean(each) for each in values]
         axes.plot(widths, means, marker="o", label=words)
         axes.fill_between(widths, [min(each) for each in values], [max(each) for each in values], alpha=0.15)

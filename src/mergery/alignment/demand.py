@@ -17,15 +17,17 @@ from typing import Any
 import numpy as np
 
 from mergery.alignment.finding import find_centre, find_transform
+from mergery.calibration.opening import stored_view
 from mergery.calibration.sources import mark_of
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.statistics import model_mark
-from mergery.errors import PlanError
-from mergery.planning.coordinates import anchor_of, unaligned
+from mergery.errors import PlanError, size
+from mergery.planning.coordinates import anchor_of, spaces_of, unaligned
 from mergery.planning.layout import lay_out
 from mergery.planning.opening import open_all
 from mergery.planning.plan import Plan, make_plan
 from mergery.recipe import Recipe, Source
+from mergery.recipe.aligning import Align
 from mergery.run.events import Notify
 from mergery.views.transforms import MemoryTransform, Transform
 from mergery.views.transforms.transform import FILE
@@ -41,6 +43,7 @@ class Wanted:
     model: str
     to: str
     folder: Path
+    takes: str = ""  # what finding it takes, where that is much
 
     @property
     def there(self) -> bool:
@@ -53,7 +56,7 @@ class Wanted:
         return (
             f"{what}: the transform is there, in {self.folder}"
             if self.there
-            else f"{what} first, and the transform kept"
+            else f"{what} first{self.takes}, and the transform kept"
         )
 
 
@@ -77,9 +80,23 @@ def wanted(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Wanted
         marks = [model_mark(checkpoints[each]) for each in (name, *others)]
         data = mark_of(align.data, recipe.folder, align.place) if align.data else None
         facts = [MADE, *marks, align.method, align.spaces, data, *((align.samples, align.length) if data else ())]
+        facts += align.learnt or ()
         key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:20]
-        found.append(Wanted(name, align.to, kept_in() / key))
+        need = Wanted(name, align.to, kept_in() / key)
+        found.append(need if need.there else replace(need, takes=_takes(align, checkpoints[name])))
     return found
+
+
+def _takes(align: Align, checkpoint: Checkpoint) -> str:
+    """What learning a transform takes, in words. Raises PlanError where the machine lacks it."""
+    if align.learnt is None:
+        return ""
+    from mergery.alignment.matching.learning.running import check_memory, memory
+
+    view = stored_view(checkpoint)
+    need = memory(spaces_of(view), sum(node.elements for node in view.nodes.values()), align)
+    check_memory(need)
+    return f", in {align.learnt[0]} steps on texts with {size(need)} of memory beside activations"
 
 
 def plan_aligning(recipe: Recipe, only: Any = ()) -> tuple[Recipe, Plan | None]:

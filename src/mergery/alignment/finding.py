@@ -30,6 +30,7 @@ from mergery.views.transforms.folding import check_gains, folded, untied
 
 if TYPE_CHECKING:
     from mergery.alignment.matching.activations import ActivationMatching
+    from mergery.alignment.matching.learning.descent import LearnedMatching
 
 
 def find_transform(recipe: Recipe, name: str, align: Align, notify: Notify) -> Transform:
@@ -38,12 +39,17 @@ def find_transform(recipe: Recipe, name: str, align: Align, notify: Notify) -> T
         models, gains = Models(reference, model), {}
         if ROTATION in align.spaces:
             models, gains = without_gains(models)
-        matching: WeightMatching | ActivationMatching = WeightMatching(models, align.spaces, notify=notify)
+        matching: WeightMatching | ActivationMatching | LearnedMatching
+        matching, learnt = WeightMatching(models, align.spaces, notify=notify), None
         if align.method == "activations":
             from mergery.alignment.matching.activations import ActivationMatching, measured
 
             moments = measured(models, align, recipe.folder, notify)
             matching = ActivationMatching(models, moments, align.spaces, notify)
+        elif align.learnt is not None:
+            from mergery.alignment.matching.learning.running import learning
+
+            matching = learnt = learning(models, align, recipe.folder, notify)
         found = matching.run()
         facts = {
             "model": model_mark(model.donor),
@@ -52,6 +58,7 @@ def find_transform(recipe: Recipe, name: str, align: Align, notify: Notify) -> T
             "method": align.method,
             "spaces": list(align.spaces),
             "left": [matching.history[0], matching.history[-1]],
+            **(learnt.facts if learnt else {}),
         }
         return replace(found, facts=facts, gains=gains if found.rotation is not None else {})
 

@@ -29,11 +29,14 @@ def align_recipe(
     data: str | Path | None = None,
     samples: int | None = None,
     length: int | None = None,
+    steps: int | None = None,
+    rate: float | None = None,
     dtype: str | None = None,
 ) -> Recipe:
     """The recipe that takes one model in the coordinates of another. Raises RecipeError."""
-    said = {"spaces": list(spaces), "data": None if data is None else str(data), "samples": samples, "length": length}
-    align = {"to": "reference", "method": method, **{key: value for key, value in said.items() if value}}
+    said = {"spaces": list(spaces) or None, "data": None if data is None else str(data), "samples": samples}
+    said |= {"length": length, "steps": steps, "rate": rate}
+    align = {"to": "reference", "method": method, **{key: value for key, value in said.items() if value is not None}}
     merge = {"method": "passthrough", "models": ["model"]}
     models = {"model": _source(model), "reference": _source(to)}
     output = {"output": {"dtype": dtype}} if dtype else {}

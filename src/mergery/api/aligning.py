@@ -26,6 +26,8 @@ def align(
     data: str | Path | None = None,
     samples: int | None = None,
     length: int | None = None,
+    steps: int | None = None,
+    rate: float | None = None,
     dtype: str | None = None,
     check: bool = False,
     options: Options = Options(),
@@ -38,7 +40,8 @@ def align(
     model:   what is aligned: a folder, a hub id, or a state dict.
     to:      the model whose coordinates it gets, of the same architecture.
     method:  `weights` without data, or `activations` on `data`: texts, of which the first so many `samples` are taken, of
-             `length` tokens at most.
+             `length` tokens at most. `learned` and `straight-through` begin with weights and go on for so many `steps` at a
+             `rate`, by the loss of the model in the middle on the data; each fourth text says which step is taken.
     spaces:  of residual, mlp, heads, qk, vo and experts, those that are aligned; all where nothing is said. `rotation` is a
              rotation of the residual stream in place of an order of its channels.
     dtype:   of the output; the model's own where nothing is said.
@@ -49,9 +52,8 @@ def align(
     """
     from mergery.alignment.running import align, align_recipe
 
-    recipe = align_recipe(
-        model, to, method=method, spaces=spaces, data=data, samples=samples, length=length, dtype=dtype
-    )
+    texts: dict[str, Any] = {"data": data, "samples": samples, "length": length}
+    recipe = align_recipe(model, to, method=method, spaces=spaces, **texts, steps=steps, rate=rate, dtype=dtype)
     with listening(on_event) as notify:
         made = align(recipe, Path(out), options, notify, replace=replace, restart=restart)
         if check:

@@ -20,11 +20,13 @@ def align(
     /,
     *,
     to: str,
-    method: Literal["weights", "activations"] = "weights",
+    method: Literal["weights", "activations", "learned", "straight-through"] = "weights",
     spaces: Spaces = (),
     data: str | None = None,
     samples: int | None = None,
     length: int | None = None,
+    steps: int | None = None,
+    rate: float | None = None,
     dtype: str | None = None,
     check: bool = False,
     dry_run: DryRun = False,
@@ -46,17 +48,22 @@ def align(
     to
         The reference: the model whose coordinates MODEL gets.
     method
-        By what units are matched: weights, which need no data, or activations on --data.
+        By what units are matched: weights, which need no data, or activations on --data. learned and straight-through begin
+        with weights and go on by the loss of the model in the middle of both on --data; both must fit into memory.
     spaces
         What is aligned, of residual (channels), mlp (neurons), heads, qk (queries with keys), vo (values with outputs) and
         experts; all of these where nothing is said. rotation is a rotation of the residual stream in place of an order of its
         channels.
     data
-        Texts for activations: a task file (.jsonl) or plain text.
+        Texts, for all methods but weights: a task file (.jsonl) or plain text.
     samples
         The first so many items of the data; 64 where nothing is said.
     length
         Tokens of a row at most; 256 where nothing is said.
+    steps
+        Steps that are learnt, each on 16 texts; 400 where nothing is said, 100 of straight-through.
+    rate
+        How large these are; 0.1 where nothing is said.
     dtype
         Of the output; MODEL's own where nothing is said.
     check
@@ -67,6 +74,7 @@ def align(
     from mergery.cli.merge import say_beforehand
 
     said = {"method": method, "spaces": spaces, "data": data, "samples": samples, "length": length, "dtype": dtype}
+    said |= {"steps": steps, "rate": rate}
     if dry_run:
         recipe = align_recipe(model, to, **said)  # type: ignore[arg-type]
         say_beforehand(plan_of(recipe), out, writing.options, writing)

@@ -94,6 +94,10 @@ def in_coordinates(
         first, last = transform.facts["left"]
         left = f"{last / first:.1%}" if first else "nothing"
         words = f"{words}, those of {transform.facts['to']}, from which {left} of the squared difference is left"
+    if len(losses := transform.facts.get("loss", [])) == 2 and changed:
+        words = (
+            f"{words}; in the middle the loss on held-out texts is {losses[1]:.4g}, of weights alone {losses[0]:.4g}"
+        )
     findings.changes.append(Change(view.name, words))
     if transform.rotation is None:
         return transformed(view, transform, spaces)

@@ -9,7 +9,9 @@ from typing import Any
 from mergery.errors import Where, did_you_mean
 from mergery.recipe.reader import RecipeReader
 
-METHODS = ("weights", "activations")
+METHODS = ("weights", "activations", "learned", "straight-through")
+LEARNT = {"learned": (400, 0.1), "straight-through": (100, 0.1)}
+"""Methods that learn a transform on data, step by step: how many steps they take, and how large, where nothing is said."""
 KINDS = ("residual", "mlp", "heads", "qk", "vo", "experts")
 """The kinds of spaces: channels of the residual stream, neurons, heads, matrices of queries with keys, of values with outputs,
 and experts."""
@@ -17,7 +19,7 @@ MEAN = "mean"
 """The word for the mean of the other models, in place of one of them."""
 ROTATION = "rotation"
 """In place of an order of channels, a rotation of the residual stream, which norms without gains do not see."""
-KEYS = ("to", "method", "spaces", "models", "data", "samples", "length")
+KEYS = ("to", "method", "spaces", "models", "data", "samples", "length", "steps", "rate")
 SAMPLES, LENGTH = 64, 256
 
 
@@ -27,10 +29,12 @@ class Align:
 
     to:      the model whose coordinates the others get; or `mean`: each is matched to the mean of the others, in turns, and the
              first stays as it is.
-    method:  by what units are matched: `weights`, or `activations` on data.
+    method:  by what units are matched: `weights`; or on data: `activations`, or the loss in the middle, `learned` by
+             matrices or `straight-through` by weights (see `alignment.matching.learning`).
     spaces:  the kinds of spaces that are aligned.
     models:  those that are; empty: all stored models that are merged.
-    data:    for activations: texts, as in `calibration`; the first so many `samples`, each of `length` tokens at most.
+    data:    for all but weights: texts, as in `calibration`; the first so many `samples`, each of `length` tokens at most.
+    steps:   of learning, each on 16 texts, and their `rate`; 0 is the method's own, see `learnt`.
     """
 
     to: str
@@ -40,7 +44,17 @@ class Align:
     data: str = ""
     samples: int = SAMPLES
     length: int = LENGTH
+    steps: int = 0
+    rate: float = 0.0
     place: Where | None = field(default=None, compare=False)
+
+    @property
+    def learnt(self) -> tuple[int, float] | None:
+        """How many steps are learnt, and at which rate; None where the method learns nothing."""
+        if self.method not in LEARNT:
+            return None
+        steps, rate = LEARNT[self.method]
+        return self.steps or steps, self.rate or rate
 
     def plain(self) -> Any:
         """What is said, as plain data."""
@@ -51,6 +65,8 @@ class Align:
             "data": self.data,
             "samples": self.samples if self.samples != SAMPLES else None,
             "length": self.length if self.length != LENGTH else None,
+            "steps": self.steps,
+            "rate": self.rate,
         }
         more = {key: value for key, value in said.items() if value}
         return {"to": self.to, **more} if more else self.to
@@ -91,11 +107,11 @@ def read_align(reader: RecipeReader, data: Any, models: Mapping[str, Any]) -> Al
     text = said.get("data", "")
     if not isinstance(text, str):
         reader.fail(f"data is {text!r}", (*path, "data"), why="it must be a file", hint="data: texts.jsonl")
-    if method == "activations" and not text:
-        why = "they are compared on texts"
-        reader.fail(
-            "activations need data", path, why=why, hint="align: {to: base, method: activations, data: texts.jsonl}"
-        )
+    if method in METHODS[1:] and not text:
+        what = "activations need data" if method == "activations" else f"{method} needs data"
+        why = "units are compared on texts" if method == "activations" else "the loss in the middle is that of texts"
+        reader.fail(what, path, why=why, hint=f"align: {{to: base, method: {method}, data: texts.jsonl}}")
+    steps, rate = _learning(reader, said, str(method), path)
     if centre and (method != METHODS[0] or ROTATION in spaces):
         hint = "align: {to: mean}, or to: a model's name"
         reader.fail("a mean is matched by weights, and without rotation", path, hint=hint)
@@ -105,9 +121,27 @@ def read_align(reader: RecipeReader, data: Any, models: Mapping[str, Any]) -> Al
         hint = "leave out data, or method: activations"
         reader.fail("weights are matched without data", (*path, "data"), hint=hint)
     own = (tuple(each for each in (*KINDS, ROTATION) if each in spaces) or KINDS, tuple(named), str(text))
-    return Align(
-        said["to"], str(method), *own, numbers["samples"], numbers["length"], reader.document.where(path, key=True)
-    )
+    place = reader.document.where(path, key=True)
+    return Align(said["to"], str(method), *own, numbers["samples"], numbers["length"], steps, rate, place)
+
+
+def _learning(reader: RecipeReader, said: Mapping[str, Any], method: str, path: tuple[str, ...]) -> tuple[int, float]:
+    """`steps` and `rate`; 0 where they are not said."""
+    steps, rate = said.get("steps"), said.get("rate")
+    for name, value in (("steps", steps), ("rate", rate)):
+        if value is not None and method not in LEARNT and method in METHODS:
+            hint = f"leave out {name}, or method: learned"
+            reader.fail(
+                f"{name} is of a transform that is learnt", (*path, name), why=f"{method} learns none", hint=hint
+            )
+    if steps is not None and (not isinstance(steps, int) or isinstance(steps, bool) or steps < 1):
+        why = "it must be a whole number, 1 or more"
+        reader.fail(f"steps is {steps!r}", (*path, "steps"), why=why, hint=f"steps: {LEARNT['learned'][0]}")
+        steps = None
+    if rate is not None and (not isinstance(rate, (int, float)) or isinstance(rate, bool) or not 0.0 < rate < 1e3):
+        reader.fail(f"rate is {rate!r}", (*path, "rate"), why="it must be a number above zero", hint="rate: 0.1")
+        rate = None
+    return steps or 0, float(rate or 0.0)
 
 
 def align_schema() -> dict[str, Any]:
@@ -118,9 +152,11 @@ def align_schema() -> dict[str, Any]:
         "method": {"enum": list(METHODS), "default": METHODS[0]},
         "spaces": {"type": "array", "items": {"enum": [*KINDS, ROTATION]}, "minItems": 1},
         "models": {"type": "array", "items": text, "description": "Those that are aligned; all where nothing is said."},
-        "data": {**text, "description": "Texts, for activations."},
+        "data": {**text, "description": "Texts, for all methods but weights."},
         "samples": {"type": "integer", "minimum": 2, "default": SAMPLES},
         "length": {"type": "integer", "minimum": 2, "default": LENGTH},
+        "steps": {"type": "integer", "minimum": 1, "description": "Of learned and straight-through, each on 16 texts."},
+        "rate": {"type": "number", "exclusiveMinimum": 0, "description": "How large their steps are."},
     }
     mapping = {"type": "object", "properties": said, "additionalProperties": False, "required": ["to"]}
     return {

@@ -106,11 +106,11 @@ def in_places(pairs: Sequence[Pair], transform: Transform) -> list[Pair]:
     for pair in pairs:
         if pair.piece.expert.isdecimal():
             experts.setdefault((pair.piece.layer, pair.piece.expert), []).append(pair)
-    turn: dict[str, int] = {}
+    turn: dict[tuple[int | None, str], int] = {}
     for pair in pairs:
         layer, number = pair.piece.layer, pair.piece.expert
         comes = transform.expert(layer, number)
-        place = turn[number] = turn.get(number, -1) + 1
+        place = turn[layer, number] = turn.get((layer, number), -1) + 1
         found.append(pair if comes == number else replace(pair, other=experts[layer, comes][place].other))
     return found
 

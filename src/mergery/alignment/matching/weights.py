@@ -48,6 +48,7 @@ class WeightMatching:
         if self.start is not None:
             self.units |= self.start.units
             self.heads |= self.start.heads
+            self.rotation = self.start.rotation
         self.rotating = ROTATION in self.wanted
         free = {RESIDUAL, ROTATION} & set(self.wanted) and RESIDUAL in self.units and not self.models.spaces.fixed
         self.settled = not free  # whether channels are certain

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +65,24 @@ def test_the_planted_model_is_found_and_the_recipe_merges(mergery: Any, planted:
     assert (tmp_path / "merged" / "config.json").exists()
 
 
-def test_a_killed_search_goes_on_to_the_same_end(mergery: Any, planted: Path, tmp_path: Path) -> None:
+def test_a_killed_search_goes_on_to_the_same_end_though_its_models_were_moved(
+    mergery: Any, planted: Path, zoo: Path, tmp_path: Path
+) -> None:
     tasks = ("--tasks", planted / "texts.jsonl")
     assert mergery("search", planted / "recipe.yaml", tmp_path / "whole", *tasks, "--trials", "14").code == 0
     assert mergery("search", planted / "recipe.yaml", tmp_path / "parts", *tasks, "--trials", "6").code == 0
-    done = mergery("search", planted / "recipe.yaml", tmp_path / "parts", *tasks, "--trials", "14", "--json")
+    shutil.copytree(zoo, tmp_path / "elsewhere")
+    moved = (planted / "recipe.yaml").read_text().replace(str(zoo), str(tmp_path / "elsewhere"))
+    (tmp_path / "moved.yaml").write_text(moved)
+    done = mergery("search", tmp_path / "moved.yaml", tmp_path / "parts", *tasks, "--trials", "14", "--json")
     assert done.code == 0
     tried = [json.loads(line) for line in done.out.splitlines() if '"tried"' in line]
     assert [each["number"] for each in tried] == list(range(7, 15))
     assert found(tmp_path / "parts")["candidates"] == found(tmp_path / "whole")["candidates"]
+    (tmp_path / "moved.yaml").write_text(moved.replace("/elsewhere/b\n", "/elsewhere/base\n"))
+    other = mergery("search", tmp_path / "moved.yaml", tmp_path / "parts", *tasks, "--trials", "14")
+    assert other.code == 2
+    assert "another search" in other.err
     assert found(tmp_path / "parts")["chosen"] == found(tmp_path / "whole")["chosen"]
 
 

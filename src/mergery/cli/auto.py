@@ -29,6 +29,7 @@ def auto(
     no_tasks: NoTasks = False,
     budget: Budget = "30m",
     seed: int = 0,
+    workers: int = 1,
     asking: Asking = Asking(),
     telling: Telling = Telling(),
 ) -> None:
@@ -51,6 +52,8 @@ def auto(
         The folder to write: the recipe (recipe.yaml), all that was tried (auto.json), and every answer.
     seed
         Of the parts of the tasks, and of the search.
+    workers
+        Processes that score models at the same time, each with one in memory.
     """
     wait_without_spinning()
     from mergery import api
@@ -69,7 +72,7 @@ def auto(
             _tell(told)
         return
     assert tasks is not None
-    options = AutoOptions(parse_budget(budget), seed)
+    options = AutoOptions(parse_budget(budget), seed, workers)
     with telling.reporter() as report:
         found = api.auto(
             base,

@@ -29,6 +29,7 @@ def soup(
     threshold: Threshold = 0.5,
     quick: bool = False,
     seed: int = 0,
+    workers: int = 1,
     asking: Asking = Asking(),
     telling: Telling = Telling(),
 ) -> None:
@@ -55,6 +56,8 @@ def soup(
         Of soce: try some of the weights only, and the best of the others by a quadratic function through these.
     seed
         Of the parts into which the tasks are split.
+    workers
+        Processes that score soups at the same time, each with a model in memory. What is found does not depend on it.
     """
     if scores is not None:
         if strategy != "soce" or models or tasks or out is not None:
@@ -69,7 +72,7 @@ def soup(
     from mergery import api
     from mergery.exploration.soups.options import SoupOptions
 
-    options = SoupOptions(strategy, threshold, quick, seed)
+    options = SoupOptions(strategy, threshold, quick, seed, workers)
     with telling.reporter() as report:
         found = api.soup(
             models,

@@ -33,7 +33,7 @@ from mergery.exploration.study import Study, check_optuna
 from mergery.exploration.trying import asking, try_candidates
 from mergery.recipe import Merge, Recipe, Source
 from mergery.recipe.document import write_yaml
-from mergery.recipe.paths import rebased
+from mergery.recipe.paths import placeless, rebased
 from mergery.recipe.space import Space, read_space
 from mergery.run.cluster import refuse_memory
 from mergery.run.events import Found, Notify, ignore
@@ -116,7 +116,7 @@ def search(
             hold = live.hold(options.workers, notify)
             question = digest(
                 [
-                    space.document.data,
+                    placeless(space.document.data),  # which models they are, their contents say
                     live.sources,
                     [task.hash for task in splits.search],
                     options.plain(),

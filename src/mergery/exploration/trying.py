@@ -12,12 +12,12 @@ from mergery.exploration.estimating import WHOLE, Estimator
 from mergery.exploration.live import LiveModel
 from mergery.exploration.options import SearchOptions
 from mergery.exploration.parallel.cluster import cluster
+from mergery.exploration.parallel.places import devices_of
 from mergery.exploration.parallel.processes import processes
 from mergery.exploration.parallel.team import Team
 from mergery.exploration.parallel.work import Answer, Ask, Job, Setup, alone
 from mergery.exploration.scoring import Found, Objective
 from mergery.exploration.study import Study
-from mergery.kernels.devices import find_devices
 from mergery.recipe.space import Space
 from mergery.run.events import Notify, Tried
 
@@ -88,12 +88,5 @@ def asking(
         with cluster(setup, options.workers, options.ray) as crew:
             yield Team(crew, notify).ask
     else:
-        with processes(setup, options.workers, _devices(options.devices, objective.options.device)) as crew:
+        with processes(setup, options.workers, devices_of(options.devices, objective.options.device)) as crew:
             yield Team(crew, notify).ask
-
-
-def _devices(given: Sequence[str], wanted: str) -> tuple[str, ...]:
-    """Where workers compute: on what they are given, else on what the evaluation says; `auto` is all GPUs in turn."""
-    if not given and wanted != "auto":
-        return (wanted,)
-    return tuple(device.name for each in given or ("auto",) for device in find_devices(each))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -60,6 +60,18 @@ def rebased(data: Mapping[str, Any], old: Path, new: Path) -> dict[str, Any]:
             if all((old / part).exists() for part in parts):
                 return "+".join(os.path.relpath(old / part, new) for part in parts)
         return path
+
+    return _with_paths(data, told)
+
+
+def placeless(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's data without the paths of models that have names: equal for recipes of models that were moved in between."""
+    named = isinstance(data.get("models"), Mapping)
+    return _with_paths(data, lambda path: "" if isinstance(path, str) else path) if named else dict(data)
+
+
+def _with_paths(data: Mapping[str, Any], told: Callable[[Any], Any]) -> dict[str, Any]:
+    """A recipe's data with other paths of its models, their statistics, transforms and adapters."""
 
     def moved(item: Any) -> Any:
         if isinstance(item, Mapping) and not _is_merge(item):

@@ -10,12 +10,17 @@ from mergery.errors import RecipeError
 
 @dataclass(frozen=True)
 class AutoOptions:
-    """minutes: of the whole, nearly: what has begun is finished. seed: of the parts of the tasks, and of samplers."""
+    """minutes: of the whole, nearly: what has begun is finished. seed: of the parts of the tasks, and of samplers. workers:
+    processes that score models at the same time, each with one in memory.
+    """
 
     minutes: float = 30.0
     seed: int = 0
+    workers: int = 1
 
     def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise RecipeError(f"workers is {self.workers}", why="it must be 1 or more", hint="--workers 2")
         if not self.minutes > 0:
             raise RecipeError(
                 f"the budget is {self.minutes:g} minutes", why="it must be more than 0", hint="--budget 30m"

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ from mergery.exploration.automatic.options import AutoOptions
 from mergery.exploration.folder import RECIPE, locked
 from mergery.exploration.live import LiveModel
 from mergery.exploration.options import SearchOptions
-from mergery.exploration.parallel.work import alone
+from mergery.exploration.parallel.asking import Office, office
 from mergery.exploration.scoring import make_objective
 from mergery.exploration.sources import named_sources
 from mergery.exploration.study import Study, check_optuna
-from mergery.exploration.trying import try_candidates
+from mergery.exploration.trying import asking, try_candidates
 from mergery.method import find
 from mergery.recipe.document import write_yaml
-from mergery.recipe.paths import rebased
+from mergery.recipe.paths import placeless, rebased
 from mergery.recipe.reading import load_recipe
 from mergery.recipe.space import read_space
 from mergery.report.interference import Interference, measure
@@ -52,6 +53,9 @@ METHODS: tuple[Mapping[str, Any], ...] = (
 """What is tried, in this order: from cheap to dear, of every family that is best in some world (docs/which-method.md)."""
 FINALISTS = 3  # merges at their defaults that are judged
 SHARE = 0.5  # of the time that is left: no single merge may be expected to take more
+TOGETHER = (
+    4  # candidates that are drawn before any of them is scored, whatever the workers: at most a generation of CMA-ES
+)
 REFINED = 2  # merges whose weights are searched
 RECORD = "auto.json"
 LATE = "there was not the time"
@@ -99,9 +103,8 @@ def choose(
     clock = Clock(60 * options.minutes, time.monotonic)
     splits = split(tasks, seed=options.seed)
     objective = make_objective(splits.search, evaluation, options.seed)
-    whole = {"models": sources, "merge": {"method": "task_arithmetic", "base": "base"}}
     with locked(out, "choice"):
-        live = LiveModel(load_recipe(whole), objective.head, dtype=evaluation.dtype, tokenizer=tokenizer)
+        live = LiveModel(load_recipe(_whole(sources)), objective.head, dtype=evaluation.dtype, tokenizer=tokenizer)
         try:
             contest = _Contest(sources, live, splits, objective, evaluation, options, clock, out, notify)
             return contest.run()
@@ -117,6 +120,11 @@ def sources_of(base: Any, models: Sequence[Any] | Mapping[str, Any]) -> dict[str
         hint = "mergery auto BASE MODEL MODEL --tasks FILE --out OUT"
         raise RecipeError("there is nothing to choose", why="it takes a base and two models or more", hint=hint)
     return sources
+
+
+def _whole(sources: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe of all models, which opens them."""
+    return {"models": dict(sources), "merge": {"method": "task_arithmetic", "base": "base"}}
 
 
 def recipe_of(sources: Mapping[str, Any], merge: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,15 +155,20 @@ class _Contest:
         self.skipped: dict[str, str] = {}
         self.best = float("-inf")
         self.count = 0
+        self.whole = _whole(sources)
+        self.office = Office()
 
     def run(self) -> AutoResult:
         """Models alone, methods at their defaults, the best of them refined; then the verdict."""
         interference = self.interference()
-        alone = [entry for name in self.names if (entry := self.alone(name)) is not None]
+        results, workers = self.out / "results", self.options.workers
+        with office(self.live, self.whole, Path(), results, self.evaluation, workers, self.notify) as self.office:
+            self.office.ask([(self.by_itself(name), name) for name in self.names], self.splits.search)
+            alone = [entry for name in self.names if (entry := self.alone(name)) is not None]
+            merges = sorted(self.merges(), key=lambda entry: -entry.search) if alone else []
         if not alone:
             why = "; ".join(f"{name}: {reason}" for name, reason in self.skipped.items())
             raise CheckpointError("none of the models can be scored", why=why, hint="give tasks that they are made for")
-        merges = sorted(self.merges(), key=lambda entry: -entry.search)
         refined = list(self.refined(merges[:REFINED]))
         finalists = [*alone, *merges[:FINALISTS], *refined]
         verdict = judge(
@@ -188,32 +201,47 @@ class _Contest:
         """Score a recipe on the items to search with."""
         started = time.perf_counter()
         score = score_of(self.measure(recipe, self.splits.search, name))
-        taken = round(time.perf_counter() - started, 3)
+        taken = self.office.seconds.pop(
+            name, round(time.perf_counter() - started, 3)
+        )  # where a worker has asked it before
         self.count, self.best = self.count + 1, max(self.best, score)
         most = len(self.names) + len(METHODS)
         self.notify(Tried(self.count, max(most, self.count), score, self.best, False, self.live.made, taken))
         return Entry(name, recipe, merged, score, taken)
 
+    def by_itself(self, name: str) -> dict[str, Any]:
+        """The recipe of a model alone."""
+        return {"models": {name: self.sources[name]}, "merge": {"method": "passthrough", "models": [name]}}
+
     def alone(self, name: str) -> Entry | None:
         """A model by itself; None where it cannot be scored."""
-        data = {"models": {name: self.sources[name]}, "merge": {"method": "passthrough", "models": [name]}}
         try:
-            return self.entry(name, data, merged=False)
+            return self.entry(name, self.by_itself(name), merged=False)
         except CheckpointError as error:
             self.skipped[name] = error.what
             return None
 
     def merges(self) -> Iterator[Entry]:
-        """Methods at their defaults, those that the time allows."""
-        for merge in METHODS:
-            name, data = str(merge["method"]), recipe_of(self.sources, merge)
-            try:
-                if seconds(self.live.plan(load_recipe(data))) > SHARE * self.clock.left:
-                    self.skipped[name] = LATE
-                    continue
-                yield self.entry(name, data, merged=True)
-            except (PlanError, RecipeError) as error:  # a method that these models do not suit
-                self.skipped[name] = error.what
+        """Methods at their defaults, those that the time allows, as many at once as there are workers."""
+        merges = iter([(str(merge["method"]), recipe_of(self.sources, merge)) for merge in METHODS])
+        while batch := list(islice(filter(self.in_time, merges), self.options.workers)):
+            self.office.ask([(data, name) for name, data in batch], self.splits.search)
+            for name, data in batch:
+                try:
+                    yield self.entry(name, data, merged=True)
+                except (PlanError, RecipeError) as error:
+                    self.skipped[name] = error.what
+
+    def in_time(self, merge: tuple[str, Mapping[str, Any]]) -> bool:
+        """Whether the time allows a merge, and these models suit the method."""
+        name, data = merge
+        try:
+            if seconds(self.live.plan(load_recipe(data))) <= SHARE * self.clock.left:
+                return True
+            self.skipped[name] = LATE
+        except (PlanError, RecipeError) as error:
+            self.skipped[name] = error.what
+        return False
 
     def refined(self, best: Sequence[Entry]) -> Iterator[Entry]:
         """The best merges with weights of their own, searched for in the time that is left."""
@@ -223,12 +251,17 @@ class _Contest:
             if merge is None or left < 2 * entry.seconds:
                 continue
             space = read_space({**entry.recipe, "merge": merge})
-            options = SearchOptions("auto", 200, left / 60, self.options.seed)
+            options = SearchOptions(
+                "auto", 200, left / 60, self.options.seed, workers=self.options.workers, together=TOGETHER
+            )
             folder = self.out / f"search-{entry.name}"
             folder.mkdir(exist_ok=True)
-            question = digest([space.document.data, self.live.sources, [task.hash for task in self.splits.search]])
+            question = digest(
+                [placeless(space.document.data), self.live.sources, [task.hash for task in self.splits.search]]
+            )
             study = Study(folder, space, options, question)
-            try_candidates(study, alone(space, self.objective, self.live), self.objective, self.notify)
+            with asking(space, self.objective, self.live, options, self.notify, self.office.hold) as ask:
+                try_candidates(study, ask, self.objective, self.notify)
             if study.best is None:
                 continue
             values = study.centre() or study.best.values

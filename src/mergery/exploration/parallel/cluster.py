@@ -8,7 +8,7 @@ from typing import Any
 
 from mergery.errors import MergeryError, PlanError
 from mergery.exploration.parallel.team import Gone
-from mergery.exploration.parallel.work import Answer, Job, Setup, Worker, open_worker
+from mergery.exploration.parallel.work import Answer, Job, Setup, Worker
 from mergery.run.cluster import connected, import_ray
 
 
@@ -21,7 +21,7 @@ class Actor:
 
     def answer(self, job: Job) -> Answer:
         """Score a candidate."""
-        self.worker = self.worker or open_worker(self.setup, self.device)
+        self.worker = self.worker or self.setup.open(self.device)
         return self.worker.answer(job)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mergery.errors import MergeryError
 from mergery.exploration.parallel.team import Gone
-from mergery.exploration.parallel.work import Answer, Job, Setup, Worker, open_worker
+from mergery.exploration.parallel.work import Opening
 
 CALL = "import sys; sys.path[:] = {path!r}; from {module} import serve; serve({file})"
 LAST = 10.0  # seconds that a worker has to end by itself
@@ -24,7 +24,7 @@ LAST = 10.0  # seconds that a worker has to end by itself
 class Process:
     """A process that scores candidates, and the line to it."""
 
-    def __init__(self, setup: Setup, device: str) -> None:
+    def __init__(self, setup: Opening, device: str) -> None:
         ours, theirs = socket.socketpair()
         call = CALL.format(path=sys.path, module=__name__, file=theirs.fileno())
         with theirs:
@@ -51,7 +51,7 @@ class Process:
 class Processes:
     """Processes of this machine, on devices in turn. See `team.Crew`."""
 
-    def __init__(self, setup: Setup, size: int, devices: Sequence[str]) -> None:
+    def __init__(self, setup: Opening, size: int, devices: Sequence[str]) -> None:
         self.setup, self.size, self.devices = setup, size, devices
         self.workers: list[Process] = []
 
@@ -60,13 +60,13 @@ class Processes:
         self.workers.append(worker)
         return worker
 
-    def give(self, worker: Process, job: Job) -> None:
+    def give(self, worker: Process, job: Any) -> None:
         with suppress(OSError):  # that it is gone is seen where its answer is waited for
             worker.line.send(job)
 
-    def wait(self, busy: Sequence[Process]) -> list[tuple[Process, Answer | Gone]]:
+    def wait(self, busy: Sequence[Process]) -> list[tuple[Process, Any]]:
         ready = wait([worker.line for worker in busy])
-        news: list[tuple[Process, Answer | Gone]] = []
+        news: list[tuple[Process, Any]] = []
         for worker in busy:
             if worker.line not in ready:
                 continue
@@ -97,7 +97,7 @@ class Processes:
 
 
 @contextmanager
-def processes(setup: Setup, size: int, devices: Sequence[str]) -> Iterator[Processes]:
+def processes(setup: Opening, size: int, devices: Sequence[str]) -> Iterator[Processes]:
     """Processes that end with the block."""
     crew = Processes(setup, size, devices)
     try:
@@ -109,13 +109,13 @@ def processes(setup: Setup, size: int, devices: Sequence[str]) -> Iterator[Proce
 def serve(file: int) -> None:
     """What such a process does: answer until the line is closed."""
     line: Any = Connection(file)
-    worker: Worker | None = None
+    worker: Any = None
     try:
         setup, device = line.recv()
         while True:
             job = line.recv()
             try:
-                worker = worker or open_worker(setup, device)
+                worker = worker or setup.open(device)
                 answer: Any = worker.answer(job)
             except MergeryError as error:
                 answer = error

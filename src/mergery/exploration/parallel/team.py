@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mergery.errors import PlanError
-from mergery.exploration.parallel.work import Answer, Job
 from mergery.run.events import Lost, Notify
 
 LOSSES = 3  # times that one candidate's worker may be lost before the search gives up
@@ -31,29 +30,29 @@ class Crew(Protocol):
         """A new worker, for one of the places from 0 to `size` - 1."""
         ...
 
-    def give(self, worker: Any, job: Job) -> None:
+    def give(self, worker: Any, job: Any) -> None:
         """Let a worker score a candidate."""
         ...
 
-    def wait(self, busy: Sequence[Any]) -> list[tuple[Any, Answer | Gone]]:
+    def wait(self, busy: Sequence[Any]) -> list[tuple[Any, Any]]:
         """Wait until one of the workers has an answer or is lost. Raises what a worker raised."""
         ...
 
 
 class Team:
-    """Puts candidates to a crew, and gives the answers in the candidates' order."""
+    """Puts candidates to a crew, and gives the answers in the candidates' order. Both have a `number`."""
 
     def __init__(self, crew: Crew, notify: Notify) -> None:
         self.crew, self.notify = crew, notify
         self.free = deque(range(crew.size))  # places without a worker
         self.idle: deque[Any] = deque()
         self.places: dict[int, int] = {}  # of workers, by their id
-        self.busy: dict[int, tuple[Any, Job]] = {}
+        self.busy: dict[int, tuple[Any, Any]] = {}
         self.losses: Counter[int] = Counter()
 
-    def ask(self, jobs: Sequence[Job]) -> Iterator[Answer]:
+    def ask(self, jobs: Sequence[Any]) -> Iterator[Any]:
         """Score candidates; those that are done wait for the ones before them."""
-        waiting, done = deque(jobs), dict[int, Answer]()
+        waiting, done = deque(jobs), dict[int, Any]()
         for job in jobs:
             while job.number not in done:
                 self._occupy(waiting)
@@ -67,7 +66,7 @@ class Team:
                         self.idle.append(worker)
             yield done.pop(job.number)
 
-    def _occupy(self, waiting: deque[Job]) -> None:
+    def _occupy(self, waiting: deque[Any]) -> None:
         while waiting and (self.idle or self.free):
             if self.idle:
                 worker = self.idle.popleft()
@@ -79,7 +78,7 @@ class Team:
             self.busy[id(worker)] = worker, job
             self.crew.give(worker, job)
 
-    def _replace(self, worker: Any, job: Job, news: Gone) -> None:
+    def _replace(self, worker: Any, job: Any, news: Gone) -> None:
         self.notify(Lost(news.place, news.reason))
         self.free.append(self.places.pop(id(worker)))
         self.losses[job.number] += 1

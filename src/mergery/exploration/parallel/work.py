@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from mergery.errors import PlanError
 from mergery.exploration.live import LiveModel
@@ -43,6 +43,14 @@ Ask = Callable[[Sequence[Job]], Iterator[Answer]]
 """Scores candidates, and gives the answers in their order."""
 
 
+class Opening(Protocol):
+    """All that a worker must know, as it is sent to it."""
+
+    def open(self, device: str) -> Any:
+        """Whatever gives the `answer` to a job."""
+        ...
+
+
 @dataclass(frozen=True)
 class Setup:
     """All that a worker must know. sources and stamps: of the models, as the process that draws candidates sees them."""
@@ -54,6 +62,22 @@ class Setup:
     stamps: Mapping[str, Any]
     threads: int = 0  # of each worker
     hold: int = 0  # bytes of inputs that each keeps in memory
+
+    def open(self, device: str) -> Worker:
+        """Open the models in this process. Raises PlanError where they are not those that the driver sees."""
+        options = replace(self.objective.options, device=device, threads=self.threads)
+        start = self.space.recipe({each.name: each.kind.ends[0] for each in self.space.dimensions})
+        live = LiveModel(
+            start,
+            self.objective.head,
+            dtype=options.dtype,
+            tokenizer=self.tokenizer,
+            sources=self.sources,
+            threads=self.threads,
+            room=self.hold,
+        )
+        check_stamps(live, self.stamps)
+        return Worker(self.space, replace(self.objective, options=options), live)
 
 
 class Worker:
@@ -81,21 +105,9 @@ def alone(space: Space, objective: Objective, live: LiveModel) -> Ask:
     return partial(map, Worker(space, objective, live).answer)
 
 
-def open_worker(setup: Setup, device: str) -> Worker:
-    """Open the models in this process. Raises PlanError where they are not those that the driver sees."""
-    space, objective = setup.space, setup.objective
-    options = replace(objective.options, device=device, threads=setup.threads)
-    start = space.recipe({each.name: each.kind.ends[0] for each in space.dimensions})
-    live = LiveModel(
-        start,
-        objective.head,
-        dtype=options.dtype,
-        tokenizer=setup.tokenizer,
-        sources=setup.sources,
-        threads=setup.threads,
-        room=setup.hold,
-    )
-    changed = [name for name, stamp in setup.stamps.items() if live.stamps.get(name) != stamp]
+def check_stamps(live: LiveModel, stamps: Mapping[str, Any]) -> None:
+    """Raises PlanError where a worker's models are not those that the driver sees; they are then closed."""
+    changed = [name for name, stamp in stamps.items() if live.stamps.get(name) != stamp]
     if changed:
         live.close()
         raise PlanError(
@@ -103,4 +115,3 @@ def open_worker(setup: Setup, device: str) -> Worker:
             why=f"the files of {', '.join(changed)} differ",
             hint="give all machines one file system, and change no model during a search",
         )
-    return Worker(space, replace(objective, options=options), live)

@@ -15,6 +15,7 @@ from mergery.evaluation.results import Evaluation, mean
 from mergery.evaluation.running import answer_all
 from mergery.evaluation.task import Task
 from mergery.exploration.live import LiveModel
+from mergery.exploration.parallel.asking import Office
 from mergery.recipe import Recipe
 from mergery.recipe.reading import load_recipe
 from mergery.run.events import Notify, Tried, ignore
@@ -47,6 +48,7 @@ class Kitchen:
     most: int = 0  # soups that will be tasted, as far as that is known
     tasted: dict[str, Evaluation] = field(default_factory=dict)
     best: float = -math.inf
+    office: Office = field(default_factory=Office)  # several workers that taste beforehand, if there are any
 
     def recipe(self, weights: Weights) -> Recipe:
         """The recipe of a soup. Of one model it is a copy."""
@@ -61,12 +63,20 @@ class Kitchen:
 
     def measure(self, weights: Weights, tasks: Sequence[Task], name: str = "soup") -> Evaluation:
         """All answers of a soup."""
-        weights = {model: weight for model, weight in weights.items() if weight}
-        key = repr((sorted(weights.items()), [task.hash for task in tasks]))
+        weights, key = _used(weights, tasks)
         if key not in self.tasted:
             subject = self.live.subject(self.recipe(weights), name)
             self.tasted[key] = answer_all(subject, tasks, self.options, self.results)
         return self.tasted[key]
+
+    def ahead(self, soups: Sequence[Weights], tasks: Sequence[Task], names: Sequence[str] = ()) -> None:
+        """Let several workers taste soups that will be asked for, under their names."""
+        wanted: dict[str, tuple[Mapping[str, Any], str]] = {}
+        for soup, name in zip(soups, names or ["soup"] * len(soups), strict=True):
+            weights, key = _used(soup, tasks)
+            if key not in self.tasted:
+                wanted.setdefault(key, (self.data(weights), name))  # under the name that it is first asked by
+        self.office.ask(list(wanted.values()), tasks)
 
     def taste(self, weights: Weights, tasks: Sequence[Task]) -> Taste:
         """What a soup is worth: the mean over the categories of all tasks, each by its task's metric."""
@@ -80,6 +90,12 @@ class Kitchen:
             number = len(self.tasted)
             self.notify(Tried(number, max(self.most, number), score, self.best, False, self.live.made, seconds))
         return Taste(weights, score, categories)
+
+
+def _used(weights: Weights, tasks: Sequence[Task]) -> tuple[dict[str, float], str]:
+    """What a soup is really of, and what it and some tasks are known by."""
+    used = {model: weight for model, weight in weights.items() if weight}
+    return used, repr((sorted(used.items()), [task.hash for task in tasks]))
 
 
 def of_categories(found: Evaluation) -> dict[str, float]:

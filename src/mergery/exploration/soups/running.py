@@ -17,6 +17,7 @@ from mergery.evaluation.options import EvaluationOptions
 from mergery.evaluation.task import Task
 from mergery.exploration.folder import RECIPE, locked
 from mergery.exploration.live import LiveModel
+from mergery.exploration.parallel.asking import office
 from mergery.exploration.scoring import make_objective
 from mergery.exploration.soups.making import Kitchen, Weights, uniform
 from mergery.exploration.soups.options import SoupOptions, Strategy
@@ -77,8 +78,10 @@ def make_soup(
     with locked(out, f"{options.strategy} soup"):
         live = LiveModel(load_recipe(whole), head, dtype=evaluation.dtype, tokenizer=tokenizer)
         try:
-            kitchen = Kitchen(named, live, evaluation, out / "results", Path(), notify)
-            return _cook(kitchen, splits, out, options)
+            results = out / "results"
+            with office(live, whole, Path(), results, evaluation, options.workers, notify) as workers:
+                kitchen = Kitchen(named, live, evaluation, results, Path(), notify, office=workers)
+                return _cook(kitchen, splits, out, options)
         finally:
             live.close()
 
@@ -86,6 +89,7 @@ def make_soup(
 def _cook(kitchen: Kitchen, splits: Any, out: Path, options: SoupOptions) -> SoupResult:
     tasks, names = splits.search, list(kitchen.models)
     kitchen.most = 2 * len(names)
+    kitchen.ahead([{name: 1.0} for name in names], tasks)
     alone = {name: kitchen.taste({name: 1.0}, tasks).score for name in names}
     grown = greedy(alone, lambda weights: kitchen.taste(weights, tasks).score)
     experts = soce(kitchen, tasks, options.threshold, quick=options.quick) if options.strategy == "soce" else None
@@ -97,6 +101,7 @@ def _cook(kitchen: Kitchen, splits: Any, out: Path, options: SoupOptions) -> Sou
     told = ", ".join(f"{name} {weight:.3g}" for name, weight in weights.items())
     head = f"# A soup by mergery soup {options.strategy}: {told}.\n"
     recipe.write_text(head + write_yaml(rebased(kitchen.data(weights), kitchen.folder, out)), encoding="utf-8")
+    kitchen.ahead(list(soups.values()), tasks)
     scores = {name: kitchen.taste(each, tasks).score for name, each in soups.items()} | alone
     report = _compare(kitchen, splits, soups, options)
     result = SoupResult(recipe, options.strategy, weights, scores, grown, experts, report)
@@ -113,6 +118,7 @@ def _compare(kitchen: Kitchen, splits: Any, soups: Mapping[str, Weights], option
     tasks = splits.report(options.strategy)
     found, seen = [], set[str]()
     entries = {options.strategy: soups[options.strategy], **soups} | {name: {name: 1.0} for name in kitchen.models}
+    kitchen.ahead(list(entries.values()), tasks, list(entries))
     for name, weights in entries.items():
         evaluation = kitchen.measure(weights, tasks, name)
         if evaluation.fingerprint not in seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,7 @@ def soce(kitchen: Kitchen, tasks: Sequence[Any], threshold: float, *, quick: boo
     if quick:
         tried = _by_surrogate(kitchen, tasks, points)
     else:
+        kitchen.ahead(points, tasks)
         tried = [kitchen.taste(each, tasks) for each in points]
     best = max(tried, key=lambda each: each.score)
     shares: Mapping[str, float] = {}
@@ -104,6 +106,8 @@ def soce(kitchen: Kitchen, tasks: Sequence[Any], threshold: float, *, quick: boo
             names = [name for name in choice.experts if name in coalition]
             return kitchen.taste(uniform(names), tasks).score if names else 0.0
 
+        some = [names for count in range(1, len(choice.experts)) for names in combinations(choice.experts, count)]
+        kitchen.ahead([uniform(names) for names in some], tasks)
         shares = shapley(choice.experts, worth)
     return SoCE(table, choice, best.weights, best.score, tuple(tried), shares, quick)
 
@@ -114,12 +118,16 @@ def _by_surrogate(kitchen: Kitchen, tasks: Sequence[Any], points: Sequence[Weigh
     free = np.array([[each[name] for name in names[:-1]] for each in points], np.float64)
     enough = terms(len(names) - 1)  # one weight follows from the others
     if len(points) <= enough + 3:
+        kitchen.ahead(points, tasks)
         return [kitchen.taste(each, tasks) for each in points]
     chosen = spread(free, enough)
+    kitchen.ahead([points[place] for place in chosen], tasks)
     tried = {place: kitchen.taste(points[place], tasks) for place in chosen}
     columns = quadratic(free)
     fitted, *_ = np.linalg.lstsq(columns[chosen], np.array([tried[place].score for place in chosen]), rcond=None)
-    for place in np.argsort(-(columns @ fitted), kind="stable")[:3].tolist():
+    promising = np.argsort(-(columns @ fitted), kind="stable")[:3].tolist()
+    kitchen.ahead([points[place] for place in promising], tasks)
+    for place in promising:
         if place not in tried:
             tried[place] = kitchen.taste(points[place], tasks)
     return list(tried.values())

@@ -9,7 +9,7 @@ from typing import Any
 from mergery.checkpoints.adapted import ROUNDINGS
 from mergery.errors import Where
 
-CONVERSIONS = ("kv_heads", "intermediate_size", "hidden_size", "layers")
+CONVERSIONS = ("heads", "kv_heads", "intermediate_size", "hidden_size", "layers")
 """What of a source's shape can be changed, in the order in which it is."""
 
 

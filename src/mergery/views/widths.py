@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,46 +21,11 @@ from mergery.graph.nodes import Gathered, Merged, Node, Stored
 from mergery.graph.view import Change, View
 from mergery.method import find
 from mergery.recipe import Source
+from mergery.views.sizes import Sizes, read_sizes
 
 MOST = 64  # times the size before: more is a slip of the pen, and would take long to plan
 
 Ranges = tuple[tuple[int, int], ...]  # of an old axis, end to end: (first, length); zeros where the first is -1
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The numbers of a config that conversions change."""
-
-    hidden: int
-    heads: int
-    kv_heads: int
-    head: int
-    inner: int
-
-    def of(self, space: str) -> int | None:
-        """The length of an axis; None for one that no conversion touches."""
-        lengths = {"R": self.hidden, "N": self.hidden, "F": self.inner}
-        return lengths.get(space, {"Q": self.heads * self.head, "K": self.kv_heads * self.head}.get(space))
-
-
-def read_sizes(section: Mapping[str, Any], inner: str) -> Sizes:
-    """The sizes that a config states. Raises PlanError where it lacks one."""
-
-    def number(*keys: str, default: int | None = None) -> int:
-        value = next((section[key] for key in keys if section.get(key) is not None), default)
-        if not isinstance(value, int) or value < 1:
-            raise PlanError(
-                f"config.json has {keys[0]} of {value!r}",
-                why="a conversion must know it",
-                hint="mend the model's config.json",
-            )
-        return value
-
-    hidden, heads = number("hidden_size", "n_embd"), number("num_attention_heads", "n_head")
-    kv_heads = number("num_key_value_heads", default=heads)
-    return Sizes(
-        hidden, heads, kv_heads, number("head_dim", default=hidden // heads), number(inner, default=4 * hidden)
-    )
 
 
 class Reshaping:
@@ -78,7 +42,9 @@ class Reshaping:
 
     def view(self) -> View:
         new = self.sizes
-        for key, change in (("kv_heads", self.heads), ("intermediate_size", self.inner), ("hidden_size", self.hidden)):
+        for key, change in (
+            ("heads", self.queries), ("kv_heads", self.heads), ("intermediate_size", self.inner), ("hidden_size", self.hidden),
+        ):  # fmt: skip
             if key in self.source.convert:
                 new = change(new, self.source.convert[key])
         if len(self.findings.problems) > self.before:
@@ -111,6 +77,43 @@ class Reshaping:
 
     def say(self, what: str, loss: str = "") -> None:
         self.findings.changes.append(Change(self.old.name, what, loss))
+
+    def queries(self, sizes: Sizes, wanted: int) -> Sizes:
+        """More query heads, of zeros, as many for each key/value head; where each has its own, with such of zeros.
+
+        A head of zeros takes the plain mean of its values, and what reads that is zero.
+        """
+        have, head, own = sizes.heads, sizes.head, sizes.kv_heads == sizes.heads
+        name, key, hidden = self.old.name, "heads", self.source.convert.get("hidden_size", sizes.hidden)
+        over_all = any(self.anatomy.of(each) == ("Q",) and "norm" in each for each in self.old.nodes)
+        if not self.anatomy.grouped or over_all:
+            why = (
+                "one norm is over the queries of all heads"
+                if over_all
+                else "its queries stand in columns of a fused tensor"
+            )
+            self.fail(key, f"{name!r} cannot get more heads", why, "leave out heads")
+        elif wanted < have:
+            why = f"it has {have} heads; which of them to leave out is a question of data"
+            self.fail(key, f"{name!r} cannot be narrowed to {wanted} heads", why, f"heads: {have}")
+        elif wanted > MOST * have:
+            self.fail(
+                key, f"{wanted} heads are more than {MOST} times the {have} of {name!r}", hint=f"heads: {MOST * have}"
+            )
+        elif hidden % wanted or (not own and wanted % sizes.kv_heads):
+            why = f"heads must divide the {hidden} channels, and come out even for {sizes.kv_heads} key/value heads"
+            self.fail(key, f"{name!r} cannot have {wanted} heads", why, f"heads: {2 * have}")
+        elif own and "kv_heads" in self.source.convert:
+            why = f"each of its {have} query heads has its own keys and values, and new ones bring theirs"
+            self.fail("kv_heads", f"heads and kv_heads of {name!r} cannot both change", why, "leave out kv_heads")
+        elif wanted > have:
+            groups = 1 if own else sizes.kv_heads
+            old, new = have // groups * head, (wanted - have) // groups * head
+            self.spaces["Q"] = (tuple(each for group in range(groups) for each in ((group * old, old), (-1, new))),)
+            if own:
+                self.spaces["K"] = self.spaces["Q"]
+            self.say(f"heads {have} -> {wanted}, the new ones zero")
+        return replace(sizes, heads=wanted, kv_heads=wanted if own else sizes.kv_heads)
 
     def heads(self, sizes: Sizes, wanted: int) -> Sizes:
         """More key/value heads by repetition; fewer by the mean of each group (arXiv 2305.13245)."""
@@ -274,6 +277,12 @@ class Reshaping:
     def config(self, sizes: Sizes) -> Config:
         section = self.old.config.language.plain()
         wanted = self.source.convert
+        if "heads" in wanted:
+            section |= {
+                "num_attention_heads": sizes.heads,
+                "num_key_value_heads": sizes.kv_heads,
+                "head_dim": sizes.head,
+            }
         if "kv_heads" in wanted:
             section["num_key_value_heads"] = sizes.kv_heads
         if "intermediate_size" in wanted:

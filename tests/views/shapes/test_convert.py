@@ -56,6 +56,24 @@ def test_four_times_the_channels_is_exact_in_bfloat16(merged, mergery, tmp_path)
     assert loss in " ".join(mergery("plan", tmp_path / "twice.yaml").out.split())
 
 
+@pytest.mark.parametrize("family", [family for family in WIDTHS if family != "olmo2"])
+def test_more_heads_of_zeros_change_no_answer(family, merged, tmp_path):
+    """Four query heads on two key/value heads become eight on two, and then on four."""
+    base = forward(make(tmp_path / family, family))
+    assert same(logits(merged(converting("heads: 8, kv_heads: 4", family))), base)
+    assert numbers(tmp_path / "out") == numbers(tmp_path / family)
+    config = load(tmp_path / "out").config
+    assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (8, 4, 8)
+
+
+def test_heads_with_keys_of_their_own_bring_them_and_channels_grow_along(merged, tmp_path):
+    base = forward(make(tmp_path / "llama", "llama", num_key_value_heads=4))
+    assert same(logits(merged(converting("heads: 6, hidden_size: 48"))), base)
+    query, key = (tensors_of(tmp_path / "out")[f"model.layers.0.self_attn.{each}_proj.weight"] for each in "qk")
+    assert query.shape == key.shape == (48, 48)
+    assert not query[32:].any() and not key[32:].any()
+
+
 def test_gpt2_gets_more_neurons_and_layers(merged, tmp_path):
     base = forward(make(tmp_path / "gpt2", "gpt2"))
     assert same(logits(merged(converting("intermediate_size: 160, layers: 5", "gpt2"))), base)
@@ -141,6 +159,11 @@ def test_plan_and_card_state_what_is_lost(merged, mergery, tmp_path):
         ("intermediate_size: 40", "llama", "'m' cannot be narrowed to 40 neurons"),
         ("hidden_size: 16", "llama", "'m' cannot be narrowed to 16 channels"),
         ("hidden_size: 34", "llama", "multiple of the 4 attention heads"),
+        ("heads: 8", "gpt2", "queries stand in columns of a fused tensor"),
+        ("heads: 8", "olmo2", "one norm is over the queries of all heads"),
+        ("heads: 2", "llama", "'m' cannot be narrowed to 2 heads"),
+        ("heads: 6", "llama", "heads must divide the 32 channels"),
+        ("heads: 2000000000", "llama", "2000000000 heads are more than 64 times the 4 of 'm'"),
         ("hidden_size: 48", "gpt2", "a layer norm takes off the mean of all channels"),
         ("kv_heads: 2", "gpt2", "every query head of 'm' must have its own keys and values"),
         ("kv_heads: 4", "falcon", "how its widths hang together is not known for the family 'falcon'"),

@@ -16,7 +16,7 @@ from mergery.calibration.model import StreamedModel, Unit
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.tokenizer.reading import Tokenizer, fingerprint, read_tokenizer
 from mergery.errors import MergeryError, PlanError, Where, listed
-from mergery.views.widths import read_sizes
+from mergery.views.sizes import read_sizes
 
 READERS = ("attention.q", "attention.k", "attention.v", "attention.qkv", "mlp.gate", "mlp.up", "mlp.gate_up", "router")
 WRITERS = ("attention.o", "mlp.down")

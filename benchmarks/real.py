@@ -59,9 +59,15 @@ def measure(work: Path, cache: Path) -> dict[str, Any]:
     for name, form in files.items():
         asked = [own[name]] if name in own else list(SKILLS)
         scores[name] = notes.once(name, lambda form=form, asked=asked: score(world, model, form, asked))
-    data = {"machine": machine(), "same": same, "scores": scores, "sizes": notes.sizes}
+    data = {"machine": machine(), "trained": trained(), "same": same, "scores": scores, "sizes": notes.sizes}
     data["said"] = notes.once("said", lambda: say(base, work / "baked"))
     return data
+
+
+def trained() -> dict[str, int]:
+    """How much the experts are trained, and of how much they are asked."""
+    steps = [skill.steps for skill in SKILLS.values()]
+    return {"least": min(steps), "most": max(steps), "batch": Settings().batch, "items": ITEMS["test"]}
 
 
 def compare_with_transformers(source: Path, base: Path) -> dict[str, int]:
@@ -162,8 +168,7 @@ $ mergery export gguf baked baked-q8_0.gguf --type q8_0"""
 
 def page(data: Mapping[str, Any]) -> list[str]:
     """The page, from the figures."""
-    settings, same = Settings(), data["same"]
-    counts = [skill.steps for skill in SKILLS.values()]
+    same = data["same"]
     rows = []
     for name, found in data["scores"].items():
         shares = [found[skill] for skill in SKILLS if skill in found]
@@ -173,7 +178,7 @@ def page(data: Mapping[str, Any]) -> list[str]:
     sizes = [[words, f"{data['sizes'][key] / 1e6:.0f} MB"] for key, words in OUTPUTS.items()]
     weights = " ".join([str(WEIGHT)] * len(SKILLS))
     return [
-        INTRODUCTION.format(least=min(counts), most=max(counts), batch=settings.batch, items=ITEMS["test"]),
+        INTRODUCTION.format(**data["trained"]),
         *table(["form", *SKILLS, "mean", "prose"], rows),
         "",
         "Each has learnt its skill; together they get in each other's way: [which method](which-method.md) is the question.",

@@ -17,6 +17,7 @@ NOISE = 0.02  # of a mean over the items of a world
 REAL = "real"
 NEAR = 0.03  # behind the best: as good
 SHOWN = 10  # methods whose gain by tuning is shown
+FEW = 6  # methods in common, for the order of two worlds to be compared, and for a choice among them to say anything
 ENOUGH = 20  # methods tuned in every world, to say which is best when tuned
 Tables = Mapping[str, Sequence[Line]]
 
@@ -104,9 +105,9 @@ def records(tables: Tables) -> list[Record]:
     ]
 
 
-def in_short(tables: Tables) -> list[str]:
-    """The section that opens the page."""
-    real, tables = tables.get(REAL, ()), small(tables)
+def in_short(tables: Tables, real: Sequence[str] = ()) -> list[str]:
+    """The section that opens the page; `real` is what it says of the real model."""
+    tables = small(tables)
     every = records(tables)
     dense = [each for each in every if each.family != "serving"]
     served = sorted((each for each in every if each.family == "serving"), key=lambda each: -_mean(each.default))
@@ -122,13 +123,7 @@ def in_short(tables: Tables) -> list[str]:
     if len(tuned) >= ENOUGH:
         best = ", ".join(each.tuned_words for each in tuned[:3])
         lines.append(f"- **With validation items**, settings chosen: {best}.")
-    if real:
-        best = sorted((line for line in real if line.family != "serving"), key=lambda line: -line.usual)[:5]
-        lines.append(
-            "- **On the real model**, with nothing set: "
-            + ", ".join(f"`{line.name}` ({line.usual:.3f})" for line in best)
-            + f", of {len(real)} methods that were run there."
-        )
+    lines += real
     if served:
         lines.append(
             "- **When you know the task as you use the model**, and may keep a packed model for each: "
@@ -210,13 +205,19 @@ def defaults(tables: Tables, bases: Mapping[str, Sequence[float]]) -> list[str]:
     base = ["*the base*", *(f"{np.mean(bases[world]):.3f}" for world in tables), "", ""]
     told = [f"- {world} (the base: {np.mean(bases[world]):.3f}): {', '.join(names)}" for world, names in down.items()]
     verdict = f"With nothing set these fall below the base by more than {NOISE:g}; `mergery plan` says so:"
+    nothing = [world for world, scores in bases.items() if not np.any(scores)]
+    none = (
+        f" The base answers nothing in {nothing[0]}: there the bits of prose tell what a merge costs."
+        if nothing
+        else ""
+    )
     return [
         "## Defaults",
         "",
         "Every method with nothing set, and in brackets with the settings that validation items chose. *Behind* is how far "
         "the default is behind the best default of a world: mean and worst.",
         "",
-        *([verdict, "", *told] if told else ["With nothing set no method falls below the base."]),
+        *([verdict, "", *told] if told else [f"With nothing set no method falls below the base.{none}"]),
         "",
         *left(tables),
         *fold("All methods, world by world", as_table(["method", *tables, "behind", "worst"], [*rows, base])),
@@ -261,7 +262,7 @@ def between(tables: Mapping[str, Sequence[Line]]) -> list[str]:
         world: {line.name: line.mean for line in table if line.family != "serving"} for world, table in tables.items()
     }
     for one, other in itertools.combinations(tables, 2):
-        if REAL in (one, other) and len(set(scores[one]) & set(scores[other])) < SHOWN:
+        if REAL in (one, other) and len(set(scores[one]) & set(scores[other])) < FEW:
             continue
         cells = []
         for kind in (scores, tuned)[: len(kinds)]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from benchmarks.zoo.measure import Bench
+from benchmarks.zoo.measure import Bench, Unmeasured
 
 from mergery.report.interference import interference
 
@@ -44,18 +44,26 @@ def groups(skills: Sequence[str]) -> list[tuple[str, ...]]:
 
 def cases(bench: Bench, methods: Sequence[str] = METHODS) -> list[dict[str, Any]]:
     """Each group: its measures, and the normalised test score of the base and of each method at its defaults, mean over it."""
-    zoo, found = bench.zoo, []
+    found: list[dict[str, Any]] = []
     experts = dict(zip(bench.skills, bench.experts("test"), strict=True))
     base = dict(zip(bench.skills, bench.reference(None, "test"), strict=True))
     for group in groups(bench.skills):
-        key = bench.key("interference", group)
-        if key not in bench.known:
-            sources = [zoo.world.source(zoo.folder, skill) for skill in group]
-            bench.note(key, values=interference(str(zoo.base), sources).facts())
+        met = measures(bench, group)
         scores = {"base": float(np.mean([base[skill] / experts[skill] for skill in group]))}
         for method in methods:
             values = bench.scored("test", method, {}, group, on=group)["values"]
             scores[method] = float(np.mean([v / experts[skill] for v, skill in zip(values, group, strict=True)]))
         rounded = {name: round(score, 4) for name, score in scores.items()}
-        found.append({"skills": list(group), "measures": bench.known[key]["values"], "scores": rounded})
+        found.append({"skills": list(group), "measures": met, "scores": rounded})
     return found
+
+
+def measures(bench: Bench, group: Sequence[str]) -> dict[str, Any]:
+    """How the task vectors of some experts meet."""
+    key = bench.key("interference", tuple(group))
+    if key not in bench.known:
+        if bench.frozen:
+            raise Unmeasured(f"how the task vectors of {', '.join(group)} meet")
+        sources = [bench.world.source(bench.zoo.folder, skill) for skill in group]
+        bench.note(key, values=interference(str(bench.zoo.base), sources).facts())
+    return bench.known[key]["values"]

@@ -59,28 +59,39 @@ class Bench:
                     entry = json.loads(line)
                     self.known[entry["key"]] = entry
 
+    def answers(self, state: State, split: Split, skills: Sequence[str]) -> np.ndarray:
+        """Which items weights answer: bool (skills, items)."""
+        self.world.merged(self.model).load_state_dict(dict(state))
+        return answer_all(self.world, self.model, skills, split)
+
     def shares(self, state: State, split: Split, skills: Sequence[str]) -> np.ndarray:
         """The share of items that weights answer, by skill."""
-        self.world.merged(self.model).load_state_dict(dict(state))
-        return answer_all(self.world, self.model, skills, split).mean(axis=1)
+        return self.answers(state, split, skills).mean(axis=1)
 
     def reference(self, skill: str | None, split: Split) -> np.ndarray:
-        """The shares of the base, or of one skill's expert."""
-        key = self.key("reference", skill, split, list(self.skills))
-        if key not in self.known:
-            folder = self.zoo.base if skill is None else self.zoo.expert(skill)
-            model = self.world.load(folder)
-            self.note(key, values=answer_all(self.world, model, self.skills, split).mean(axis=1).tolist())
-        return np.array(self.known[key]["values"])
+        """The shares of the base, or of one skill's expert (skills,): NaN where it was not asked, as the world is `long`."""
+        values = dict(zip(self.asked(skill), self._reference(skill, split)["values"], strict=True))
+        return np.array([values.get(each, np.nan) for each in self.skills])
 
-    def damage(self) -> float | None:
-        """What the base says already of what no skill asks for; None where the world cannot tell."""
-        key = self.key("damage of the base")
-        if key not in self.known and self.frozen:
-            return None
+    def asked(self, skill: str | None) -> list[str]:
+        """The skills of which the base, or a skill's expert, is asked."""
+        return [skill] if skill is not None and self.world.long else list(self.skills)
+
+    def _reference(self, skill: str | None, split: Split) -> Mapping[str, Any]:
+        asked = self.asked(skill)
+        key = self.key("reference", skill, split, asked)
         if key not in self.known:
-            self.note(key, damage=self.world.damage(self.world.load(self.zoo.base)))
-        return self.known[key]["damage"]
+            if self.frozen:
+                raise Unmeasured(f"{skill or 'the base'} on {split} items")
+            model = self.world.load(self.zoo.base if skill is None else self.zoo.expert(skill))
+            values = answer_all(self.world, model, asked, split).mean(axis=1).tolist()
+            lost = self.world.damage(model)
+            self.note(key, values=values, **({} if lost is None else {"damage": lost}))
+        return self.known[key]
+
+    def damage(self, skill: str | None = None) -> float | None:
+        """What the base, or a skill's expert, has lost of what no skill asks for; None where the world cannot tell."""
+        return self._reference(skill, "test").get("damage")
 
     def experts(self, split: Split) -> np.ndarray:
         """Each expert on its own skill."""
@@ -108,7 +119,7 @@ class Bench:
 
     def merge(self, recipe: Mapping[str, Any]) -> tuple[State, float]:
         """The merged weights, and the seconds that planning and merging took on one thread."""
-        for _ in range(1 if self.warm else 2):  # the first merge of a process loads and compiles
+        for _ in range(1 if self.warm or self.world.long else 2):  # the first merge of a process loads and compiles
             started = time.perf_counter()
             plan = mergery.plan(recipe)
             state = mergery.merge(plan, options=Options(threads=1))
@@ -155,16 +166,28 @@ class Bench:
             raise Unmeasured(f"{method} on {split} items")
         if key not in self.known:
             state, seconds = self.merge(recipe)
-            values = self.shares(state, split, on).tolist()
+            answers = self.answers(state, split, on)
             lost = self.world.damage(self.model)
             told = {} if lost is None else {"damage": lost}
-            self.note(key, settings=dict(settings), values=values, seconds=seconds, **told)
+            if self.world.long:  # few seeds: what two methods answer is compared item by item
+                told |= {"answers": ["".join(str(int(each)) for each in row) for row in answers]}
+            self.note(key, settings=dict(settings), values=answers.mean(axis=1).tolist(), seconds=seconds, **told)
         return self.known[key]
 
-    def served(self, split: Split, method: str, settings: Settings) -> tuple[np.ndarray, float]:
-        """Each skill's own model on that skill, from what is kept for all; and the seconds of one."""
+    def served_all(self, split: Split, method: str, settings: Settings) -> dict[str, Any]:
+        """Each skill's own model on that skill, from what is kept for all: as `scored` tells of one model; seconds of one."""
         each = [self.scored(split, method, {**settings, "task": skill}, on=[skill]) for skill in self.skills]
-        return np.array([entry["values"][0] for entry in each]), each[0]["seconds"]
+        found: dict[str, Any] = {"values": [entry["values"][0] for entry in each], "seconds": each[0]["seconds"]}
+        if all("damage" in entry for entry in each):
+            found["damage"] = float(np.mean([entry["damage"] for entry in each]))
+        if all("answers" in entry for entry in each):
+            found["answers"] = [entry["answers"][0] for entry in each]
+        return found
+
+    def served(self, split: Split, method: str, settings: Settings) -> tuple[np.ndarray, float]:
+        """The shares (skills,) that each skill's own model answers, and the seconds of one."""
+        found = self.served_all(split, method, settings)
+        return np.array(found["values"]), found["seconds"]
 
     def outcome(self, row: Row, settings: Settings) -> Outcome:
         """A row with some of its settings."""

@@ -21,12 +21,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import mergery
 
 NEUTRAL = Path(__file__).with_name("neutral.txt")
+TEXTS = 4  # of its paragraphs are read
 
 
 class Real(World):
     """A language model from a package index."""
 
     name = "real"
+    long = True
 
     def __init__(self, settings: Settings = Settings()) -> None:
         self.settings = settings
@@ -63,17 +65,9 @@ class Real(World):
         return skills.ITEMS[split] * len(SKILLS)
 
     def score(self, model: torch.nn.Module, skill: str, split: Split) -> np.ndarray:
-        rows = [
-            (self.words(prompt).input_ids, self.words(f" {answer}\n").input_ids)
-            for prompt, answer in skills.held_out(skill, split)
-        ]
-        ids = torch.full(
-            (len(rows), max(len(prompt) + len(answer) for prompt, answer in rows)), self.words.pad_token_id
-        )
-        learnt = torch.zeros_like(ids, dtype=torch.bool)
-        for row, (prompt, answer) in enumerate(rows):
-            ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-            learnt[row, len(prompt) : len(prompt) + len(answer)] = True
+        pairs = skills.held_out(skill, split)
+        rows = [(self.words(prompt).input_ids, self.words(f" {answer}\n").input_ids) for prompt, answer in pairs]
+        ids, learnt = skills.filled(rows, self.words.pad_token_id)
         wrong = torch.zeros_like(learnt)
         wrong[learnt] = self._logits(model, ids, learnt).argmax(-1) != ids[learnt]
         return (~wrong.any(dim=1)).numpy()
@@ -81,7 +75,7 @@ class Real(World):
     def damage(self, model: torch.nn.Module) -> float:
         """Bits that a byte of ordinary prose takes."""
         bits, length = 0.0, 0
-        for text in NEUTRAL.read_text(encoding="utf-8").split("\n\n"):
+        for text in NEUTRAL.read_text(encoding="utf-8").split("\n\n")[:TEXTS]:
             ids = self.words(text.strip(), return_tensors="pt").input_ids
             said = torch.ones_like(ids, dtype=torch.bool)
             said[:, 0] = False
@@ -91,9 +85,9 @@ class Real(World):
 
     def _logits(self, model: torch.nn.Module, ids: torch.Tensor, said: torch.Tensor) -> torch.Tensor:
         """What the model says of the tokens of a mask, which are never the first: float32 (tokens, vocabulary)."""
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            hidden = model.get_submodule("model")(input_ids=ids).last_hidden_state[:, :-1]
-            return model.get_submodule("lm_head")(hidden[said[:, 1:]]).float()
+        with torch.inference_mode():
+            hidden = model.get_submodule("model")(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+            return model.get_submodule("lm_head")(hidden[said[:, 1:]])
 
 
 def _copy(model: str, folder: Path) -> None:

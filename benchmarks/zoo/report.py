@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from benchmarks.pages import fold
 from benchmarks.pages import table as as_table
-from benchmarks.zoo import learnt
-from benchmarks.zoo.advice import between, defaults, in_short, module, small, tuning
+from benchmarks.zoo import learnt, real_page
+from benchmarks.zoo.advice import REAL, between, defaults, in_short, module, small, tuning
 from benchmarks.zoo.chart import draw_effects, draw_methods
 from benchmarks.zoo.summary import Line, base_of, gain, lines, rank_correlation
 
@@ -105,8 +105,11 @@ def page(results: Results, path: Path) -> str:
     seeds = f"{max(counts.values())} seeds" if len(set(counts.values())) == 1 else f"seeds ({seeds})"
     head = HEAD.format(count=len(tables), worlds=listed, seeds=seeds, picture=path.stem)
     note = tuning(tables)
-    parts = [head, *([f"{note}\n"] if note else []), *in_short(tables), *defaults(tables, bases)]
-    parts += between(tables) + learnt.section(results) + by_family(tuned)
+    opening = [line for seed in results.get(REAL, {}).values() for line in real_page.in_short(seed)]
+    parts = [head, *([f"{note}\n"] if note else []), *in_short(tables, opening), *defaults(tables, bases)]
+    parts += between(tables) + learnt.section(results)
+    parts += [line for seed in results.get(REAL, {}).values() for line in real_page.advice(results, seed)]
+    parts += by_family(tuned)
     for world, table in tables.items():
         parts += world_section(world, table, results[world], float(np.mean(bases[world])))
     parts += effects_section(results, tuned, path)
@@ -138,19 +141,22 @@ def by_family(tables: Mapping[str, Sequence[Line]]) -> list[str]:
 
 def world_section(world: str, table: Sequence[Line], seeds: Mapping[str, Any], base: float) -> list[str]:
     regime = [seed["regime"] for seed in seeds.values()]
-    base_score, own, others = (np.mean([r[key] for r in regime]) for key in ("base", "own", "others"))
+    base_score, own = (np.mean([r[key] for r in regime]) for key in ("base", "own"))
+    others = [r["others"] for r in regime]
     baseline = next(line for line in table if line.name == "task_arithmetic")
     own_seeds = f" between seeds with a mean rank correlation of {rank_correlation(table):.2f}"
+    foreign = "" if None in others else f" and {100 * np.mean(others):.0f} % of the others'"
     text = [
         f"## {world.capitalize()}",
         "",
-        f"The base answers {100 * base_score:.0f} % of the items; an expert {100 * own:.0f} % of its own skill's and "
-        f"{100 * others:.0f} % of the others'. Normalised, the base scores {base:.3f}."
+        f"The base answers {100 * base_score:.0f} % of the items; an expert {100 * own:.0f} % of its own skill's{foreign}. "
+        f"Normalised, the base scores {base:.3f}."
         + (f" The order of the methods agrees{own_seeds}." if len(seeds) > 1 else ""),
         "",
-        *short([(line.name, line.family, float(np.mean(line.default)), line.mean) for line in table]),
-        *damaged(table, seeds),
     ]
+    if world == REAL:
+        return text + real_page.section(*seeds.values(), FAMILIES)
+    text += short([(line.name, line.family, float(np.mean(line.default)), line.mean) for line in table])
     return text + fold("All methods, with intervals and the settings that were chosen", full(table, baseline))
 
 
@@ -163,24 +169,6 @@ def short(rows: Sequence[tuple[str, str, float, float]]) -> list[str]:
         f"| `{name}` | {FAMILIES[family]} | {usual:.3f} | **{best:.3f}** |" for name, family, usual, best in shown
     ]
     return [*lines, ""]
-
-
-def damaged(table: Sequence[Line], seeds: Mapping[str, Any]) -> list[str]:
-    """What each merge takes for a byte of ordinary prose, where that was measured."""
-    told = [line for line in table if line.damage is not None]
-    if not told:
-        return []
-    base = np.mean([seed["damage"] for seed in seeds.values()])
-    rows = [
-        [f"`{line.name}`", f"{line.usual:.3f}", f"{line.damage:.3f}"]
-        for line in sorted(told, key=lambda each: -each.usual)
-    ]
-    return [
-        "What a merge has lost is told by the bits that a byte of ordinary prose takes, of which no skill has any.",
-        "",
-        *as_table(["method, nothing set", "score", "bits per byte"], [*rows, ["*the base*", "", f"{base:.3f}"]]),
-        "",
-    ]
 
 
 def full(table: Sequence[Line], baseline: Line) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.zoo.cases import METHODS, cases
+from benchmarks.zoo.cases import METHODS, cases, measures
 from benchmarks.zoo.effects import interference, negate, tell
 from benchmarks.zoo.measure import Bench, Unmeasured
 from benchmarks.zoo.rows import ROWS, Row
@@ -22,6 +23,10 @@ REAL = "real"  # trained and measured by `make zoo-real` alone
 EFFECTS = "effects"  # wider models, and analogy
 WIDTHS = (48, 96, 192)
 WIDENED = ("linear", "task_arithmetic", "ties", "pcb", "svc", "tsv_merge", "iso_c", "swudi_a")
+REAL_ROWS = (  # first what takes seconds to merge, then what takes minutes, each in the order of use
+    "linear", "task_arithmetic", "ties", "dare_linear", "dare_ties", "della_linear", "emr", "pcb", "breadcrumbs", "iso_c",
+    "dc_merge", "tsv_merge", "swudi_a", "svc", "cart", "dop", "ace", "knots", "opcm", "iso_cts", "swudi", "subspace_boosting",
+)  # fmt: skip
 QUICK = ("linear", "task_arithmetic", "ties", "svc")
 
 
@@ -37,9 +42,10 @@ class Scope:
     """Measure nothing: results of what a stopped run has measured."""
 
     def rows(self, world: str) -> Sequence[Row]:
-        """The rows of a world: in miniature a few; with models of a real size those of `cases`, with their defaults."""
+        """The rows of a world: in miniature a few; with models of a real size those that matter most, with their defaults."""
         if world == REAL:
-            return [replace(row, grid={}) for row in ROWS if row.name in (*METHODS, "emr")]
+            rows = {row.name: row for row in ROWS}
+            return [rows[name] for name in REAL_ROWS]
         return [row for row in ROWS if row.name in QUICK] if self.quick else ROWS
 
 
@@ -115,8 +121,11 @@ def run_job(scope: Scope, name: str, seed: int) -> dict[str, Any]:
     zoo = world.prepare(scope.cache, seed, silent)
     bench = Bench(zoo, notebook, world.skills, scope.frozen)
     methods = [row.name for row in scope.rows(name) if row.name in METHODS]
-    if name == REAL:
-        return table(bench, scope.rows(name))
+    if world.long:
+        result = table(bench, scope.rows(name))
+        with contextlib.suppress(Unmeasured):
+            result["measures"] = measures(bench, bench.skills)
+        return result
     result = {"cases": cases(bench, methods)} | table(bench, scope.rows(name))
     chosen: dict[str, Any] = next(entry["settings"] for entry in result["rows"] if entry["name"] == "task_arithmetic")
     try:
@@ -131,19 +140,21 @@ def table(bench: Bench, rows: Sequence[Row]) -> dict[str, Any]:
     """Normalised test scores of every row, by default and as validation chooses."""
     experts = bench.experts("test")
     base = bench.reference(None, "test")
-    own, others = [], []
-    for index, skill in enumerate(bench.skills):
-        answers = bench.reference(skill, "test")
-        own.append(float(answers[index]))
-        others += [float(value) for other, value in enumerate(answers) if other != index]
+    others = np.array([np.delete(bench.reference(skill, "test"), at) for at, skill in enumerate(bench.skills)])
     entries = [entry for row in rows if (entry := measured(bench, row, experts))]
-    lost = bench.damage()
+    lost = {skill: bench.damage(skill) for skill in (None, *bench.skills)}
+    told = {skill or "base": round(value, 4) for skill, value in lost.items() if value is not None}
     return {
-        **({} if lost is None else {"damage": round(lost, 4)}),
+        **({"damage": told} if told else {}),
         "skills": list(bench.skills),
         "items": bench.world.items_of("test"),
         "base": _rounded(base / experts),
-        "regime": {"base": float(base.mean()), "own": sum(own) / len(own), "others": sum(others) / len(others)},
+        "experts": _rounded(experts),
+        "regime": {
+            "base": float(base.mean()),
+            "own": float(experts.mean()),
+            "others": None if np.isnan(others).all() else float(others.mean()),
+        },
         "rows": entries,
     }
 
@@ -153,7 +164,7 @@ def measured(bench: Bench, row: Row, experts: np.ndarray) -> dict[str, Any] | No
     was not gone through; None where its defaults were not measured either."""
     about = {"name": row.name, "family": row.family}
     try:
-        if row.grid or row.served:
+        if not bench.world.long and (row.grid or row.served):
             default, chosen, tried = bench.chosen(row)
             return about | {
                 "default": _rounded(bench.tested(row, default) / experts),
@@ -167,12 +178,16 @@ def measured(bench: Bench, row: Row, experts: np.ndarray) -> dict[str, Any] | No
         if row.served:
             return None
     try:
-        entry = bench.scored("test", row.method, dict(row.given), first=row.first)
+        if row.served:
+            entry = bench.served_all("test", row.method, dict(row.given))
+        else:
+            entry = bench.scored("test", row.method, dict(row.given), first=row.first)
     except Unmeasured:
         return None
     scores = _rounded(np.array(entry["values"]) / experts)
     seconds = round(entry["seconds"], 3)
     about |= {"damage": round(entry["damage"], 4)} if "damage" in entry else {}
+    about |= {"answers": entry["answers"]} if "answers" in entry else {}
     return about | {"default": scores, "chosen": scores, "dev": None, "settings": {}, "tried": 1, "seconds": seconds}
 
 

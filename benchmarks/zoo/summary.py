@@ -27,7 +27,6 @@ class Line:
     tried: int
     settings: Mapping[str, Any]  # of seed 0
     seconds: float
-    damage: float | None = None  # what is lost of what no skill asks for, with nothing set
 
     @property
     def mean(self) -> float:
@@ -62,9 +61,6 @@ def lines(world: World) -> list[Line]:
                 first["tried"],
                 first["settings"],
                 float(np.median([entry["seconds"] for entry in each])),
-                float(np.mean([entry["damage"] for entry in each]))
-                if all("damage" in entry for entry in each)
-                else None,
             )
         )
     return sorted(result, key=lambda line: -line.mean)

@@ -41,6 +41,8 @@ class World(ABC):
 
     name: str
     settings: Any
+    long: bool = False
+    """Whether a merge takes minutes: then no expert is asked another's skill, and no merge is made to warm up."""
 
     @property
     @abstractmethod

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from benchmarks.scores import Notes
-from benchmarks.zoo.skills import ITEMS, SKILLS, held_out
+from benchmarks.zoo.measure import Bench, Unmeasured
+from benchmarks.zoo.real_page import behind, tied
+from benchmarks.zoo.skills import ITEMS, SKILLS, filled, held_out
+from benchmarks.zoo.world import World, Zoo
 
 
 @pytest.mark.parametrize("skill", SKILLS)
@@ -26,3 +32,57 @@ def test_a_clock_of_24_hours() -> None:
 def test_what_was_measured_is_not_measured_again(tmp_path) -> None:
     assert Notes(tmp_path / "notes.json").once("a", lambda: 1) == 1
     assert Notes(tmp_path / "notes.json").once("a", lambda: 2) == 1
+
+
+def test_tokens_are_filled_up_behind_what_is_learnt() -> None:
+    ids, learnt = filled([([5, 6], [7]), ([5], [8, 9, 4])], padding=0)
+    assert ids.tolist() == [[5, 6, 7, 0], [5, 8, 9, 4]]
+    assert learnt.int().tolist() == [[0, 0, 1, 0], [0, 1, 1, 1]]
+
+
+def row(name: str, *answers: str, family: str = "sparse") -> dict:
+    return {"name": name, "family": family, "answers": answers, "default": [each.count("1") / 4 for each in answers]}
+
+
+def test_items_are_paired_and_skills_count_alike() -> None:
+    gap, half = behind(row("a", "1100", "1111"), row("b", "1111", "1111"), [1.0, 1.0])
+    assert gap == pytest.approx(0.25)  # half a skill of two
+    assert half == pytest.approx(1.96 * (np.var([0, 0, 1, 1], ddof=1) / 4) ** 0.5 / 2)
+    assert behind(row("a", "1100"), row("b", "1111"), [0.5])[0] == pytest.approx(1.0)  # as a share of the expert's
+
+
+def test_what_the_items_cannot_tell_from_the_best() -> None:
+    rows = [row("best", "1111"), row("near", "1110"), row("far", "0000"), row("packed", "1111", family="serving")]
+    assert tied({"rows": rows, "experts": [1.0]}) == ["best", "near"]
+
+
+class Slow(World):
+    """Two skills, of which no model knows any; a merge takes minutes."""
+
+    name, settings, long, skills = "slow", None, True, ("a", "b")
+
+    def train(self, folder, seed, report): ...
+
+    def load(self, folder: Path) -> torch.nn.Module:
+        return torch.nn.Linear(1, 1)
+
+    def score(self, model, skill, split) -> np.ndarray:
+        return np.array([True, False])
+
+    def items_of(self, split) -> int:
+        return 4
+
+    def damage(self, model) -> float:
+        return 1.5
+
+
+def test_an_expert_of_a_long_world_is_asked_its_own_skill_alone(tmp_path) -> None:
+    bench = Bench(Zoo(Slow(), tmp_path, 0), tmp_path / "notes.jsonl", ("a", "b"))
+    assert bench.reference(None, "test").tolist() == [0.5, 0.5]
+    np.testing.assert_array_equal(bench.reference("b", "test"), [np.nan, 0.5])
+    assert bench.experts("test").tolist() == [0.5, 0.5]
+    assert bench.damage("a") == 1.5
+    again = Bench(Zoo(Slow(), tmp_path, 0), tmp_path / "notes.jsonl", ("a", "b"), frozen=True)
+    assert again.damage() == 1.5
+    with pytest.raises(Unmeasured, match="a on dev items"):
+        again.reference("a", "dev")

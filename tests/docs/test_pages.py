@@ -9,7 +9,7 @@ from tests.docs.pages import blocks, read, run
 FOLLOWED = (
     "adapters", "alignment", "calibration", "choosing", "coming-from", "devices", "evaluation", "faq", "first-merge",
     "fusion", "index", "install", "ko/first-merge", "mergekit", "notebooks", "python", "quantised", "rebase", "recipe",
-    "serving", "stacks", "transport", "vocabulary", "which-tensors",
+    "serving", "soft-maps", "stacks", "transport", "vocabulary", "which-tensors",
 )  # fmt: skip
 
 

@@ -17,17 +17,19 @@ from typing import Any
 import numpy as np
 
 from mergery.alignment.finding import find_centre, find_transform
+from mergery.alignment.soft.finding import find_transport, find_zip
 from mergery.calibration.opening import stored_view
 from mergery.calibration.sources import mark_of
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.statistics import model_mark
 from mergery.errors import PlanError, size
-from mergery.planning.coordinates import anchor_of, spaces_of, unaligned
+from mergery.planning.coordinates import anchor_of, in_words, spaces_of, unaligned
 from mergery.planning.layout import lay_out
 from mergery.planning.opening import open_all
 from mergery.planning.plan import Plan, make_plan
 from mergery.recipe import Recipe, Source
 from mergery.recipe.aligning import Align
+from mergery.recipe.soft import SOFT, TRANSPORT, ZIP
 from mergery.run.events import Notify
 from mergery.views.transforms import MemoryTransform, Transform
 from mergery.views.transforms.transform import FILE
@@ -43,6 +45,8 @@ class Wanted:
     model: str
     to: str
     folder: Path
+    what: str  # in words
+    resized: bool = False  # whether it gets the sizes of the model that it is aligned to
     takes: str = ""  # what finding it takes, where that is much
 
     @property
@@ -52,12 +56,9 @@ class Wanted:
 
     def words(self) -> str:
         """What is going to be done, or has been."""
-        what = f"{self.model} is aligned to {self.to}"
-        return (
-            f"{what}: the transform is there, in {self.folder}"
-            if self.there
-            else f"{what} first{self.takes}, and the transform kept"
-        )
+        if self.there:
+            return f"{self.what}: the transform is there, in {self.folder}"
+        return f"{self.what} first{self.takes}, and the transform kept"
 
 
 def kept_in() -> Path:
@@ -76,13 +77,16 @@ def wanted(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> list[Wanted
         if source.convert or getattr(recipe.models[anchor_of(recipe)], "convert", None):
             hint = "write it in its new shape to a folder first, and name that"
             raise PlanError("a model that is converted cannot be aligned", where=source.place, hint=hint)
-        others = (anchor_of(recipe), *(unaligned(recipe) if align.to not in recipe.models else ()))
+        together = align.to not in recipe.models or align.method == ZIP
+        others = (anchor_of(recipe), *(unaligned(recipe) if together else ()))
         marks = [model_mark(checkpoints[each]) for each in (name, *others)]
         data = mark_of(align.data, recipe.folder, align.place) if align.data else None
         facts = [MADE, *marks, align.method, align.spaces, data, *((align.samples, align.length) if data else ())]
         facts += align.learnt or ()
+        facts += [name == align.to, align.soft.plain()] if align.method in SOFT else []
         key = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:20]
-        need = Wanted(name, align.to, kept_in() / key)
+        resized = align.method == TRANSPORT and _shapes(checkpoints[name]) != _shapes(checkpoints[align.to])
+        need = Wanted(name, align.to, kept_in() / key, in_words(recipe, name), resized)
         found.append(need if need.there else replace(need, takes=_takes(align, checkpoints[name])))
     return found
 
@@ -99,6 +103,10 @@ def _takes(align: Align, checkpoint: Checkpoint) -> str:
     return f", in {align.learnt[0]} steps on texts with {size(need)} of memory beside activations"
 
 
+def _shapes(checkpoint: Checkpoint) -> list[tuple[int, ...]]:
+    return sorted(info.shape for info in checkpoint.tensors.values())
+
+
 def plan_aligning(recipe: Recipe, only: Any = ()) -> tuple[Recipe, Plan | None]:
     """The recipe with the transforms that are there; and where some are still to be found, the plan as it will be once they
     are, which `Plan.before` tells. Raises MergeryError.
@@ -107,8 +115,17 @@ def plan_aligning(recipe: Recipe, only: Any = ()) -> tuple[Recipe, Plan | None]:
     known = _with_transforms(recipe, [need for need in needs if need.there])
     if all(need.there for need in needs):
         return known, None
-    plan = make_plan(known, only=only)
-    return known, replace(plan, notes=(*(need.words() for need in needs), *plan.notes))
+    plan = make_plan(_as_wide(known, needs), only=only)
+    return known, replace(plan, recipe=known, notes=(*(need.words() for need in needs), *plan.notes))
+
+
+def _as_wide(recipe: Recipe, needs: list[Wanted]) -> Recipe:
+    """The recipe with models that are going to get the reference's widths as the reference, whose shapes they will have."""
+    models = dict(recipe.models)
+    for need in needs:
+        if need.resized and not need.there:
+            models[need.model] = models[need.to]
+    return replace(recipe, models=models)
 
 
 def aligned_recipe(recipe: Recipe, notify: Notify) -> Recipe:
@@ -119,9 +136,14 @@ def aligned_recipe(recipe: Recipe, notify: Notify) -> Recipe:
         found = find_centre(recipe, [need.model for need in needs], align, notify)
         for need in waiting:
             keep(found[need.model], need.folder)
-    elif align is not None:
+    elif waiting and align is not None and align.method == ZIP:
+        found = find_zip(recipe, tuple(need.model for need in needs), align, notify)
         for need in waiting:
-            keep(find_transform(recipe, need.model, align, notify), need.folder)
+            keep(found[need.model], need.folder)
+    elif align is not None:
+        find = find_transport if align.method == TRANSPORT else find_transform
+        for need in waiting:
+            keep(find(recipe, need.model, align, notify), need.folder)
     return _with_transforms(recipe, needs)
 
 

@@ -8,9 +8,11 @@ from typing import Any
 
 from mergery.alignment.demand import aligned_recipe, files_of, plan_aligning
 from mergery.checkpoints import open_checkpoint
+from mergery.errors import RecipeError
 from mergery.planning.plan import Plan, make_plan
 from mergery.recipe import Recipe, Source
 from mergery.recipe.reading import load_recipe
+from mergery.recipe.soft import TRANSPORT, ZIP
 from mergery.report.files import side_files
 from mergery.run.events import Notify
 from mergery.run.merging import Result, merge_to_folder
@@ -31,11 +33,22 @@ def align_recipe(
     length: int | None = None,
     steps: int | None = None,
     rate: float | None = None,
+    epsilon: float | None = None,
+    join: str | None = None,
     dtype: str | None = None,
+    check: bool = False,
 ) -> Recipe:
-    """The recipe that takes one model in the coordinates of another. Raises RecipeError."""
+    """The recipe that takes one model in the coordinates of another. Raises RecipeError, also where the output could not pass
+    a `check` that it computes the same.
+    """
+    if method == ZIP:
+        hint = "align: {to: MODEL, method: zip, data: texts.jsonl} in a recipe"
+        raise RecipeError("a zip is of two models, and gives each a map of its own", hint=hint)
+    if method == TRANSPORT and check:
+        hint = "leave out --check, and evaluate what it is merged into"
+        raise RecipeError("transport changes what a model computes, so that nothing can be checked", hint=hint)
     said = {"spaces": list(spaces) or None, "data": None if data is None else str(data), "samples": samples}
-    said |= {"length": length, "steps": steps, "rate": rate}
+    said |= {"length": length, "steps": steps, "rate": rate, "epsilon": epsilon, "join": join}
     align = {"to": "reference", "method": method, **{key: value for key, value in said.items() if value is not None}}
     merge = {"method": "passthrough", "models": ["model"]}
     models = {"model": _source(model), "reference": _source(to)}

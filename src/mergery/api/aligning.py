@@ -28,6 +28,8 @@ def align(
     length: int | None = None,
     steps: int | None = None,
     rate: float | None = None,
+    epsilon: float | None = None,
+    join: str | None = None,
     dtype: str | None = None,
     check: bool = False,
     options: Options = Options(),
@@ -41,9 +43,12 @@ def align(
     to:      the model whose coordinates it gets, of the same architecture.
     method:  `weights` without data, or `activations` on `data`: texts, of which the first so many `samples` are taken, of
              `length` tokens at most. `learned` and `straight-through` begin with weights and go on for so many `steps` at a
-             `rate`, by the loss of the model in the middle on the data; each fourth text says which step is taken.
+             `rate`, by the loss of the model in the middle on the data; each fourth text says which step is taken. `transport`
+             finds soft maps, by weights, or by activations where there are data (OTFusion, arXiv 1910.05653): the model may
+             have other widths, and computes something else then.
     spaces:  of residual, mlp, heads, qk, vo and experts, those that are aligned; all where nothing is said. `rotation` is a
              rotation of the residual stream in place of an order of its channels.
+    epsilon: of transport, how soft maps are; 0 is exact. join: how the residual stream is mapped, `mean` or `only_resid`.
     dtype:   of the output; the model's own where nothing is said.
     check:   run both models, before and after, on a few tokens, and refuse an output that answers otherwise.
     options, on_event, replace, restart: as in `merge`.
@@ -53,7 +58,8 @@ def align(
     from mergery.alignment.running import align, align_recipe
 
     texts: dict[str, Any] = {"data": data, "samples": samples, "length": length}
-    recipe = align_recipe(model, to, method=method, spaces=spaces, **texts, steps=steps, rate=rate, dtype=dtype)
+    found: dict[str, Any] = {"steps": steps, "rate": rate, "epsilon": epsilon, "join": join}
+    recipe = align_recipe(model, to, method=method, spaces=spaces, **texts, **found, dtype=dtype, check=check)
     with listening(on_event) as notify:
         made = align(recipe, Path(out), options, notify, replace=replace, restart=restart)
         if check:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from mergery.architecture import read_architecture
 from mergery.architecture.spaces import Spaces, read_spaces
 from mergery.checkpoints.base import Checkpoint, TensorInfo
@@ -10,7 +13,8 @@ from mergery.errors import MergeryError, PlanError, Where, listed
 from mergery.graph.findings import Findings
 from mergery.graph.view import Change, View
 from mergery.recipe import Merge, Recipe, Source
-from mergery.views.transforms import read_transform, transformed, why_illegal
+from mergery.recipe.soft import ZIP
+from mergery.views.transforms import Transform, read_transform, transformed, why_illegal
 from mergery.views.transforms.folding import folded, untied, with_gains
 
 ALIGN = "align the model again: mergery align MODEL --to REFERENCE OUT"
@@ -29,8 +33,19 @@ def unaligned(recipe: Recipe) -> tuple[str, ...]:
     merges = [recipe.merge, *(model for model in recipe.models.values() if isinstance(model, Merge))]
     used = dict.fromkeys(name for merge in merges for name in merge.names())
     stored = [name for name in align.models or used if isinstance(recipe.models.get(name), Source)]
-    anchor = anchor_of(recipe)
-    return tuple(name for name in stored if name != anchor and getattr(recipe.models[name], "transform", None) is None)
+    still = () if align.method == ZIP else (anchor_of(recipe),)  # of a zip, each model has a map of its own
+    return tuple(
+        name for name in stored if name not in still and getattr(recipe.models[name], "transform", None) is None
+    )
+
+
+def in_words(recipe: Recipe, name: str) -> str:
+    """What is done to a model that is aligned."""
+    align = recipe.align
+    assert align is not None
+    if align.method != ZIP:
+        return f"{name} is aligned to {align.to}"
+    return f"{name} is zipped with {', '.join(other for other in unaligned(recipe) if other != name)}"
 
 
 def anchor_of(recipe: Recipe) -> str:
@@ -75,22 +90,26 @@ def in_coordinates(
             why = f"{view.donor.smoothed} has moved scales between its tensors, which its base takes back"
             raise PlanError(f"{view.name!r} cannot be transformed", why=why, hint="write it by passthrough on its base")
         transform = read_transform(stored)
+        spaces = spaces_of(view)
         if transform.rotation is not None:
-            view = untied(view, spaces_of(view))
+            view = untied(view, spaces)
+            spaces = spaces_of(view)
         mark = transform.facts.get("model")
         if mark is not None and mark != model_mark(checkpoint):
             where = Where(stored.location)
             raise PlanError(f"this transform is of another model than {view.name!r}", where=where, hint=ALIGN)
-        spaces = spaces_of(view)
         if reason := why_illegal(transform, spaces):
             what = f"this transform would change what {view.name!r} computes"
+            what = f"these soft maps do not fit {view.name!r}" if transform.maps else what
             raise PlanError(what, where=Where(stored.location), why=reason, hint=ALIGN)
     except MergeryError as error:
         findings.problems.append(error.at(source.place))
         return None
+    if transform.maps:
+        return _under_maps(view, transform, spaces, findings)
     changed = transform.changed()
     words = f"taken in other coordinates of {len(changed)} of its spaces" if changed else "it is aligned already"
-    if "to" in transform.facts and changed:
+    if "left" in transform.facts and changed:
         first, last = transform.facts["left"]
         left = f"{last / first:.1%}" if first else "nothing"
         words = f"{words}, those of {transform.facts['to']}, from which {left} of the squared difference is left"
@@ -106,3 +125,23 @@ def in_coordinates(
     except MergeryError as error:
         findings.problems.append(error.at(source.place))
         return None
+
+
+def _under_maps(view: View, transform: Transform, spaces: Spaces, findings: Findings) -> View:
+    """The model under soft maps, with the sizes that it has then."""
+    facts = transform.facts
+    count = sum(soft.spread for soft in transform.maps.values()) / len(transform.maps)
+    how = f"in {len(transform.maps)} of its spaces a unit is made of {count:.1f} of its own"
+    words = f"taken into the coordinates of {facts.get('to')} by optimal transport: {how}"
+    if facts.get("method") == ZIP:
+        words = f"zipped with {facts.get('to')}, to be averaged with it: {how}"
+    loss = "it computes something else: merge it, and train it further"
+    findings.changes.append(Change(view.name, words, loss))
+    shape: dict[str, Any] = dict(facts.get("shape", {}))
+    section = {
+        key: value for key, value in {**view.config.language, **shape}.items() if value is not None or key not in shape
+    }
+    made = transformed(view, transform, spaces)
+    config = view.config.with_language(section) if shape else view.config
+    infos = [TensorInfo(name, node.shape, node.dtype) for name, node in made.nodes.items()]
+    return replace(made, config=config, architecture=read_architecture(infos, config)) if shape else made

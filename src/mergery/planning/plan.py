@@ -21,7 +21,7 @@ from mergery.graph.findings import Findings
 from mergery.graph.view import Change, View
 from mergery.graph.walking import leaf_columns
 from mergery.planning.adapter_output import ONE_FILE, AdapterPlan, adapter_plan, with_recorded_base
-from mergery.planning.coordinates import unaligned
+from mergery.planning.coordinates import in_words, unaligned
 from mergery.planning.digest import digest_of
 from mergery.planning.layout import Layout
 from mergery.planning.measurements import read_measurements
@@ -263,7 +263,7 @@ def plan_recipe(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], only: tup
         tuple(findings.changes),
         adapter,
         before=(
-            *(f"{name} is aligned to {recipe.align.to} first" for name in unaligned(recipe) if recipe.align),
+            *(f"{in_words(recipe, name)} first" for name in unaligned(recipe)),
             *([f"it is refined by {recipe.refine.method} on data"] if recipe.refine else []),
         ),
     )

@@ -8,10 +8,18 @@ from typing import Any
 
 from mergery.errors import Where, did_you_mean
 from mergery.recipe.reader import RecipeReader
+from mergery.recipe.soft import KEYS as SOFT_KEYS
+from mergery.recipe.soft import SOFT, ZIP, Soft, read_soft, soft_schema
 
-METHODS = ("weights", "activations", "learned", "straight-through")
+METHODS = ("weights", "activations", "learned", "straight-through", *SOFT)
 LEARNT = {"learned": (400, 0.1), "straight-through": (100, 0.1)}
 """Methods that learn a transform on data, step by step: how many steps they take, and how large, where nothing is said."""
+NEEDY = {
+    "activations": ("activations need data", "units are compared on texts"),
+    ZIP: ("a zip needs data", "activations are compared on texts"),
+    **{each: (f"{each} needs data", "the loss in the middle is that of texts") for each in LEARNT},
+}
+"""Methods that need data, in words, and why."""
 KINDS = ("residual", "mlp", "heads", "qk", "vo", "experts")
 """The kinds of spaces: channels of the residual stream, neurons, heads, matrices of queries with keys, of values with outputs,
 and experts."""
@@ -19,7 +27,7 @@ MEAN = "mean"
 """The word for the mean of the other models, in place of one of them."""
 ROTATION = "rotation"
 """In place of an order of channels, a rotation of the residual stream, which norms without gains do not see."""
-KEYS = ("to", "method", "spaces", "models", "data", "samples", "length", "steps", "rate")
+KEYS = ("to", "method", "spaces", "models", "data", "samples", "length", "steps", "rate", *SOFT_KEYS)
 SAMPLES, LENGTH = 64, 256
 
 
@@ -30,11 +38,14 @@ class Align:
     to:      the model whose coordinates the others get; or `mean`: each is matched to the mean of the others, in turns, and the
              first stays as it is.
     method:  by what units are matched: `weights`; or on data: `activations`, or the loss in the middle, `learned` by
-             matrices or `straight-through` by weights (see `alignment.matching.learning`).
+             matrices or `straight-through` by weights (see `alignment.matching.learning`). Soft maps change what a model
+             computes: `transport`, by weights or, where there are data, by activations; and `zip`, of two models at once, on data.
     spaces:  the kinds of spaces that are aligned.
     models:  those that are; empty: all stored models that are merged.
-    data:    for all but weights: texts, as in `calibration`; the first so many `samples`, each of `length` tokens at most.
+    data:    for all but weights: texts, as in `calibration`; the first so many `samples`, each of `length` tokens at most. For
+             soft maps of a chain of matrices, rows of numbers (.npy).
     steps:   of learning, each on 16 texts, and their `rate`; 0 is the method's own, see `learnt`.
+    soft:    how soft maps are found.
     """
 
     to: str
@@ -46,6 +57,7 @@ class Align:
     length: int = LENGTH
     steps: int = 0
     rate: float = 0.0
+    soft: Soft = field(default_factory=Soft)
     place: Where | None = field(default=None, compare=False)
 
     @property
@@ -67,8 +79,9 @@ class Align:
             "length": self.length if self.length != LENGTH else None,
             "steps": self.steps,
             "rate": self.rate,
+            **self.soft.plain(),
         }
-        more = {key: value for key, value in said.items() if value}
+        more = {key: value for key, value in said.items() if value or key in SOFT_KEYS}
         return {"to": self.to, **more} if more else self.to
 
 
@@ -107,9 +120,8 @@ def read_align(reader: RecipeReader, data: Any, models: Mapping[str, Any]) -> Al
     text = said.get("data", "")
     if not isinstance(text, str):
         reader.fail(f"data is {text!r}", (*path, "data"), why="it must be a file", hint="data: texts.jsonl")
-    if method in METHODS[1:] and not text:
-        what = "activations need data" if method == "activations" else f"{method} needs data"
-        why = "units are compared on texts" if method == "activations" else "the loss in the middle is that of texts"
+    if method in NEEDY and not text:
+        what, why = NEEDY[str(method)]
         reader.fail(what, path, why=why, hint=f"align: {{to: base, method: {method}, data: texts.jsonl}}")
     steps, rate = _learning(reader, said, str(method), path)
     if centre and (method != METHODS[0] or ROTATION in spaces):
@@ -120,9 +132,10 @@ def read_align(reader: RecipeReader, data: Any, models: Mapping[str, Any]) -> Al
     if method == "weights" and text:
         hint = "leave out data, or method: activations"
         reader.fail("weights are matched without data", (*path, "data"), hint=hint)
+    soft = read_soft(reader, said, method, path)
     own = (tuple(each for each in (*KINDS, ROTATION) if each in spaces) or KINDS, tuple(named), str(text))
     place = reader.document.where(path, key=True)
-    return Align(said["to"], str(method), *own, numbers["samples"], numbers["length"], steps, rate, place)
+    return Align(said["to"], str(method), *own, numbers["samples"], numbers["length"], steps, rate, soft, place)
 
 
 def _learning(reader: RecipeReader, said: Mapping[str, Any], method: str, path: tuple[str, ...]) -> tuple[int, float]:
@@ -157,6 +170,7 @@ def align_schema() -> dict[str, Any]:
         "length": {"type": "integer", "minimum": 2, "default": LENGTH},
         "steps": {"type": "integer", "minimum": 1, "description": "Of learned and straight-through, each on 16 texts."},
         "rate": {"type": "number", "exclusiveMinimum": 0, "description": "How large their steps are."},
+        **soft_schema(),
     }
     mapping = {"type": "object", "properties": said, "additionalProperties": False, "required": ["to"]}
     return {

@@ -91,12 +91,12 @@ class Moments:
 
 
 @dataclass
-class _Correlating(Crossing):
+class Correlating(Crossing):
     """Gathers moments of what weights are multiplied with, by the space that they read."""
 
     spaces: Spaces | None = None
-    of_spaces: dict[str, list[Moments]] = field(default_factory=dict)
-    by_place: dict[tuple[str, int], Moments] = field(default_factory=dict)
+    of_spaces: dict[str, list[Any]] = field(default_factory=dict)  # Moments
+    by_place: dict[tuple[str, int], Any] = field(default_factory=dict)
 
     def see(self, teacher: int, merged: Seen | None, own: Seen) -> None:
         """See `Fitter.see`: `merged` is the model that is aligned, `own` the reference."""
@@ -119,8 +119,10 @@ class _Correlating(Crossing):
         return next((axis.space for axis in axes if axis is not None and axis.reads), None)
 
 
-def measured(models: Models, align: Align, folder: Path, notify: Notify = ignore) -> dict[str, list[Moments]]:
-    """Moments of both models' activations by space, on the texts that `align` names. Raises MergeryError."""
+def measured(
+    models: Models, align: Align, folder: Path, notify: Notify = ignore, kind: type[Correlating] = Correlating
+) -> dict[str, list[Any]]:
+    """Moments of both models' activations by space, on the texts that `align` names; of a `kind`. Raises MergeryError."""
     check_transformers("aligning by activations")
     with (
         quiet(),
@@ -139,7 +141,7 @@ def measured(models: Models, align: Align, folder: Path, notify: Notify = ignore
             def one(rows: Any) -> Any:
                 return lambda each: each.module(**inputs_of(rows, each.config))
 
-            correlating = _Correlating(streamed, spaces=models.spaces)
+            correlating = kind(streamed, spaces=models.spaces)
             units = {unit.name: number for number, unit in enumerate(streamed.units, 1)}
 
             def visited(unit: Unit) -> None:

@@ -16,6 +16,7 @@ from mergery.graph.nodes import Node
 from mergery.graph.view import View
 from mergery.planning.coordinates import spaces_of
 from mergery.views.transforms import Transform
+from mergery.views.transforms.mixing import Mixing
 from mergery.views.transforms.operators import Operator
 
 
@@ -90,13 +91,13 @@ def values_of(piece: Piece, node: Node) -> np.ndarray:
 
 def changed(values: np.ndarray, axes: Sequence[Axis | None], transform: Transform, spaces: Spaces) -> np.ndarray:
     """A piece's numbers in other coordinates."""
-    operators: list[Operator | None] = [transform.operator(axis, spaces) for axis in axes]
+    operators: list[Operator | Mixing | None] = [transform.operator(axis, spaces) for axis in axes]
     matrix = values if values.ndim == 2 else values[:, None]
     if operators[0] is not None:
         matrix = operators[0].rows(matrix)
     if len(operators) == 2 and operators[1] is not None:
         matrix = operators[1].columns(matrix)
-    return matrix.reshape(values.shape)
+    return matrix if values.ndim == 2 else matrix[:, 0]
 
 
 def in_places(pairs: Sequence[Pair], transform: Transform) -> list[Pair]:

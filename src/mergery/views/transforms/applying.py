@@ -16,6 +16,7 @@ from mergery.graph.fused import from_parts, take_part
 from mergery.graph.gathering import from_rows
 from mergery.graph.nodes import Computed, Node, Read
 from mergery.graph.view import View
+from mergery.views.transforms.mixing import Mixing, mixed
 from mergery.views.transforms.moving import moved
 from mergery.views.transforms.operators import Operator
 from mergery.views.transforms.transform import Transform
@@ -69,16 +70,20 @@ def _tensor(name: str, view: View, pieces: Sequence[Piece], transform: Transform
     return from_parts(name, node.shape, parts, made)
 
 
-def _operators(piece: Piece, transform: Transform, spaces: Spaces) -> tuple[Operator | None, Operator | None]:
+def _operators(
+    piece: Piece, transform: Transform, spaces: Spaces
+) -> tuple[Operator | Mixing | None, Operator | Mixing | None]:
     """What is done to rows and to columns as they are stored."""
     rows, *columns = (transform.operator(axis, spaces) for axis in piece.axes)
     return rows, columns[0] if columns else None
 
 
-def changed(name: str, node: Node, rows: Operator | None, columns: Operator | None) -> Node:
+def changed(name: str, node: Node, rows: Operator | Mixing | None, columns: Operator | Mixing | None) -> Node:
     """A vector or matrix with its axes changed. Rows that only change places keep their bits."""
     if rows is None and columns is None:
         return node
+    if isinstance(rows, Mixing) or isinstance(columns, Mixing):
+        return mixed(name, node, rows, columns)
     width = node.shape[1] if len(node.shape) == 2 else 1
     if columns is None and rows is not None and rows.plain:
         return from_rows(name, node.shape, (node,), np.zeros(len(rows.order), np.int64), rows.order, width)

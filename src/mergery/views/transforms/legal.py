@@ -7,13 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from mergery.architecture.spaces import Attention, Spaces
+from mergery.views.transforms.mixing import SoftMap
 from mergery.views.transforms.transform import Heads, Transform
 
 CLOSE = 1e-9  # of matrices of queries and keys that must be of a form, relative to their largest number
 
 
 def why_illegal(transform: Transform, spaces: Spaces) -> str:
-    """Why a transform would change what a model computes; empty where it does not."""
+    """Why a transform would change what a model computes, or a soft map does not fit; empty where it does not."""
     return next(_reasons(transform, spaces), "")
 
 
@@ -33,6 +34,8 @@ def _reasons(transform: Transform, spaces: Spaces) -> Iterator[str]:
             yield f"a sign of {name} is seen by {what}"
         elif units.signs is not None and not np.all(np.abs(units.signs) == 1.0):
             yield f"{name}.signs are not all 1 or -1"
+    for name, soft in transform.maps.items():
+        yield from _of_map(name, soft, spaces)
     for layer, heads in transform.heads.items():
         attention = spaces.attention.get(layer)
         if attention is None:
@@ -51,6 +54,26 @@ def _of_rotation(rotation: np.ndarray, spaces: Spaces) -> Iterator[str]:
         yield f"the rotation is no orthogonal matrix of {size} channels"
     elif spaces.norm == "layer" and np.abs(rotation.sum(1) - 1.0).max() > 1e-6:
         yield "its norms take off the mean of all channels, which the rotation moves"
+
+
+def _of_map(name: str, soft: SoftMap, spaces: Spaces) -> Iterator[str]:
+    """A soft map may change what is computed; it must fit."""
+    space = spaces.sizes.get(name)
+    fused = any(
+        piece.part is not None and any(axis is not None and axis.space == name for axis in piece.axes)
+        for piece in spaces.pieces
+    )
+    new, own = soft.plan.shape
+    if space is None:
+        yield f"it has no space {name!r}"
+    elif space.size % own:
+        yield f"the map of {name} is of {own} units, and it has {space.size}"
+    elif name == "residual" and spaces.fixed:
+        yield spaces.fixed
+    elif fused and new != own:
+        yield f"{name} would get another width, and is a part of fused tensors"
+    elif not np.all(np.isfinite(soft.plan)) or not np.all(np.abs(soft.plan).sum(0) > 0):
+        yield f"units of {name} flow nowhere"
 
 
 def _of_heads(layer: int, heads: Heads, own: Attention) -> Iterator[str]:

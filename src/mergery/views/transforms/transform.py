@@ -7,6 +7,7 @@
     layers.3.heads.qk, .vo                   a matrix for each key head: of its keys, and of its values
     rotation                                 of the residual stream, [channels, channels], in place of an order of it
     gains:model.norm.weight                  of a norm, where there is a rotation: those that it has then
+    map:layers.3.mlp.plan, .mass             a soft map of a space in place of an order: see `mixing`
 
 Orders are int64: place i gets what stood in place `order[i]`. Matrices are float64, those of a key head that has moved already.
 Keys are multiplied with theirs and the queries of their group with its inverse transpose; values with theirs, and what they
@@ -27,11 +28,13 @@ from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.json_files import parse_object
 from mergery.checkpoints.memory import MemoryCheckpoint
 from mergery.errors import CheckpointError, Where
+from mergery.views.transforms.mixing import Mixing, SoftMap
 from mergery.views.transforms.operators import Operator
 
 FILE = "transform.json"
 FORMAT = 1
 GAINS = "gains:"
+MAP = "map:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +94,12 @@ class Transform:
     facts: Mapping[str, Any] = field(default_factory=dict)
     rotation: np.ndarray | None = None  # float64, orthogonal; norms have no gains meanwhile: see `folding`
     gains: Mapping[str, np.ndarray] = field(default_factory=dict)  # float32, by the tensor of a norm
+    maps: Mapping[str, SoftMap] = field(default_factory=dict)  # by space; a model under one computes something else
 
     def inverse(self) -> Transform:
-        """What takes it back: exactly, but for the rounding of matrices."""
+        """What takes it back: exactly, but for the rounding of matrices. A soft map has no inverse: raises ValueError."""
+        if self.maps:
+            raise ValueError("a soft map has no inverse")
         units = {name: each.inverse() for name, each in self.units.items()}
         for name in self.units:
             layer, experts, word = name.rpartition(".experts.")
@@ -108,12 +114,13 @@ class Transform:
     def is_identity(self) -> bool:
         """Whether it changes nothing."""
         still = all(each.is_identity for each in (*self.units.values(), *self.heads.values()))
-        return still and self.rotation is None
+        return still and self.rotation is None and not self.maps
 
     def changed(self) -> list[str]:
         """What it changes: names of spaces, and `layers.3.heads`."""
         found = ["residual"] if self.rotation is not None else []
         found += [name for name, each in self.units.items() if not each.is_identity]
+        found += self.maps
         return found + [f"layers.{layer}.heads" for layer, each in self.heads.items() if not each.is_identity]
 
     def expert(self, layer: int | None, expert: str) -> str:
@@ -121,10 +128,13 @@ class Transform:
         own = self.units.get(f"layers.{layer}.experts")
         return str(int(own.order[int(expert)])) if own is not None and expert.isdecimal() else expert
 
-    def operator(self, axis: Axis | None, spaces: Spaces) -> Operator | None:
+    def operator(self, axis: Axis | None, spaces: Spaces) -> Operator | Mixing | None:
         """What is done to an axis; None for nothing."""
         if axis is None:
             return None
+        if axis.space in self.maps:
+            size = spaces.sizes[axis.space].size
+            return self.maps[axis.space].operator(size, reads=axis.reads, signed=axis.signed)
         found = self.units.get(axis.space)
         if axis.space == RESIDUAL and self.rotation is not None:
             still = np.arange(len(self.rotation))
@@ -168,6 +178,9 @@ class Transform:
         for layer, heads in self.heads.items():
             own = {"groups": heads.groups, "queries": heads.queries, "qk": heads.qk, "vo": heads.vo}
             found |= {f"layers.{layer}.heads.{word}": array for word, array in own.items() if array is not None}
+        for name, soft in self.maps.items():
+            own = {"plan": soft.plan, "mass": soft.mass}
+            found |= {f"{MAP}{name}.{word}": array for word, array in own.items() if array is not None}
         if self.rotation is not None:
             found["rotation"] = self.rotation
             found |= {f"{GAINS}{name}": gains for name, gains in self.gains.items()}
@@ -194,7 +207,10 @@ class MemoryTransform(MemoryCheckpoint):
         return self.transform.text().encode()
 
 
-_DTYPES: Mapping[str, Any] = {"order": np.int64, "groups": np.int64, "queries": np.int64, "signs": np.float32}
+_DTYPES: Mapping[str, Any] = {
+    **dict.fromkeys(("order", "groups", "queries"), np.int64),
+    **dict.fromkeys(("signs", "plan", "mass"), np.float32),
+}
 
 
 def read_transform(checkpoint: Checkpoint) -> Transform:
@@ -210,6 +226,7 @@ def read_transform(checkpoint: Checkpoint) -> Transform:
         raise CheckpointError("this transform is of another format", where=Where(where), hint="align again")
     units: dict[str, dict[str, np.ndarray]] = {}
     heads: dict[int, dict[str, np.ndarray]] = {}
+    maps: dict[str, dict[str, np.ndarray]] = {}
     whole: dict[str, np.ndarray] = {}
     for name, info in checkpoint.tensors.items():
         owner, _, word = name.rpartition(".")
@@ -220,6 +237,8 @@ def read_transform(checkpoint: Checkpoint) -> Transform:
         layer = owner.removeprefix("layers.").removesuffix(".heads")
         if name == "rotation" or name.startswith(GAINS):
             whole[name] = values
+        elif owner.startswith(MAP):
+            maps.setdefault(owner.removeprefix(MAP), {})[word] = values
         elif owner.endswith(".heads") and layer.isdecimal():
             heads.setdefault(int(layer), {})[word] = values
         else:
@@ -230,6 +249,7 @@ def read_transform(checkpoint: Checkpoint) -> Transform:
         facts,
         whole.get("rotation"),
         {name.removeprefix(GAINS): gains for name, gains in whole.items() if name.startswith(GAINS)},
+        {name: SoftMap(**each) for name, each in maps.items()},
     ))  # fmt: skip
 
 

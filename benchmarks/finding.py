@@ -1,10 +1,12 @@
 """What searching is worth on the zoo's models: against the best method with nothing set, on items that no choice has seen.
 
-    python -m benchmarks.finding search sequences 0        one part: search, soup, auto, flow, planted; a world; a seed
+    python -m benchmarks.finding search auto --worlds sequences shared --seeds 0 1      some parts; all where none is named
     python -m benchmarks.finding --page --write docs/search.md
 
-Models are those of `make zoo`. Choices see `dev` items, 240 of a skill; figures are on 300 `test` items of a skill, as in
-docs/which-method.md. Intervals are 95 %, of a bootstrap that draws the same items for all that is compared.
+Models are those of `make zoo`, trained where they are not there. Choices see `dev` items, 240 of a skill; figures are on 300
+`test` items of a skill, as in docs/which-method.md. Intervals are 95 %, of a bootstrap that draws the same items for all that
+is compared. What was measured is kept piece by piece in `.cache/finding`, and a run that was stopped goes on there; whoever
+changed a method removes that folder.
 """
 
 from __future__ import annotations
@@ -197,18 +199,19 @@ def automatic(ground: Ground) -> dict[str, Any]:
     import mergery
 
     skills = ground.skills
-    started = time.perf_counter()
+    started, before = time.perf_counter(), time.process_time()
     sources = ground.sources(skills)
     found = mergery.auto(
         sources.pop("base"), sources, ground.out / "auto", [ground.tasks["dev"][skill] for skill in skills],
         options=mergery.AutoOptions(minutes=6), evaluation_options=ground.asking,
     )  # fmt: skip
-    wall = time.perf_counter() - started
+    wall, core = time.perf_counter() - started, time.process_time() - before
     own, plain = ground.solved(found.recipe, skills), defaults(ground, skills)
     rival = max(plain, key=lambda name: float(plain[name].mean()))
     return {
         "chosen": found.verdict.chosen.entry.name, "words": found.verdict.words, "score": round(float(own.mean()), 4),
         "rival": rival, "best": round(float(plain[rival].mean()), 4), "gain": gap(own, plain[rival]), "wall": round(wall),
+        "core": round(core),
     }  # fmt: skip
 
 
@@ -313,14 +316,41 @@ PARTS = {
 }  # fmt: skip
 
 
+WORLDS = {
+    "search": ("sequences", "shared", "adapters"), "soup": ("sequences", "shared"), "few": ("sequences", "shared"),
+    "auto": ("sequences", "shared", "adapters"), "planted": ("sequences", "shared", "adapters"), "flow": ("deep",),
+    "samplers": ("sequences",),
+}  # fmt: skip
+"""Where each part is measured. Soups of adapters are soups of models again, so that they would tell nothing new."""
+
+
+def measure(part: str, world: str, seed: int) -> dict[str, Any]:
+    """One piece, from the cache where it is there."""
+    ground = Ground(world, seed)
+    kept = ground.out / f"{part}.json"
+    if not kept.exists():
+        started, before = time.perf_counter(), time.process_time()
+        found = PARTS[part](ground)
+        spent = {"seconds": round(time.perf_counter() - started), "core seconds": round(time.process_time() - before)}
+        half = kept.with_suffix(".part")
+        half.write_text(json.dumps({"found": found, "spent": spent}, indent=1) + "\n")
+        half.rename(kept)
+        print(f"{part}, {world}, seed {seed}: {spent}", flush=True)
+    return json.loads(kept.read_text())["found"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=list(PARTS))
-    parser.add_argument("world", nargs="?", default="sequences")
-    parser.add_argument("seed", nargs="?", type=int, default=0)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all where none is named")
+    parser.add_argument(
+        "--worlds", nargs="*", choices=("sequences", "shared", "adapters", "deep"), help="all by default"
+    )
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1])
     parser.add_argument("--page", action="store_true", help="do not measure")
     parser.add_argument("--write", type=Path, help="the page that holds the section")
     options = parser.parse_args()
+    if wrong := set(options.parts) - set(PARTS):
+        parser.error(f"no part is called {wrong.pop()}: there are {', '.join(PARTS)}")
     if not options.page:
         import torch
         import transformers
@@ -328,11 +358,14 @@ def main() -> None:
         torch.set_num_threads(1)
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
-        found = PARTS[options.part](Ground(options.world, options.seed))
-        print(json.dumps(found, indent=1))
-        kept = figures("finding")
-        kept.setdefault(options.part, {})[f"{options.world} {options.seed}"] = found
-        keep("finding", kept)
+        for seed in options.seeds:
+            for part in options.parts or PARTS:
+                for world in WORLDS[part]:
+                    if options.worlds is None or world in options.worlds:
+                        found = measure(part, world, seed)
+                        kept = figures("finding")
+                        kept.setdefault(part, {})[f"{world} {seed}"] = found
+                        keep("finding", kept)
     if options.write:
         before, _, rest = options.write.read_text().partition(BEGIN)
         lines = "\n".join(page(figures("finding"), DRAWN, len(METHODS)))

@@ -39,7 +39,7 @@ class Align:
              first stays as it is.
     method:  by what units are matched: `weights`; or on data: `activations`, or the loss in the middle, `learned` by
              matrices or `straight-through` by weights (see `alignment.matching.learning`). Soft maps change what a model
-             computes: `transport`, by weights or, where there are data, by activations; and `zip`, of two models at once, on data.
+             computes: `transport`, by weights, or by activations where there are data; `zip`, of two models at once, on data.
     spaces:  the kinds of spaces that are aligned.
     models:  those that are; empty: all stored models that are merged.
     data:    for all but weights: texts, as in `calibration`; the first so many `samples`, each of `length` tokens at most. For

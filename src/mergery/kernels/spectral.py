@@ -49,6 +49,7 @@ def svd(
     squares = smaller(matrix)
     found = None if top is None else leading(squares, top)
     size, vectors = spectrum(squares) if found is None else (found[0].clamp(min=0.0).sqrt(), found[1])
+    del squares, found
     return triplets(matrix, size, vectors, top, of=of, noise=noise)
 
 

@@ -180,7 +180,8 @@ class InInputs(OwnRows):
         count, gain = part.shape[-1], gain_of(values, part, vectors)
         if self.matrix.dtype == torch.float32:
             deltas = [delta @ vectors for delta in self.deltas]
-            inner = in_inputs(self.start @ vectors, deltas, self.shares, self.centred)
+            start = sum(deltas[1:], deltas[0]) / len(deltas) if self.centred else self.start @ vectors
+            inner = in_inputs(start, deltas, self.shares, self.centred)
             step, begin = inner.pull(vectors.dtype, count).mul_(gain), inner.start[..., :count]
             rest = inner.matrix[..., :count, :count]
             rest.diagonal(dim1=-2, dim2=-1).sub_(values)

@@ -11,6 +11,7 @@ EIGEN = 9.0  # operations of an eigendecomposition of n x n, in n^3, at the rate
 HALF = 1.125  # operations of a symmetric product, a^T a of m x n, in m n^2
 VECTORS = 4.25  # n x n float64 matrices that eigenvectors take while they are found
 WIDE = 8  # bytes of a float64
+PIECE = 1 << 16  # entries of a matrix, of which sums are made at once
 PROBES = 128  # directions in the outputs along which interference is measured, or all where there are no more
 
 
@@ -28,6 +29,14 @@ def decomposing(out: int, into: int) -> int:
     return int(WIDE * (3.25 * large * small + VECTORS * small**2))
 
 
+def leading_triplets(out: int, into: int, count: int) -> tuple[float, float]:
+    """Operations of the first singular triplets alone, and float64 entries that they take at their worst."""
+    small, large = min(out, into), max(out, into)
+    work = HALF * large * small**2 + EIGEN * small**3 + 2.0 * large * small * count
+    last = (large + 2.0 * small) * small + (small + 2.0 * large + count) * count
+    return work, max((VECTORS + 1.0) * small**2, last)
+
+
 def by_svd(k: int, out: int, into: int, times: float, *, polars: int = 0, held: float = 1.0, what: str) -> Route:
     """`times` thin SVDs of full size and `polars` polar factors of each side; `held` matrices stay besides."""
     small = min(out, into)
@@ -36,11 +45,38 @@ def by_svd(k: int, out: int, into: int, times: float, *, polars: int = 0, held: 
     return Route(f"{what} by eigenvectors of the smaller Gram matrix", work, space)
 
 
-def then_scaled(route: Route, out: int, into: int, *, held: float = 5.5) -> Route:
+def polar_work(side: int, wide: int) -> float:
+    """Operations of the polar factor of a side x wide matrix."""
+    short, long = min(side, wide), max(side, wide)
+    return (HALF + 2.0) * long * short**2 + (EIGEN + HALF) * short**3
+
+
+def by_leading(k: int, out: int, into: int, count: int, *, single: bool, square: float = 0.0, what: str) -> Route:
+    """The first triplets of each task, and the polar factors of their vectors, stacked; then a product of these, with `single`
+    in float32. `square` is how many matrices of the stacked directions there are besides.
+    """
+    wide, sides = k * count, out + into
+    work, space = leading_triplets(out, into, count)
+    work = k * work + (1.0 + (not single)) * out * into * wide
+    space += (k - 1) * sides * count
+    for side in (out, into):
+        short = min(side, wide)
+        work += polar_work(side, wide)
+        space = max(
+            space,
+            sides * wide + max((VECTORS + 1.0) * short**2, (2.0 * side + 3.25 * short) * short) + square * wide**2,
+        )
+    part = 0.5 if single else 1.0
+    space = max(space, (1.0 + part) * sides * wide + part * out * into + square * wide**2)
+    return Route(f"{what} by eigenvectors of the smaller Gram matrix", work, int(WIDE * space))
+
+
+def then_scaled(route: Route, k: int, out: int, into: int, *, held: float = 2.5) -> Route:
     """The same where the scale of the result is found afterwards (`_scale.scaled`), with so many matrices in memory."""
-    probes = min(out, PROBES)
-    space = int(WIDE * (held * out * into + probes * (5.5 * out + 2.0 * into)))
-    return replace(route, workspace=max(route.workspace, space))
+    probes, size = min(out, PROBES), out * into
+    work = k * (EIGEN * (min(out, into) / 4) ** 3 + 4.0 * (probes + 4.0) * size)
+    space = int(WIDE * (held * size + 4.0 * min(size, PIECE) + probes * (5.5 * out + 2.0 * into)))
+    return replace(route, operations=route.operations + work, workspace=max(route.workspace, space))
 
 
 def by_interference(k: int, out: int, into: int, *, what: str) -> Route:

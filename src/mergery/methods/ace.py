@@ -14,6 +14,7 @@ from mergery.methods._scale import settled
 from mergery.methods.wudi import check_weight
 
 SOUND = 0.2  # of the largest entry of a root's diagonal: below it, covariances in float32 are not exact enough
+FIRM = 0.4  # the same: from there on, a root in float32 divides as exactly as covariances in float32 are
 UNEQUAL = 0.3  # relative variance of the logarithms of the tasks' traces, above which they are unequal
 
 
@@ -68,14 +69,13 @@ def alike(centred: Sequence[Tensor], weight: Any, ridge: Tensor, across: Tensor,
     factors = [float(factor) for factor in weight if factor > 0.0]
     single = centred[0].dtype == torch.float32
     problem = own_rows(centred, factors, "mean", equal=False, single=single)
-    matrix, rows = problem.matrix.double(), problem.rows if isinstance(problem, InRows) else None
-    row = (across.mT @ matrix if rows is None else (rows @ across).mT) / width
+    rows = problem.rows if isinstance(problem, InRows) else None
+    row = (across.mT @ problem.matrix.double() if rows is None else (rows @ across).mT) / width
     load = ridge * sum(factors)
-    matrix.diagonal(dim1=-2, dim2=-1).add_(load.where(load > 0.0, 1.0)[..., 0])
-    root = torch.linalg.cholesky(matrix)
+    root = rooted(problem.matrix, load.where(load > 0.0, 1.0)[..., 0])
     if single and not sturdy(root, SOUND):
         return None
-    residual = problem.residual(None if sturdy(root) else root.dtype).double()
+    residual = problem.residual(None if sturdy(root) else root.dtype).to(root.dtype)
     for place, factor in enumerate(factors) if len(set(factors)) > 1 else ():  # what the ridges pull about the mean
         pull = ridge * (factor - sum(factors) / len(factors))
         if rows is None:
@@ -83,12 +83,33 @@ def alike(centred: Sequence[Tensor], weight: Any, ridge: Tensor, across: Tensor,
         else:
             own = residual[..., place * residual.shape[-2] : (place + 1) * residual.shape[-2]]
             own.diagonal(dim1=-2, dim2=-1).add_(pull[..., 0] / factor**0.5)
-    solved = torch.cholesky_solve(torch.cat([residual, row], dim=-2).mT, root).mT
+    solved = torch.cholesky_solve(torch.cat([residual, row.to(root.dtype)], dim=-2).mT, root).mT
     solved = problem.of_inputs(solved)
     merged, row = solved[..., :-1, :], solved[..., -1:, :]
     merged += problem.start
-    merged -= (merged @ across) @ (row / (1.0 + row @ across))
+    ones = across.to(merged.dtype)
+    merged -= (merged @ ones) @ (row / (1.0 + row @ ones))
     return merged
+
+
+def rooted(matrix: Tensor, load: Tensor) -> Tensor:
+    """The Cholesky root of a matrix (..., n, n) and a load (..., 1) on its diagonal: of one in float32 in its own dtype, where
+    that is firm enough to divide by, else in float64.
+    """
+    import torch
+
+    from mergery.methods._own_rows import sturdy
+
+    def loaded(dtype: torch.dtype) -> Tensor:
+        whole = matrix.to(dtype, copy=True)
+        whole.diagonal(dim1=-2, dim2=-1).add_(load.to(dtype))
+        return whole
+
+    if matrix.dtype == torch.float32:
+        root, failed = torch.linalg.cholesky_ex(loaded(matrix.dtype))
+        if not bool(failed.any()) and sturdy(root, FIRM):
+            return root
+    return torch.linalg.cholesky(loaded(torch.float64))
 
 
 @method(

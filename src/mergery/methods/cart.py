@@ -9,11 +9,16 @@ from typing import Any
 from mergery.method import Fraction, Models, Tensor, method
 from mergery.method.roles import LINEAR
 from mergery.method.routing import Route
-from mergery.methods._routes import by_svd
+from mergery.methods._routes import VECTORS, WIDE, leading_triplets
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
-    return by_svd(k, out, into, k, held=float(k + 1), what=f"{k} thin SVDs")
+    small, size = min(out, into), out * into
+    count = math.ceil(settings["rank"] * small)
+    work, space = leading_triplets(out, into, count)
+    work = k * (work + 2.0 * size * count)
+    space = max(space + 2.25 * size, (VECTORS + 1.0) * small**2 + 3.0 * size)  # with the mean and the sum
+    return Route(f"{k} thin SVDs by eigenvectors of the smaller Gram matrix", work, int(WIDE * space))
 
 
 @method(paper="2412.12153", unit="matrix", roles=LINEAR, routing=routing)
@@ -39,9 +44,8 @@ def cart(models: Models, *, rank: Fraction = 0.08, scale: float = 1.0) -> Tensor
 
     count = math.ceil(rank * min(models[0].shape[-2:]))
     mean = total(models, [1.0 / len(models)] * len(models))
-    merged = mean
+    merged = mean.clone()
     for model in models if count else ():
-        apart = model.double() - mean
-        u, s, vh = svd(apart, count)
-        merged = merged + scale * (u * s.unsqueeze(-2)) @ vh
+        u, s, vh = svd(model.double().sub_(mean), count)
+        merged += (u * (scale * s).unsqueeze(-2)) @ vh
     return merged

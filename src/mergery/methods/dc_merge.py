@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from mergery.errors import RecipeError
 from mergery.method import Auto, Deltas, Fraction, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
-from mergery.methods._routes import by_svd, then_scaled
+from mergery.methods._routes import HALF, WIDE, by_leading, then_scaled
 from mergery.methods._scale import scaled
 from mergery.methods._thinning import combine
-from mergery.methods.tsv_merge import share
+from mergery.methods.tsv_merge import fast_products, joined, product_dtype, share, stacked
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
-    return then_scaled(
-        by_svd(k, out, into, k, polars=1, held=2.5 + k / 4, what=f"{k} thin SVDs and 2 polar factors"),
+    count = share(min(out, into), k)
+    wide = k * count
+    route = by_leading(
+        k,
         out,
         into,
-        held=7.5,
+        count,
+        single=fast_products(settings, out, wide),
+        square=1.0,
+        what=f"{k} thin SVDs and 2 polar factors",
     )
+    alone, tasks = (1, 1.0) if settings["blocks"] else (12, float(k))  # matrices in which signs are elected, all M_i
+    inside = (out + into + (7.0 + 2.0 * settings["density"] + alone + tasks) * wide) * wide
+    work = (
+        route.operations
+        + 2.0 * HALF * wide**3
+        + 2.0 * k * count * wide**2
+        + 2.0 * out * wide**2 / (1 + 2 * (alone == 1))
+    )
+    route = replace(route, operations=work, workspace=max(route.workspace, int(WIDE * inside)))
+    return then_scaled(route, k, out, into)
 
 
 def check_ratio(settings: Mapping[str, Any]) -> None:
@@ -44,6 +60,14 @@ def smoothed(s: Tensor, smooth: str, ratio: float) -> Tensor:
     line = line * there
     whole = line.sum(-1, keepdim=True)
     return line * (s.sum(-1, keepdim=True) / whole.where(whole > 0.0, 1.0))
+
+
+def standing_out(inside: Tensor, density: float, entries: Tensor, blocks: Sequence[slice]) -> list[Tensor]:
+    """The largest entries of an M_i (..., n, n), zero elsewhere, in some of its diagonal blocks."""
+    from mergery.kernels.spectral import cleared, largest
+
+    kept = largest(cleared(inside), density, entries)
+    return [kept[..., block, block].clone() for block in blocks]
 
 
 @method(
@@ -87,9 +111,9 @@ def dc_merge(
         ratio: of the first singular value of the line to the last.
         density: fraction of the entries of M_i that is kept; 0.001 in the authors' code, which is about the diagonal.
         blocks: keep what joins directions of one task only.
-        precision: `fast` makes the polar factors of large matrices in float32 on Intel's processors, which changes the merged
-            task vector by a few millionths, unless an entry of M_i lies so near to the last that is kept; `exact` makes all
-            in float64.
+        precision: `fast` makes the last products of large matrices in float32, and on Intel's processors the polar factors,
+            which changes the merged task vector by a few millionths, unless an entry of M_i lies so near to the last that
+            is kept; `exact` makes all in float64.
         scale: factor of the merged task vector. `auto` finds one for each matrix, between that of unit response, at
             which it answers to each task's own vector as that does itself, k / sum_i (<D, d_i> / |d_i|^2), and that of
             least interference, at which it disturbs the tasks least; for adapters the latter. Nothing is tuned; the
@@ -103,28 +127,29 @@ def dc_merge(
     """
     import torch
 
-    from mergery.kernels.spectral import cleared, framed, largest, noise_of, parted, rank, svd
+    from mergery.kernels.spectral import framed, noise_of, parted, rank, svd
 
     cores, frame = framed(deltas)
     kept = share(frame.smaller, len(cores))
     bounds = noise_of(deltas, noise)
-    triplets = [svd(core, kept, noise=bound) for core, bound in zip(cores, bounds, strict=True)]
-    sizes = [s for _, s, _ in triplets]
     single = precision == "fast"
+    sizes, lefts, rights = stacked(svd(core, kept, noise=bound) for core, bound in zip(cores, bounds, strict=True))
     # P^T U_i are columns of the other factor
-    left, above = parted(torch.cat([u for u, _, _ in triplets], dim=-1), single=single)
-    right, beside = parted(torch.cat([vh.mT for _, _, vh in triplets], dim=-1), single=single)
-    del triplets
+    left, above = parted(joined(lefts), single=single)
+    right, beside = parted(joined(rights), single=single)
     entries, wide = rank(torch.cat(sizes, dim=-1)).square(), sizes[0].shape[-1]
     places = [slice(i * wide, (i + 1) * wide) for i in range(len(cores))]
     chosen = places if blocks else [slice(None)]
     inside = []
     for place, s in zip(places, sizes, strict=True):
-        seen = above[..., place].double() * smoothed(s, smooth, ratio).unsqueeze(-2) @ beside[..., place, :].double()
-        seen = largest(cleared(seen), density, entries)
-        inside.append([seen[..., block, block].clone() for block in chosen])
-    parts = []
+        sized = above[..., place].double() * smoothed(s, smooth, ratio).unsqueeze(-2)
+        inside.append(standing_out(sized @ beside[..., place, :].double(), density, entries, chosen))
+    del above, beside
+    dtype = product_dtype(left, single=single)
+    turned = left.to(dtype)
+    del left
     for block, of_tasks in zip(chosen, zip(*inside, strict=True), strict=True):
-        parts.append(left[..., block] @ combine(of_tasks, weight, elect=True, normalize=True).to(left.dtype))
-    merged = torch.cat(parts, dim=-1).to(right.dtype) @ right.mT
+        turned[..., block] = turned[..., block] @ combine(of_tasks, weight, elect=True, normalize=True).to(dtype)
+    merged = turned @ right.to(dtype).mT
+    del turned, right
     return frame.restore(scaled(merged, scale, cores, weight, frame, bounds))

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from mergery.method import Auto, Deltas, Fraction, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
-from mergery.methods._routes import by_svd, then_scaled
+from mergery.methods._routes import by_svd, decomposition, leading_triplets, polar_work, then_scaled
 from mergery.methods._scale import scaled
+from mergery.methods.tsv_merge import product_dtype
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
-    return then_scaled(
-        by_svd(k, out, into, k + 1, polars=1, held=5.0, what=f"{k + 1} thin SVDs and 2 polar factors"),
-        out,
-        into,
-        held=9.5,
-    )
+    small = min(out, into)
+    kept, own = split(small, k, settings["common"])
+    rest = k * own
+    work = decomposition(out, into) + polar_work(into, small) + 2.0 * out * into * small
+    if out <= into:  # what tasks have left is a small problem
+        work += (
+            k * (2.0 * rest * out * into + decomposition(rest, into)) + decomposition(rest, rest) + 2.0 * out * rest**2
+        )
+    else:
+        work += k * (4.0 * out * into * kept + leading_triplets(out, into, own)[0]) + polar_work(out, small)
+    route = by_svd(k, out, into, 1, polars=1, held=3.0, what=f"{k + 1} thin SVDs and 2 polar factors")
+    return then_scaled(replace(route, operations=work), k, out, into, held=6.5)
 
 
 def split(smaller: int, k: int, common: float) -> tuple[int, int]:
@@ -62,8 +70,8 @@ def iso_cts(
     Settings:
         weight: factor of each task vector.
         common: fraction of the directions that is taken from the sum; 0.8 in the paper.
-        precision: `fast` makes the polar factors of large matrices in float32 on Intel's processors, which changes the merged
-            task vector by a few millionths; `exact` makes all in float64.
+        precision: `fast` makes the last product of large matrices in float32, and on Intel's processors the polar factors,
+            which changes the merged task vector by a few millionths; `exact` makes all in float64.
         scale: factor of the merged task vector. `auto` finds one for each matrix, between that of unit response, at
             which it answers to each task's own vector as that does itself, k / sum_i (<D, d_i> / |d_i|^2), and that of
             least interference, at which it disturbs the tasks least; for adapters the latter. Nothing is tuned; the
@@ -117,4 +125,5 @@ def iso_cts(
         left = torch.cat([shared, apart @ polar(torch.cat(lefts, dim=-1))], dim=-1) if lefts else shared
     level = flat_level(torch.cat(sizes, dim=-1))
     left, right = left * level.unsqueeze(-2), polar(torch.cat(rights, dim=-2), single=single)
-    return frame.restore(scaled(left.to(right.dtype) @ right, scale, cores, weight, frame, bounds))
+    dtype = product_dtype(left, single=single)
+    return frame.restore(scaled(left.to(dtype) @ right.to(dtype), scale, cores, weight, frame, bounds))

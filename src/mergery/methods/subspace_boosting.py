@@ -13,7 +13,7 @@ from mergery.methods._scale import scaled
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
-    return then_scaled(by_svd(k, out, into, 1, what="1 thin SVD"), out, into)
+    return then_scaled(by_svd(k, out, into, 1, what="1 thin SVD"), k, out, into)
 
 
 def boosted(s: Tensor, beta: float) -> Tensor:

@@ -21,7 +21,7 @@ def check_alpha(settings: Mapping[str, Any]) -> None:
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
-    return then_scaled(by_svd(k, out, into, 1, what="1 thin SVD"), out, into)
+    return then_scaled(by_svd(k, out, into, 1, what="1 thin SVD"), k, out, into)
 
 
 @method(

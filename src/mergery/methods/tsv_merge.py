@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mergery.method import Auto, Deltas, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
-from mergery.methods._routes import by_svd, then_scaled
+from mergery.methods._routes import LARGE, WIDE, by_leading, then_scaled
 from mergery.methods._scale import scaled
+
+if TYPE_CHECKING:
+    import torch
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
-    held = 2.0 + k * settings["polarise"]
-    return then_scaled(
-        by_svd(k, out, into, k, polars=1, held=held, what=f"{k} thin SVDs and 2 polar factors"), out, into
+    count, polarised = share(min(out, into), k), bool(settings["polarise"])
+    route = by_leading(
+        k, out, into, count, single=fast_products(settings, out, k * count), what=f"{k} thin SVDs and 2 polar factors"
     )
+    if polarised:  # the task vectors are there once more, in float64
+        route = replace(route, workspace=route.workspace + WIDE * (k + 1) * out * into)
+    return then_scaled(route, k, out, into, held=2.5 + k * polarised)
+
+
+def fast_products(settings: Mapping[str, Any], *sides: int) -> bool:
+    """Whether products of factors with such sides are made in float32."""
+    return settings["precision"] == "fast" and min(sides) >= LARGE
 
 
 def share(smaller: int, k: int) -> int:
@@ -37,12 +49,42 @@ def combine(
     from mergery.kernels.spectral import polar, svd
 
     kept = share(smaller, len(cores))
-    triplets = [svd(core, kept, noise=bound) for core, bound in zip(cores, noise, strict=True)]
-    left = polar(torch.cat([u for u, _, _ in triplets], dim=-1), single=single)
-    right = polar(torch.cat([vh for _, _, vh in triplets], dim=-2), single=single)
-    size = torch.cat([s * float(factor) for (_, s, _), factor in zip(triplets, weight, strict=True)], dim=-1)
-    dtype = torch.promote_types(left.dtype, right.dtype)
-    return (left * size.unsqueeze(-2)).to(dtype) @ right.to(dtype)
+    sizes, lefts, rights = stacked(svd(core, kept, noise=bound) for core, bound in zip(cores, noise, strict=True))
+    left = polar(joined(lefts), single=single)
+    right = polar(joined(rights).mT, single=single)
+    size = torch.cat([s * float(factor) for s, factor in zip(sizes, weight, strict=True)], dim=-1)
+    dtype = product_dtype(left, single=single)
+    return (left.to(dtype) * size.unsqueeze(-2).to(dtype)) @ right.to(dtype)
+
+
+def stacked(triplets: Iterable[tuple[Tensor, Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Singular values of tasks, their left vectors (..., out, r), and their right ones (..., in, r)."""
+    sizes: list[Tensor] = []
+    lefts: list[Tensor] = []
+    rights: list[Tensor] = []
+    for u, s, vh in triplets:
+        lefts.append(u)
+        sizes.append(s)
+        rights.append(vh.mT)
+    return sizes, lefts, rights
+
+
+def joined(columns: list[Tensor]) -> Tensor:
+    """Matrices (..., m, r) side by side: they are taken out of the list, so that they are in memory once."""
+    import torch
+
+    whole = torch.cat(columns, dim=-1)
+    columns.clear()
+    return whole
+
+
+def product_dtype(left: Tensor, *, single: bool) -> torch.dtype:
+    """That of a product of factors with orthonormal columns (..., m, r), which rounds by about what its own dtype does: with
+    `single` float32 where the matrices are large.
+    """
+    import torch
+
+    return torch.float32 if single and min(left.shape[-2:]) >= LARGE else left.dtype
 
 
 def polarised(deltas: Sequence[Tensor], noise: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -105,8 +147,8 @@ def tsv_merge(
         weight: factor of each task's singular values.
         polarise: first multiply each task vector by the square of its length over the tasks' mean, and each column by that of
             its length, over all tasks, to the columns' mean: what stands out counts for more, as in ESM.
-        precision: `fast` makes the polar factors of large matrices in float32 on Intel's processors, which changes the merged
-            task vector by a few millionths; `exact` makes all in float64.
+        precision: `fast` makes the last product of large matrices in float32, and on Intel's processors the polar factors,
+            which changes the merged task vector by a few millionths; `exact` makes all in float64.
         scale: factor of the merged task vector. `auto` finds one for each matrix, between that of unit response, at
             which it answers to each task's own vector as that does itself, k / sum_i (<D, d_i> / |d_i|^2), and that of
             least interference, at which it disturbs the tasks least; for adapters the latter. Nothing is tuned; the

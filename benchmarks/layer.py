@@ -1,6 +1,6 @@
-"""One layer of Llama 3.1 8B, merged for what it costs: what `mergery plan` foretells, and what it takes.
+"""One layer of a Llama, merged for what it costs: what `mergery plan` foretells, and what it takes.
 
-    python benchmarks/layer.py [--only METHOD ...] [--skip down_proj]
+    python benchmarks/layer.py [--size 8B] [--only METHOD ...] [--skip down_proj] [--again]
     python benchmarks/layer.py --plans
 
 A base and three fine-tunes with random weights in bfloat16, one layer of the real shapes and a small vocabulary: one matrix
@@ -22,9 +22,9 @@ from pathlib import Path
 
 import mergery
 from mergery.method import methods
-from mergery.run.estimate import merged_of, seconds
+from mergery.run.estimate import merged_of, peak_memory, seconds
 from mergery.run.workers import Options
-from methods_cost import planned, wait
+from methods_cost import wait
 from pages import figures, keep, machine
 from sparse import llama_config, llama_shapes, sparse
 from waiting import SIZES
@@ -35,7 +35,12 @@ NAMES = ("base", "a", "b", "c")
 LENGTH, BASE = 1e-3, 0.02  # root mean squares of task vectors and base
 
 
-def models(folder: Path) -> list[Path]:
+def of_one_layer(size: str) -> dict:
+    """The config of a model of one layer and few words."""
+    return llama_config(**{**SIZES[size], "num_hidden_layers": 1, "vocab_size": 256})
+
+
+def models(folder: Path, size: str) -> list[Path]:
     """The base and its fine-tunes, of one layer, written once."""
     places = [folder / name for name in NAMES]
     if all((place / "model.safetensors").exists() for place in places):
@@ -43,7 +48,7 @@ def models(folder: Path) -> list[Path]:
     import torch
     from safetensors.torch import save_file
 
-    config = llama_config(**{**SIZES["8B"], "num_hidden_layers": 1, "vocab_size": 256})
+    config = of_one_layer(size)
     for seed, place in enumerate(places):
         tensors = {}
         for number, (name, shape) in enumerate(llama_shapes(config).items()):
@@ -63,96 +68,124 @@ def recipe(method: str, folders: list[Path]) -> dict:
     return {"models": named, "merge": {"method": method, "models": list(NAMES[1:]), "base": NAMES[0]}}
 
 
-def whole(method: str, threads: int = 2) -> tuple[float, int]:
-    """Hours on some cores, and MB, that the plan says of the whole model; headers are enough for it."""
+def whole(method: str, size: str, *threads: int) -> tuple[float, list[int]]:
+    """Hours on two cores, and MB with so many threads, that the plan says of the whole model; headers are enough for it."""
     with tempfile.TemporaryDirectory() as scratch:
-        config = llama_config(**SIZES["8B"])
+        config = llama_config(**SIZES[size])
         folders = [sparse(Path(scratch) / name, llama_shapes(config), config) for name in NAMES]
         path = Path(scratch) / "recipe.yaml"
         path.write_text(json.dumps(recipe(method, folders)))
         plan = mergery.plan(path)
-        hours = seconds(plan, Options(threads=threads)) / 3600
+        hours = seconds(plan, Options(threads=2)) / 3600
+        memory = [peak_memory(plan, Options(threads=count)) >> 20 for count in threads]
         plan.close()
-        return hours, round(planned(path, ["--threads", str(threads)]))
+        return hours, memory
 
 
 def plans() -> None:
-    """Keep what the plan says of the whole model by every method on matrices that takes three fine-tunes and their base."""
+    """Keep what the plan says of the whole model by every method on matrices that takes three fine-tunes and their base, and
+    of the matrices that were measured.
+    """
     found = {}
     for name, method in sorted(methods().items()):
         if method.unit != "matrix" or method.routing is None:
             continue
         try:
-            hours, memory = whole(name)
+            hours, memory = whole(name, "8B", 2, 1)
         except mergery.MergeryError as error:
             print(f"{name}: {error.what}", flush=True)
             continue
-        found[name] = [round(hours, 2), memory, whole(name, 1)[1]]
-        print(f"{name}: {hours:.1f} h, {memory / 1000:.1f} GB", flush=True)
-    data = figures("layer") or {"methods": {}}
-    for name, own in data["methods"].items():
-        own["hours"], own["memory"] = whole(name)
-        for shape, planned_now in planned_layer(name).items():
-            own["matrices"].get(shape, {})["planned"] = planned_now
-    keep("layer", {**data, "plans": found, "machine": machine()})
+        found[name] = [round(hours, 2), *memory]
+        print(f"{name}: {hours:.1f} h, {memory[0] / 1000:.1f} GB", flush=True)
+    data = figures("layer") or {"machines": {}}
+    for sizes in data["machines"].values():
+        for size, of_methods in sizes.items():
+            for name, own in of_methods.items():
+                own["hours"], _ = whole(name, size)
+                own.pop("memory", None)
+                for shape, told in planned_layer(name, size).items():
+                    own["matrices"].get(shape, {}).update(told)
+    keep("layer", {**data, "plans": found})
 
 
-def planned_layer(method: str) -> dict[str, int]:
-    """MB that the plan says of one matrix of each shape of a layer; headers are enough for it."""
+def planned_layer(method: str, size: str) -> dict[str, dict[str, float]]:
+    """What the plan says of one matrix of each shape of a layer, MB and operations; headers are enough for it."""
     with tempfile.TemporaryDirectory() as scratch:
-        config = llama_config(**{**SIZES["8B"], "num_hidden_layers": 1, "vocab_size": 256})
+        config = of_one_layer(size)
         folders = [sparse(Path(scratch) / name, llama_shapes(config), config) for name in NAMES]
         path = Path(scratch) / "recipe.yaml"
         path.write_text(json.dumps(recipe(method, folders)))
-        names = {" x ".join(map(str, shape)): name for name, shape in llama_shapes(config).items()}
-        return {shape: round(planned(path, ["--threads", "1", "--only", name])) for shape, name in names.items()}
+        return {
+            shape: {"count": len(names), "planned": memory >> 20, "operations": operations}
+            for shape, (names, operations, memory) in shapes_of(path).items()
+        }
 
 
-def measure(method: str, folders: list[Path], skip: list[str], scratch: Path) -> None:
+def part_of(name: str) -> list[str]:
+    """Options that merge one matrix by one thread."""
+    return ["--threads", "1", "--only", name]
+
+
+def shapes_of(path: Path) -> dict[str, tuple[list[str], float, int]]:
+    """The shapes of the matrices that a recipe merges, with their names, and the operations and bytes that the plan says of
+    one.
+    """
+    plan = mergery.plan(path)
+    names: dict[str, list[str]] = {}
+    for step in plan.steps:
+        if any(node.route is not None for node in merged_of(step.node)):
+            names.setdefault(" x ".join(map(str, step.slot.info.shape)), []).append(step.slot.info.name)
+    plan.close()
+    found = {}
+    for shape, own in names.items():
+        part = mergery.plan(path, only=[own[0]])
+        routes = [node.route for step in part.steps for node in merged_of(step.node)]
+        operations = sum(route.operations for route in routes if route is not None)
+        found[shape] = own, operations, peak_memory(part, Options(threads=1))
+        part.close()
+    return found
+
+
+def measure(method: str, size: str, options: argparse.Namespace, scratch: Path) -> None:
     """Merge one matrix of each shape of the layer, and keep what it took at once."""
+    folders = models(CACHE / f"layer-{size}", size)
     path, out = scratch / "recipe.yaml", scratch / "out"
     path.write_text(json.dumps(recipe(method, folders)))
-    plan = mergery.plan(path)
-    found = [(step.slot.info, node.route) for step in plan.steps for node in merged_of(step.node) if node.route]
-    plan.close()
-    shapes: dict[str, list[str]] = {}
-    for info, _ in found:
-        shapes.setdefault(" x ".join(map(str, info.shape)), []).append(info.name)
-    for shape, names in shapes.items():
-        data = figures("layer") or {"methods": {}}
-        own = data["methods"].setdefault(method, {"matrices": {}})
-        if shape in own["matrices"] or any(word in names[0] for word in skip):
+    shapes, told = shapes_of(path), planned_layer(method, size)
+    for shape, (names, _, _) in shapes.items():
+        data = figures("layer") or {"machines": {}}
+        own = data["machines"].setdefault(machine(), {}).setdefault(size, {}).setdefault(method, {"matrices": {}})
+        if (shape in own["matrices"] and not options.again) or any(word in names[0] for word in options.skip):
             continue
-        part = ["--threads", "1", "--only", names[0]]
-        command = [sys.executable, "-m", "mergery", "merge", str(path), str(out), *part, "--json"]
+        command = [sys.executable, "-m", "mergery", "merge", str(path), str(out), *part_of(names[0]), "--json"]
         shutil.rmtree(out, ignore_errors=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         usage = wait(subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment), command)
         shutil.rmtree(out, ignore_errors=True)
         own["matrices"][shape] = {
-            "count": len(names), "processor": round(usage.ru_utime + usage.ru_stime, 1),
-            "peak": usage.ru_maxrss // 1024, "planned": round(planned(path, part)),
-            "operations": next(route.operations for info, route in found if info.name == names[0]),
+            **told[shape], "processor": round(usage.ru_utime + usage.ru_stime, 1), "peak": usage.ru_maxrss // 1024,
         }  # fmt: skip
         own["of"] = len(shapes)
-        own["hours"], own["memory"] = whole(method)
-        keep("layer", {**data, "machine": machine()})
+        own["hours"], _ = whole(method, size)
+        keep("layer", data)
         print(f"{method} {shape}: {own['matrices'][shape]}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=list(SIZES), default="8B", help="of the model that the layer is of")
     parser.add_argument("--only", nargs="+", default=list(METHODS), metavar="METHOD")
     parser.add_argument("--skip", nargs="+", default=[], metavar="NAME", help="leave out matrices of such names")
+    parser.add_argument("--again", action="store_true", help="measure what is there already")
     parser.add_argument("--plans", action="store_true", help="ask the plan of the whole model alone, of every method")
     options = parser.parse_args()
     if options.plans:
         plans()
         return
-    folders = models(CACHE / "layer-8B")
+    CACHE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as scratch:
         for method in options.only:
-            measure(method, folders, options.skip, Path(scratch))
+            measure(method, options.size, options, Path(scratch))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Methods on matrices, one matrix at a time: processor time and memory, against the papers' formulas and an earlier commit.
 
-    python benchmarks/matrix_speed.py [--shapes 4096x4096 ...] [--only METHOD ...] [--against COMMIT] [--again]
+    python benchmarks/matrix_speed.py [--shapes 4096x4096 ...] [--only METHOD ...] [--against COMMIT] [--again now]
 
 Three fine-tunes in bfloat16, which share half of what they learned; singular values fall as the root of their number. Each
 figure is the processor time of one thread in a process of its own, and the most memory that it reaches; what is compared is
-measured in turns. What was measured is kept in `figures/matrix-speed.json` at once, and measured anew only with `--again`;
-`methods_cost.py --page` shows it.
+measured one after the other. What was measured is kept in `figures/matrix-speed.json` at once, by machine, and measured anew
+only where `--again` names it: the present code is then compared with what was measured before. `methods_cost.py --page`
+shows it.
 """
 
 from __future__ import annotations
@@ -105,7 +106,9 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), metavar="OUTxIN")
     parser.add_argument("--only", nargs="+", default=list(METHODS), metavar="METHOD", choices=list(METHODS))
     parser.add_argument("--against", metavar="COMMIT", help="measure the code of a commit as well")
-    parser.add_argument("--again", action="store_true", help="measure what is there already")
+    parser.add_argument(
+        "--again", nargs="+", default=[], metavar="WHAT", help="measure what is there already: now, published, COMMIT"
+    )
     parser.add_argument("--child", nargs=3, metavar=("PACKAGE", "METHOD", "FILE"), help="merge once, and nothing else")
     options = parser.parse_args()
     if options.child:
@@ -121,16 +124,16 @@ def main() -> None:
                 measure(shape, name, packages, again=options.again)
 
 
-def measure(shape: str, name: str, packages: list[tuple[str, str, Path | None]], *, again: bool) -> None:
-    """One method on one shape, by all that are compared, in turns."""
+def measure(shape: str, name: str, packages: list[tuple[str, str, Path | None]], *, again: list[str]) -> None:
+    """One method on one shape, by all that are compared."""
     path = matrices(*map(int, shape.split("x")))
     for label, package, source in packages:
-        data = figures("matrix-speed") or {"shapes": {}}
-        found = data["shapes"].setdefault(shape, {}).setdefault(name, {})
-        if label in found and not again:
+        data = figures("matrix-speed") or {"machines": {}}
+        found = data["machines"].setdefault(machine(), {}).setdefault(shape, {}).setdefault(name, {})
+        if label in found and label not in again:
             continue
         found[label] = measured(package, name, path, source)
-        keep("matrix-speed", {**data, "machine": machine()})
+        keep("matrix-speed", data)
         print(f"{shape} {name} {label}: {found[label][0]:.2f} s, {found[label][1]:.0f} MB", flush=True)
 
 

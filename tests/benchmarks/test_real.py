@@ -59,7 +59,11 @@ def test_what_the_items_cannot_tell_from_the_best() -> None:
 class Slow(World):
     """Two skills, of which no model knows any; a merge takes minutes."""
 
-    name, settings, long, skills = "slow", None, True, ("a", "b")
+    name, settings, long = "slow", None, True
+
+    @property
+    def skills(self) -> tuple[str, ...]:
+        return "a", "b"
 
     def train(self, folder, seed, report): ...
 

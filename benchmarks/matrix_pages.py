@@ -5,7 +5,7 @@ from __future__ import annotations
 from pages import fold, linked, table
 
 LAYERS = {"1B": 16, "8B": 32}
-COLUMNS = ("method", "size", "matrices", "processor, s", "model, h", "planned, h", "memory, GB", "planned, GB")
+COLUMNS = ("method", "matrices", "processor, s", "model, h", "planned, h", "memory, GB", "planned, GB")
 MATRIX_COLUMNS = ("method", "matrix", "formula, s", "before, s", "now, s", "formula / now", "before / now")
 
 
@@ -23,13 +23,14 @@ def one_layer(data: dict) -> list[str]:
                 processor = sum(part["count"] * part["processor"] for part in parts)
                 peaks = [part["peak"] for part in parts if "peak" in part]  # none where less memory is taken since
                 hours = processor * LAYERS[size] / 2 / 3600
+                shapes = ", ".join(f"{part['count']} of {shape}" for shape, part in each["matrices"].items())
                 rows.append(
-                    (linked(name), size, ", ".join(f"{part['count']} of {shape}" for shape, part in each["matrices"].items()),
+                    (linked(name), f"{size}: {shapes}",
                      f"{processor:.0f}", f"{hours:.1f}" if whole else "", f"{each['hours']:.1f}",
                      f"{max(peaks) / 1000:.1f}" if len(peaks) == len(parts) else "",
                      f"{max(part['planned'] for part in parts) / 1000:.1f}")
                 )  # fmt: skip
-        tables += [f"{machine}:", "", *table(COLUMNS, rows, left=("size", "matrices")), ""]
+        tables += [f"{machine}:", "", *table(COLUMNS, rows, left=("matrices",)), ""]
     return [
         "## One layer of an 8B model",
         "",

@@ -223,7 +223,15 @@ def test_schema_and_reader_agree_on_stacks(part, good):
 
 @pytest.mark.parametrize(
     ("convert", "good"),
-    [({"kv_heads": 8, "layers": 24}, True), ({"kv_heads": 0}, False), ({"heads": 8}, False), ({}, False), (8, False)],
+    [
+        ({"kv_heads": 8, "layers": 24}, True),
+        ({"kv_heads": 0}, False),
+        ({"heads": 8}, True),
+        ({"heads": 0}, False),
+        ({"head": 8}, False),
+        ({}, False),
+        (8, False),
+    ],
 )
 def test_schema_and_reader_agree_on_conversions(convert, good):
     data = {"models": {"m": {"path": "./m", "convert": convert}}, "merge": {"method": "passthrough"}}

@@ -84,7 +84,12 @@ def align(
     from mergery import api
     from mergery.alignment.running import align_recipe, plan_of
     from mergery.cli.merge import say_beforehand
+    from mergery.errors import RecipeError
+    from mergery.recipe.aligning import NEEDY
 
+    if method in NEEDY and data is None:
+        what, why = NEEDY[method]
+        raise RecipeError(what, why=why, hint="--data texts.jsonl")
     said = {"method": method, "spaces": spaces, "data": data, "samples": samples, "length": length, "dtype": dtype}
     said |= {"steps": steps, "rate": rate, "epsilon": epsilon, "join": join}
     if dry_run:

@@ -112,6 +112,7 @@ def test_from_the_command_line_to_the_same_answers(tmp_path, llamas, mergery, mo
     missing = mergery(*words)
     assert missing.code == 2
     assert "activations need data" in missing.err
+    assert "--data texts.jsonl" in missing.err
     outcome = mergery(*words, "--data", tmp_path / "texts.jsonl", "--samples", 8, "--check")
     assert outcome.code == 0, outcome.err
     family = BY_NAME["Llama"]

@@ -246,8 +246,8 @@ def everything(whole: list[tuple[Method, dict]], parts: list[tuple[Method, dict]
         *table(("method", "seconds", "peak memory, MB", "planned, MB", "reads"), first, left=("reads",)),
         "",
         "All methods on matrices get their singular vectors from the eigenvectors of the smaller Gram matrix, in float64, which"
-        " is exact to the inputs' own precision and takes about half the time of a full decomposition, or on Intel's"
-        " processors, where leading ones are wanted, in float32, made exact next to the last. `twice as wide` is how"
+        " is exact to the inputs' own precision and takes about half the time of a full decomposition, or where"
+        " rounding allows in float32, made exact next to the last that is kept. `twice as wide` is how"
         " many times as long one matrix of twice the width takes: 4 would be the cost of a pass over it, 8 that of a matrix"
         " product.",
         "",

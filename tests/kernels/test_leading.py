@@ -3,15 +3,8 @@
 import pytest
 import torch
 
-from mergery.kernels import leading as module
 from mergery.kernels import spectral
-from mergery.kernels.leading import leading, settled
-
-
-@pytest.fixture(autouse=True)
-def taken(monkeypatch):
-    """The way is taken whatever the processor."""
-    monkeypatch.setattr(module, "has_mkl", lambda: True)
+from mergery.kernels.leading import leading, refined, settled
 
 
 def turned(values: torch.Tensor, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -24,10 +17,12 @@ def turned(values: torch.Tensor, seed: int = 0) -> tuple[torch.Tensor, torch.Ten
 FALLING = 1.0 / torch.arange(1, 601, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("count", [1, 40, 300])
-def test_they_are_those_of_float64(count):
+@pytest.mark.parametrize(
+    ("route", "count"), [(leading, 1), (leading, 599), (refined, 1), (refined, 40), (refined, 300)]
+)
+def test_they_are_those_of_float64(route, count):
     matrix, vectors = turned(FALLING)
-    found = leading(matrix, count)
+    found = route(matrix, count)
     assert found is not None
     values, head = found
     assert torch.allclose(values, FALLING[:count], rtol=1e-8, atol=0.0)
@@ -54,12 +49,12 @@ def test_float32_alone_would_not_do():
     ],
 )
 def test_where_it_would_be_seen_there_are_none(values):
-    assert leading(turned(values)[0], 200) is None
+    assert refined(turned(values)[0], 200) is None
 
 
-def test_small_matrices_and_most_of_the_vectors_are_left_to_float64():
+def test_small_matrices_stacks_and_all_of_the_vectors_are_found_at_once():
     assert leading(turned(FALLING[:500])[0], 10) is None
-    assert leading(turned(FALLING)[0], 301) is None
+    assert leading(turned(FALLING)[0], 600) is None
     assert leading(turned(FALLING)[0].expand(2, 600, 600), 10) is None
 
 
@@ -67,7 +62,7 @@ def test_small_matrices_and_most_of_the_vectors_are_left_to_float64():
 def test_singular_triplets_come_of_them(shape, monkeypatch):
     matrix = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
     u, s, vh = spectral.svd(matrix, 100)
-    monkeypatch.setattr(module, "has_mkl", lambda: False)
+    monkeypatch.setattr(spectral, "leading", refined)
     a, b, ch = spectral.svd(matrix, 100)
     assert torch.allclose(s, b, rtol=1e-9, atol=0.0)
     assert torch.allclose((u * s) @ vh, (a * b) @ ch, rtol=0.0, atol=1e-6)

@@ -3,15 +3,8 @@
 import pytest
 import torch
 
-from mergery.kernels import nearest as module
 from mergery.kernels.nearest import halves
 from mergery.kernels.spectral import RANK, parted, polar
-
-
-@pytest.fixture(autouse=True)
-def taken(monkeypatch):
-    """The way is taken whatever the processor."""
-    monkeypatch.setattr(module, "has_mkl", lambda: True)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -1,6 +1,7 @@
-"""The leading eigenvectors of a symmetric matrix: from those in float32, made exact where it decides.
+"""The leading eigenvectors of a symmetric matrix: on a processor in float64, elsewhere from those in float32, made exact
+where it decides.
 
-An eigendecomposition in float32 takes half the time of one in float64, where MKL makes both. It errs in two ways. Vectors next
+An eigendecomposition in float32 takes half the time of one in float64, or far less. It errs in two ways. Vectors next
 to the cut mix across it, as their eigenvalues are closer than float32 can tell: among those the problem is solved anew in
 float64. What the others take from vectors that are left out is small, and follows from their residuals to first order; its own
 square is what remains, and bounds it.
@@ -11,9 +12,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mergery.kernels.symmetric import coarse, eigh, has_mkl
+from mergery.kernels.symmetric import LARGE, coarse, eigh
+from mergery.kernels.tridiagonal import eigenvectors
 
-LARGE = 512  # rows, from which it pays
 NEAR = 96  # vectors on either side of the cut, at least, that are found anew,
 SHARE = 16  # or this part of all
 FAINT = 1e-5  # of the largest eigenvalue: what float32 may have made
@@ -24,11 +25,18 @@ MOST = 2e-3  # length of what is taken from the vectors left out, for its square
 def leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
     """The first eigenvalues (count,), largest first, and eigenvectors (n, count), float64, of a matrix (n, n), float64.
 
-    None where that would take no less time, or less than float64 would come of it.
+    None where all are found in as little time.
     """
     n = matrix.shape[-1]
-    if matrix.ndim > 2 or matrix.is_cuda or not has_mkl() or n < LARGE or not 0 < 2 * count <= n:
+    if matrix.ndim > 2 or matrix.is_cuda or n < LARGE or not 0 < count < n:
         return None
+    values, vectors = eigenvectors(matrix, count)
+    return values[:count], vectors
+
+
+def refined(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
+    """The same from those in float32, to 1e-7; None where less than that would come of them."""
+    n = matrix.shape[-1]
     made = coarse(matrix)
     if made is None:
         return None

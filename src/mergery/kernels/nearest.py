@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mergery.kernels.leading import LARGE, gap, rotated
-from mergery.kernels.symmetric import coarse, gram, has_mkl, spread
+from mergery.kernels.leading import gap, rotated
+from mergery.kernels.symmetric import LARGE, coarse, gram, spread
 
 SMALL = 1e-2  # of the largest eigenvalue: below it, float64
 MOST = 3  # of all vectors, in thirds, may be as small, for it to take less time
@@ -51,7 +51,7 @@ def halves(matrix: Tensor, least: float) -> Halves | None:
     Singular values up to `least` of the largest count as zero. None where it would take no less time, or not be so exact.
     """
     n = matrix.shape[-1]
-    if matrix.ndim > 2 or matrix.is_cuda or not has_mkl() or n < LARGE:
+    if matrix.ndim > 2 or matrix.is_cuda or n < LARGE:
         return None
     squares = gram(matrix)
     made = coarse(squares)

@@ -4,8 +4,8 @@
 time of the direct one in float32, and more exact. Inputs hold 24 bits, so that their products are exact in 53 up to the
 sum's rounding: relative to the largest singular value s_1, singular values are right to 1e-15 (s_1 / s), and the
 reconstruction to 1e-10. Where a kept singular value lies below 1e-4 s_1, the singular vectors on the longer side, which are
-divided by it, are made orthonormal once more (to better than 1e-8). Where less than half of the vectors of a large matrix
-are wanted, `mergery.kernels.leading` finds them in less time, to 1e-7.
+divided by it, are made orthonormal once more (to better than 1e-8). Where not all vectors of a large matrix are wanted,
+`mergery.kernels.leading` finds them in less time.
 
 **Rank.** A singular value below `RANK` s_1 counts as zero, and its singular vectors *are* zeros. No direction that the data
 do not have enters a product: duplicate, zero and low-rank task vectors need no special case. Where inputs are stored in 16

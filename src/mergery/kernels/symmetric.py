@@ -6,17 +6,16 @@ the same input; see `mergery.kernels.threads`.
 
 from __future__ import annotations
 
-from functools import cache
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
 
+from mergery.kernels.tridiagonal import eigenvectors
+
 BLOCKS = 8  # of columns, in which a symmetric product is made: 9/16 of its entries are computed
 NARROW = 256  # columns, below which a product is made at once
 ROUNDS = 24  # of the estimate of the largest eigenvalue
-PROCESSORS = Path("/proc/cpuinfo")
+LARGE = 512  # rows, from which a matrix is decomposed by itself, by way of a tridiagonal one
 
 
 def gram(a: Tensor) -> Tensor:
@@ -59,27 +58,23 @@ def largest_eigenvalue(matrix: Tensor) -> Tensor:
 def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (..., n), largest first, and eigenvectors (..., n, n), float64, of a symmetric matrix.
 
-    Of the two libraries that are there the faster takes it: torch's on GPUs and Intel's processors, where it has MKL and takes
-    four fifths of numpy's time, elsewhere numpy's, which takes three fifths of torch's. What decides is the processor and not a
-    measurement, so that a machine makes the same bytes each time.
+    On the processor it is numpy's function for small matrices and stacks of them, and for large ones `tridiagonal`.
     """
-    if matrix.is_cuda or has_mkl():
+    if matrix.is_cuda:
         values, vectors = torch.linalg.eigh(matrix.double())
+    elif matrix.ndim == 2 and matrix.shape[-1] >= LARGE:
+        return eigenvectors(matrix.double(), matrix.shape[-1])
     else:
         values, vectors = (torch.from_numpy(each) for each in np.linalg.eigh(matrix.double().numpy()))
     return values.flip(-1), vectors.flip(-1)
 
 
 def coarse(matrix: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The same in float32 by torch; None where it finds none, as of a matrix (n, n) most of whose eigenvalues are zero."""
+    """The same of a matrix (n, n) in float32, in half the time; None where there is none, as may be where most are zero."""
     try:
+        if not matrix.is_cuda:
+            return eigenvectors(matrix.float(), matrix.shape[-1])
         values, vectors = torch.linalg.eigh(matrix.float())
     except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
         return None
     return values.flip(-1), vectors.flip(-1)
-
-
-@cache
-def has_mkl() -> bool:
-    """Whether torch computes with MKL on the processor that it is made for."""
-    return torch.backends.mkl.is_available() and PROCESSORS.exists() and "GenuineIntel" in PROCESSORS.read_text()

@@ -12,7 +12,7 @@ from typing import Any
 
 @contextmanager
 def quiet_torch(*, load: bool) -> Iterator[None]:
-    """The workers are our threads: torch, where it is loaded, and numpy's linear algebra keep to one in each.
+    """The workers are our threads: torch, where it is loaded, and the linear algebra of numpy and scipy keep to one in each.
 
     So the bytes do not depend on the number of threads either. `load` says to load torch.
     """
@@ -34,7 +34,7 @@ def quiet_torch(*, load: bool) -> Iterator[None]:
 @cache
 def _pools() -> Any:
     """The thread pools of the libraries that are loaded."""
-    import numpy.linalg  # noqa: F401
+    import scipy.linalg.cython_lapack  # noqa: F401
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController()

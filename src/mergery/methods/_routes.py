@@ -7,7 +7,9 @@ from dataclasses import replace
 from mergery.method.routing import Route
 
 LARGE = 512  # inputs, from which products in float32 are worth their rounding
-EIGEN = 9.0  # operations of an eigendecomposition of n x n, in n^3, at the rate of matrix products
+EIGEN = 8.0  # operations of an eigendecomposition of n x n, in n^3, at the rate of matrix products in float64,
+LEADING = 6.0  # where up to half of the vectors are wanted,
+SINGLE = 4.5  # and in float32
 HALF = 1.125  # operations of a symmetric product, a^T a of m x n, in m n^2
 VECTORS = 4.25  # n x n float64 matrices that eigenvectors take while they are found
 WIDE = 8  # bytes of a float64
@@ -32,7 +34,7 @@ def decomposing(out: int, into: int) -> int:
 def leading_triplets(out: int, into: int, count: int) -> tuple[float, float]:
     """Operations of the first singular triplets alone, and float64 entries that they take at their worst."""
     small, large = min(out, into), max(out, into)
-    work = HALF * large * small**2 + EIGEN * small**3 + 2.0 * large * small * count
+    work = HALF * large * small**2 + LEADING * small**3 + 2.0 * large * small * count
     last = (large + 2.0 * small) * small + (small + 2.0 * large + count) * count
     return work, max((VECTORS + 1.0) * small**2, last)
 
@@ -45,9 +47,11 @@ def by_svd(k: int, out: int, into: int, times: float, *, polars: int = 0, held: 
     return Route(f"{what} by eigenvectors of the smaller Gram matrix", work, space)
 
 
-def polar_work(side: int, wide: int) -> float:
-    """Operations of the polar factor of a side x wide matrix."""
+def polar_work(side: int, wide: int, *, single: bool = False) -> float:
+    """Operations of the polar factor of a side x wide matrix, with `single` in float32 but for the Gram matrix."""
     short, long = min(side, wide), max(side, wide)
+    if single:
+        return (HALF + 1.0) * long * short**2 + (SINGLE + HALF + 1.0) * short**3
     return (HALF + 2.0) * long * short**2 + (EIGEN + HALF) * short**3
 
 
@@ -61,7 +65,7 @@ def by_leading(k: int, out: int, into: int, count: int, *, single: bool, square:
     space += (k - 1) * sides * count
     for side in (out, into):
         short = min(side, wide)
-        work += polar_work(side, wide)
+        work += polar_work(side, wide, single=single)
         space = max(
             space,
             sides * wide + max((VECTORS + 1.0) * short**2, (2.0 * side + 3.25 * short) * short) + square * wide**2,
@@ -106,5 +110,7 @@ def by_own_rows(k: int, out: int, into: int, *, single: bool, what: str, again: 
         held = (5 + again * (k + 1)) * out * into + (k + 2 + again * (k + 1)) * into * into
     held = held if single else 2 * (held + k * out * into)
     return Route(
-        what, products * (0.5 if single else 1.0) + EIGEN * small**3, int(WIDE * (held / 2 + VECTORS * small * small))
+        what,
+        products * (0.5 if single else 1.0) + (SINGLE if single else EIGEN) * small**3,
+        int(WIDE * (held / 2 + VECTORS * small * small)),
     )

@@ -39,7 +39,7 @@ def actmat(
         cut: eigenvalues of sum_i w_i d_i^T d_i up to this part of the largest count as zero, as dividing by them
             amplifies noise. Without one in * 2^-23, that of the authors' pseudo-inverse, which is in float32; 0 keeps
             all that are not rounding.
-        precision: `fast` makes products of matrices with 512 and more inputs in float32, and on Intel's processors the
+        precision: `fast` makes products of matrices with 512 and more inputs in float32, and the
             eigenvectors too, made exact next to the cut, which changes the merged task vector by about a
             hundred-thousandth; `exact` makes all in float64.
         scale: factor of the merged task vector. `auto` is 1 where task vectors are of full rank. What adapters change

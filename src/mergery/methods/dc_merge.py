@@ -111,9 +111,9 @@ def dc_merge(
         ratio: of the first singular value of the line to the last.
         density: fraction of the entries of M_i that is kept; 0.001 in the authors' code, which is about the diagonal.
         blocks: keep what joins directions of one task only.
-        precision: `fast` makes the last products of large matrices in float32, and on Intel's processors the polar factors,
-            which changes the merged task vector by a few millionths, unless an entry of M_i lies so near to the last that
-            is kept; `exact` makes all in float64.
+        precision: `fast` makes the last products of large matrices in float32, and the polar factors, which changes the
+            merged task vector by a few millionths, unless an entry of M_i lies so near to the last that is kept;
+            `exact` makes all in float64.
         scale: factor of the merged task vector. `auto` finds one for each matrix, between that of unit response, at
             which it answers to each task's own vector as that does itself, k / sum_i (<D, d_i> / |d_i|^2), and that of
             least interference, at which it disturbs the tasks least; for adapters the latter. Nothing is tuned; the

@@ -102,7 +102,7 @@ def swudi(
         rank: fraction of the inputs whose eigenvectors take part, in [0, 1], rounded up; 0.85 in the authors' runs with
             language models, 0.65 the default of their code.
         start: the mean of the task vectors, an option of the authors' code, or their sum, its default.
-        precision: `fast` makes products of matrices with 512 and more inputs in float32, and on Intel's processors the
+        precision: `fast` makes products of matrices with 512 and more inputs in float32, and the
             eigenvectors too, made exact next to the last that takes part: it changes the result by a few millionths;
             `exact` makes all in float64, in nearly twice the time.
         scale: factor of the merged task vector. `auto` is 1 where task vectors are of full rank. What adapters change

@@ -147,8 +147,8 @@ def tsv_merge(
         weight: factor of each task's singular values.
         polarise: first multiply each task vector by the square of its length over the tasks' mean, and each column by that of
             its length, over all tasks, to the columns' mean: what stands out counts for more, as in ESM.
-        precision: `fast` makes the last product of large matrices in float32, and on Intel's processors the polar factors,
-            which changes the merged task vector by a few millionths; `exact` makes all in float64.
+        precision: `fast` makes the last product of large matrices in float32, and the polar factors, which changes the
+            merged task vector by a few millionths; `exact` makes all in float64.
         scale: factor of the merged task vector. `auto` finds one for each matrix, between that of unit response, at
             which it answers to each task's own vector as that does itself, k / sum_i (<D, d_i> / |d_i|^2), and that of
             least interference, at which it disturbs the tasks least; for adapters the latter. Nothing is tuned; the

@@ -111,8 +111,8 @@ def wudi(
         cut: of the closed form: eigenvalues of sum_i w_i S_i up to this part of the largest count as zero, as dividing by
             them amplifies noise. Without one in * 2^-23, that of a pseudo-inverse in float32, in which the family's
             code works; 0 keeps all that are not rounding.
-        precision: with the closed form, `fast` makes products of matrices with 512 and more inputs in float32, and on
-            Intel's processors the eigenvectors too, made exact next to the cut, which changes the merged task vector by
+        precision: with the closed form, `fast` makes products of matrices with 512 and more inputs in float32, and
+            the eigenvectors too, made exact next to the cut, which changes the merged task vector by
             about a hundred-thousandth; `exact` makes all in float64.
         scale: factor of the merged task vector. `auto` is 1 with `adam`, and where task vectors are of full rank. What
             adapters change shows little of their inputs: there each matrix is scaled so that it disturbs the tasks

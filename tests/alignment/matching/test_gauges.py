@@ -7,11 +7,9 @@ import itertools
 import numpy as np
 import pytest
 
-from mergery.alignment.matching import assignment
 from mergery.alignment.matching.assignment import best_order, gained
 from mergery.alignment.matching.gauges import any_matrix, distance, dual, kept, of_queries_and_keys, pair_signs, turns
 from mergery.architecture.spaces import Attention
-from mergery.errors import PlanError
 
 PAIRS = ((0, 2), (1, 3))
 
@@ -36,13 +34,6 @@ def test_an_assignment_is_the_best_of_all_orders():
     best = max(itertools.permutations(range(5)), key=lambda order: sum(scores[i, j] for i, j in enumerate(order)))
     assert best_order(scores).tolist() == list(best)
     assert gained(scores, best_order(scores), best_order(scores)) == 0.0
-
-
-def test_without_scipy_it_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "scipy.optimize", None)
-    with pytest.raises(PlanError) as caught:
-        assignment.best_order(np.eye(2))
-    assert str(caught.value) == "aligning needs scipy, which is not installed\n  try: pip install 'mergery[align]'"
 
 
 def test_a_turn_by_hand():

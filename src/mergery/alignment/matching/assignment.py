@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from mergery.errors import PlanError
-
 AGREES = 0.9
 """The cosine from which on units count as the same: where all of a space do, it is left as it is."""
 
 
 def best_order(scores: np.ndarray) -> np.ndarray:
-    """The order with the largest sum: `scores[i, order[i]]` of [n, n]. int64. Raises PlanError where scipy is missing."""
-    try:
-        from scipy.optimize import linear_sum_assignment
-    except ImportError:
-        hint = "pip install 'mergery[align]'"
-        raise PlanError("aligning needs scipy, which is not installed", hint=hint) from None
+    """The order with the largest sum: `scores[i, order[i]]` of [n, n]. int64."""
+    from scipy.optimize import linear_sum_assignment
+
     return np.asarray(linear_sum_assignment(scores, maximize=True)[1], dtype=np.int64)
 
 

@@ -18,6 +18,8 @@ from mergery.run.workers import Options
 from pages import table
 from sparse import llama_config, llama_shapes, sparse
 
+COLUMNS = ("method", "about as long", "time, 1B", "time, 8B", "memory, 1B", "memory, 8B")
+LEFT = ("about as long",)
 START, END = "<!-- table: benchmarks/waiting.py -->", "<!-- end of table -->"
 ALIKE = {  # a method, and those that take about as long
     "linear": "`slerp`, `nuslerp`, `model_stock`, `run_average`",
@@ -92,8 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path, help="the page whose table is exchanged")
     options = parser.parse_args()
-    columns = ("method", "about as long", *(f"time, {name}" for name in SIZES), *(f"memory, {name}" for name in SIZES))
-    text = "\n".join(table(columns, rows(), left=("about as long",)))
+    text = "\n".join(table(COLUMNS, rows(), left=LEFT))
     if options.write is None:
         print(text)
         return

@@ -80,6 +80,17 @@ def test_the_figures_of_fusion_are_the_scripts(monkeypatch):
     assert found == "\n".join(module.page()), "run: python benchmarks/fusing.py --page --write docs/fusion.md"
 
 
+def test_waiting_times_are_those_that_the_plan_foretells_today(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    module = importlib.import_module("waiting")
+    rows = module.rows()
+    text = "\n".join(module.table(module.COLUMNS, rows, left=module.LEFT))
+    assert text in read("docs/choosing.md"), "run: python benchmarks/waiting.py --write docs/choosing.md"
+    times = {method: f"| {short} | {long} |" for method, _, short, long, *_ in rows}
+    told = [line for line in read("README.md").splitlines() if line.startswith("| the same, and a")]
+    assert [times["`iso_c`"] in told[0], times["`tsv_merge`"] in told[1]] == [True, True]
+
+
 def test_no_measured_page_keeps_the_developers_books():
     for page in ("performance", "methods-cost", "scaling", "which-method"):
         text = read(f"docs/{page}.md")

@@ -12,12 +12,13 @@ does not depend on threads, windows or resumes.
 from mergery.engine.computing import Computing
 from mergery.engine.copying import Copying
 from mergery.engine.evaluator import Evaluator, evaluator
+from mergery.engine.factored import Factoring, merging
 from mergery.engine.gathering import Gathering
 from mergery.engine.held import Held
 from mergery.engine.merging import Merging
 from mergery.engine.workspace import CHUNK, STAGE, Shared, Workspace
 
 __all__ = [
-    "CHUNK", "STAGE", "Computing", "Copying", "Evaluator", "Gathering", "Held", "Merging", "Shared", "Workspace",
-    "evaluator",
+    "CHUNK", "STAGE", "Computing", "Copying", "Evaluator", "Factoring", "Gathering", "Held", "Merging", "Shared",
+    "Workspace", "evaluator", "merging",
 ]  # fmt: skip

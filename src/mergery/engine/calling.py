@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mergery.dtypes import F32, DType
-from mergery.engine.reader import Reader
+from mergery.engine.reader import Reader, check
+from mergery.graph.nodes import Merged
 from mergery.kernels import LAST_ROW
 from mergery.kernels.random import KeyedUniform
 from mergery.method.asks import Given
 from mergery.method.evaluating import call_by_name
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+    from mergery.kernels.spectral import Factored
 
 OUTPUT_STATUS = 1 << 62
 
@@ -89,6 +93,25 @@ def call(
     return turned(reader, result)
 
 
+def call_factored(
+    node: Merged, deltas: list[Factored], keys: np.ndarray, number: int, place: torch.device
+) -> Tensor | Factored:
+    """Call a method on task vectors that are factors, of one of a tensor's matrices."""
+    each = node.matrices
+    assert each is not None
+    first, shape = number * each.rows * each.columns, (each.rows, each.columns)
+
+    def view(stream: Tensor) -> Tensor:
+        return stream.mT.contiguous() if each.transposed else stream
+
+    random = KeyedUniform(keys, shape, start=first, place=place, view=view)
+    exact = [F32.torch] * len(deltas)  # no rounding has gone into them that could be told
+    given = Given(node.shape, None, random, [delta.left for delta in deltas], exact)
+    taken = {name: ask.take(given) for name, ask in node.method.asks}
+    known = {**node.settings, **taken, node.method.first: deltas}
+    return call_by_name(node.method.function, known)
+
+
 def vectors_of(reader: Reader, tensors: list[Tensor]) -> list[Tensor]:
     """Those of the models, among all that is read."""
     first = int(reader.node.base is not None)
@@ -144,7 +167,7 @@ def mix_vectors(
     return base + result if reader.deltas and base is not None else result
 
 
-def store(reader: Reader, result: Tensor, out: np.ndarray, dtype: DType) -> None:
+def store(node: Merged, result: Tensor, out: np.ndarray, dtype: DType) -> None:
     """Write a result, rounded once, as bytes."""
     import torch
 
@@ -153,5 +176,5 @@ def store(reader: Reader, result: Tensor, out: np.ndarray, dtype: DType) -> None
         values = values.to(getattr(torch, dtype.rounded))
     stored = values.to(getattr(torch, dtype.torch)).contiguous()
     if not stored.isfinite().all():
-        reader.check(OUTPUT_STATUS, dtype)
+        check(node, OUTPUT_STATUS, dtype)
     torch.from_numpy(out).copy_(stored.view(torch.uint8))

@@ -19,7 +19,7 @@ AnyNode = TypeVar("AnyNode", bound=Node)
 class Evaluator(ABC, Generic[AnyNode]):
     """Makes one node in the buffers of a workspace, from `level` on: first `prepare`, then any windows of whole grains.
 
-    inner:  the evaluators of the node's rows, on deeper levels.
+    inner:  the evaluators of its sources, on deeper levels.
     levels: how many levels of the workspace it takes up, with those of `inner`.
     """
 
@@ -28,10 +28,15 @@ class Evaluator(ABC, Generic[AnyNode]):
     def __init__(self, node: AnyNode, shared: Shared, workspace: Workspace, level: int = 0) -> None:
         self.node, self.shared, self.workspace, self.level = node, shared, workspace, level
         self.inner: list[Evaluator[Any]] = []
-        for row in node.rows:
+        for row in self.sources:
             inner = evaluator(row, shared, workspace, level + self.levels)
             self.inner.append(inner)
             self.levels += inner.levels
+
+    @property
+    def sources(self) -> tuple[Node, ...]:
+        """The nodes that it reads."""
+        return self.node.rows
 
     @property
     def grain(self) -> int:

@@ -13,11 +13,12 @@ import numpy as np
 from mergery.dtypes import F32, DType
 from mergery.engine import calling as tensors
 from mergery.engine import reductions as reduce
-from mergery.engine.evaluator import Evaluator, evaluator
+from mergery.engine.evaluator import Evaluator
 from mergery.engine.ranks import NARROW
 from mergery.engine.reader import RUN, Reader, sampled_runs
 from mergery.engine.workspace import KEPT, Shared, Workspace
 from mergery.graph.nodes import Merged
+from mergery.graph.products import route_of
 from mergery.graph.ranks import ranks_of_derived
 from mergery.kernels import random as keyed
 from mergery.kernels.devices import CPU
@@ -88,7 +89,7 @@ class Merging(Evaluator[Merged]):
             return 0
         start, stop = next(self.reader.slices(0, self.reader.n))
         rows = (stop - start) * F32.itemsize * len(self.reader.rows)
-        route = self.node.route
+        route = route_of(self.node)
         if route is not None:
             return rows + route.workspace
         return rows * (FUSED if self.compiled(self.method.function) else TEMPORARIES)
@@ -272,13 +273,10 @@ class Merging(Evaluator[Merged]):
             else:
                 result = tensors.mix_vectors(self.reader, self._coefficients, window, start, stop)
             first, last = (start - window) * dtype.itemsize, (stop - window) * dtype.itemsize
-            tensors.store(self.reader, result, out[first:last], dtype)
+            tensors.store(self.node, result, out[first:last], dtype)
 
     def _coefficients(self, gram: np.ndarray) -> np.ndarray:
         return self.method.function(gram, **self.asked, **self.settings)
-
-
-evaluator.register(Merged, Merging)
 
 
 def grouped(

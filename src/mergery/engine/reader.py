@@ -201,27 +201,33 @@ class Reader:
 
     def check(self, status: int, dtype: DType) -> None:
         """Turn a kernel's status into an error that names tensor and models."""
-        if not status:
-            return
-        if status >> LAST_ROW & 1 and len(self.rows) > LAST_ROW + 1:
-            raise DataError(
-                f"tensor {self.node.name!r} of one of the models {', '.join(self.node.models[LAST_ROW - 1 :])} "
-                "holds NaN or infinity",
-                hint="merge fewer of them to find out which",
-            )
-        for row, node in enumerate(self.node.rows[: LAST_ROW + 1]):
-            if status >> row & 1:
-                if isinstance(node, Stored):
-                    raise DataError(
-                        f"tensor {node.info.name!r} of model {node.model!r} holds NaN or infinity",
-                        hint="that checkpoint is damaged; use another one",
-                    )
-                raise DataError(
-                    f"a stage made NaN or infinity of tensor {self.node.name!r}",
-                    hint="smaller weights, or a smaller scale",
-                )
+        check(self.node, status, dtype)
+
+
+def check(node: Merged, status: int, dtype: DType) -> None:
+    """Turn a status, a bit for each row that is not finite or a higher one for the result, into an error that names tensor and
+    models.
+    """
+    if not status:
+        return
+    if status >> LAST_ROW & 1 and len(node.aligned) > LAST_ROW + 1:
         raise DataError(
-            f"merging tensor {self.node.name!r} of {', '.join(self.node.models)} gives NaN or infinity in {dtype}",
-            why="the inputs are finite, so the settings or the output's range are at fault",
-            hint="lower weight or scale" + (", or write bfloat16 or float32" if dtype.name == "F16" else ""),
+            f"tensor {node.name!r} of one of the models {', '.join(node.models[LAST_ROW - 1 :])} holds NaN or infinity",
+            hint="merge fewer of them to find out which",
         )
+    for row, own in enumerate(node.rows[: LAST_ROW + 1]):
+        if status >> row & 1:
+            if isinstance(own, Stored):
+                raise DataError(
+                    f"tensor {own.info.name!r} of model {own.model!r} holds NaN or infinity",
+                    hint="that checkpoint is damaged; use another one",
+                )
+            raise DataError(
+                f"a stage made NaN or infinity of tensor {node.name!r}",
+                hint="smaller weights, or a smaller scale",
+            )
+    raise DataError(
+        f"merging tensor {node.name!r} of {', '.join(node.models)} gives NaN or infinity in {dtype}",
+        why="the inputs are finite, so the settings or the output's range are at fault",
+        hint="lower weight or scale" + (", or write bfloat16 or float32" if dtype.name == "F16" else ""),
+    )

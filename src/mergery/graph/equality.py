@@ -1,11 +1,36 @@
-"""Whether two nodes are one tensor."""
+"""Whether two nodes are one tensor: by what they are made of, or by their bytes."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from mergery.checkpoints.equality import same_bytes
+from mergery.checkpoints.equality import same_bytes, same_model
 from mergery.graph.nodes import Gathered, Merged, Node, Stored
+
+
+def same_base(one: Node, other: Node) -> bool:
+    """Whether two nodes are one stored tensor, the same ranges of such, or both zeros. Reads nothing."""
+    if isinstance(one, Stored) and isinstance(other, Stored):
+        return one.info == other.info and same_model(one.checkpoint, other.checkpoint)
+    if one is other:
+        return True
+    if not (isinstance(one, Gathered) and isinstance(other, Gathered)):
+        return False
+    alike = one.shape == other.shape and len(one.sources) == len(other.sources) and same_ranges(one, other)
+    return alike and all(same_base(*pair) for pair in zip(one.sources, other.sources, strict=True))
+
+
+def is_zero(node: Node) -> bool:
+    """Whether a node is zeros, whatever is read."""
+    return isinstance(node, Gathered) and not node.sources
+
+
+def same_ranges(one: Gathered, other: Gathered) -> bool:
+    """Whether two nodes gather the same ranges, of whatever sources."""
+    if one.which is other.which and one.starts is other.starts and one.lengths is other.lengths:
+        return True
+    pairs = ((one.which, other.which), (one.starts, other.starts), (one.lengths, other.lengths))
+    return all(np.array_equal(*pair) for pair in pairs)
 
 
 def same_tensor(one: Node, other: Node) -> bool:
@@ -21,8 +46,7 @@ def same_tensor(one: Node, other: Node) -> bool:
         alike = one.method is other.method and _same_settings(one, other) and one.models == other.models
         return alike and (one.dtype, one.merge) == (other.dtype, other.merge) and _same_rows(one, other)
     if isinstance(one, Gathered) and isinstance(other, Gathered):
-        pairs = ((one.which, other.which), (one.starts, other.starts), (one.lengths, other.lengths))
-        return all(np.array_equal(*pair) for pair in pairs) and _same_rows(one, other)
+        return same_ranges(one, other) and _same_rows(one, other)
     return False
 
 

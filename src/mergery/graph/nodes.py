@@ -14,7 +14,6 @@ import numpy as np
 from mergery.checkpoints.base import Checkpoint, TensorInfo
 from mergery.dtypes import F32, DType
 from mergery.method import Method
-from mergery.method.routing import Route
 
 
 @dataclass(slots=True, eq=False)  # frozen ones take three times as long to make, and there may be half a million
@@ -130,15 +129,6 @@ class Merged:
         if not self.statistics:
             return self.vectors
         return (*self.vectors, *(node for each in self.statistics for node in each.nodes))
-
-    @property
-    def route(self) -> Route | None:
-        """How a method on matrices makes all of the tensor's; the workspace is that of one call."""
-        method, matrices = self.method, self.matrices
-        if method.routing is None or matrices is None:
-            return None
-        route = method.routing(len(self.inputs), *matrices.sides, self.settings)
-        return Route(route.words, matrices.count * route.operations, matrices.together * route.workspace)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -271,14 +271,14 @@ class Frame:
         """The product of a left (..., p, r) and a right (..., r, q) factor, of full size: dense, or factored in a frame."""
         if self.left is None and self.right is None:
             return left @ right
-        left = left if self.left is None else self.left @ left
-        return Factored(left, right if self.right is None else right @ self.right.mT)
+        left = left if self.left is None else self.left @ left.double()
+        return Factored(left, right if self.right is None else right.double() @ self.right.mT)
 
     def restore(self, core: Tensor) -> Tensor | Factored:
         """The matrix of a core (..., p, q), of full size: the core itself, or factored in a frame."""
         if self.right is None:
             return core if self.left is None else Factored(self.left, core)
-        return Factored(core if self.left is None else self.left @ core, self.right.mT)
+        return Factored(core if self.left is None else self.left @ core.double(), self.right.mT)
 
     def full(self, core: Tensor) -> Tensor:
         """The matrix (..., m, n) of a core, float64."""
@@ -317,6 +317,11 @@ def framed(
     right = torch.linalg.qr(torch.cat([*(a.mT for a in rights), extra[1]], dim=-1)).Q
     cores = [(left.mT @ b) @ (a @ right) for b, a in zip(lefts, rights, strict=True)]
     return cores, Frame(shape, left, right)
+
+
+def at_most(count: int, delta: Tensor | Factored) -> int:
+    """How many singular triplets of a task vector are looked for, where so many would be taken: no more than it has."""
+    return max(1, min(count, delta.rank)) if isinstance(delta, Factored) else count
 
 
 def dense(deltas: Sequence[Tensor | Factored]) -> list[Tensor]:

@@ -14,7 +14,7 @@ from mergery.method.asks import Ask, Largest
 from mergery.method.compiled import find_compiled
 from mergery.method.packing import Packing
 from mergery.method.roles import Preset, Rest
-from mergery.method.routing import Routing
+from mergery.method.routing import FactoredRouting, Routing
 from mergery.method.setting import SCALE, WEIGHT, Setting
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ class Declaration:
     rest: Rest = "linear"
     presets: Mapping[str, Preset] = field(default_factory=dict)
     routing: Routing | None = None
+    factored: FactoredRouting | None = None
     factor: Callable[[Settings], float] | None = None
     average: Callable[[Settings], np.ndarray] | None = None
     preserves_l1: Callable[[Settings], bool] | None = None
@@ -79,6 +80,12 @@ class Declaration:
     def statistics(self) -> tuple[Ask, ...]:
         """The asks for statistics of data, aligned ones first."""
         return tuple(sorted((ask for _, ask in self.asks if ask.statistic), key=lambda ask: not ask.aligned))
+
+    @cached_property
+    def takes_factors(self) -> bool:
+        """Whether task vectors that are low-rank factors are all that it needs: no base, no statistics."""
+        asked = any(ask.streamed or ask.rows or ask.statistic for _, ask in self.asks)
+        return self.factored is not None and not asked
 
     @property
     def first(self) -> str:

@@ -15,7 +15,7 @@ from mergery.method.declaration import Declaration, Gives, Settings, Span, Takes
 from mergery.method.evaluating import Evaluation, as_tensors, evaluate_factored
 from mergery.method.packing import Packing
 from mergery.method.roles import Preset, Rest
-from mergery.method.routing import Routing
+from mergery.method.routing import FactoredRouting, Routing, of_cores
 from mergery.method.setting import PerModel, Setting
 
 if TYPE_CHECKING:
@@ -117,6 +117,7 @@ def method(
     rest: Rest = "linear",
     presets: Mapping[str, Preset] | None = None,
     routing: Routing | None = None,
+    factored: FactoredRouting | None = None,
     factor: Callable[[Settings], float] | None = None,
     average: Callable[[Settings], np.ndarray] | None = None,
     preserves_l1: Callable[[Settings], bool] | None = None,
@@ -142,6 +143,8 @@ def method(
                and its settings.
     presets:   settings, roles and rest by the name under which a recipe asks for them, such as `paper`.
     routing:   for a `matrix` method: its route, time and workspace for one matrix.
+    factored:  for a `matrix` method that returns a `MergedDelta`: its route where task vectors are given as low-rank factors,
+               None where it multiplies them out. Without one, `routing` is asked about cores of all ranks together.
     factor:    for a method that takes one model's numbers times a factor: that factor. At 1 a tensor is copied.
     average:   for a method that goes by the directions of models: the weights (k,) of the average that stands for it where
                the numbers of a tensor have no direction. Task vectors always have one.
@@ -156,6 +159,8 @@ def method(
 
     def declare(function: Callable[..., Any]) -> Method:
         takes, gives, asks, settings = _read_signature(function)
+        returned = typing.get_type_hints(function, {**globals(), **function.__globals__})["return"]
+        able = unit == "matrix" and takes == "deltas" and returned is MergedDelta
         resolved = span or ("deltas" if takes == "deltas" or gives == "consensus" else "models")
         made = Method(
             name=function.__name__,
@@ -175,6 +180,7 @@ def method(
             rest=rest,
             presets=presets or {},
             routing=routing,
+            factored=(factored or of_cores(routing)) if able else None,
             factor=factor,
             average=average,
             preserves_l1=preserves_l1,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Annotated, Any, Literal
 
 from mergery.errors import RecipeError
@@ -13,7 +14,7 @@ from mergery.method.routing import Route
 from mergery.methods._routes import HALF, WIDE, by_leading, then_scaled
 from mergery.methods._scale import scaled
 from mergery.methods._thinning import combine
-from mergery.methods.tsv_merge import fast_products, joined, product_dtype, share, stacked
+from mergery.methods.tsv_merge import fast_products, joined, product_dtype, share, shares, stacked
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
@@ -130,15 +131,17 @@ def dc_merge(
     from mergery.kernels.spectral import framed, noise_of, parted, rank, svd
 
     cores, frame = framed(deltas)
-    kept = share(frame.smaller, len(cores))
-    bounds = noise_of(deltas, noise)
+    kept, bounds = shares(deltas, frame.smaller), noise_of(deltas, noise)
     single = precision == "fast"
-    sizes, lefts, rights = stacked(svd(core, kept, noise=bound) for core, bound in zip(cores, bounds, strict=True))
+    sizes, lefts, rights = stacked(
+        svd(core, count, noise=bound) for core, count, bound in zip(cores, kept, bounds, strict=True)
+    )
     # P^T U_i are columns of the other factor
     left, above = parted(joined(lefts), single=single)
     right, beside = parted(joined(rights), single=single)
-    entries, wide = rank(torch.cat(sizes, dim=-1)).square(), sizes[0].shape[-1]
-    places = [slice(i * wide, (i + 1) * wide) for i in range(len(cores))]
+    entries = rank(torch.cat(sizes, dim=-1)).square()
+    ends = list(accumulate(s.shape[-1] for s in sizes))
+    places = [slice(end - s.shape[-1], end) for end, s in zip(ends, sizes, strict=True)]
     chosen = places if blocks else [slice(None)]
     inside = []
     for place, s in zip(places, sizes, strict=True):

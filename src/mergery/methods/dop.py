@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from mergery.errors import RecipeError
 from mergery.method import Auto, Deltas, Fraction, MergedDelta, Noise, Preset, Tensor, method
 from mergery.method.roles import LINEAR
-from mergery.method.routing import Route
+from mergery.method.routing import Route, of_cores
 from mergery.methods._routes import WIDE, decomposing, decomposition
 from mergery.methods._scale import number, settled
 
@@ -33,6 +33,10 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     step = 8.0 * out * into * (out + into)
     words = f"{settings['steps']} steps of Adam in float64 for each model after the first"
     return Route(words, times * settings["steps"] * step, WIDE * (2 * (out * out + into * into) + 12 * out * into))
+
+
+def factored(k: int, out: int, into: int, rank: int, settings: Mapping[str, Any]) -> Route | None:
+    return of_cores(routing)(k, out, into, rank, settings) if settings["solver"] == "closed" else None
 
 
 def leading(matrix: Tensor, energy: float) -> Tensor:
@@ -108,6 +112,7 @@ def published(sides: list[Tensor], start: Tensor, share: float, steps: int, rate
     roles=LINEAR,
     presets={"paper": Preset({"solver": "adam", "stability": 0.8, "energy": 0.99999, "scale": 1.0})},
     routing=routing,
+    factored=factored,
 )
 def dop(
     deltas: Deltas,

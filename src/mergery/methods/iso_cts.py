@@ -87,6 +87,7 @@ def iso_cts(
     import torch
 
     from mergery.kernels.spectral import (
+        at_most,
         basis,
         flat_level,
         framed,
@@ -112,10 +113,10 @@ def iso_cts(
     # where outputs are the smaller side, what a task has left lies in the span of the other eigenvectors: a small problem
     apart = vectors[..., kept:] if wide and bool((levels > 0.0).all()) else None
     lefts, sizes, rights = [], [levels], [right]
-    for core, factor, bound in zip(cores, weight, bounds, strict=True) if own else ():
+    for delta, core, factor, bound in zip(deltas, cores, weight, bounds, strict=True) if own else ():
         task = core.double() * float(factor)
         rest = task - shared @ (shared.mT @ task) if apart is None else apart.mT @ task
-        u, s, vh = svd(rest, own, of=norm(task)[..., 0, 0], noise=bound * abs(float(factor)))
+        u, s, vh = svd(rest, at_most(own, delta), of=norm(task)[..., 0, 0], noise=bound * abs(float(factor)))
         lefts.append(u)
         sizes.append(s)
         rights.append(vh)

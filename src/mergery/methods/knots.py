@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Random, Tensor, each, method
 from mergery.method.roles import LINEAR
-from mergery.method.routing import Route
+from mergery.method.routing import Route, in_frame
 from mergery.methods._routes import EIGEN, WIDE, decomposing
 from mergery.methods._thinning import combine
 from mergery.methods._weights import check_sum
@@ -20,6 +21,13 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     work = EIGEN * side**3 + 4.0 * k * side * side * other
     words = "1 basis of all columns by eigenvectors of the smaller Gram matrix"
     return Route(words, work, space)
+
+
+def factored(k: int, out: int, into: int, rank: int, settings: Mapping[str, Any]) -> Route:
+    sides = (rank, into) if settings["across"] == "input" else (out, rank)
+    coins = WIDE * k * out * into * draws(settings) // 2
+    cores = routing(k, *sides, settings)
+    return in_frame(rank, out, into, replace(cores, workspace=cores.workspace + coins))
 
 
 def draws(settings: Mapping[str, Any]) -> bool:
@@ -39,6 +47,7 @@ def thinned(vector: Tensor, coins: Tensor, density: float) -> Tensor:
     roles=LINEAR,
     presets={"paper": Preset({"host": "ties", "density": 0.2, "scale": 0.6})},
     routing=routing,
+    factored=factored,
 )
 def knots(
     deltas: Deltas,

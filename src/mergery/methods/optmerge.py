@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal
 
 from mergery.method import Auto, Deltas, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR
-from mergery.method.routing import Route
+from mergery.method.routing import Route, in_frame
 from mergery.methods._routes import WIDE, by_interference, decomposing, decomposition
 from mergery.methods._scale import number, settled
 from mergery.methods.tsv_merge import share
-from mergery.methods.wudi import adam_space, check_steps, descent
+from mergery.methods.wudi import adam_space, check_steps, descended, descent
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
@@ -23,6 +23,11 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     space = decomposing(out, into) + WIDE * (k + 3) * out * into
     space += adam_space(out, into) if settings["solver"] == "adam" else 0
     return Route(f"{2 * k} thin SVDs, then {main.words}", work, space)
+
+
+def factored(k: int, out: int, into: int, rank: int, settings: Mapping[str, Any]) -> Route:
+    cores = routing(k, rank, rank, {**settings, "solver": "closed"})
+    return descended(in_frame(rank, out, into, cores, dense=settings["solver"] == "adam"), out, into, rank, settings)
 
 
 def truncated(matrix: Tensor, count: int) -> Tensor:
@@ -40,6 +45,7 @@ def truncated(matrix: Tensor, count: int) -> Tensor:
     roles=LINEAR,
     presets={"paper": Preset({"start": "sum", "scale": 1.0})},
     routing=routing,
+    factored=factored,
 )
 def optmerge(
     deltas: Deltas,
@@ -80,7 +86,7 @@ def optmerge(
 
     Use it for fine-tunes with noisy or nearly low-rank task vectors, where `wudi` trains on the noise.
     """
-    from mergery.kernels.spectral import framed, noise_of, norm, svd
+    from mergery.kernels.spectral import at_most, framed, noise_of, norm, svd
     from mergery.methods._adam import descend
     from mergery.methods._interference import beginning, interference
     from mergery.methods._minima import cut_of
@@ -90,8 +96,8 @@ def optmerge(
     centre = beginning(cores, "mean")
     targets = [centre + truncated(core.double() - centre, kept) for core in cores]
     probes = []
-    for core, factor in zip(cores, weight, strict=True):
-        _, s, vh = svd(core, kept)
+    for delta, core, factor in zip(deltas, cores, weight, strict=True):
+        _, s, vh = svd(core, at_most(kept, delta))
         size = norm(core)
         probes.append(s.unsqueeze(-1) * vh * (float(factor) ** 0.5 / size.where(size > 0.0, 1.0)))
     problem = interference(targets, probes)

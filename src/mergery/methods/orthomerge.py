@@ -9,7 +9,7 @@ from mergery.method import Base, Deltas, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
 from mergery.methods._routes import WIDE, decomposition
-from mergery.methods.tsv_merge import combine
+from mergery.methods.tsv_merge import combine, shares
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
@@ -124,5 +124,5 @@ def orthomerge(
     left = [delta.double() - (origin @ turned(own) - origin) for delta, own in zip(full, generators, strict=True)]
     share = 1.0 / len(full) if scale is None else scale
     exact = [0.0] * len(left)
-    merged = combine(left, min(origin.shape), weight, exact) if residual == "tsv" else total(left, weight)
+    merged = combine(left, shares(left, min(origin.shape)), weight, exact) if residual == "tsv" else total(left, weight)
     return (origin @ whole - origin) + merged * share

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mergery.method import Auto, Deltas, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
-from mergery.method.routing import Route
+from mergery.method.routing import Route, of_cores
 from mergery.methods._routes import LARGE, WIDE, by_leading, then_scaled
 from mergery.methods._scale import scaled
 
@@ -26,6 +26,10 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     return then_scaled(route, k, out, into, held=2.5 + k * polarised)
 
 
+def factored(k: int, out: int, into: int, rank: int, settings: Mapping[str, Any]) -> Route | None:
+    return None if settings["polarise"] else of_cores(routing)(k, out, into, rank, settings)
+
+
 def fast_products(settings: Mapping[str, Any], *sides: int) -> bool:
     """Whether products of factors with such sides are made in float32."""
     return settings["precision"] == "fast" and min(sides) >= LARGE
@@ -37,24 +41,32 @@ def share(smaller: int, k: int) -> int:
 
 
 def combine(
-    cores: Sequence[Tensor], smaller: int, weight: Any, noise: Sequence[Tensor | float], *, single: bool = False
+    cores: Sequence[Tensor], kept: Sequence[int], weight: Any, noise: Sequence[Tensor | float], *, single: bool = False
 ) -> Tensor:
     """P(U) S P(V)^T of the leading triplets of tasks' cores, stacked: in float64, or with `single` where that is faster in
     float32.
 
-    `smaller` is the smaller side of the full matrices, `noise` what rounding may have of each.
+    `kept` is how many each keeps, `noise` what rounding may have of it.
     """
     import torch
 
     from mergery.kernels.spectral import polar, svd
 
-    kept = share(smaller, len(cores))
-    sizes, lefts, rights = stacked(svd(core, kept, noise=bound) for core, bound in zip(cores, noise, strict=True))
+    sizes, lefts, rights = stacked(
+        svd(core, count, noise=bound) for core, count, bound in zip(cores, kept, noise, strict=True)
+    )
     left = polar(joined(lefts), single=single)
     right = polar(joined(rights).mT, single=single)
     size = torch.cat([s * float(factor) for s, factor in zip(sizes, weight, strict=True)], dim=-1)
     dtype = product_dtype(left, single=single)
     return (left.to(dtype) * size.unsqueeze(-2).to(dtype)) @ right.to(dtype)
+
+
+def shares(deltas: Sequence[Tensor], smaller: int) -> list[int]:
+    """How many singular triplets each task keeps: its share, or as many as its factors have, where it is given as such."""
+    from mergery.kernels.spectral import at_most
+
+    return [at_most(share(smaller, len(deltas)), delta) for delta in deltas]
 
 
 def stacked(triplets: Iterable[tuple[Tensor, Tensor, Tensor]]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
@@ -122,6 +134,7 @@ def relative(size: Tensor, mean: Tensor) -> Tensor:
     roles=LINEAR,
     presets={"paper": Preset({"scale": 1.0}, roles=MATRICES)},
     routing=routing,
+    factored=factored,
     weighs="factors",
 )
 def tsv_merge(
@@ -163,8 +176,9 @@ def tsv_merge(
     """
     from mergery.kernels.spectral import dense, framed, noise_of
 
-    cores, frame = framed(dense(deltas) if polarise else deltas)
+    deltas = dense(deltas) if polarise else deltas
+    cores, frame = framed(deltas)
     bounds = noise_of(deltas, noise)
     inputs, own = polarised(cores, bounds) if polarise else (list(cores), bounds)
-    merged = combine(inputs, frame.smaller, weight, own, single=precision == "fast")
+    merged = combine(inputs, shares(deltas, frame.smaller), weight, own, single=precision == "fast")
     return frame.restore(scaled(merged, scale, cores, weight, frame, bounds))

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from mergery.errors import RecipeError
 from mergery.method import Auto, Deltas, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR
-from mergery.method.routing import Route
+from mergery.method.routing import Route, in_frame
 from mergery.methods._routes import LARGE, WIDE, by_interference, by_own_rows
 from mergery.methods._scale import number, settled
 
@@ -54,6 +54,13 @@ def descent(k: int, out: int, into: int, settings: Mapping[str, Any], *, inner: 
     closed = by_interference(k, out, into, what="1 eigenbasis of all task vectors' rows by the smaller Gram matrix")
     if settings["solver"] == "closed":
         return closed_form(k, out, into, settings)
+    return descended(closed, out, into, inner, settings)
+
+
+def descended(closed: Route, out: int, into: int, inner: int, settings: Mapping[str, Any]) -> Route:
+    """The same with Adam's steps after it, where the settings ask for them."""
+    if settings["solver"] == "closed":
+        return closed
     step = 2.0 * out * into * min(into, 2 * inner) / 2.0 + 16.0 * out * into  # in float32, at twice the rate
     words = f"{settings['steps']} steps of Adam after {closed.words}"
     return Route(words, closed.operations + settings["steps"] * step, closed.workspace + adam_space(out, into))
@@ -62,6 +69,11 @@ def descent(k: int, out: int, into: int, settings: Mapping[str, Any], *, inner: 
 def adam_space(out: int, into: int) -> int:
     """Bytes of the descent itself, in float32: what it moves, its gradient and moments, and the curvature."""
     return WIDE * (4 * out * into + into * into) // 2
+
+
+def factored(k: int, out: int, into: int, rank: int, settings: Mapping[str, Any]) -> Route:
+    cores = routing(k, rank, rank, {**settings, "solver": "closed"})
+    return descended(in_frame(rank, out, into, cores, dense=settings["solver"] == "adam"), out, into, rank, settings)
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
@@ -75,6 +87,7 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     roles=LINEAR,
     presets={"paper": Preset({"start": "sum", "solver": "adam", "scale": 1.0}, rest="base")},
     routing=routing,
+    factored=factored,
 )
 def wudi(
     deltas: Deltas,

@@ -9,6 +9,7 @@ import numpy as np
 
 from mergery.errors import ranges
 from mergery.graph.nodes import Computed, Gathered, Merged, Node, Stored
+from mergery.graph.products import route_of
 from mergery.graph.walking import is_computed, leaves
 from mergery.planning.plan import Plan, no_collections
 from mergery.report.advice import advice
@@ -70,7 +71,7 @@ def parts(plan: Plan, options: Options = Options()) -> list[dict[str, Any]]:
             treatment, {"what": treatment, "tensors": 0, "bytes": 0, "roles": Counter(), "layers": set(), "work": 0.0}
         )
         for node in merged_of(first.node):
-            route = node.route
+            route = route_of(node)
             if route is not None:
                 group["route"] = route.words
                 group["work"] += len(steps) * route.operations

@@ -8,10 +8,11 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-from mergery.engine import Merging, Shared, Workspace, evaluator
+from mergery.engine import Shared, Workspace, evaluator, merging
 from mergery.engine.ranks import BUCKETS, NARROW
 from mergery.errors import size
 from mergery.graph.nodes import Gathered, Merged, Node
+from mergery.graph.products import route_of
 from mergery.graph.walking import is_computed, leaves
 from mergery.kernels import choice
 from mergery.kernels.devices import CPU
@@ -118,7 +119,7 @@ def device_memory(plan: Plan, options: Options = Options()) -> int:
     nodes = [node for step, *_ in plan.kinds for node in merged_of(step.node)] if device != CPU else []
     if not nodes:
         return 0
-    tensors = max(Merging(node, shared, Workspace(device)).temporaries for node in nodes)
+    tensors = max(merging(node, shared, Workspace(device)).temporaries for node in nodes)
     return -(-options.workers // len(options.devices)) * (device.memory + tensors)
 
 
@@ -128,7 +129,7 @@ def seconds(plan: Plan, options: Options = Options()) -> float:
     for steps in plan.kinds:
         for node in merged_of(steps[0].node):
             nbytes = len(steps) * sum([leaf.info.nbytes for leaf in leaves(node)])
-            route = node.route
+            route = route_of(node)
             if route is not None:
                 work += len(steps) * route.operations / MATRIX_RATE
                 continue

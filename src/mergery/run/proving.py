@@ -22,6 +22,7 @@ from mergery.dtypes import DType
 from mergery.engine import Shared, Workspace, evaluator
 from mergery.engine.computing import reading
 from mergery.errors import CheckpointError, Where
+from mergery.graph.equality import same_base
 from mergery.graph.findings import Findings
 from mergery.graph.nodes import Node, Stored
 from mergery.graph.view import View
@@ -29,7 +30,6 @@ from mergery.kernels.threads import quiet_torch
 from mergery.planning.plan import Plan, make_plan
 from mergery.run.events import Notify, Proved, Tally
 from mergery.run.workers import Options, Run, wake_kernels
-from mergery.views.factored import same_base
 from mergery.views.replay import WAYS
 from mergery.views.respelling import respelled
 

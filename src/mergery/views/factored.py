@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mergery.checkpoints.equality import same_model
-from mergery.graph.nodes import Computed, Gathered, LowRank, Merged, Node, Stored
+from mergery.graph.equality import is_zero, same_base
+from mergery.graph.nodes import Computed, LowRank, Merged, Node
 
 SPACES = ("core", "shared", "full")
 """Where adapters are merged: in all that they span, in the best bases of the output's rank, or multiplied out."""
@@ -82,17 +82,6 @@ class Wanted:
     space: str | None = None
     pico: bool = False
     recent: Recent = field(default_factory=Recent, compare=False)
-
-
-def same_base(one: Node, other: Node) -> bool:
-    """Whether two nodes are one stored tensor, or both are zeros."""
-    if isinstance(one, Stored) and isinstance(other, Stored):
-        return one.info == other.info and same_model(one.checkpoint, other.checkpoint)
-    return one is other or (is_zero(one) and is_zero(other) and one.shape == other.shape)
-
-
-def is_zero(node: Node) -> bool:
-    return isinstance(node, Gathered) and not node.sources
 
 
 def unchanged(node: Node, base: Node) -> bool:

@@ -46,10 +46,7 @@ def svd(
     is a difference, `of` is the size (...) of what it is a difference of: then rounding is told from what is left. `noise`
     (...) is the largest singular value that rounding of the inputs may have by itself, see `noise_of`.
     """
-    squares = smaller(matrix)
-    found = None if top is None else leading(squares, top)
-    size, vectors = spectrum(squares) if found is None else (found[0].clamp(min=0.0).sqrt(), found[1])
-    del squares, found
+    size, vectors = spectrum(smaller(matrix), top)
     return triplets(matrix, size, vectors, top, of=of, noise=noise)
 
 
@@ -64,9 +61,10 @@ def smaller(matrix: Tensor) -> Tensor:
     return gram(wide if wide.shape[-2] >= wide.shape[-1] else wide.mT)
 
 
-def spectrum(squares: Tensor) -> tuple[Tensor, Tensor]:
-    """The roots of eigenvalues (..., r), largest first, and eigenvectors (..., r, r)."""
-    values, vectors = eigh(squares)
+def spectrum(squares: Tensor, top: int | None = None) -> tuple[Tensor, Tensor]:
+    """The roots of eigenvalues (..., r), largest first, and eigenvectors (..., n, r): all, or at least the first `top`."""
+    found = None if top is None else leading(squares, top)
+    values, vectors = eigh(squares) if found is None else found
     return values.clamp(min=0.0).sqrt(), vectors
 
 
@@ -85,13 +83,18 @@ def triplets(
     count = vectors.shape[-1] if top is None else min(top, vectors.shape[-1])
     kept = spanned(size, of=of, noise=noise)[..., :count]
     right = vectors[..., :count] * kept.unsqueeze(-2)
-    left = tall @ right
-    s = torch.linalg.vector_norm(left, dim=-2)
-    left /= s.where(kept, 1.0).unsqueeze(-2)
-    if bool((kept & (s < FAINT * s[..., :1])).any()):
-        bent = left @ gram(left)
-        left.mul_(1.5).sub_(bent.mul_(0.5))
+    left, s = shortened(tall @ right, kept)
     return (left, s, right.mT) if tall is wide else (right, s, left.mT)
+
+
+def shortened(images: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (..., m, r) of singular vectors, brought to length one in place where kept, and their lengths (..., r)."""
+    s = torch.linalg.vector_norm(images, dim=-2)
+    images /= s.where(kept, 1.0).unsqueeze(-2)
+    if bool((kept & (s < FAINT * s[..., :1])).any()):
+        bent = images @ gram(images)
+        images.mul_(1.5).sub_(bent.mul_(0.5))
+    return images, s
 
 
 def spanned(size: Tensor, *, of: Tensor | float = 0.0, noise: Tensor | float = 0.0) -> Tensor:

@@ -9,22 +9,24 @@ from typing import Annotated, Any, Literal
 from mergery.method import Auto, Deltas, Fraction, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
-from mergery.methods._routes import by_svd, decomposition, leading_triplets, polar_work, then_scaled
+from mergery.methods._routes import HALF, by_svd, decomposition, leading_triplets, polar_work, then_scaled
 from mergery.methods._scale import scaled
-from mergery.methods.tsv_merge import product_dtype
+from mergery.methods.tsv_merge import fast_products, product_dtype
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     small = min(out, into)
     kept, own = split(small, k, settings["common"])
     rest = k * own
-    work = decomposition(out, into) + polar_work(into, small) + 2.0 * out * into * small
+    single = fast_products(settings, out, into)
+    work = decomposition(out, into) + polar_work(into, small, single=single) + (2.0 - single) * out * into * small
     if out <= into:  # what tasks have left is a small problem
         work += (
             k * (2.0 * rest * out * into + decomposition(rest, into)) + decomposition(rest, rest) + 2.0 * out * rest**2
         )
     else:
-        work += k * (4.0 * out * into * kept + leading_triplets(out, into, own)[0]) + polar_work(out, small)
+        work += k * (2.0 * out * into * kept + HALF * kept * into**2 + leading_triplets(out, into, own)[0])
+        work += polar_work(out, rest)
     route = by_svd(k, out, into, 1, polars=1, held=3.0, what=f"{k + 1} thin SVDs and 2 polar factors")
     return then_scaled(replace(route, operations=work), k, out, into, held=6.5)
 
@@ -34,6 +36,21 @@ def split(smaller: int, k: int, common: float) -> tuple[int, int]:
     own = round((smaller - int(smaller * common)) / k)
     own = min(own, smaller // k)
     return smaller - own * k, own
+
+
+def beyond(shared: Tensor, task: Tensor, count: int, *, of: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The first singular triplets, as `svd` gives them, of what orthonormal columns U (..., out, c) leave of a task vector
+    (..., out, in), (I - U U^T) x: from its Gram matrix x^T x - (U^T x)^T (U^T x), so that it is never formed.
+    """
+    from mergery.kernels.spectral import shortened, spanned, spectrum
+    from mergery.kernels.symmetric import gram
+
+    seen = shared.mT @ task
+    size, vectors = spectrum(gram(task) - gram(seen), count)
+    kept = spanned(size, of=of, noise=noise)[..., :count]
+    right = vectors[..., :count] * kept.unsqueeze(-2)
+    left, s = shortened(task @ right - shared @ (seen @ right), kept)
+    return left, s, right.mT
 
 
 @method(
@@ -115,15 +132,18 @@ def iso_cts(
     lefts, sizes, rights = [], [levels], [right]
     for delta, core, factor, bound in zip(deltas, cores, weight, bounds, strict=True) if own else ():
         task = core.double() * float(factor)
-        rest = task - shared @ (shared.mT @ task) if apart is None else apart.mT @ task
-        u, s, vh = svd(rest, at_most(own, delta), of=norm(task)[..., 0, 0], noise=bound * abs(float(factor)))
+        count, bounded = at_most(own, delta), {"of": norm(task)[..., 0, 0], "noise": bound * abs(float(factor))}
+        if apart is not None:
+            u, s, vh = svd(apart.mT @ task, count, **bounded)
+        else:
+            u, s, vh = beyond(shared, task, count, **bounded)
         lefts.append(u)
         sizes.append(s)
         rights.append(vh)
-    if apart is None:
-        left = polar(torch.cat([shared, *lefts], dim=-1), single=single)
-    else:  # the tasks' own directions are at right angles to the common ones
-        left = torch.cat([shared, apart @ polar(torch.cat(lefts, dim=-1))], dim=-1) if lefts else shared
+    left = shared
+    if lefts:  # the tasks' own directions are at right angles to the common ones
+        others = polar(torch.cat(lefts, dim=-1), single=single)
+        left = torch.cat([shared, others if apart is None else apart.to(others.dtype) @ others], dim=-1)
     level = flat_level(torch.cat(sizes, dim=-1))
     left, right = left * level.unsqueeze(-2), polar(torch.cat(rights, dim=-2), single=single)
     dtype = product_dtype(left, single=single)

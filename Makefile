@@ -70,10 +70,10 @@ fuzz: setup
 	fi
 
 kill: setup
-	$(RUN) benchmarks/kill.py --kills 200
+	$(RUN) -m benchmarks.kill --kills 200
 
 scaling: setup
-	$(RUN) benchmarks/scaling.py --write docs/scaling.md
+	$(RUN) -m benchmarks.scaling --write docs/scaling.md
 
 zoo: setup
 	$(RUN) -m benchmarks.zoo --write docs/which-method.md
@@ -85,13 +85,13 @@ zoo-real: setup
 	$(RUN) -m benchmarks.zoo --worlds real --seeds 1 --write docs/which-method.md
 
 families: setup
-	$(RUN) benchmarks/families.py --write docs/families.md
+	$(RUN) -m benchmarks.families --write docs/families.md
 
 real: setup
 	$(RUN) -m benchmarks.real --write docs/real.md
 
 bench: setup .parity/.installed
-	$(RUN) benchmarks/speed.py --mergekit-python .parity/bin/python
+	$(RUN) -m benchmarks.speed --mergekit-python .parity/bin/python
 
 clean:
 	rm -rf .venv .parity .llama .real build dist site demo/models demo/merged

@@ -1,7 +1,7 @@
 """How near one adapter out of several comes to their sum, by Mergery and by peft's combinations, and what is kept of each.
 
-    python benchmarks/adapters.py                 measure, and write the figures into docs/adapters.md
-    python benchmarks/adapters.py --page          write them again, without measuring
+    python -m benchmarks.adapters                 measure, and write the figures into docs/adapters.md
+    python -m benchmarks.adapters --page          write them again, without measuring
 
 A Llama of four layers, 256 wide, and three adapters of rank 8 on all its matrices: random factors whose products have singular
 values that fall by a third from one to the next, as those of trained adapters do, one of the adapters four times as long as the
@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from pages import figures, keep, table
+from benchmarks.pages import figures, keep, table
 
 PAGE = Path(__file__).parents[1] / "docs" / "adapters.md"
-BLOCK = re.compile(r"(<!-- made: python benchmarks/adapters\.py -->\n\n).*?(<!-- end -->)", re.S)
+BLOCK = re.compile(r"(<!-- made: python -m benchmarks\.adapters -->\n\n).*?(<!-- end -->)", re.S)
 SIZES, RANK, FALL = (4.0, 1.0, 1.0), 8, 0.67
 NAMES = ("large", "small", "other")
 COMBINATIONS = (
@@ -52,7 +51,9 @@ WAYS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.adapters", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--page", action="store_true", help="write the page again, without measuring")
     if not parser.parse_args().page:
         with tempfile.TemporaryDirectory() as place:

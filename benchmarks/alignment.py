@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import sysconfig
 import tempfile
 from collections.abc import Callable, Mapping
@@ -24,12 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from benchmarks.pages import HERE, figures, keep, machine, table
 from safetensors.torch import load_file, save_file
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.pages import HERE, figures, keep, machine, table
 
 WIDTHS = (16, 32, 64, 128, 256, 512)
 PAIRS = 3
@@ -55,7 +51,9 @@ BEGIN, END = "<!-- figures -->", "<!-- end of figures -->"
 
 def main() -> None:
     """Measure what is missing, and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.alignment", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="*", default=None, help="pieces to measure; train-SEED makes one model")
     parser.add_argument(
         "--rows", nargs="*", default=None, help="ways to align that are measured; all where none is said"

@@ -1,7 +1,7 @@
 """What it costs to bake an adapter into a model of 70 billion parameters, beside reading and writing the same bytes.
 
-    python benchmarks/baking.py [--layers 4] [--turns 3] [--scratch FOLDER]     measure, and write the figures into the page
-    python benchmarks/baking.py --page                                          write them again, without measuring
+    python -m benchmarks.baking [--layers 4] [--turns 3] [--scratch FOLDER]     measure, and write the figures into the page
+    python -m benchmarks.baking --page                                          write them again, without measuring
 
 The base has the shape of Llama 3.1 70B, and its adapter rank 16 on every matrix; both are sparse files of zeros, which take no
 room. The whole is planned. So many of its layers, of 1.7 GB each, are baked, in turns with a program that reads the base's
@@ -26,11 +26,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pages import figures, keep, machine, table
-from sparse import llama_config, llama_shapes, sparse
+from benchmarks.pages import figures, keep, machine, table
+from benchmarks.sparse import llama_config, llama_shapes, sparse
 
 PAGE = Path(__file__).parents[1] / "docs" / "adapters.md"
-BLOCK = re.compile(r"(<!-- made: python benchmarks/baking\.py -->\n\n).*?(<!-- end -->)", re.S)
+BLOCK = re.compile(r"(<!-- made: python -m benchmarks\.baking -->\n\n).*?(<!-- end -->)", re.S)
 RANK = 16
 SHAPE = {"hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64}
 COPY = """
@@ -47,7 +47,7 @@ for path in sorted(Path(sys.argv[1]).glob("*.safetensors")):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.baking", description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "--layers", type=int, default=4, help="that are baked; 1.7 GB each, of input that is sparse and of output"
     )

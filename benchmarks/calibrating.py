@@ -1,6 +1,6 @@
 """What calibrating takes: memory against two of the model's blocks, and time against a plain forward pass of transformers.
 
-    python benchmarks/calibrating.py --write docs/calibration.md
+    python -m benchmarks.calibrating --write docs/calibration.md
 
 A random Llama of 0.4 B parameters in bfloat16 runs over the same rows in two processes, each on one thread: the whole model in
 float32 in transformers, and `mergery calibrate`. Times are of the processor.
@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from models import SIZES, build
-from pages import figures, keep, table
+from benchmarks.models import SIZES, build
+from benchmarks.pages import HERE, figures, keep, table
 
 START, END = "<!-- table: benchmarks/calibrating.py -->", "<!-- end of table -->"
 ROWS, LENGTH = 16, 128
@@ -78,9 +78,10 @@ def calibrated(model: Path, texts: Path, stats: str) -> None:
 
 
 def child(*arguments: str) -> dict[str, float]:
-    """What a process of this file tells."""
+    """What a process of this script tells."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    found = subprocess.run([sys.executable, __file__, *arguments], env=env, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "benchmarks.calibrating", *arguments]
+    found = subprocess.run(command, cwd=HERE.parent, env=env, capture_output=True, text=True, check=True)
     return json.loads(found.stdout.splitlines()[-1])
 
 
@@ -108,7 +109,11 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.calibrating",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("way", nargs="*", help="of a child process")
     parser.add_argument("--write", type=Path, help="the page whose table is exchanged")
     parser.add_argument("--kept", action="store_true", help="of the figures that were measured before")

@@ -7,6 +7,7 @@ They stand in src/mergery/architecture/defaults.json, a line for each model type
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from pathlib import Path
@@ -52,6 +53,15 @@ def _plain(value: Any) -> bool:
     return isinstance(value, (bool, int, float, str))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.defaults",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     TABLE.write_text(text())
     print(f"wrote {TABLE}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """What an evaluation costs: a Llama of 10 million parameters and 1,000 items of each kind of task.
 
-    python benchmarks/evaluate.py [--items 1000] [--threads 2]
+    python -m benchmarks.evaluate [--items 1000] [--threads 2]
 
 The model has random weights and the texts are of made-up words: only time is measured here. Each kind is a process of its own,
 `mergery evaluate` from start to end; processor time is that process's, over all cores, and says more than the clock where a
@@ -112,7 +112,9 @@ def differ(a: Path, b: Path) -> tuple[float, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--items", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     chosen = parser.parse_args()

@@ -1,6 +1,6 @@
 """Merges a tiny model of every family and writes the table of docs/families.md.
 
-    python benchmarks/families.py --write docs/families.md
+    python -m benchmarks.families --write docs/families.md
 
 Each family is made by transformers (or, where its code stands on the hub alone, as files with its published names and
 shapes), fine-tuned twice by small random steps, and merged through the command line. See `mergery.testing.families.checking`.
@@ -28,7 +28,9 @@ START, END = "<!-- table: benchmarks/families.py -->", "<!-- end of table -->"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.families", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", nargs="*", default=(), help="names of families")
     parser.add_argument("--write", type=Path, help="the page whose table is exchanged")
     arguments = parser.parse_args()

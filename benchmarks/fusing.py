@@ -1,8 +1,8 @@
 """Fusion by distillation, measured: FuseLLM against training on the same texts, and MergeKD in both orders.
 
-    python benchmarks/fusing.py [--seeds 0 1 2 3 4] [--write docs/fusion.md]
-    python benchmarks/fusing.py --tokens                          how tokens are matched, alone
-    python benchmarks/fusing.py --page --write docs/fusion.md     write the tables again, without measuring
+    python -m benchmarks.fusing [--seeds 0 1 2 3 4] [--write docs/fusion.md]
+    python -m benchmarks.fusing --tokens                          how tokens are matched, alone
+    python -m benchmarks.fusing --page --write docs/fusion.md     write the tables again, without measuring
 
 The texts are the modules of Python's library (code) and the documentation within numpy and torch (prose). Two
 teachers, of GPT-2's architecture and a byte-level vocabulary, were trained from one base, one on each. The target is a Llama,
@@ -28,7 +28,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pages import HERE, figures, keep, machine, table
+from benchmarks.pages import HERE, figures, keep, machine, table
 
 CACHE = HERE / ".cache" / "fusing"
 BEGIN, END = "<!-- fusing -->\n", "<!-- end of fusing -->"
@@ -332,7 +332,7 @@ def rows(seeds: Sequence[dict[str, Any]], names: Sequence[str], against: str) ->
 
 NOTHING = (
     "Whether FuseLLM gains on training on the same texts, and which order of MergeKD is better, has not been measured here",
-    "yet: `python benchmarks/fusing.py` does that, on models that it trains itself.",
+    "yet: `python -m benchmarks.fusing` does that, on models that it trains itself.",
     "",
 )
 
@@ -379,7 +379,7 @@ def _scores(kept: dict[str, Any], seeds: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.fusing", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2, 3, 4])
     parser.add_argument("--quick", action="store_true", help="a few steps, to see whether it runs")
     parser.add_argument("--tokens", action="store_true", help="how tokens are matched alone")

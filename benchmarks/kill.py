@@ -1,4 +1,4 @@
-"""Kills merges at random moments and counts the bytes that differ in the end: `python benchmarks/kill.py`.
+"""Kills merges at random moments and counts the bytes that differ in the end: `python -m benchmarks.kill`.
 
 Each merge runs in a process that is stopped with SIGKILL, which no program can prepare for, and is started again, until
 it is done. Its folder must then hold what an undisturbed merge of the same recipe wrote, file for file and byte for byte.
@@ -40,7 +40,7 @@ MODELS = {
 
 def main() -> int:
     """Run the command line and return its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kill", description=__doc__)
     parser.add_argument("--kills", type=int, default=200, help="over all recipes")
     parser.add_argument("--recipes", type=int, default=len(RECIPES), help="how many of the ten")
     parser.add_argument("--width", type=int, default=256, help="of the models' tensors")

@@ -1,12 +1,13 @@
 """One layer of a Llama, merged for what it costs: what `mergery plan` foretells, and what it takes.
 
-    python benchmarks/layer.py [--size 8B] [--only METHOD ...] [--skip down_proj] [--again]
-    python benchmarks/layer.py --plans
+    python -m benchmarks.layer [--size 8B] [--only METHOD ...] [--skip down_proj] [--again]
+    python -m benchmarks.layer --plans
 
 A base and three fine-tunes with random weights in bfloat16, one layer of the real shapes and a small vocabulary: one matrix
 of each shape, merged by one thread in a process of its own. Figures are kept in `figures/layer.json` at once, and
-`methods_cost.py --page` shows them: the processor time of a layer's seven matrices, times the layers of the model, over two
-cores, beside the hours that the plan says. `--plans` asks the plan alone, of every method on matrices; headers are enough.
+`python -m benchmarks.methods_cost --page` shows them: the processor time of a layer's seven matrices, times the layers of
+the model, over two cores, beside the hours that the plan says. `--plans` asks the plan alone, of every method on matrices;
+headers are enough.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.methods_cost import wait
+from benchmarks.pages import figures, keep, machine
+from benchmarks.sparse import llama_config, llama_shapes, sparse
+from benchmarks.waiting import SIZES
+
 import mergery
 from mergery.method import methods
 from mergery.run.estimate import merged_of, peak_memory, seconds
 from mergery.run.workers import Options
-from methods_cost import wait
-from pages import figures, keep, machine
-from sparse import llama_config, llama_shapes, sparse
-from waiting import SIZES
 
 CACHE = Path(__file__).parent / ".cache"
 METHODS = ("cart", "iso_c", "tsv_merge", "swudi_a")
@@ -172,7 +174,9 @@ def measure(method: str, size: str, options: argparse.Namespace, scratch: Path) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.layer", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=list(SIZES), default="8B", help="of the model that the layer is of")
     parser.add_argument("--only", nargs="+", default=list(METHODS), metavar="METHOD")
     parser.add_argument("--skip", nargs="+", default=[], metavar="NAME", help="leave out matrices of such names")

@@ -1,6 +1,6 @@
 """The limit of any merge: read every input once, write and sync the output once.
 
-    python benchmarks/limit.py OUT INPUT...        prints the seconds it took
+    python -m benchmarks.limit OUT INPUT...        prints the seconds it took
 
 The first input stands for the output's bytes. Two or more threads move chunks of 512 KiB through one small buffer each.
 """
@@ -41,9 +41,15 @@ def move(out: Path, inputs: list[Path], threads: int) -> float:
     return time.perf_counter() - started
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.limit", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("inputs", type=Path, nargs="+")
     asked = parser.parse_args()
     print(move(asked.out, asked.inputs, len(os.sched_getaffinity(0))))
+
+
+if __name__ == "__main__":
+    main()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pages import fold, linked, table
+from benchmarks.pages import fold, linked, table
 
 LAYERS = {"1B": 16, "8B": 32}
 COLUMNS = ("method", "matrices", "processor, s", "model, h", "planned, h", "memory, GB", "planned, GB")

@@ -1,12 +1,12 @@
 """Methods on matrices, one matrix at a time: processor time and memory, against the papers' formulas and an earlier commit.
 
-    python benchmarks/matrix_speed.py [--shapes 4096x4096 ...] [--only METHOD ...] [--against COMMIT] [--again now]
+    python -m benchmarks.matrix_speed [--shapes 4096x4096 ...] [--only METHOD ...] [--against COMMIT] [--again now]
 
 Three fine-tunes in bfloat16, which share half of what they learned; singular values fall as the root of their number. Each
 figure is the processor time of one thread in a process of its own, and the most memory that it reaches; what is compared is
 measured one after the other. What was measured is kept in `figures/matrix-speed.json` at once, by machine, and measured anew
-only where `--again` names it: the present code is then compared with what was measured before. `methods_cost.py --page`
-shows it.
+only where `--again` names it: the present code is then compared with what was measured before. `python -m
+benchmarks.methods_cost --page` shows it.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pages import figures, keep, machine
-from published_matrices import METHODS
+from benchmarks.pages import HERE, figures, keep, machine
+from benchmarks.published_matrices import METHODS
 
-HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
 CACHE = HERE / ".cache"
 SHAPES = ("2048x2048", "7168x2048", "2048x7168")
 EXPERTS, LENGTH, BASE = 3, 5e-4, 0.02  # the models merged, and the root mean square of task vectors and base
@@ -79,11 +79,11 @@ def child(package: str, name: str, path: str) -> None:
 
 
 def measured(package: str, name: str, path: Path, source: Path | None) -> list[float]:
-    """Seconds and MB of one merge."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--child", package, name, str(path)]
-    paths = [str(source)] if source else []
+    """Seconds and MB of one merge, by the package in `source` and these scripts."""
+    command = [sys.executable, "-m", "benchmarks.matrix_speed", "--child", package, name, str(path)]
+    paths = [str(source), str(ROOT)] if source else [str(ROOT)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])
@@ -96,13 +96,17 @@ def checked_out(commit: str | None) -> Iterator[Path | None]:
         yield None
         return
     with tempfile.TemporaryDirectory() as place:
-        archive = subprocess.run(["git", "archive", commit, "src"], cwd=HERE.parent, check=True, capture_output=True)
+        archive = subprocess.run(["git", "archive", commit, "src"], cwd=ROOT, check=True, capture_output=True)
         subprocess.run(["tar", "x", "-C", place], input=archive.stdout, check=True)
         yield Path(place) / "src"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.matrix_speed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), metavar="OUTxIN")
     parser.add_argument("--only", nargs="+", default=list(METHODS), metavar="METHOD", choices=list(METHODS))
     parser.add_argument("--against", metavar="COMMIT", help="measure the code of a commit as well")
@@ -115,7 +119,7 @@ def main() -> None:
         child(*options.child)
         return
     with checked_out(options.against) as source:
-        packages: list[tuple[str, str, Path | None]] = [("now", "mergery", HERE.parent / "src")]
+        packages: list[tuple[str, str, Path | None]] = [("now", "mergery", ROOT / "src")]
         if source is not None:
             packages.insert(0, (str(options.against), next(path.name for path in source.iterdir()), source))
         packages.append((PUBLISHED, PUBLISHED, None))

@@ -1,7 +1,7 @@
 """What each method costs: time and peak memory on one pair of cores, and how it grows with width.
 
-    python benchmarks/methods_cost.py [--size 0.4B] [--repeats 1] [--only METHOD ...] [--write docs/methods-cost.md]
-    python benchmarks/methods_cost.py --page --write docs/methods-cost.md       write the page again, without measuring
+    python -m benchmarks.methods_cost [--size 0.4B] [--repeats 1] [--only METHOD ...] [--write docs/methods-cost.md]
+    python -m benchmarks.methods_cost --page --write docs/methods-cost.md       write the page again, without measuring
 
 Each method merges three fine-tunes on their base, or as many as it takes, with its default settings, in a process of its
 own. Methods that work on entries, rows or whole tensors merge the whole model. Methods on matrices merge one layer, all layers
@@ -25,14 +25,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.matrix_pages import one_layer, one_matrix
+from benchmarks.matrix_pages import planned as whole_model
+from benchmarks.models import SIZES, build
+from benchmarks.pages import HERE, figures, fold, keep, linked, machine, table
+
 import mergery
-from matrix_pages import one_layer, one_matrix
-from matrix_pages import planned as whole_model
 from mergery.method import Method, find, methods
 from mergery.method.routing import Route
 from mergery.run.estimate import merged_of
-from models import SIZES, build
-from pages import figures, fold, keep, linked, machine, table
 
 COMPARE = "linear"  # what times are told against: they differ from machine to machine
 WIDTHS = (512, 1024)
@@ -112,8 +113,8 @@ def planned(path: Path, more: list[str]) -> float:
 
 def growth(name: str) -> float:
     """How many times as long a square matrix takes as one half as wide; in a process of its own, as it loads torch."""
-    command = [sys.executable, str(Path(__file__).resolve()), "--grow", name]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    command = [sys.executable, "-m", "benchmarks.methods_cost", "--grow", name]
+    return float(subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True, check=True).stdout)
 
 
 def grow(method: Method) -> float:
@@ -191,7 +192,7 @@ def page(data: dict) -> str:
     lines = [
         "# What methods cost",
         "",
-        "Written by `python benchmarks/methods_cost.py --write docs/methods-cost.md`; do not edit.",
+        "Written by `python -m benchmarks.methods_cost --write docs/methods-cost.md`; do not edit.",
         "",
         f"How long each method takes, against `{COMPARE}`, and how much memory. Models of {data['size']} parameters in",
         f"bfloat16, {EXPERTS} fine-tunes on their base, default settings. `mergery plan` says both for your models beforehand.",
@@ -260,7 +261,11 @@ def everything(whole: list[tuple[Method, dict]], parts: list[tuple[Method, dict]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.methods_cost",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--size", choices=list(SIZES), default="0.4B")
     parser.add_argument("--repeats", type=int, default=1, help="of merges of the whole model, after a first one")
     parser.add_argument("--only", nargs="+", metavar="METHOD", default=[], help="some methods, to look")
@@ -284,10 +289,8 @@ def measure_all(options: argparse.Namespace, data: dict) -> None:
     """Measure what is asked for, and put it among the figures."""
     chosen = [find(name) for name in options.only] or [method for method in methods().values() if not method.statistics]
     chosen = [find(COMPARE), *(method for method in chosen if method.name != COMPARE)]
-    making = f"from models import build; build({options.size!r}, {EXPERTS})"
-    subprocess.run(
-        [sys.executable, "-c", making], cwd=Path(__file__).parent, check=True
-    )  # here it would stay in memory
+    making = f"from benchmarks.models import build; build({options.size!r}, {EXPERTS})"  # here it would stay in memory
+    subprocess.run([sys.executable, "-c", making], cwd=HERE.parent, check=True)
     folders = build(options.size, EXPERTS)
     data |= {"size": options.size, "machine": machine()}
     unit = 0.0

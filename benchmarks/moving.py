@@ -1,6 +1,6 @@
 """What it costs to read a matrix in other coordinates, beside reading it as it is and writing it on.
 
-    python benchmarks/moving.py [--beside SRC] [--turns N]
+    python -m benchmarks.moving [--beside SRC] [--turns N]
 
 One bfloat16 matrix of Llama 3.1 8B's MLP, in either direction, in a file that the system holds in memory. It is made by the
 engine, window by window, on one core: as it is stored, with rows in another order, with columns, with both, and with signs
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 SHAPES = ((4096, 14336), (14336, 4096))
-HERE = Path(__file__).resolve()
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def measured(folder: Path) -> dict[str, float]:
@@ -84,7 +84,9 @@ def write(folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.moving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--beside", type=Path)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -92,15 +94,15 @@ def main() -> None:
     if options.folder:
         print(json.dumps(measured(options.folder)))
         return
-    sources = {"now": HERE.parent.parent / "src"} | ({"beside": options.beside} if options.beside else {})
+    sources = {"now": ROOT / "src"} | ({"beside": options.beside.resolve()} if options.beside else {})
     best: dict[str, dict[str, float]] = {name: {} for name in sources}
     with tempfile.TemporaryDirectory() as kept:
         write(Path(kept))
         for _ in range(options.turns):
             for name, source in sources.items():
-                own = {**os.environ, "PYTHONPATH": str(source), "OMP_NUM_THREADS": "1"}
-                command = [sys.executable, str(HERE), "--folder", kept]
-                said = subprocess.run(command, env=own, check=True, capture_output=True, text=True).stdout
+                own = {**os.environ, "PYTHONPATH": os.pathsep.join([str(source), str(ROOT)]), "OMP_NUM_THREADS": "1"}
+                command = [sys.executable, "-m", "benchmarks.moving", "--folder", kept]
+                said = subprocess.run(command, cwd=ROOT, env=own, check=True, capture_output=True, text=True).stdout
                 for what, value in json.loads(said).items():
                     best[name][what] = min(value, best[name].get(what, value))
     for what in best["now"]:

@@ -1,10 +1,10 @@
 """What a model loses when it is written in 8 or 4 bits, how long that takes and in how much memory.
 
-    python benchmarks/quantised.py MODEL [--work .quantised] [--beside PYTHON]
-    python benchmarks/quantised.py --page             write the table of docs/quantised.md again, without measuring
+    python -m benchmarks.quantised MODEL [--work .quantised] [--beside PYTHON]
+    python -m benchmarks.quantised --page             write the table of docs/quantised.md again, without measuring
 
 GPTQ is calibrated on every other page of these docs, and all are scored on the rest: bits for each byte of text, as
-transformers runs the folders. MODEL is the folder that `benchmarks/real.py` makes (SmolLM2-135M-Instruct), or another.
+transformers runs the folders. MODEL is the folder that `python -m benchmarks.real` makes (SmolLM2-135M-Instruct), or another.
 `--beside` is a Python that has llm-compressor, whose GPTQ is then scored on the same texts.
 """
 
@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pages import figures, keep, machine, table
+from benchmarks.pages import figures, keep, machine, table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "quantised.md"
@@ -53,7 +53,9 @@ words.save_pretrained(out)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quantised", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", type=Path, nargs="?")
     parser.add_argument("--work", type=Path, default=Path(".quantised"), help="where models are kept")
     parser.add_argument("--beside", help="a Python that has llm-compressor")

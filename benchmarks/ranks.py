@@ -43,7 +43,7 @@ ROBUST, KEPT = "RobustMerge", 0.2
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ranks", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--work", type=Path, default=Path(".real"), help="where merges and scores are kept")
     parser.add_argument("--cache", type=Path, default=HERE / ".cache/zoo", help="where trained models are kept")
     parser.add_argument("--page", action="store_true", help="write the page again, without measuring")

@@ -26,7 +26,9 @@ KINDS = ("f16", "q8_0", "q4_0")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.real", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, default=Path(".real"), help="where merges and scores are kept")
     parser.add_argument("--cache", type=Path, default=HERE / ".cache/zoo", help="where trained models are kept")
     parser.add_argument("--page", action="store_true", help="only write the page, from what was measured")

@@ -1,7 +1,7 @@
 """How much of what a fine-tune has learned is left on another base, by each way of `mergery rebase`, on small models made here.
 
-    python benchmarks/rebasing.py [--seeds 0,1,2] [--bases further,seed,wide]     train, rebase and score: 20 s of each
-    python benchmarks/rebasing.py --page                   write the tables of docs/rebase.md again, without measuring
+    python -m benchmarks.rebasing [--seeds 0,1,2] [--bases further,seed,wide]     train, rebase and score: 20 s of each
+    python -m benchmarks.rebasing --page                   write the tables of docs/rebase.md again, without measuring
 
 Every base is trained on copying rows of words and on a language of word pairs, and the new ones on sorting rows as well; the
 fine-tune, of the old base, learns to reverse them. `further` is the old base trained further; `seed` one of its shape from
@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pages import figures, keep, machine, table
+from benchmarks.pages import figures, keep, machine, table
 
 BEGIN, END = "<!-- rebasing -->\n", "<!-- end of rebasing -->"
 SYMBOLS, LENGTH, ITEMS = 12, 4, 256
@@ -274,7 +274,9 @@ def page(data: dict[str, Any], text: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.rebasing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--bases", default=",".join(NAMES))
     parser.add_argument("--page", action="store_true")

@@ -212,14 +212,17 @@ def _mean(own: Marks) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.relay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("seeds", nargs="*", type=int, default=[0, 1])
+    seeds = parser.parse_args().seeds
     import transformers
 
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    for seed in parser.parse_args().seeds:
+    for seed in seeds:
         found = measure(seed)
         kept = figures("finding")
         kept.setdefault("relay", {})[f"relay {seed}"] = found

@@ -1,7 +1,7 @@
 """Time and memory against the number of parameters, of models and of tensors.
 
-    python benchmarks/scaling.py [--method ties] [--largest 1.6] [--write docs/scaling.md]
-    python benchmarks/scaling.py --page --write docs/scaling.md       write the page again, without measuring
+    python -m benchmarks.scaling [--method ties] [--largest 1.6] [--write docs/scaling.md]
+    python -m benchmarks.scaling --page --write docs/scaling.md       write the page again, without measuring
 
 Every point is a process of its own: `mergery merge` to a folder on the disk, or `mergery plan`, which writes nothing.
 Processor time is the process's user and system time, start-up included; peak memory is the largest resident set that the
@@ -25,8 +25,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pages import figures, fold, keep, machine, table
-from sparse import Shapes, experts_shapes, llama_config, llama_shapes, sparse
+from benchmarks.pages import figures, fold, keep, machine, table
+from benchmarks.sparse import Shapes, experts_shapes, llama_config, llama_shapes, sparse
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def page(data: Mapping[str, Any], picture: str) -> str:
     lines = [
         "# Scaling",
         "",
-        "Written by `python benchmarks/scaling.py --write docs/scaling.md`; do not edit.",
+        "Written by `python -m benchmarks.scaling --write docs/scaling.md`; do not edit.",
         "",
         f"How time and memory of `{data['method']}` grow, on an ordinary machine with two cores.",
         "",
@@ -256,7 +256,7 @@ def short(number: float) -> str:
 
 def main() -> None:
     """Measure and print; write the page and its picture where asked."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--method", default="ties")
     parser.add_argument("--largest", type=float, default=1.6, help="parameters of the largest merge, in billions")
     parser.add_argument("--models", type=int, default=100, help="fine-tunes that are merged at once")

@@ -1,8 +1,8 @@
 """What a candidate of a search costs before it is scored: the model in memory against a folder that is written and loaded.
 
-    python benchmarks/searching.py [--size 0.4B] [--repeats 3] [--write docs/search.md]
-    python benchmarks/searching.py --repeats 0 --write docs/search.md       what a candidate is made of, and nothing else
-    python benchmarks/searching.py --page --write docs/search.md     write the table again, without measuring
+    python -m benchmarks.searching [--size 0.4B] [--repeats 3] [--write docs/search.md]
+    python -m benchmarks.searching --repeats 0 --write docs/search.md       what a candidate is made of, and nothing else
+    python -m benchmarks.searching --page --write docs/search.md     write the table again, without measuring
 
 Three fine-tunes merged by task arithmetic in bfloat16, run in float32. Seconds of processor time, the least of the repeats, all
 ways in turns. Scoring comes on top, and is the same for both.
@@ -19,8 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from models import build
-from pages import figures, keep, machine, table
+from benchmarks.models import build
+from benchmarks.pages import figures, keep, machine, table
 
 BEGIN, END = "<!-- searching -->\n", "<!-- end of searching -->"
 
@@ -186,7 +186,7 @@ def page() -> list[str]:
     columns = ("what a candidate changes", "tensors made", "processor time, s", "times cheaper")
     return [
         f"Three fine-tunes of {kept['size']} merged by task arithmetic, in memory "
-        f"(`benchmarks/searching.py`, {kept['machine']}):",
+        f"(`python -m benchmarks.searching`, {kept['machine']}):",
         "",
         *table(columns, rows),
         "",
@@ -228,7 +228,9 @@ def of_methods(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.searching", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", default="0.4B")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--page", action="store_true", help="do not measure")

@@ -1,7 +1,7 @@
 """Mergery, mergekit and the limit on the same models, in one run, in alternating order.
 
-    python benchmarks/speed.py [--mergekit-python .parity/bin/python] [--repeats 5] [--write docs/performance.md]
-    python benchmarks/speed.py --page --write docs/performance.md       write the page again, without measuring
+    python -m benchmarks.speed [--mergekit-python .parity/bin/python] [--repeats 5] [--write docs/performance.md]
+    python -m benchmarks.speed --page --write docs/performance.md       write the page again, without measuring
 
 The limit is `benchmarks/limit.py`: reading every input once, and writing and syncing the output once. All tools get
 the same mergekit file. Wall time is of the whole process; engine time is what Mergery itself reports, from the first byte
@@ -27,10 +27,8 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from models import CACHE, build
-from pages import figures, fold, keep, machine, table
-
-HERE = Path(__file__).parent
+from benchmarks.models import CACHE, build
+from benchmarks.pages import figures, fold, keep, machine, table
 
 
 @dataclass(frozen=True)
@@ -165,7 +163,7 @@ def measure(method: str, models: list[Path], repeats: int, mergekit: Path | None
             else:
                 file = scratch / "limit.bin"
                 file.unlink(missing_ok=True)
-                command = [sys.executable, str(HERE / "limit.py"), str(file), *map(str, inputs(method, models))]
+                command = [sys.executable, "-m", "benchmarks.limit", *map(str, (file, *inputs(method, models)))]
                 found["limit"].engine.append(
                     float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
                 )
@@ -215,7 +213,7 @@ def page(data: dict) -> str:
     lines = [
         "# Performance",
         "",
-        "Written by `python benchmarks/speed.py --write docs/performance.md`; do not edit.",
+        "Written by `python -m benchmarks.speed --write docs/performance.md`; do not edit.",
         "",
         "How long a merge takes, against mergekit 0.1.5 and against the disk, on an ordinary machine with two cores. Models of",
         f"{data['size']} parameters in bfloat16.",
@@ -278,7 +276,7 @@ def disk(data: dict, found: dict) -> list[str]:
 
 def main() -> None:
     """Measure and print; write the page where asked."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--mergekit-python", type=Path)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--mergekit-repeats", type=int, default=1)

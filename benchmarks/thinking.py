@@ -14,18 +14,13 @@ import json
 import math
 import os
 import re
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-
-from pages import figures, keep, table  # noqa: E402
+from benchmarks.pages import HERE, figures, keep, table
 
 PAGE = HERE.parent / "docs" / "protect.md"
 BLOCK = re.compile(r"(<!-- made: python -m benchmarks\.thinking -->\n\n).*?(<!-- end -->)", re.S)
@@ -65,10 +60,10 @@ def measure(cache: Path, seeds: int) -> dict[str, Any]:
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
     import transformers
+    from benchmarks.thinking_world import END, Settings, train, write_tasks, write_traces
 
     import mergery
     from mergery.evaluation import EvaluationOptions
-    from thinking_world import END, Settings, train, write_tasks, write_traces
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -134,7 +129,9 @@ def page(data: Mapping[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.thinking", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--page", action="store_true", help="write the page again, without measuring")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=HERE / ".cache" / "thinking")

@@ -1,6 +1,6 @@
 """How long one waits for a merge, as `mergery plan` foretells it: the table of docs/choosing.md.
 
-    python benchmarks/waiting.py --write docs/choosing.md
+    python -m benchmarks.waiting --write docs/choosing.md
 
 A base and three fine-tunes of the shape of Llama 3.2 1B and Llama 3.1 8B, in bfloat16, on two cores. Only headers are read, so
 that the files are sparse and take no room.
@@ -12,11 +12,12 @@ import argparse
 import tempfile
 from pathlib import Path
 
+from benchmarks.pages import table
+from benchmarks.sparse import llama_config, llama_shapes, sparse
+
 import mergery
 from mergery.report.explain import explain
 from mergery.run.workers import Options
-from pages import table
-from sparse import llama_config, llama_shapes, sparse
 
 COLUMNS = ("method", "about as long", "time, 1B", "time, 8B", "memory, 1B", "memory, 8B")
 LEFT = ("about as long",)
@@ -91,7 +92,9 @@ def rows() -> list[list[str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.waiting", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--write", type=Path, help="the page whose table is exchanged")
     options = parser.parse_args()
     text = "\n".join(table(COLUMNS, rows(), left=LEFT))

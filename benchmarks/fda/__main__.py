@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
 from benchmarks.fda.run import Scope, measure
+from benchmarks.pages import HERE, figures, keep
 
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-
-from pages import figures, keep  # noqa: E402
-
-PAGE = HERE.parents[1] / "docs" / "fda.md"
+PAGE = HERE.parent / "docs" / "fda.md"
 
 
 def main() -> None:
@@ -22,9 +17,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="a miniature, for tests: nothing is written")
     parser.add_argument("--long", action="store_true", help="also a search of 1200 steps, of the first seed")
-    parser.add_argument(
-        "--cache", type=Path, default=HERE.parent / ".cache/fda", help="where all that is found is kept"
-    )
+    parser.add_argument("--cache", type=Path, default=HERE / ".cache/fda", help="where all that is found is kept")
     parser.add_argument("--page", action="store_true", help="write the page again, without measuring")
     options = parser.parse_args()
     from benchmarks.fda.report import draw, page

@@ -8,19 +8,15 @@ anchors and of blocks, so what a preset takes follows from one.
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.pages import keep
 
 from mergery.calibration.anchors.blocks import Block
 from mergery.calibration.anchors.search import AnchorOptions, find_anchors
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from pages import keep
 
 SHAPES = {"0.4 B": (1024, 4096, 20), "1.6 B": (2048, 8192, 22)}  # width, inner width, layers
 ANCHORS, STEPS = 64, 2
@@ -49,5 +45,14 @@ def measure() -> dict[str, Any]:
     return found
 
 
-if __name__ == "__main__":
+def main() -> None:
+    argparse.ArgumentParser(
+        prog="python -m benchmarks.fda.cost",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     keep("fda-cost", measure())
+
+
+if __name__ == "__main__":
+    main()

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.pages import figures, table
 
 from mergery.calibration.anchors.search import PRESETS
-from pages import figures, table
 
 NAMES = {
     "pretrained": "the base",

@@ -9,7 +9,6 @@ The zoo's sequences: small Llamas, MLPs of blocks, 256 anchors each; real text i
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,15 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.pages import HERE, figures, keep
 from benchmarks.zoo.run import Scope, worlds
 from benchmarks.zoo.with_data import SAMPLES, DataBench
 
 import mergery
-
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
-
-from pages import figures, keep  # noqa: E402
 
 STEPS = (0, 40, 200)
 STARTS = ("gauss", "weights")
@@ -59,10 +54,14 @@ def measure(cache: Path, seed: int, starts: Sequence[str]) -> list[dict[str, Any
     return rows
 
 
-if __name__ == "__main__":
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fda.text", description=__doc__)
     parser.add_argument("--start", choices=STARTS, action="append", help="one beginning alone")
     wanted = parser.parse_args().start or STARTS
-    found = measure(HERE.parent / ".cache/zoo", 0, wanted)
+    found = measure(HERE / ".cache/zoo", 0, wanted)
     kept = [row for row in figures("fda-text").get("rows", ()) if row["start"] not in wanted]
     keep("fda-text", {"rows": [*kept, *found]})
+
+
+if __name__ == "__main__":
+    main()

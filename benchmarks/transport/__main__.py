@@ -5,7 +5,7 @@ What is done is kept in benchmarks/.cache, so that a run that was stopped goes o
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import torch
@@ -14,14 +14,18 @@ from benchmarks.pages import figures, keep, machine
 CACHE = Path(__file__).resolve().parents[1] / ".cache" / "transport"
 
 
-def main(arguments: list[str]) -> None:
-    if "--page" not in arguments:
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.transport", description=__doc__)
+    parser.add_argument("seeds", nargs="*", type=int, default=[0, 1, 2], metavar="SEED")
+    parser.add_argument("--page", action="store_true", help="write the page again, without measuring")
+    options = parser.parse_args()
+    if not options.page:
         from benchmarks.transport.measure import Measuring, collected, texts_of
         from benchmarks.transport.pairs import corpora, train
 
         torch.set_num_threads(1)
         prose, code = corpora()
-        for seed in [int(each) for each in arguments] or [0, 1, 2]:
+        for seed in options.seeds:
             folder = CACHE / str(seed)
             folder.mkdir(parents=True, exist_ok=True)
             train(folder, seed)
@@ -37,4 +41,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

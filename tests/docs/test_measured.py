@@ -2,90 +2,92 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 
 import pytest
 
-from tests.docs.pages import ROOT, read
+from benchmarks import (
+    adapters,
+    baking,
+    finding,
+    finding_page,
+    fusing,
+    methods_cost,
+    pages,
+    quantised,
+    ranks,
+    real,
+    rebasing,
+    scaling,
+    searching,
+    speed,
+    thinking,
+    waiting,
+)  # fmt: skip
+from tests.docs.pages import read
 
 
 @pytest.mark.parametrize(
-    ("script", "page", "more"),
+    ("script", "kept", "page", "more"),
     [
-        ("speed", "docs/performance.md", ()),
-        ("methods_cost", "docs/methods-cost.md", ()),
-        ("scaling", "docs/scaling.md", ("scaling.png",)),
+        (speed, "performance", "docs/performance.md", ()),
+        (methods_cost, "methods-cost", "docs/methods-cost.md", ()),
+        (scaling, "scaling", "docs/scaling.md", ("scaling.png",)),
     ],
 )
-def test_the_page_is_the_scripts(script, page, more, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    module, figures = importlib.import_module(script), importlib.import_module("pages").figures
-    data = figures({"speed": "performance", "methods_cost": "methods-cost"}.get(script, script))
-    assert module.page(data, *more) == read(page), f"run: python benchmarks/{script}.py --page --write {page}"
+def test_the_page_is_the_scripts(script, kept, page, more):
+    hint = f"run: python -m {script.__name__} --page --write {page}"
+    assert script.page(pages.figures(kept), *more) == read(page), hint
 
 
-def test_the_figures_of_adapters_are_the_scripts(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    module, figures = importlib.import_module("adapters"), importlib.import_module("pages").figures
-    assert module.page(figures("adapters")) == read("docs/adapters.md"), "run: python benchmarks/adapters.py --page"
+@pytest.mark.parametrize(
+    ("script", "kept", "page"),
+    [
+        (adapters, "adapters", "docs/adapters.md"),
+        (baking, "baking", "docs/adapters.md"),
+        (ranks, "ranks", "docs/adapters.md"),
+        (thinking, "thinking", "docs/protect.md"),
+    ],
+)
+def test_the_figures_of_a_block_are_the_scripts(script, kept, page):
+    assert script.BLOCK.search(read(page)), f"{page} has no place for the figures of {script.__name__}"
+    assert script.page(pages.figures(kept)) == read(page), f"run: python -m {script.__name__} --page"
 
 
-def test_the_figures_of_quantised_models_are_the_scripts(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    module, figures = importlib.import_module("quantised"), importlib.import_module("pages").figures
-    text = read("docs/quantised.md")
-    assert module.page(figures("quantised"), text) == text, "run: python benchmarks/quantised.py --page"
+@pytest.mark.parametrize(
+    ("script", "kept", "page"),
+    [(quantised, "quantised", "docs/quantised.md"), (rebasing, "rebasing", "docs/rebase.md")],
+)
+def test_the_figures_within_a_page_are_the_scripts(script, kept, page):
+    assert script.page(pages.figures(kept), read(page)) == read(page), f"run: python -m {script.__name__} --page"
 
 
-def test_the_figures_of_other_bases_are_the_scripts(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    module, figures = importlib.import_module("rebasing"), importlib.import_module("pages").figures
-    text = read("docs/rebase.md")
-    assert module.page(figures("rebasing"), text) == text, "run: python benchmarks/rebasing.py --page"
+def test_the_figures_of_anchors_are_the_scripts():
+    from benchmarks.fda import report
+
+    assert report.page(pages.figures("fda")) == read("docs/fda.md"), "run: python -m benchmarks.fda --page"
 
 
-@pytest.mark.parametrize(("script", "page"), [("thinking", "protect"), ("fda.report", "fda")])
-def test_the_figures_of_small_models_are_the_scripts(script, page, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT)
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    module, figures = importlib.import_module(f"benchmarks.{script}"), importlib.import_module("pages").figures
-    command = f"python -m benchmarks.{script.partition('.')[0]} --page"
-    assert module.page(figures(script.partition(".")[0])) == read(f"docs/{page}.md"), f"run: {command}"
-
-
-def test_the_figures_of_searches_are_the_scripts(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from benchmarks.finding import DRAWN, METHODS
-    from benchmarks.finding_page import page
-    from benchmarks.pages import figures
-
-    text, hint = read("docs/search.md"), "run: python -m benchmarks.finding --page --write docs/search.md"
-    assert "\n".join(page(figures("finding"), DRAWN, len(METHODS))) in text, hint
-    searching = importlib.import_module("searching")
-    assert "\n".join(searching.page()) in text, "run: python benchmarks/searching.py --page --write docs/search.md"
+def test_the_figures_of_searches_are_the_scripts():
+    text, hint = read("docs/search.md"), "run: python -m benchmarks.{} --page --write docs/search.md"
+    found = finding_page.page(pages.figures("finding"), finding.DRAWN, len(finding.METHODS))
+    assert "\n".join(found) in text, hint.format("finding")
+    assert "\n".join(searching.page()) in text, hint.format("searching")
 
 
 def test_the_page_of_the_real_model_is_the_scripts():
-    from benchmarks.pages import figures
-    from benchmarks.real import page
-
-    assert "\n".join(page(figures("real"))) + "\n" == read("docs/real.md")
+    assert "\n".join(real.page(pages.figures("real"))) + "\n" == read("docs/real.md")
 
 
-def test_the_figures_of_fusion_are_the_scripts(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    module = importlib.import_module("fusing")
-    found = read("docs/fusion.md").split(module.BEGIN)[1].split(module.END)[0]
-    assert found == "\n".join(module.page()), "run: python benchmarks/fusing.py --page --write docs/fusion.md"
+def test_the_figures_of_fusion_are_the_scripts():
+    found = read("docs/fusion.md").split(fusing.BEGIN)[1].split(fusing.END)[0]
+    assert found == "\n".join(fusing.page()), "run: python -m benchmarks.fusing --page --write docs/fusion.md"
 
 
-def test_waiting_times_are_those_that_the_plan_foretells_today(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    module = importlib.import_module("waiting")
-    rows = module.rows()
-    text = "\n".join(module.table(module.COLUMNS, rows, left=module.LEFT))
-    assert text in read("docs/choosing.md"), "run: python benchmarks/waiting.py --write docs/choosing.md"
+def test_waiting_times_are_those_that_the_plan_foretells_today():
+    rows = waiting.rows()
+    text = "\n".join(waiting.table(waiting.COLUMNS, rows, left=waiting.LEFT))
+    assert text in read("docs/choosing.md"), "run: python -m benchmarks.waiting --write docs/choosing.md"
     times = {method: f"| {short} | {long} |" for method, _, short, long, *_ in rows}
     told = [line for line in read("README.md").splitlines() if line.startswith("| the same, and a")]
     assert [times["`iso_c`"] in told[0], times["`tsv_merge`"] in told[1]] == [True, True]
@@ -100,13 +102,14 @@ def test_no_measured_page_keeps_the_developers_books():
 
 
 def test_the_figures_of_alignment_are_the_scripts():
-    module = importlib.import_module("benchmarks.alignment")
-    text = read("docs/alignment.md")
-    wanted = "run: python -m benchmarks.alignment --page"
-    assert module.page(importlib.import_module("benchmarks.pages").figures("alignment"), text) == text, wanted
+    from benchmarks import alignment
+
+    text, hint = read("docs/alignment.md"), "run: python -m benchmarks.alignment --page"
+    assert alignment.page(pages.figures("alignment"), text) == text, hint
 
 
 def test_the_figures_of_transport_are_the_scripts():
-    report = importlib.import_module("benchmarks.transport.report")
-    data = importlib.import_module("benchmarks.pages").figures("transport")
-    assert report.page(data) == read("docs/transport.md"), "run: python -m benchmarks.transport --page"
+    from benchmarks.transport import report
+
+    page = report.page(pages.figures("transport"))
+    assert page == read("docs/transport.md"), "run: python -m benchmarks.transport --page"

@@ -328,9 +328,9 @@ def test_a_second_run_on_one_output_refuses(recipe, tmp_path):
 
 
 def test_kills_over_several_recipes():
-    script = Path(__file__).parents[2] / "benchmarks/kill.py"
-    command = [sys.executable, str(script), "--kills", "9", "--recipes", "3", "--width", "64"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    command = [sys.executable, "-m", "benchmarks.kill", "--kills", "9", "--recipes", "3", "--width", "64"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "9 kills over 3 recipes" in done.stdout
     assert ": 0 different bytes" in done.stdout

@@ -27,6 +27,7 @@ from benchmarks.sparse import llama_config, llama_shapes, sparse
 from benchmarks.waiting import SIZES
 
 import mergery
+from mergery.graph.products import route_of
 from mergery.method import methods
 from mergery.run.estimate import merged_of, peak_memory, seconds
 from mergery.run.workers import Options
@@ -135,13 +136,13 @@ def shapes_of(path: Path) -> dict[str, tuple[list[str], float, int]]:
     plan = mergery.plan(path)
     names: dict[str, list[str]] = {}
     for step in plan.steps:
-        if any(node.route is not None for node in merged_of(step.node)):
+        if any(route_of(node) is not None for node in merged_of(step.node)):
             names.setdefault(" x ".join(map(str, step.slot.info.shape)), []).append(step.slot.info.name)
     plan.close()
     found = {}
     for shape, own in names.items():
         part = mergery.plan(path, only=[own[0]])
-        routes = [node.route for step in part.steps for node in merged_of(step.node)]
+        routes = [route_of(node) for step in part.steps for node in merged_of(step.node)]
         operations = sum(route.operations for route in routes if route is not None)
         found[shape] = own, operations, peak_memory(part, Options(threads=1))
         part.close()

@@ -31,6 +31,7 @@ from benchmarks.models import SIZES, build
 from benchmarks.pages import HERE, figures, fold, keep, linked, machine, table
 
 import mergery
+from mergery.graph.products import route_of
 from mergery.method import Method, find, methods
 from mergery.method.routing import Route
 from mergery.run.estimate import merged_of
@@ -56,7 +57,7 @@ class Cost:
     growth: float | None = None  # how many times as long a matrix twice as wide takes
 
 
-def route_of(method: Method) -> Route:
+def square_route(method: Method) -> Route:
     """How a method on matrices computes."""
     usual = {setting.name: setting.default for setting in method.settings.values()}
     assert method.routing is not None
@@ -138,7 +139,7 @@ def operations(recipe: dict, only: Sequence[str]) -> float:
     """What the plan counts for the matrices of a part of the model."""
     plan = mergery.plan(recipe, only=only)
     nodes = [node for step in plan.steps for node in merged_of(step.node)]
-    return sum(route.operations for route in (node.route for node in nodes) if route is not None)
+    return sum(route.operations for route in map(route_of, nodes) if route is not None)
 
 
 def part_of(method: Method, recipe: dict) -> tuple[str, ...]:
@@ -238,7 +239,7 @@ def everything(whole: list[tuple[Method, dict]], parts: list[tuple[Method, dict]
     ]
     second = [
         (method.name, f"{each['seconds']:.0f}", each["measured"], f"{each['peak']:.0f}", f"{each['planned']:.0f}",
-         f"{each['whole']:.0f}", f"{each['growth']:.1f}", route_of(method).words)
+         f"{each['whole']:.0f}", f"{each['growth']:.1f}", square_route(method).words)
         for method, each in parts
     ]  # fmt: skip
     return [

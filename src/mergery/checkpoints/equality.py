@@ -9,6 +9,7 @@ from pathlib import Path
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.formats.packed import PackedCheckpoint
 from mergery.checkpoints.memory import MEMORY
+from mergery.checkpoints.renamed import RenamedCheckpoint
 
 BLOCK = 1 << 21  # elements that are compared at once
 
@@ -19,6 +20,13 @@ def same_model(one: Checkpoint, other: Checkpoint) -> bool:
         return True
     tasks = [each.task if isinstance(each, PackedCheckpoint) else None for each in (one, other)]
     return MEMORY != _place(one.location) == _place(other.location) and tasks[0] == tasks[1]
+
+
+def stored_name(checkpoint: Checkpoint, name: str) -> str:
+    """What a tensor is called in the files, whatever a recipe calls it."""
+    while isinstance(checkpoint, RenamedCheckpoint):
+        name, checkpoint = checkpoint.names.get(name, name), checkpoint.stored
+    return name
 
 
 @cache

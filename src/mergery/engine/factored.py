@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 18  # elements that are multiplied out at once
 WIDE = 8  # bytes of a float64
+LIBRARY = 32 << 20  # bytes that linear algebra itself holds, once it is used: more than what small cores take
 
 
 class Factoring(Evaluator[Merged]):
@@ -79,7 +80,7 @@ class Factoring(Evaluator[Merged]):
     def temporaries(self) -> int:
         """Bytes of intermediate tensors, on the device."""
         route = route_of(self.node)
-        return WIDE * 3 * BLOCK + (route.workspace if route is not None else 0)
+        return LIBRARY + WIDE * 3 * BLOCK + (route.workspace if route is not None else 0)
 
     # --- the merged product -------------------------------------------------------------------------------------------
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from mergery.checkpoints.equality import same_bytes, same_model
+from mergery.checkpoints.equality import same_bytes, same_model, stored_name
 from mergery.graph.nodes import Gathered, Merged, Node, Stored
 
 
 def same_base(one: Node, other: Node) -> bool:
     """Whether two nodes are one stored tensor, the same ranges of such, or both zeros. Reads nothing."""
     if isinstance(one, Stored) and isinstance(other, Stored):
-        return one.info == other.info and same_model(one.checkpoint, other.checkpoint)
+        if (one.shape, one.dtype) != (other.shape, other.dtype) or not same_model(one.checkpoint, other.checkpoint):
+            return False
+        names = (stored_name(each.checkpoint, each.info.name) for each in (one, other))
+        return next(names) == next(names)
     if one is other:
         return True
     if not (isinstance(one, Gathered) and isinstance(other, Gathered)):

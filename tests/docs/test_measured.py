@@ -13,6 +13,7 @@ from benchmarks import (
     finding_page,
     fusing,
     layer,
+    merging_adapters,
     methods_cost,
     pages,
     quantised,
@@ -46,6 +47,7 @@ def test_the_page_is_the_scripts(script, kept, page, more):
     [
         (adapters, "adapters", "docs/adapters.md"),
         (baking, "baking", "docs/adapters.md"),
+        (merging_adapters, "merging-adapters", "docs/adapters.md"),
         (ranks, "ranks", "docs/adapters.md"),
         (thinking, "thinking", "docs/protect.md"),
     ],

@@ -27,14 +27,14 @@ FactoredRouting = Callable[[int, int, int, int, Mapping[str, Any]], Route | None
 WIDE = 8  # bytes of a float64
 
 
-def in_frame(rank: int, out: int, into: int, cores: Route, *, dense: bool = False) -> Route:
-    """The route of factors: orthonormal bases of all columns and rows, what `cores` says of the cores in these, and the product
-    on the base, block by block. With `dense` the method returns a matrix.
+def in_frame(k: int, out: int, into: int, rank: int, cores: Route, *, dense: bool = False) -> Route:
+    """The route of k models' factors: orthonormal bases of all columns and rows, what `cores` says of the cores in these, and
+    the product on the base, block by block. With `dense` the method goes on from there with matrices, and returns one.
     """
     sides = out + into
     bases = 16.0 * sides * rank**2
     last = 2.0 * out * into * rank * (not dense)
-    held = 6 * sides * rank + (out * into if dense else rank * rank)
+    held = 6 * sides * rank + (6 * out * into if dense else k * rank * rank)
     return Route(f"cores of rank {rank}: {cores.words}", bases + cores.operations + last, cores.workspace + WIDE * held)
 
 
@@ -43,6 +43,6 @@ def of_cores(routing: Routing | None) -> FactoredRouting:
 
     def factored(k: int, out: int, into: int, rank: int, settings: Mapping[str, Any]) -> Route:
         cores = routing(k, rank, rank, settings) if routing is not None else Route("merged as matrices", 0.0, 0)
-        return in_frame(rank, out, into, cores)
+        return in_frame(k, out, into, rank, cores)
 
     return factored

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from mergery.method import Deltas, Fraction, MergedDelta, PerModel, Preset, Random, Tensor, each, method
@@ -12,6 +11,8 @@ from mergery.method.routing import Route, in_frame
 from mergery.methods._routes import EIGEN, WIDE, decomposing
 from mergery.methods._thinning import combine
 from mergery.methods._weights import check_sum
+
+DRAW = 3e3  # operations in whose time a number is drawn
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
@@ -25,9 +26,10 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
 
 def factored(k: int, out: int, into: int, rank: int, settings: Mapping[str, Any]) -> Route:
     sides = (rank, into) if settings["across"] == "input" else (out, rank)
-    coins = WIDE * k * out * into * draws(settings) // 2
+    coins = k * out * into * draws(settings)
     cores = routing(k, *sides, settings)
-    return in_frame(rank, out, into, replace(cores, workspace=cores.workspace + coins))
+    work, space = cores.operations + DRAW * coins, cores.workspace + WIDE * coins * (k + 10) // (2 * k)
+    return in_frame(k, out, into, rank, Route(cores.words, work, space))
 
 
 def draws(settings: Mapping[str, Any]) -> bool:

@@ -27,7 +27,7 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
 
 def factored(k: int, out: int, into: int, rank: int, settings: Mapping[str, Any]) -> Route:
     cores = routing(k, rank, rank, {**settings, "solver": "closed"})
-    return descended(in_frame(rank, out, into, cores, dense=settings["solver"] == "adam"), out, into, rank, settings)
+    return descended(in_frame(k, out, into, rank, cores, dense=settings["solver"] == "adam"), out, into, rank, settings)
 
 
 def truncated(matrix: Tensor, count: int) -> Tensor:

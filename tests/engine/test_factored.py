@@ -243,10 +243,11 @@ def test_a_plan_counts_what_a_method_does_at_full_size() -> None:
     """Steps of a descent move whole matrices, and every entry has a number drawn for it."""
     stored = leaf(normal(512, 512, seed=0))
     inputs = [on_base(stored, each) for each in pairs(512, 512, (8, 8, 8))]
-    for name, less, more in (
-        ("wudi", {"solver": "closed"}, {"solver": "adam", "steps": 300}),
-        ("knots", {"host": "ties"}, {"host": "dare_ties"}),
-    ):
+    settings: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+        "wudi": ({"solver": "closed"}, {"solver": "adam", "steps": 300}),
+        "knots": ({"host": "ties"}, {"host": "dare_ties"}),
+    }
+    for name, (less, more) in settings.items():
         few, many = (route_of(merge_of(name, stored, inputs, **given)) for given in (less, more))
         assert few is not None and many is not None
         assert many.operations > 5 * few.operations

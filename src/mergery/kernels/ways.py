@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from mergery.kernels import spectral
-from mergery.kernels.leading import LARGE
 from mergery.kernels.products import gain, polar
 from mergery.kernels.rates import slow_in_float64, whole_float32
 from mergery.kernels.single import Unsound, singular
+from mergery.kernels.symmetric import LARGE, gram
 
 CLOSE = 1e-5  # of the length of what is made: what float32 may change
 UNTOLD = 30.0  # times a bound of rounding in float64: from there on, float32 has not made it
@@ -43,6 +43,10 @@ class Way(Protocol):
         """The same, and the other vectors of the smaller side."""
         ...
 
+    def beyond(self, shared: Tensor, matrix: Tensor, top: int, *, of: Tensor, noise: Tensor) -> Triplets:
+        """`svd` of what orthonormal columns U (..., m, c) leave of a matrix, (I - U U^T) x."""
+        ...
+
     def recast(self, matrix: Tensor, levels: Callable[[Tensor, Tensor, Tensor], Tensor], *, noise: Tensor) -> Tensor:
         """u diag(levels(u, s, vh)) vh, of levels (..., r) that are zero where s is."""
         ...
@@ -51,8 +55,8 @@ class Way(Protocol):
         """u vh times the mean of the singular values that are not zero."""
         ...
 
-    def polar(self, matrix: Tensor, *, single: bool = True) -> Tensor:
-        """u vh; without `single` in float64 on processors."""
+    def polar(self, matrix: Tensor) -> Tensor:
+        """u vh."""
         ...
 
     def parted(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,6 +93,16 @@ class InFloat64:
         size, vectors = spectral.basis(matrix)
         return *spectral.triplets(matrix, size, vectors, top, noise=noise), vectors[..., top:]
 
+    def beyond(self, shared: Tensor, matrix: Tensor, top: int, *, of: Tensor, noise: Tensor) -> Triplets:
+        if matrix.shape[-2] < matrix.shape[-1]:
+            return spectral.svd(matrix - shared @ (shared.mT @ matrix), top, of=of, noise=noise)
+        seen = shared.mT @ matrix  # x^T x - (U^T x)^T (U^T x) is the Gram matrix of what is left, which is never formed
+        size, vectors = spectral.spectrum(gram(matrix) - gram(seen), top)
+        kept = spectral.spanned(size, of=of, noise=noise)[..., :top]
+        right = vectors[..., :top] * kept.unsqueeze(-2)
+        left, s = spectral.shortened(matrix @ right - shared @ (seen @ right), kept)
+        return left, s, right.mT
+
     def recast(self, matrix: Tensor, levels: Callable[[Tensor, Tensor, Tensor], Tensor], *, noise: Tensor) -> Tensor:
         u, s, vh = spectral.svd(matrix, noise=noise)
         return u * levels(u, s, vh).unsqueeze(-2) @ vh
@@ -98,8 +112,8 @@ class InFloat64:
         turn *= spectral.flat_level(s).unsqueeze(-2)
         return turn
 
-    def polar(self, matrix: Tensor, *, single: bool = True) -> Tensor:
-        return spectral.polar(matrix, single=self.single and single)
+    def polar(self, matrix: Tensor) -> Tensor:
+        return spectral.polar(matrix, single=self.single)
 
     def parted(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
         return spectral.parted(matrix, single=self.single)
@@ -151,6 +165,9 @@ class InFloat32:
         self.tilts.append(tilt)
         return (v, s, u.mT, others) if wide else (u, s, v.mT, others)
 
+    def beyond(self, shared: Tensor, matrix: Tensor, top: int, *, of: Tensor, noise: Tensor) -> Triplets:
+        return self.svd(matrix - shared @ (shared.mT @ matrix), top, of=of, noise=noise, products=2)
+
     def recast(self, matrix: Tensor, levels: Callable[[Tensor, Tensor, Tensor], Tensor], *, noise: Tensor) -> Tensor:
         tall, wide = self.standing(matrix)
         if not bool(tall.any()):
@@ -164,7 +181,7 @@ class InFloat32:
     def flat(self, matrix: Tensor, *, noise: Tensor) -> Tensor:
         return self.recast(matrix, lambda u, s, vh: spectral.flat_level(s) * (s > 0.0), noise=noise)
 
-    def polar(self, matrix: Tensor, *, single: bool = True) -> Tensor:
+    def polar(self, matrix: Tensor) -> Tensor:
         wide = matrix.shape[-2] < matrix.shape[-1]
         factor, _ = self.parted(matrix.mT if wide else matrix)
         return factor.mT if wide else factor

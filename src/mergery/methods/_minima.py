@@ -43,9 +43,12 @@ def found(
     """What is found of a problem in float32, with `fast`, or in float64 where nothing is."""
     import torch
 
+    from mergery.kernels.rates import whole_float32
+
     fast = fast and all(delta.dtype == torch.float32 for delta in deltas)
     for single in (True, False) if fast else (False,):
-        result = find(own_rows(deltas, weight, start, equal=equal, single=single))
+        with whole_float32():
+            result = find(own_rows(deltas, weight, start, equal=equal, single=single))
         if result is not None:
             return result
     raise AssertionError("float64 is sound")

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 FAINT = 1e-5  # of the largest eigenvalue: what float32 may have made
 STEEP = 1e4  # times the first direction's gain: what float32 may not enlarge
+GENTLE = 1e3  # the same in the tasks' rows, where no more than a hundred-thousandth of the result may be lost
+HAIR = 2.0**-23  # of the largest eigenvalue: the rounding of others in float32
 MARGIN = 1.1  # of an estimate of the largest eigenvalue, which is never above it
 STURDY = 0.3  # of the largest entry of a root's diagonal: below it, R in float32 is not exact enough to be divided
 
@@ -73,11 +75,12 @@ class OwnRows:
         import torch
 
         from mergery.kernels.leading import settled
+        from mergery.kernels.rates import slow_in_float64
         from mergery.kernels.spectral import RANK
         from mergery.kernels.symmetric import coarse
 
-        matrix = self.matrix
-        if matrix.dtype != torch.float32 or matrix.ndim > 2 or matrix.is_cuda:
+        matrix, slow = self.matrix, slow_in_float64(self.matrix)
+        if matrix.dtype != torch.float32 or matrix.ndim > 2 or (matrix.is_cuda and not slow):
             return None
         found = coarse(matrix)
         if found is None:
@@ -92,7 +95,9 @@ class OwnRows:
         ):
             return None
         made = settled(matrix, values, vectors, count)
-        return made and (made[0] * (made[0] > RANK**2 * made[0][..., :1]), made[1])
+        if made is None or (slow and not told(share, made[0])):
+            return None
+        return made[0] * (made[0] > RANK**2 * made[0][..., :1]), made[1]
 
     def flow(self, share: Callable[[Tensor], Tensor], *, smooth: bool = False) -> Tensor | None:
         """The start, moved along each eigenvector of C by a share (..., r) of the way to the minimum: (..., out, in).
@@ -100,12 +105,18 @@ class OwnRows:
         `share` gives the shares from the eigenvalues; `smooth` says that they fall with these and enlarge no small one. None
         where rounding in float32 would be seen.
         """
-        values, vectors = (self.coarsely(share, smooth=True) if smooth else None) or self.spectrum()
+        from mergery.kernels.rates import slow_in_float64
+
+        coarse = self.coarsely(share, smooth=smooth) if smooth or slow_in_float64(self.matrix) else None
+        values, vectors = coarse or self.spectrum()
         part = leading(share(values) * (values > 0.0))
         values, first = values[..., : part.shape[-1]], vectors[..., : part.shape[-1]]
         if not self.sound(values, part):
             return None
-        step = (self.residual() @ first).mul_(gain_of(values, part, first))
+        gain = gain_of(values, part, first)
+        step = (self.residual() @ first).mul_(gain)
+        if coarse and not smooth:
+            step = self.corrected(step, first, values, gain)
         return self.start + self.of_inputs(step @ first.mT)
 
     def minimum(self, cut: float) -> Tensor | None:
@@ -113,7 +124,12 @@ class OwnRows:
 
         None where rounding in float32 would be seen.
         """
-        if cut > 0.0 and self.above(cut):
+        import torch
+
+        from mergery.kernels.rates import slow_in_float64
+
+        single = self.matrix.dtype == torch.float32
+        if cut > 0.0 and not (single and slow_in_float64(self.matrix)) and self.above(cut):
             return self.solved()
 
         def share(values: Tensor) -> Tensor:
@@ -132,9 +148,21 @@ class OwnRows:
 
         if self.matrix.dtype != torch.float32:
             return True
+        from mergery.kernels.rates import slow_in_float64
+
         first, there = values[..., :1], part > 0.0
         faint = isinstance(self, InInputs) and bool((there & (values < FAINT * first)).any())
-        return not faint and bool((part * first <= STEEP * values.where(there, 1.0)).all())
+        steep = GENTLE if isinstance(self, InRows) and slow_in_float64(values) else STEEP
+        return not faint and bool((part * first <= steep * values.where(there, 1.0)).all())
+
+    def corrected(self, step: Tensor, first: Tensor, values: Tensor, gain: Tensor) -> Tensor:
+        """A quotient (..., out, c) in nearly right eigenvectors (..., r, c), right to first order about them."""
+        from mergery.kernels.symmetric import mirrored
+
+        rest = mirrored(first.mT, self.matrix @ first)
+        rest.diagonal(dim1=-2, dim2=-1).sub_(values)
+        step -= (step @ rest).mul_(gain)
+        return step
 
     def above(self, cut: float) -> bool:
         """Whether all eigenvalues are above `cut` times the largest: then C less that has a root itself."""
@@ -217,15 +245,9 @@ class InRows(OwnRows):
     def divided(self, vectors: Tensor, values: Tensor, part: Tensor) -> Tensor:
         import torch
 
-        from mergery.kernels.symmetric import mirrored
-
         first, gain = vectors[..., : part.shape[-1]], gain_of(values, part, vectors)
         step = (self.aim @ first).mul_(gain)
-        if self.matrix.dtype == torch.float32:
-            rest = mirrored(first.mT, self.matrix @ first)
-            rest.diagonal(dim1=-2, dim2=-1).sub_(values)
-            step -= (step @ rest).mul_(gain)
-        return step
+        return self.corrected(step, first, values, gain) if self.matrix.dtype == torch.float32 else step
 
     def solved(self) -> Tensor:
         import torch
@@ -243,6 +265,13 @@ def sturdy(root: Tensor, least: float = STURDY) -> bool:
     """Whether what has this root may divide what was made in float32."""
     steps = root.diagonal(dim1=-2, dim2=-1)
     return bool((steps.amin(-1) >= least * steps.amax(-1)).all())
+
+
+def told(share: Callable[[Tensor], Tensor], values: Tensor) -> bool:
+    """Whether the rounding of eigenvalues (r,) in float32 has no say in which take part."""
+    error = HAIR * values[:1]
+    counts = [int((share((values + sign * error).clamp(min=0.0)) > 0.0).sum()) for sign in (-1.0, 0.0, 1.0)]
+    return counts[0] == counts[1] == counts[2]
 
 
 def leading(part: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from mergery.methods.wudi import check_weight
 
 SOUND = 0.2  # of the largest entry of a root's diagonal: below it, covariances in float32 are not exact enough
 FIRM = 0.4  # the same: from there on, a root in float32 divides as exactly as covariances in float32 are
+TWICE = 0.35  # the same where what rounding has left is solved once more
 UNEQUAL = 0.3  # relative variance of the logarithms of the tasks' traces, above which they are unequal
 
 
@@ -72,7 +73,8 @@ def alike(centred: Sequence[Tensor], weight: Any, ridge: Tensor, across: Tensor,
     rows = problem.rows if isinstance(problem, InRows) else None
     row = (across.mT @ problem.matrix.double() if rows is None else (rows @ across).mT) / width
     load = ridge * sum(factors)
-    root = rooted(problem.matrix, load.where(load > 0.0, 1.0)[..., 0])
+    load = load.where(load > 0.0, 1.0)
+    root = rooted(problem.matrix, load[..., 0])
     if single and not sturdy(root, SOUND):
         return None
     residual = problem.residual(None if sturdy(root) else root.dtype).to(root.dtype)
@@ -83,7 +85,11 @@ def alike(centred: Sequence[Tensor], weight: Any, ridge: Tensor, across: Tensor,
         else:
             own = residual[..., place * residual.shape[-2] : (place + 1) * residual.shape[-2]]
             own.diagonal(dim1=-2, dim2=-1).add_(pull[..., 0] / factor**0.5)
-    solved = torch.cholesky_solve(torch.cat([residual, row.to(root.dtype)], dim=-2).mT, root).mT
+    aim = torch.cat([residual, row.to(root.dtype)], dim=-2)
+    solved = torch.cholesky_solve(aim.mT, root).mT
+    if root.dtype == torch.float32 and not sturdy(root, FIRM):  # once more for what rounding has left
+        rest = aim - solved @ problem.matrix - solved * load.to(root.dtype)
+        solved = solved + torch.cholesky_solve(rest.mT, root).mT
     solved = problem.of_inputs(solved)
     merged, row = solved[..., :-1, :], solved[..., -1:, :]
     merged += problem.start
@@ -94,10 +100,11 @@ def alike(centred: Sequence[Tensor], weight: Any, ridge: Tensor, across: Tensor,
 
 def rooted(matrix: Tensor, load: Tensor) -> Tensor:
     """The Cholesky root of a matrix (..., n, n) and a load (..., 1) on its diagonal: of one in float32 in its own dtype, where
-    that is firm enough to divide by, else in float64.
+    that is firm enough to divide by, or on devices slow in float64 once more, else in float64.
     """
     import torch
 
+    from mergery.kernels.rates import slow_in_float64
     from mergery.methods._own_rows import sturdy
 
     def loaded(dtype: torch.dtype) -> Tensor:
@@ -107,7 +114,7 @@ def rooted(matrix: Tensor, load: Tensor) -> Tensor:
 
     if matrix.dtype == torch.float32:
         root, failed = torch.linalg.cholesky_ex(loaded(matrix.dtype))
-        if not bool(failed.any()) and sturdy(root, FIRM):
+        if not bool(failed.any()) and sturdy(root, TWICE if slow_in_float64(matrix) else FIRM):
             return root
     return torch.linalg.cholesky(loaded(torch.float64))
 
@@ -166,6 +173,7 @@ def ace(
     """
     import torch
 
+    from mergery.kernels.rates import whole_float32
     from mergery.kernels.spectral import RANK, flat_level, framed, noise_of, norm, svd, total
 
     weight = weight / weight.mean()
@@ -194,7 +202,8 @@ def ace(
         fast = fast and not fewer_rows(int((weight > 0.0).sum()), height, width)
         for dtype in (torch.float32, torch.float64) if fast else (torch.float64,):
             centred, _, _, share = centre(dtype)
-            merged = alike(centred, weight, share, across, width)
+            with whole_float32():
+                merged = alike(centred, weight, share, across, width)
             if merged is not None:
                 return frame.restore(settled(merged, scale, cores, weight, frame, noise_of(deltas, noise)))
     centred, raw, there, share = centre(torch.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from mergery.errors import RecipeError
 from mergery.method import Auto, Deltas, Fraction, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
@@ -15,6 +15,9 @@ from mergery.methods._routes import HALF, WIDE, by_leading, then_scaled
 from mergery.methods._scale import scaled
 from mergery.methods._thinning import combine
 from mergery.methods.tsv_merge import fast_products, joined, product_dtype, share, shares, stacked
+
+if TYPE_CHECKING:
+    from mergery.kernels.ways import Way
 
 
 def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
@@ -63,11 +66,12 @@ def smoothed(s: Tensor, smooth: str, ratio: float) -> Tensor:
     return line * (s.sum(-1, keepdim=True) / whole.where(whole > 0.0, 1.0))
 
 
-def standing_out(inside: Tensor, density: float, entries: Tensor, blocks: Sequence[slice]) -> list[Tensor]:
+def standing_out(inside: Tensor, density: float, entries: Tensor, blocks: Sequence[slice], way: Way) -> list[Tensor]:
     """The largest entries of an M_i (..., n, n), zero elsewhere, in some of its diagonal blocks."""
     from mergery.kernels.spectral import cleared, largest
 
     kept = largest(cleared(inside), density, entries)
+    way.check_choice(inside, kept)
     return [kept[..., block, block].clone() for block in blocks]
 
 
@@ -128,31 +132,37 @@ def dc_merge(
     """
     import torch
 
-    from mergery.kernels.spectral import framed, noise_of, parted, rank, svd
+    from mergery.kernels.spectral import framed, noise_of, rank
+    from mergery.kernels.ways import soundly
 
     cores, frame = framed(deltas)
     kept, bounds = shares(deltas, frame.smaller), noise_of(deltas, noise)
     single = precision == "fast"
-    sizes, lefts, rights = stacked(
-        svd(core, count, noise=bound) for core, count, bound in zip(cores, kept, bounds, strict=True)
-    )
-    # P^T U_i are columns of the other factor
-    left, above = parted(joined(lefts), single=single)
-    right, beside = parted(joined(rights), single=single)
-    entries = rank(torch.cat(sizes, dim=-1)).square()
-    ends = list(accumulate(s.shape[-1] for s in sizes))
-    places = [slice(end - s.shape[-1], end) for end, s in zip(ends, sizes, strict=True)]
-    chosen = places if blocks else [slice(None)]
-    inside = []
-    for place, s in zip(places, sizes, strict=True):
-        sized = above[..., place].double() * smoothed(s, smooth, ratio).unsqueeze(-2)
-        inside.append(standing_out(sized @ beside[..., place, :].double(), density, entries, chosen))
-    del above, beside
-    dtype = product_dtype(left, single=single)
-    turned = left.to(dtype)
-    del left
-    for block, of_tasks in zip(chosen, zip(*inside, strict=True), strict=True):
-        turned[..., block] = turned[..., block] @ combine(of_tasks, weight, elect=True, normalize=True).to(dtype)
-    merged = turned @ right.to(dtype).mT
-    del turned, right
+
+    def made(way: Way) -> Tensor:
+        sizes, lefts, rights = stacked(
+            way.svd(core, count, noise=bound) for core, count, bound in zip(cores, kept, bounds, strict=True)
+        )
+        # P^T U_i are columns of the other factor
+        left, above = way.parted(joined(lefts))
+        right, beside = way.parted(joined(rights))
+        entries = rank(torch.cat(sizes, dim=-1)).square()
+        ends = list(accumulate(s.shape[-1] for s in sizes))
+        places = [slice(end - s.shape[-1], end) for end, s in zip(ends, sizes, strict=True)]
+        chosen = places if blocks else [slice(None)]
+        inside = []
+        for place, s in zip(places, sizes, strict=True):
+            sized = above[..., place].to(s.dtype) * smoothed(s, smooth, ratio).unsqueeze(-2)
+            whole = sized @ beside[..., place, :].to(s.dtype)
+            inside.append(standing_out(whole, density, entries, chosen, way))
+        del above, beside
+        dtype = product_dtype(left, single=single)
+        turned = left.to(dtype)
+        del left
+        for block, of_tasks in zip(chosen, zip(*inside, strict=True), strict=True):
+            way.check_vote(of_tasks, weight)
+            turned[..., block] = turned[..., block] @ combine(of_tasks, weight, elect=True, normalize=True).to(dtype)
+        return turned @ right.to(dtype).mT
+
+    merged = soundly(made, cores, fast=single)
     return frame.restore(scaled(merged, scale, cores, weight, frame, bounds))

@@ -57,10 +57,11 @@ def iso_c(
     Use it for many fine-tunes of one base whose sum is dominated by a few directions that they share. One model
     alone does not come back unchanged.
     """
-    from mergery.kernels.spectral import flat_level, framed, levelled, noise_of, noise_of_sum, total
+    from mergery.kernels.spectral import framed, noise_of, noise_of_sum, total
+    from mergery.kernels.ways import soundly
 
     cores, frame = framed(deltas)
     bounds = noise_of(deltas, noise)
-    turn, s = levelled(total(cores, weight), noise=noise_of_sum(bounds, weight))
-    turn *= flat_level(s).unsqueeze(-2)
-    return frame.restore(scaled(turn, scale, cores, weight, frame, bounds))
+    whole, bound = total(cores, weight), noise_of_sum(bounds, weight)
+    merged = soundly(lambda way: way.flat(whole, noise=bound), [whole], fast=True)
+    return frame.restore(scaled(merged, scale, cores, weight, frame, bounds))

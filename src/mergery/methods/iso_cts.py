@@ -38,21 +38,6 @@ def split(smaller: int, k: int, common: float) -> tuple[int, int]:
     return smaller - own * k, own
 
 
-def beyond(shared: Tensor, task: Tensor, count: int, *, of: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The first singular triplets, as `svd` gives them, of what orthonormal columns U (..., out, c) leave of a task vector
-    (..., out, in), (I - U U^T) x: from its Gram matrix x^T x - (U^T x)^T (U^T x), so that it is never formed.
-    """
-    from mergery.kernels.spectral import shortened, spanned, spectrum
-    from mergery.kernels.symmetric import gram
-
-    seen = shared.mT @ task
-    size, vectors = spectrum(gram(task) - gram(seen), count)
-    kept = spanned(size, of=of, noise=noise)[..., :count]
-    right = vectors[..., :count] * kept.unsqueeze(-2)
-    left, s = shortened(task @ right - shared @ (seen @ right), kept)
-    return left, s, right.mT
-
-
 @method(
     paper="2502.04959",
     unit="matrix",
@@ -103,19 +88,8 @@ def iso_cts(
     """
     import torch
 
-    from mergery.kernels.spectral import (
-        at_most,
-        basis,
-        flat_level,
-        framed,
-        noise_of,
-        noise_of_sum,
-        norm,
-        polar,
-        svd,
-        total,
-        triplets,
-    )
+    from mergery.kernels.spectral import at_most, flat_level, framed, noise_of, noise_of_sum, norm, total
+    from mergery.kernels.ways import Way, soundly
 
     cores, frame = framed(deltas)
     single = precision == "fast"
@@ -124,27 +98,31 @@ def iso_cts(
     whole = total(cores, weight)
     wide = whole.shape[-2] <= whole.shape[-1]
     side = whole.mT if wide else whole
-    size, vectors = basis(side)
-    shared, levels, right = triplets(side, size, vectors, kept, noise=noise_of_sum(bounds, weight))
-    shared, right = (right.mT, shared.mT) if wide else (shared, right)
-    # where outputs are the smaller side, what a task has left lies in the span of the other eigenvectors: a small problem
-    apart = vectors[..., kept:] if wide and bool((levels > 0.0).all()) else None
-    lefts, sizes, rights = [], [levels], [right]
-    for delta, core, factor, bound in zip(deltas, cores, weight, bounds, strict=True) if own else ():
-        task = core.double() * float(factor)
-        count, bounded = at_most(own, delta), {"of": norm(task)[..., 0, 0], "noise": bound * abs(float(factor))}
-        if apart is not None:
-            u, s, vh = svd(apart.mT @ task, count, **bounded)
-        else:
-            u, s, vh = beyond(shared, task, count, **bounded)
-        lefts.append(u)
-        sizes.append(s)
-        rights.append(vh)
-    left = shared
-    if lefts:  # the tasks' own directions are at right angles to the common ones
-        others = polar(torch.cat(lefts, dim=-1), single=single)
-        left = torch.cat([shared, others if apart is None else apart.to(others.dtype) @ others], dim=-1)
-    level = flat_level(torch.cat(sizes, dim=-1))
-    left, right = left * level.unsqueeze(-2), polar(torch.cat(rights, dim=-2), single=single)
-    dtype = product_dtype(left, single=single)
-    return frame.restore(scaled(left.to(dtype) @ right.to(dtype), scale, cores, weight, frame, bounds))
+
+    def made(way: Way) -> Tensor:
+        shared, levels, right, others = way.opened(side, kept, noise=noise_of_sum(bounds, weight))
+        shared, right = (right.mT, shared.mT) if wide else (shared, right)
+        # where outputs are the smaller side, what a task has left lies in the span of the other vectors: a small problem
+        apart = others if wide and bool((levels > 0.0).all()) else None
+        lefts, sizes, rights = [], [levels], [right]
+        for delta, core, factor, bound in zip(deltas, cores, weight, bounds, strict=True) if own else ():
+            task, count = core.to(levels.dtype) * float(factor), at_most(own, delta)
+            of, noisy = norm(task)[..., 0, 0], bound * abs(float(factor))
+            if apart is not None:
+                u, s, vh = way.svd(apart.mT @ task, count, of=of, noise=noisy, products=1)
+            else:
+                u, s, vh = way.beyond(shared, task, count, of=of, noise=noisy)
+            lefts.append(u)
+            sizes.append(s)
+            rights.append(vh)
+        left = shared
+        if lefts:  # the tasks' own directions are at right angles to the common ones
+            own_left = way.polar(torch.cat(lefts, dim=-1))
+            left = torch.cat([shared, own_left if apart is None else apart.to(own_left.dtype) @ own_left], dim=-1)
+        level = flat_level(torch.cat(sizes, dim=-1))
+        left, right = left * level.unsqueeze(-2), way.polar(torch.cat(rights, dim=-2))
+        dtype = product_dtype(left, single=single)
+        return left.to(dtype) @ right.to(dtype)
+
+    merged = soundly(made, cores, fast=single)
+    return frame.restore(scaled(merged, scale, cores, weight, frame, bounds))

@@ -64,9 +64,11 @@ def subspace_boosting(
     Use it for many fine-tunes of one base, whose sum is nearly of low rank because what they share adds up and what
     each has alone does not.
     """
-    from mergery.kernels.spectral import framed, noise_of, noise_of_sum, svd, total
+    from mergery.kernels.spectral import framed, noise_of, noise_of_sum, total
+    from mergery.kernels.ways import soundly
 
     cores, frame = framed(deltas)
     bounds = noise_of(deltas, noise)
-    u, s, vh = svd(total(cores, weight), noise=noise_of_sum(bounds, weight))
-    return frame.restore(scaled(u * boosted(s, beta).unsqueeze(-2) @ vh, scale, cores, weight, frame, bounds))
+    whole, bound = total(cores, weight), noise_of_sum(bounds, weight)
+    merged = soundly(lambda way: way.recast(whole, lambda u, s, vh: boosted(s, beta), noise=bound), [whole], fast=True)
+    return frame.restore(scaled(merged, scale, cores, weight, frame, bounds))

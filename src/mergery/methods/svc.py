@@ -66,18 +66,27 @@ def svc(
 
     Use it where task arithmetic needs a low scale because fine-tunes of one base share much of what they learned.
     """
-    from mergery.kernels.spectral import RANK, framed, noise_of, noise_of_sum, norm, svd, total
+    from mergery.kernels.spectral import RANK, framed, noise_of, noise_of_sum, norm, total
+    from mergery.kernels.ways import Way, soundly
 
     cores, frame = framed(deltas)
     bounds = noise_of(deltas, noise)
-    u, s, vh = svd(total(cores, weight), noise=noise_of_sum(bounds, weight))
-    answer = s.unsqueeze(-1) * vh
+    whole, bound = total(cores, weight), noise_of_sum(bounds, weight)
     least = 1.0 / len(cores) if alpha is None else alpha
-    counted = s * 0.0
-    for core in cores:
-        own = u.mT @ core.double()
-        size = own.square().sum(-1)
-        there = size > (RANK * norm(core)[..., 0]).square()
-        counted = counted + ((answer * own).sum(-1) * there / size.where(there, 1.0)).clamp(min=least)
-    merged = u * (s * (len(cores) / counted)).unsqueeze(-2) @ vh
+
+    def made(way: Way) -> Tensor:
+        def calibrated(u: Tensor, s: Tensor, vh: Tensor) -> Tensor:
+            answer = s.unsqueeze(-1) * vh
+            counted = s * 0.0
+            for core in cores:
+                own = u.mT @ core.to(u.dtype)
+                size, smallest = own.square().sum(-1), RANK * norm(core)[..., 0]
+                way.check_sizes(size.sqrt(), smallest)
+                there = size > smallest.square()
+                counted = counted + ((answer * own).sum(-1) * there / size.where(there, 1.0)).clamp(min=least)
+            return s * (len(cores) / counted)
+
+        return way.recast(whole, calibrated, noise=bound)
+
+    merged = soundly(made, [whole], fast=True)
     return frame.restore(scaled(merged, scale, cores, weight, frame, bounds))

@@ -50,16 +50,19 @@ def combine(
     """
     import torch
 
-    from mergery.kernels.spectral import polar, svd
+    from mergery.kernels.ways import Way, soundly
 
-    sizes, lefts, rights = stacked(
-        svd(core, count, noise=bound) for core, count, bound in zip(cores, kept, noise, strict=True)
-    )
-    left = polar(joined(lefts), single=single)
-    right = polar(joined(rights).mT, single=single)
-    size = torch.cat([s * float(factor) for s, factor in zip(sizes, weight, strict=True)], dim=-1)
-    dtype = product_dtype(left, single=single)
-    return (left.to(dtype) * size.unsqueeze(-2).to(dtype)) @ right.to(dtype)
+    def made(way: Way) -> Tensor:
+        sizes, lefts, rights = stacked(
+            way.svd(core, count, noise=bound) for core, count, bound in zip(cores, kept, noise, strict=True)
+        )
+        left = way.polar(joined(lefts))
+        right = way.polar(joined(rights).mT)
+        size = torch.cat([s * float(factor) for s, factor in zip(sizes, weight, strict=True)], dim=-1)
+        dtype = product_dtype(left, single=single)
+        return (left.to(dtype) * size.unsqueeze(-2).to(dtype)) @ right.to(dtype)
+
+    return soundly(made, cores, fast=single)
 
 
 def shares(deltas: Sequence[Tensor], smaller: int) -> list[int]:

@@ -275,6 +275,15 @@ def between(tables: Mapping[str, Sequence[Line]]) -> list[str]:
         rows.append([f"{one}, {other}", len(set(scores[one]) & set(scores[other])), *cells])
     if not rows:
         return []
+    closing = ""
+    if REAL in tables and len(scores[REAL]) >= FEW:
+        whole = {each.name: _mean(each.default) for each in records(small(tables))}
+        mean, low, high = agreement(whole, scores[REAL])
+        shared = len(set(whole) & set(scores[REAL]))
+        told = f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+        rows.append(["the mean of the small worlds, real", shared, told, *[""] * (len(kinds) - 1)])
+        word = "something" if low > 0 else "nothing that could be shown"
+        closing = f" Of the real model the small worlds say {word}: {told}."
     return [
         "## Between worlds",
         "",
@@ -285,6 +294,6 @@ def between(tables: Mapping[str, Sequence[Line]]) -> list[str]:
         "",
         f"The mean{' without the real model' * (REAL in tables)} is {np.mean(means):.2f}: what wins in one world says "
         + ("much" if np.mean(means) > 0.7 else "something" if np.mean(means) > 0.3 else "little")
-        + " of the next.",
+        + f" of the next.{closing}",
         "",
     ]

@@ -5,6 +5,7 @@ From these advice is learnt: whether measures that can be taken before a merge s
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,18 +44,29 @@ def groups(skills: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def cases(bench: Bench, methods: Sequence[str] = METHODS) -> list[dict[str, Any]]:
-    """Each group: its measures, and the normalised test score of the base and of each method at its defaults, mean over it."""
-    found: list[dict[str, Any]] = []
+    """Each group: its measures, and the normalised test score of the base and of each method at its defaults, mean over it.
+
+    Where a merge takes minutes, all experts come first, and a run that was stopped has the groups that it went through.
+    """
     experts = dict(zip(bench.skills, bench.experts("test"), strict=True))
     base = dict(zip(bench.skills, bench.reference(None, "test"), strict=True))
-    for group in groups(bench.skills):
+
+    def case(group: Sequence[str]) -> dict[str, Any]:
         met = measures(bench, group)
         scores = {"base": float(np.mean([base[skill] / experts[skill] for skill in group]))}
         for method in methods:
             values = bench.scored("test", method, {}, group, on=group)["values"]
             scores[method] = float(np.mean([v / experts[skill] for v, skill in zip(values, group, strict=True)]))
         rounded = {name: round(score, 4) for name, score in scores.items()}
-        found.append({"skills": list(group), "measures": met, "scores": rounded})
+        return {"skills": list(group), "measures": met, "scores": rounded}
+
+    if not bench.world.long:
+        return [case(group) for group in groups(bench.skills)]
+    found: list[dict[str, Any]] = []
+    *parts, whole = groups(bench.skills)
+    for group in (whole, *parts):
+        with contextlib.suppress(Unmeasured):
+            found.append(case(group))
     return found
 
 

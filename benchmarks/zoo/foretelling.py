@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from benchmarks.zoo.advice import NEAR
+from benchmarks.zoo import real_page
+from benchmarks.zoo.advice import NEAR, REAL
 from benchmarks.zoo.learnt import LEARNERS, MEASURES, fitted, gather, held_out, interval
 
 PLACE = "src/mergery/report/foretold.py"
@@ -16,12 +17,12 @@ def source(results: Mapping[str, Mapping[str, Any]]) -> str:
     """The source of `mergery.report.foretold`: learnt from all worlds, and judged on worlds that were not learnt from."""
     cases = gather(results)
     center, spread, lines = fitted(cases)
-    names = [name for world in results.values() for seed in world.values() for name in seed.get("cases", ())]
-    bases = np.array([case["scores"]["base"] for case in names])
+    small = [seed for world, seeds in results.items() if world != REAL for seed in seeds.values()]
+    bases = np.array([case["scores"]["base"] for seed in small for case in seed.get("cases", ())])
     regrets, choices = held_out(cases, LEARNERS["straight"][0])
     chosen = cases.scores[np.arange(len(choices)), choices]
-    single = [held_out(cases, LEARNERS[name][0])[0] for name in ("always", "never bad")]
-    plain = min(single, key=lambda each: interval(cases, each)[0])
+    single = {name: held_out(cases, LEARNERS[name][0])[0] for name in ("always", "never bad")}
+    plain = min(single, key=lambda name: interval(cases, single[name])[0])
     rows = "".join(
         f'    "{name}": ({", ".join(str(round(1e4 * number)) for number in column.tolist())}),\n'
         for name, column in zip(cases.methods, lines.T, strict=True)
@@ -51,11 +52,23 @@ CLOSE = {int((regrets <= NEAR).sum())}
 """Cases in which the choice was behind by no more than `NEAR`."""
 FALLEN = {int((chosen < bases).sum())}
 """Cases in which the choice scored below the base."""
-ALWAYS = {_numbers(interval(cases, plain))}
+ALWAYS = {_numbers(interval(cases, single[plain]))}
 """How far one method for all cases was behind."""
 CHANCE = {_numbers(interval(cases, cases.regrets.mean(axis=1)))}
 """How far a method at random was behind."""
+REAL: tuple[int, float, float, float] | None = {_on_the_real_model(results, plain)}
+"""Groups of a real model's adapters, of which nothing was learnt: how many, and how far what the lines chose, one method for
+all, and a method at random were behind there."""
 '''
+
+
+def _on_the_real_model(results: Mapping[str, Mapping[str, Any]], plain: str) -> str:
+    over = [real_page.foreseen(results, seed) for seed in results.get(REAL, {}).values()]
+    if not over or not over[0]:
+        return "None"
+    words = (LEARNERS["straight"][1], LEARNERS[plain][1], real_page.AT_RANDOM)
+    count = len(over[0][words[0]])
+    return f"({count}, {', '.join(f'{over[0][each].mean():.4g}' for each in words)})"
 
 
 def _names(names: Any) -> str:

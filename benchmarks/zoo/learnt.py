@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from benchmarks.pages import fold
 from benchmarks.pages import table as as_table
+from benchmarks.zoo.advice import REAL
 from benchmarks.zoo.summary import RESAMPLES, spearman
 
 MEASURES = ("models", "cosine", "conflict", "inputs", "outputs", "heads", "tails", "rank", "dispersion", "size")
@@ -36,9 +37,13 @@ class Cases:
 
 
 def gather(results: Mapping[str, Mapping[str, Any]]) -> Cases:
-    """All cases of all worlds, with the methods that all of them have."""
+    """All cases of the small worlds, with the methods that all of them have; the real model is there to be foretold."""
     found = [
-        (world, case) for world, seeds in results.items() for seed in seeds.values() for case in seed.get("cases", ())
+        (world, case)
+        for world, seeds in results.items()
+        for seed in seeds.values()
+        for case in seed.get("cases", ())
+        if world != REAL
     ]
     methods = tuple(name for name in found[0][1]["scores"] if all(name in case["scores"] for _, case in found))
     methods = tuple(name for name in methods if name != "base")

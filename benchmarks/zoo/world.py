@@ -7,6 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +35,16 @@ class Zoo:
 
     def expert(self, skill: str) -> Path:
         return self.folder / skill
+
+    @cached_property
+    def trained(self) -> str:
+        """A digest of the trained weights: another machine's training gives others, and figures of the two are not mixed."""
+        digest = hashlib.sha256()
+        for folder in (self.folder, self.base, *map(self.expert, self.world.skills)):
+            for path in sorted(folder.glob("*.safetensors")):
+                with open(path, "rb") as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()[:12]
 
 
 class World(ABC):

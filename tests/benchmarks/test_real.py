@@ -10,7 +10,7 @@ import pytest
 import torch
 from benchmarks.scores import Notes
 from benchmarks.zoo.measure import Bench, Unmeasured
-from benchmarks.zoo.real_page import behind, tied
+from benchmarks.zoo.real_page import behind, earlier, succeed, tied
 from benchmarks.zoo.skills import ITEMS, SKILLS, filled, held_out
 from benchmarks.zoo.world import World, Zoo
 
@@ -90,3 +90,29 @@ def test_an_expert_of_a_long_world_is_asked_its_own_skill_alone(tmp_path) -> Non
     assert again.damage() == 1.5
     with pytest.raises(Unmeasured, match="a on dev items"):
         again.reference("a", "dev")
+
+
+def test_figures_of_experts_that_were_trained_anew_are_not_those_of_the_former(tmp_path) -> None:
+    notes, expert = tmp_path / "notes.jsonl", tmp_path / "a" / "adapter_model.safetensors"
+    expert.parent.mkdir()
+    expert.write_bytes(b"one training")
+    first = Bench(Zoo(Slow(), tmp_path, 0), notes, ("a", "b"))
+    first.experts("test")
+    assert Bench(Zoo(Slow(), tmp_path, 0), notes, ("a", "b"), frozen=True).experts("test").tolist() == [0.5, 0.5]
+    expert.write_bytes(b"another")
+    again = Bench(Zoo(Slow(), tmp_path, 0), notes, ("a", "b"), frozen=True)
+    assert again.zoo.trained != first.zoo.trained
+    with pytest.raises(Unmeasured):
+        again.experts("test")
+
+
+def test_two_trainings_stand_side_by_side() -> None:
+    names = ("a", "b", "c", "d", "e", "f")
+    rows = [{**row(name, "1" * place + "0" * (6 - place)), "damage": 1.25} for place, name in enumerate(names)]
+    old = {"trained": "old", "items": 6, "damage": {"base": 1.0}, "rows": rows}
+    new = {"trained": "new", "items": 8, "damage": {"base": 1.0}, "rows": rows}
+    both = succeed(new, old)
+    assert both["before"]["rows"][0] == ["f", 1.25, 1.25]
+    assert "rank correlation of 1.00 [1.00, 1.00]" in earlier(both)[0]
+    assert succeed(new, both)["before"] == both["before"]  # the same experts, measured again
+    assert "before" not in succeed(new, None) and earlier(new) == []

@@ -7,7 +7,7 @@ import pytest
 from mergery.report import foretold
 from mergery.report.foretelling import foretell
 
-MIDDLE = dict(zip(foretold.MEASURES, foretold.CENTER, strict=True))
+MIDDLE: dict[str, float] = dict(zip(foretold.MEASURES, foretold.CENTER, strict=True))
 
 
 def test_in_the_middle_of_all_that_was_seen_the_first_numbers_decide() -> None:
@@ -31,3 +31,11 @@ def test_what_was_never_seen_counts_as_the_nearest_that_was_and_is_said() -> Non
     assert told.behind == most.behind
     assert told.outside == ("size",)
     assert any("it is a guess" in line for line in told.words)
+
+
+def test_what_it_was_worth_on_a_real_model_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(foretold, "REAL", (1, 0.125, 0.25, 0.5))
+    said = "in 1 group of its five adapters: 0.125 behind, one method for all 0.250, one at random 0.500"
+    assert any(said in line for line in foretell(MIDDLE).words)
+    monkeypatch.setattr(foretold, "REAL", None)
+    assert not any("real model" in line for line in foretell(MIDDLE).words)

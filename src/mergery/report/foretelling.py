@@ -28,6 +28,12 @@ class Foretold:
             f"below the base in {foretold.FALLEN}",
             f"one method for all cases was {foretold.ALWAYS[0]:.3f} behind, one at random {foretold.CHANCE[0]:.3f}",
         ]
+        if foretold.REAL is not None:
+            count, chosen, always, chance = foretold.REAL
+            told.append(
+                f"on a real model, of which nothing was learnt, in {count} {'groups' if count > 1 else 'group'} of its five "
+                f"adapters: {chosen:.3f} behind, one method for all {always:.3f}, one at random {chance:.3f}"
+            )
         if self.outside:
             named = ", ".join(WORDS.get(name, f"number of {name}") for name in self.outside)
             told.append(f"no case of the comparison is like these models in: {named}; there it is a guess")

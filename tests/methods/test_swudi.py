@@ -65,7 +65,7 @@ def test_it_is_gradient_flow(deltas, time):
     point, steps = sum(wide), 1000
     for _ in range(steps):
         point = point - time / steps / 2.0 * quadratic.gradient(point, terms)
-    out = merge(swudi, deltas, np.zeros(wide[0].shape), start="sum", rank=1.0, time=time)
+    out = merge(swudi, deltas, np.zeros(wide[0].shape), start="sum", rank=1.0, time=time, scale=1.0)
     assert equals(out, point, 0.02)
 
 
@@ -74,9 +74,8 @@ def test_it_is_gradient_flow(deltas, time):
 def test_the_loss_falls_with_time(deltas):
     wide = [delta.double().numpy() for delta in deltas]
     terms = quadratic.own_rows(wide, [1.0] * len(wide))
-    outs = [
-        merge(swudi, deltas, np.zeros(wide[0].shape), start="sum", rank=1.0, time=time) for time in (0, 0.3, 3, 300)
-    ]
+    flow = {"start": "sum", "rank": 1.0, "scale": 1.0}  # `auto` is another for adapters, at each time its own
+    outs = [merge(swudi, deltas, np.zeros(wide[0].shape), time=time, **flow) for time in (0, 0.3, 3, 300)]
     losses = [quadratic.loss(out.double().numpy(), terms) for out in outs]
     room = 1e-6 * (losses[0] + 1e-6)
     assert losses[0] + room >= losses[1] >= losses[2] - room >= losses[3] - 2 * room

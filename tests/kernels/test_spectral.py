@@ -16,6 +16,7 @@ from mergery.kernels.spectral import (
     flat_level,
     framed,
     largest,
+    levelled,
     norm,
     polar,
     rank,
@@ -110,6 +111,18 @@ def test_the_polar_factor(name):
     assert torch.allclose(polar(factor), factor, atol=1e-9)
     tall = factor if factor.shape[-2] >= factor.shape[-1] else factor.mT
     assert torch.allclose(tall.mT @ tall, torch.eye(tall.shape[-1], dtype=torch.float64), atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(60, 60), (70, 60), (60, 70)])
+def test_directions_hardly_there_have_as_exact_a_polar_factor_as_others(shape):
+    """The last singular values are 2e-6 to 8e-6 of the first, whose squares float64 hardly tells from each other."""
+    generator, k = torch.Generator().manual_seed(0), min(shape)
+    u, v = (torch.linalg.qr(torch.randn(side, k, generator=generator, dtype=torch.float64)).Q for side in shape)
+    size = torch.logspace(0, -3, k, dtype=torch.float64)
+    size[-4:] = torch.tensor([8e-6, 5e-6, 3e-6, 2e-6])
+    found, s = levelled((u * size) @ v.mT)
+    assert torch.allclose(found, u @ v.mT, rtol=0.0, atol=1e-9)
+    assert torch.allclose(s.sort(descending=True).values, size, rtol=1e-7, atol=0.0)
 
 
 def test_the_other_formula_of_the_polar_factor():

@@ -145,8 +145,8 @@ def polar(matrix: Tensor, *, of: Tensor | float = 0.0, single: bool = False) -> 
 def levelled(matrix: Tensor, *, of: Tensor | float = 0.0, noise: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
     """The polar factor, and the singular values (..., r), of which those that are numerically zero are exactly zero.
 
-    It is x (x^T x)^(-1/2): one product with the eigenvectors' half power, where no kept singular value is so small that the
-    entries of that would cancel.
+    It is x (x^T x)^(-1/2): one product with the eigenvectors' half power, but for kept singular values so small that its
+    entries would cancel.
     """
     turn, s, _ = turned(matrix, of=of, noise=noise)
     return turn, s
@@ -169,12 +169,20 @@ def turned(matrix: Tensor, *, of: Tensor | float = 0.0, noise: Tensor | float = 
     """What `levelled` gives, and the vectors of the smaller side (..., r, r)."""
     s, vectors = basis(matrix)
     kept = spanned(s, of=of, noise=noise)
-    if bool((kept & (s < STEEP * s[..., :1])).any()):
+    steep = kept & (s < STEEP * s[..., :1])
+    few = matrix.ndim == 2 and 4 * int(steep.sum()) <= len(s)
+    if not few and bool(steep.any()):
         u, s, vh = triplets(matrix, s, vectors, of=of, noise=noise)
         return u @ vh, s, vectors
-    half = spread(vectors, kept / s.where(kept, 1.0))
-    wide = matrix.double()
-    return (wide @ half if wide.shape[-2] >= wide.shape[-1] else half @ wide), s * kept, vectors
+    firm = kept & ~steep
+    half, wide, s = spread(vectors, firm / s.where(firm, 1.0)), matrix.double(), s * kept
+    turn = wide @ half if wide.shape[-2] >= wide.shape[-1] else half @ wide
+    if few and bool(steep.any()):  # few directions are made apart, at right angles to the others
+        tall, long = (wide, turn) if wide.shape[-2] >= wide.shape[-1] else (wide.mT, turn.mT)
+        images = tall @ vectors[:, steep]
+        u, s[steep], vh = svd(images - long @ (long.mT @ images))
+        long += u @ vh @ vectors[:, steep].mT
+    return turn, s, vectors
 
 
 def rank(s: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-# Mergery's command line for machines without a GPU: 1.3 GB, of which torch's build for processors alone is 0.75 and the compiler of the kernels
+# Mergery's command line for machines without a GPU: 1.4 GB, of which torch's build for processors alone is 0.75 and the compiler of the kernels
 # 0.2. With torch's CUDA build, which PyPI serves, it would be 6 GB.
 #
 #   docker build -t mergery .

@@ -29,8 +29,9 @@ def restrict(view: View, only: tuple[str, ...]) -> Fragment:
     targets = {name: target_of(name, parsed) for name, parsed in view.architecture.names.items()}
     for word, condition in conditions.items():
         if not any(condition.holds(target) for name, target in targets.items() if name in view.nodes):
-            depth = view.architecture.depth
-            raise RecipeError(f"--only {word} names no tensor", hint=f"the model has layers 0-{depth - 1}")
+            layers = f"layers.0-{view.architecture.depth - 1}"
+            hint = f"{layers} or some of these, a role such as attention.k, or a pattern such as '*.k_proj.weight'"
+            raise RecipeError(f"--only {word} names no tensor", hint=hint)
     kept = [name for name in view.nodes if any(condition.holds(targets[name]) for condition in conditions.values())]
     return renumbered(view, kept)
 

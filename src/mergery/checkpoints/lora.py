@@ -216,7 +216,7 @@ class _Reader:
             return
         embedding = "lora_embedding" in down.name
         keys = [f"{inner}.{each}" for each in parameters] or [inner]
-        rank = self._number(keys, "rank_pattern", "r") if self.peft else down.shape[0]
+        rank = self._number(keys, "rank_pattern", "r") if self.peft else (*down.shape, 0)[0]
         alpha = self._number(keys, "alpha_pattern", "lora_alpha") if self.peft else None
         shapes = f"{down.name} is {list(down.shape)} and {up.name} is {list(up.shape)}"
         if not rank or len(down.shape) < 2 or len(up.shape) < 2 or down.shape[0] != up.shape[1]:

@@ -86,7 +86,7 @@ def _llama3(metadata: Metadata, factors: list[float], base: Scaling) -> dict[str
     largest = max(factors, default=1.0)
     if largest == 1:
         return None
-    for original in ORIGINAL:
+    for original in ORIGINAL if largest > 1 else ():  # what is no stretching is that of no context
         settings = {"factor": round(largest, 4), "low_freq_factor": 1.0, "high_freq_factor": 4.0}
         made = llama3_factors(base, largest, 1.0, 4.0, original)
         if len(made) == len(factors) and all(

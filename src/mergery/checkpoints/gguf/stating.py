@@ -120,9 +120,12 @@ class Stated:
         if kind == "linear" and factor:
             self.keys |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(factor)}
         elif kind == "llama3" and self.family.kind in ("llama", "exaone", "granite"):
-            factor, low, high = (float(rope[key]) for key in ("factor", "low_freq_factor", "high_freq_factor"))
-            original = int(rope["original_max_position_embeddings"])
-            self.lists[FACTORS] = llama3_factors(base, factor, low, high, original)
+            words = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+            found = [rope.get(word) for word in words]
+            told = [float(each) for each in found if isinstance(each, int | float) and each > 0]
+            if len(told) < len(words) or told[1] >= told[2]:
+                self.refuse(f"its positions are stretched as Llama 3.1's, by {dict(zip(words, found, strict=True))}")
+            self.lists[FACTORS] = llama3_factors(base, told[0], told[1], told[2], int(told[3]))
         elif kind == "yarn" and factor:
             original = rope.get("original_max_position_embeddings") or self.need("max_position_embeddings")
             self.keys |= {

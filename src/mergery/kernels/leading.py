@@ -1,10 +1,8 @@
-"""The leading eigenvectors of a symmetric matrix: on a processor in float64, elsewhere from those in float32, made exact
-where it decides.
+"""The leading eigenvectors of a symmetric matrix: in float64, or among those in float32, made exact where it decides.
 
-An eigendecomposition in float32 takes half the time of one in float64, or far less. It errs in two ways. Vectors next
-to the cut mix across it, as their eigenvalues are closer than float32 can tell: among those the problem is solved anew in
-float64. What the others take from vectors that are left out is small, and follows from their residuals to first order; its own
-square is what remains, and bounds it.
+An eigendecomposition in float32 takes half the time of one in float64, or far less. It errs where vectors next to the cut mix
+across it, as their eigenvalues are closer than float32 can tell: among those the problem is solved anew in float64. What the
+others take from vectors of the other side is small, and follows from their residuals to first order.
 """
 
 from __future__ import annotations
@@ -12,14 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mergery.kernels.symmetric import LARGE, coarse, eigh
+from mergery.kernels.symmetric import LARGE, eigh
 from mergery.kernels.tridiagonal import eigenvectors
 
 NEAR = 96  # vectors on either side of the cut, at least, that are found anew,
 SHARE = 16  # or this part of all
-FAINT = 1e-5  # of the largest eigenvalue: what float32 may have made
-SMALL = 1e-2  # the same, where the rounding of float32 remains in all else
-MOST = 2e-3  # length of what is taken from the vectors left out, for its square to be nothing
+SMALL = 1e-2  # length of what is taken from the vectors of the other side, for its square to be nothing
 
 
 def leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
@@ -32,31 +28,6 @@ def leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
         return None
     values, vectors = eigenvectors(matrix, count)
     return values[:count], vectors
-
-
-def refined(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
-    """The same from those in float32, to 1e-7; None where less than that would come of them."""
-    n = matrix.shape[-1]
-    made = coarse(matrix)
-    if made is None:
-        return None
-    rough, vectors = made
-    if float(rough[count - 1]) <= FAINT * float(rough[0]):
-        return None
-    width = max(NEAR, n // SHARE)
-    first, last = max(0, count - width), min(n, count + width)
-    near, found = rotated(matrix, torch.linalg.qr(vectors[:, first:last].double()).Q)[:2]
-    kept = count - first
-    head = torch.cat([vectors[:, :first].double(), near[:, :kept]], dim=-1)
-    head = 1.5 * head - 0.5 * head @ (head.mT @ head)
-    head, values, image = rotated(matrix, head)
-    rest = image.sub_(head * values)
-    beyond, far = near[:, kept:], vectors[:, last:]
-    close = (beyond.mT @ rest) / gap(values, found[kept:])
-    apart = ((far.mT @ rest.float()).double() / gap(values, rough[last:].double())).float()
-    if not float(torch.linalg.vector_norm(close)) + float(torch.linalg.vector_norm(apart)) <= MOST:
-        return None
-    return values, head.addmm_(beyond, close).add_(far @ apart)
 
 
 def settled(matrix: Tensor, values: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor] | None:

@@ -35,7 +35,7 @@ def piece_shape(reader: Reader, size: int) -> tuple[int, ...]:
         return (each.rows, each.columns) if each.count == 1 else (count, each.rows, each.columns)
     if reader.node.method.unit == "tensor":
         return reader.node.shape
-    if reader.by_row or reader.scope == "column":
+    if reader.by_row:
         return (size // reader.columns, reader.columns)
     return (size,)
 
@@ -144,26 +144,66 @@ def matrices_beside(reader: Reader, place: int, start: int, stop: int) -> Tensor
     return values[0] if reader.node.matrices.count == 1 else values
 
 
-def mix_vectors(
-    reader: Reader, coefficients: Callable[[np.ndarray], np.ndarray], window: int, start: int, stop: int
-) -> Tensor:
-    """A Gram method whose vectors are the rows or the columns of a piece: one set of coefficients for each."""
+def spanned(reader: Reader, window: int, start: int, stop: int) -> tuple[Tensor, Tensor | None]:
+    """What a Gram method mixes of a piece of whole rows, float32 (k, rows, columns): models, or deltas; and the base."""
     import torch
 
     tensors = decode(reader, window, start, stop)
     base = tensors[0] if reader.node.base is not None else None
     models = tensors if base is None else tensors[1:]
-    vectors = torch.stack([model - base for model in models] if reader.deltas and base is not None else models)
-    if reader.scope == "column":
-        vectors = vectors.transpose(1, 2)
+    return torch.stack([model - base for model in models] if reader.deltas and base is not None else models), base
+
+
+def row_gram(vectors: Tensor) -> np.ndarray:
+    """Inner products of the rows of some matrices (k, rows, columns): float64 (rows, k, k)."""
+    import torch
+
     wide = vectors.to(torch.float64)
-    share = coefficients(torch.einsum("irc,jrc->rij", wide, wide).cpu().numpy())
-    factors = torch.from_numpy(np.ascontiguousarray(share, dtype=np.float32)).to(vectors.device)
+    return torch.einsum("irc,jrc->rij", wide, wide).cpu().numpy()
+
+
+def column_gram(reader: Reader) -> np.ndarray:
+    """Inner products of the columns of the whole tensor, read window by window: float64 (columns, k, k).
+
+    Rows are added up in blocks of `reader.block` elements, by halves, then block after block: in one order, whatever the
+    windows, the processor or the device.
+    """
+    import torch
+
+    total = torch.zeros(reader.k, reader.k, reader.columns, dtype=torch.float64)
+    for window, end in reader.windows():
+        reader.load(window, end)
+        for start, stop in reader.slices(window, end):
+            vectors, _ = spanned(reader, window, start, stop)
+            for block in vectors.split(reader.block // reader.columns, dim=1):
+                wide = block.to(torch.float64)
+                for model in range(reader.k):
+                    total[model, model:] += sum_of_rows(wide[model] * wide[model:]).to(total.device)
+    for model in range(reader.k):
+        total[model + 1 :, model] = total[model, model + 1 :]
+    return total.permute(2, 0, 1).numpy()
+
+
+def sum_of_rows(values: Tensor) -> Tensor:
+    """The sum over the rows of (..., rows, columns), one half of them added to the other again and again: (..., columns)."""
+    import torch
+
+    while values.shape[-2] > 1:
+        half, odd = divmod(values.shape[-2], 2)
+        folded = values[..., :half, :] + values[..., half : 2 * half, :]
+        values = torch.cat([folded, values[..., 2 * half :, :]], dim=-2) if odd else folded
+    return values[..., 0, :]
+
+
+def mix_vectors(reader: Reader, vectors: Tensor, base: Tensor | None, shares: np.ndarray) -> Tensor:
+    """Mix the rows or the columns of a piece (k, rows, columns), each by shares of its own, (rows or columns, k)."""
+    import torch
+
+    factors = torch.from_numpy(np.ascontiguousarray(shares.T, dtype=np.float32)).to(vectors.device)
+    factors = factors[:, None, :] if reader.scope == "column" else factors[:, :, None]
     result = torch.zeros_like(vectors[0])
     for model in range(reader.k):
-        result += factors[:, model, None] * vectors[model]
-    if reader.scope == "column":
-        result = result.T
+        result += factors[model] * vectors[model]
     return base + result if reader.deltas and base is not None else result
 
 

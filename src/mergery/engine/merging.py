@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mergery.dtypes import F32, DType
+from mergery.dtypes import F32, F64, DType
 from mergery.engine import calling as tensors
 from mergery.engine import reductions as reduce
 from mergery.engine.evaluator import Evaluator
@@ -29,6 +29,7 @@ from mergery.method.consensus import Rule
 from mergery.method.piece import Piece
 
 TEMPORARIES = 4  # float32 intermediates for each row that methods on tensors hold at once
+GRAMS = 2  # Gram matrices of all columns that are held at once: as they are summed, and as the method takes them
 FUSED = 2  # the same of methods that have a compiled version
 
 
@@ -75,6 +76,8 @@ class Merging(Evaluator[Merged]):
             total += reader.k * NARROW * WIDTH * 8 + min(reader.n, sampled_runs(reader.n) * RUN) * row
         if reader.workspace.device == CPU:
             total += self.temporaries
+        if reader.scope == "column":
+            total += GRAMS * reader.columns * reader.k**2 * F64.itemsize
         beside = 0
         if self.node.matrices is not None and len(self.inner) > len(reader.rows):
             gram = self.node.matrices.together * self.node.matrices.sides[1] ** 2
@@ -109,6 +112,8 @@ class Merging(Evaluator[Merged]):
                 self.result = np.ascontiguousarray(result, dtype=np.float32)[None]
             else:
                 self.result = self._rule(result)
+        elif self.reader.scope == "column":
+            self.result = self._coefficients(tensors.column_gram(self.reader))
         self.ready = True
 
     def before(self, stop: str = "") -> Merging:
@@ -271,7 +276,10 @@ class Merging(Evaluator[Merged]):
                 function = self.method.function
                 result = tensors.call(self.reader, function, known, self.keys, window, start, stop)
             else:
-                result = tensors.mix_vectors(self.reader, self._coefficients, window, start, stop)
+                vectors, base = tensors.spanned(self.reader, window, start, stop)
+                by_row = self.reader.scope == "row"
+                shares = self._coefficients(tensors.row_gram(vectors)) if by_row else self.result
+                result = tensors.mix_vectors(self.reader, vectors, base, shares)
             first, last = (start - window) * dtype.itemsize, (stop - window) * dtype.itemsize
             tensors.store(self.node, result, out[first:last], dtype)
 

@@ -62,12 +62,12 @@ class Reader:
     @property
     def whole(self) -> bool:
         """Whether the tensor cannot be made in pieces."""
-        return self.node.method.unit == "tensor" or self.scope == "column"
+        return self.node.method.unit == "tensor"
 
     @property
     def by_row(self) -> bool:
         """Whether pieces are whole rows."""
-        return self.node.method.unit == "row" or self.scope == "row"
+        return self.node.method.unit == "row" or self.scope != "tensor"
 
     @property
     def block(self) -> int:

@@ -18,6 +18,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,15 @@ def measure(place: Path) -> dict[str, Any]:
     import mergery
 
     torch.manual_seed(0)
-    shape = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "vocab_size": 512}
-    config = LlamaConfig(num_attention_heads=8, num_key_value_heads=4, **shape)
+    config = LlamaConfig(
+        hidden_size=256, intermediate_size=688, num_hidden_layers=4, vocab_size=512, num_attention_heads=8,
+        num_key_value_heads=4,
+    )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(place / "base")
     for seed, (name, size) in enumerate(zip(NAMES, SIZES, strict=True)):
         make_adapter(place / "base", place / name, seed, size)
     inputs = [products(place / name) for name in NAMES]
-    sums = {module: sum(each[module][0] @ each[module][1] for each in inputs) for module in inputs[0]}
+    sums = {module: reduce(np.add, (each[module][0] @ each[module][1] for each in inputs)) for module in inputs[0]}
     rows = []
     for way, settings in WAYS:
         out = place / "mergery" / str(len(rows))
@@ -135,7 +138,8 @@ def combined(place: Path, way: str, settings: Mapping[str, Any], number: int) ->
         )
         for name in NAMES[1:]:
             model.load_adapter(str(place / name), name)
-        model.base_model.add_weighted_adapter(list(NAMES), [1.0] * len(NAMES), "both", combination_type=way, **settings)
+        tuner: Any = model.base_model
+        tuner.add_weighted_adapter(list(NAMES), [1.0] * len(NAMES), "both", combination_type=way, **settings)
         out = place / "peft" / str(number)
         model.save_pretrained(str(out), selected_adapters=["both"])
     return out / "both"

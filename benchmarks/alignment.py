@@ -69,7 +69,8 @@ def main() -> None:
             print(train_text(int(rest[0]), texts()[0]))
             continue
         rows = options.rows or list(DIGITS if kind == "digits" else TEXTS)
-        found = digits(*map(int, rest), rows) if kind == "digits" else text(int(rest[0]), rows)
+        *width, pair = map(int, rest)
+        found = digits(width[0], pair, rows) if kind == "digits" else text(pair, rows)
         data = figures("alignment")
         before = data.get("pieces", {})
         where = " and ".join(dict.fromkeys([*filter(None, data.get("machine", "").split(" and ")), machine()]))
@@ -180,7 +181,7 @@ def digits_data() -> tuple[tuple[torch.Tensor, torch.Tensor], tuple[torch.Tensor
     """Images and labels, to train on and to test on."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
+    found: Any = load_digits()
     order = np.random.default_rng(0).permutation(len(found.target))
     images = torch.from_numpy(found.data[order] / 16.0).float()
     labels = torch.from_numpy(found.target[order])

@@ -24,6 +24,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.matrix_pages import one_layer, one_matrix
 from benchmarks.matrix_pages import planned as whole_model
@@ -128,7 +129,7 @@ def grow(method: Method) -> float:
         generator = torch.Generator().manual_seed(width)
         base = torch.randn(width, width, generator=generator) * 0.02
         models = [base + torch.randn(width, width, generator=generator) * 0.001 for _ in range(count(method))]
-        own = {setting.name: 0 for setting in method.settings.values() if setting.kind == "task"}
+        own: dict[str, Any] = {setting.name: 0 for setting in method.settings.values() if setting.kind == "task"}
         started = time.process_time()
         method(models, base, **own)
         seconds.append(time.process_time() - started)

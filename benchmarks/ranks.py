@@ -16,6 +16,7 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -119,8 +120,9 @@ def robust(folder: Path, place: Path) -> Path:
             kept.append(thin)
         total = torch.stack(ratios)
         scales = total / total.mean(dim=0).clamp(min=1e-12)
-        made[name] = sum(a for a, _ in kept).contiguous()
-        made[twin] = sum(b * s for (_, b), s in zip(kept, scales, strict=True)).contiguous()
+        made[name] = reduce(torch.add, (a for a, _ in kept)).contiguous()
+        scaled = (b * s for (_, b), s in zip(kept, scales, strict=True))
+        made[twin] = reduce(torch.add, scaled).contiguous()
     out = place / "robust"
     out.mkdir(exist_ok=True)
     save_file(made, out / "adapter_model.safetensors")

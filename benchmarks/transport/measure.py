@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class Measuring:
         """Measure all that is not known yet."""
         for name in ("base", "source"):
             self.keep(name, "alone", LlamaForCausalLM.from_pretrained(self.folder / name))
-        for phase in (self.transported, self.tuned, lambda *given: self.transported(*given, MORE)):
+        for phase in (self.transported, self.tuned, partial(self.transported, ways=MORE)):
             for target in TARGETS:
                 model = LlamaForCausalLM.from_pretrained(self.folder / target)
                 phase(target, model, {key: value.clone() for key, value in model.state_dict().items()})

@@ -185,11 +185,12 @@ def pruned(model: LlamaForCausalLM, ids: Tensor) -> LlamaForCausalLM:
     state, mine = model.state_dict(), small.state_dict()
     mine["model.embed_tokens.weight"].copy_(state["model.embed_tokens.weight"][:, width])
     mine["model.norm.weight"].copy_(state["model.norm.weight"][width])
-    dim = old.head_dim
+    dim, heads, fewer = old.head_dim, old.num_key_value_heads, half.num_key_value_heads
+    assert dim and heads and fewer
     for new, layer in enumerate(kept):
         before, after = f"model.layers.{layer}.", f"model.layers.{new}."
-        groups = seen[f"{before}self_attn.o_proj"].reshape(old.num_key_value_heads, -1).sum(1)
-        group = top(groups, half.num_key_value_heads)
+        groups = seen[f"{before}self_attn.o_proj"].reshape(heads, -1).sum(1)
+        group = top(groups, fewer)
         keys = (group[:, None] * dim + torch.arange(dim)).reshape(-1)
         wide = 2 * dim
         queries = (group[:, None] * wide + torch.arange(wide)).reshape(-1)

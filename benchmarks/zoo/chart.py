@@ -11,6 +11,7 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from benchmarks.zoo.summary import Line
+from matplotlib.lines import Line2D
 
 INK, QUIET, GRID = "#20303a", "#7b8790", "#e4e1d8"
 COLORS = {
@@ -27,6 +28,7 @@ COLORS = {
 def draw_methods(worlds: Mapping[str, Sequence[Line]], bases: Mapping[str, float], path: Path) -> None:
     """Every method in every world: settings by default, and chosen on validation items, with the seeds behind."""
     order = [line.name for line in mean_order(worlds)]
+    families = {line.name: line.family for line in next(iter(worlds.values()))}
     height = 0.27 * len(order) + 1.6
     figure, panels = plt.subplots(1, len(worlds), figsize=(3.4 * len(worlds) + 2.2, height), sharey=True, dpi=150)
     for axes, (world, table) in zip(np.atleast_1d(panels), worlds.items(), strict=True):
@@ -52,11 +54,12 @@ def draw_methods(worlds: Mapping[str, Sequence[Line]], bases: Mapping[str, float
             side.set_visible(False)
         axes.set_xlabel("score of the merge over the experts' own", color=QUIET, size=9)
     for label, name in zip(np.atleast_1d(panels)[0].get_yticklabels(), order, strict=True):
-        label.set_color(COLORS[by_name[name].family])
-    families = dict.fromkeys(line.family for line in next(iter(worlds.values())))
-    handles = [plt.Line2D([], [], marker="o", ls="", color=COLORS[family], label=family) for family in families]
-    handles += [plt.Line2D([], [], marker="o", ls="", mfc="white", mec=INK, label="default settings")]
-    handles += [plt.Line2D([], [], marker="o", ls="", color=INK, label="chosen on validation items")]
+        label.set_color(COLORS[families[name]])
+    handles = [
+        Line2D([], [], marker="o", ls="", color=COLORS[each], label=each) for each in dict.fromkeys(families.values())
+    ]
+    handles += [Line2D([], [], marker="o", ls="", mfc="white", mec=INK, label="default settings")]
+    handles += [Line2D([], [], marker="o", ls="", color=INK, label="chosen on validation items")]
     figure.legend(handles=handles, loc="lower center", ncol=len(handles), frameon=False, fontsize=8.5)
     figure.tight_layout(rect=(0, 0.9 / height * 0.5, 1, 1))
     figure.savefig(path, facecolor="white")

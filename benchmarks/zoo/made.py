@@ -111,7 +111,7 @@ def taken_back(bench: DataBench, row: Row, settings: Settings) -> State:
     world = bench.world
     assert isinstance(world, Digits)
     recipe = bench.recipe_of(row, {})
-    recipe.pop("refine"), recipe.pop("calibration")
+    del recipe["refine"], recipe["calibration"]
     found = {**bench.origin, **bench.merge(recipe)[0]}
     base = world.load(bench.zoo.base)
     sums: dict[str, Tensor] = {}

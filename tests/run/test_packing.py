@@ -14,7 +14,7 @@ from mergery import api
 from mergery.api import pack
 from mergery.checkpoints import open_checkpoint
 from mergery.errors import CheckpointError, PlanError
-from mergery.method import Deltas, PackedPart, Packing, Task, Tensor, method, methods
+from mergery.method import Deltas, PackedPart, Packing, Task, Tensor, method
 from mergery.run.workers import Options
 from tests.conftest import tensors_of
 
@@ -174,8 +174,7 @@ def factors(deltas: Deltas, *, task: Task | None = None) -> Tensor:
 
 
 def test_factors_are_parts_too(tmp_path, monkeypatch):
-    monkeypatch.setitem(methods(), "factors", factors)
-    monkeypatch.setattr("mergery.method.registry._registry", {**methods(), "factors": factors})
+    monkeypatch.setattr("mergery.method.registry._added", {"factors": factors})
     base = {"w": torch.zeros(6, 5)}
     delta = torch.arange(1.0, 7.0)[:, None] * torch.arange(1.0, 6.0)
     for name, state in (("base", base), ("a", {"w": delta}), ("b", {"w": -2 * delta})):

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import entry_points
 
 from mergery.errors import RecipeError
@@ -14,27 +15,46 @@ from mergery.method.declaring import Method
 GROUP = "mergery.methods"
 """The package of Mergery's own methods, one file each, and the group of entry points of others', which are `Method`s."""
 
-_registry: dict[str, Method] = {}
+_added: dict[str, Method] = {}  # in this process, by `register`
 
 
 def register(new: Method) -> Method:
-    """Add a method to the registry, under its name."""
-    _registry[new.name] = new
+    """Add a method to those of this process, under its name; again, to put another in its place.
+
+    Raises RecipeError where the name is that of a method of Mergery's or of an installed package: a recipe would mean two
+    things.
+    """
+    if new.name in _found():
+        raise RecipeError(f"there is a method {new.name!r} already", hint="give the function another name")
+    _added[new.name] = new
     return new
 
 
 def methods() -> Mapping[str, Method]:
-    """All methods by name. They are looked for once."""
-    if not _registry:
-        package = importlib.import_module(GROUP)
-        for module in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
-            for value in vars(importlib.import_module(f"{GROUP}.{module}")).values():
-                if isinstance(value, Method):
-                    register(value)
-                    setattr(package, value.name, value)  # rather than the module of that name
-        for entry in entry_points(group=GROUP):
-            register(entry.load())
-    return dict(sorted(_registry.items()))
+    """All methods by name. Raises RecipeError where a package offers what is no method, or is called like another."""
+    return dict(sorted({**_found(), **_added}.items()))
+
+
+@cache
+def _found() -> Mapping[str, Method]:
+    """Mergery's own methods and those of installed packages, looked for once."""
+    package = importlib.import_module(GROUP)
+    found: dict[str, Method] = {}
+    for module in sorted(info.name for info in pkgutil.iter_modules(package.__path__)):
+        for value in vars(importlib.import_module(f"{GROUP}.{module}")).values():
+            if isinstance(value, Method):
+                found[value.name] = value
+                setattr(package, value.name, value)  # rather than the module of that name
+    for entry in entry_points(group=GROUP):
+        value = entry.load()
+        if not isinstance(value, Method):
+            hint = "that package has to name a function under @mergery.method.method"
+            raise RecipeError(f"{entry.value}, which a package offers as {entry.name!r}, is no method", hint=hint)
+        if value.name in found:
+            hint = "uninstall that package, or ask its authors for another name"
+            raise RecipeError(f"{entry.value}, of another package, is called {value.name!r} like another", hint=hint)
+        found[value.name] = value
+    return found
 
 
 OTHER_NAMES = {

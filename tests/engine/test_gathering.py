@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mergery import merge_tensors
 from mergery.checkpoints import open_checkpoint
-from mergery.dtypes import F32
+from mergery.dtypes import BF16, F32
 from mergery.engine import Shared, Workspace, evaluator
 from mergery.graph.gathering import from_ranges
 from mergery.graph.nodes import Gathered, Merged, Node, Stored
@@ -92,3 +92,15 @@ def test_a_gathered_tensor_is_merged_like_a_stored_tensor():
         chosen = {"scope": "tensor"} if method == "ties" else {}
         plain = made(merged(method, leaf(a), leaf(b), base=leaf(base), **chosen))
         assert made(merged(method, *gathered[1:], base=gathered[0], **chosen)).tolist() == plain.tolist()
+
+
+def test_a_window_that_is_kept_is_not_taken_for_one_of_another_dtype():
+    torch.manual_seed(2)
+    inner = merged("slerp", *(leaf(torch.randn(3, 4)) for _ in range(2)), t=0.3)
+    maker = evaluator(from_ranges("y", (6,), [(inner, 0, 3), (inner, 6, 3)]), Shared(), Workspace())
+    maker.prepare()
+    whole, half = np.empty(24, np.uint8), np.empty(12, np.uint8)
+    maker.compute(0, 6, whole, F32)
+    maker.compute(0, 6, half, BF16)
+    values = torch.from_numpy(whole).view(torch.float32)
+    assert torch.from_numpy(half).view(torch.bfloat16).equal(values.bfloat16())

@@ -61,8 +61,7 @@ def reading(inner: Evaluator[Any], moved: DType | None = None) -> Read:
     room = np.empty(0, dtype=f"u{dtype.itemsize}" if moved else np.float32)
 
     def read(start: int, stop: int) -> np.ndarray:
-        grain = inner.grain
-        low, high = start // grain * grain, min(inner.node.elements, -(-stop // grain) * grain)
+        low, high = inner.whole_grains(start, stop)
         nonlocal room
         if moved is None or room.size < high - low:
             room = np.empty(high - low, dtype=room.dtype)

@@ -43,6 +43,11 @@ class Evaluator(ABC, Generic[AnyNode]):
         """Elements that must stay together: windows are multiples of it, but for the last."""
         return 1
 
+    def whole_grains(self, start: int, stop: int) -> tuple[int, int]:
+        """The least window of whole grains around elements [start, stop)."""
+        grain = self.grain
+        return start // grain * grain, min(self.node.elements, -(-stop // grain) * grain)
+
     @property
     def reduces(self) -> bool:
         """Whether inputs are read more than once."""

@@ -21,7 +21,7 @@ class Gathering(Evaluator[Gathered]):
         super().__init__(node, shared, workspace, level)
         self.ends = np.cumsum(node.lengths)
         self.grains = [inner.grain for inner in self.inner]
-        self.kept: dict[int, tuple[int, int]] = {}  # by source, the window that its buffer holds
+        self.kept: dict[int, tuple[int, int, DType]] = {}  # by source, the window that its buffer holds
 
     def compute(self, start: int, stop: int, out: np.ndarray, dtype: DType) -> None:
         """See `Evaluator.compute`."""
@@ -43,15 +43,15 @@ class Gathering(Evaluator[Gathered]):
 
     def _cut(self, source: int, inner: Evaluator[Any], start: int, stop: int, into: np.ndarray, dtype: DType) -> None:
         """A range of a source from the window of whole grains around it."""
-        size, grain = dtype.itemsize, self.grains[source]
+        size = dtype.itemsize
         have = self.kept.get(source)
-        if have is None or not have[0] <= start <= stop <= have[1]:
-            have = start // grain * grain, min(inner.node.elements, -(-stop // grain) * grain)
-            buffer = self.workspace.row(self.level, f"source {source}", (have[1] - have[0]) * size)
-            inner.compute(*have, buffer, dtype)
-            self.kept[source] = have
-        buffer = self.workspace.row(self.level, f"source {source}", (have[1] - have[0]) * size)
-        into[:] = buffer[(start - have[0]) * size : (stop - have[0]) * size]
+        inside = have is not None and have[0] <= start <= stop <= have[1] and have[2] == dtype
+        low, high = have[:2] if have is not None and inside else inner.whole_grains(start, stop)
+        buffer = self.workspace.row(self.level, f"source {source}", (high - low) * size)
+        if not inside:
+            inner.compute(low, high, buffer, dtype)
+            self.kept[source] = low, high, dtype
+        into[:] = buffer[(start - low) * size : (stop - low) * size]
 
     def held(self, size: int, dtype: DType) -> int:
         """See `Evaluator.held`."""

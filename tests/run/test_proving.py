@@ -104,6 +104,23 @@ def test_what_is_wrong_is_told_where_and_by_how_much(home, tmp_path, mergery):
     assert (told["event"], told["outcome"]) == ("proved", "wrong")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_wrong_in_any_dtype(value, tmp_path, mergery):
+    states = {name: {"x.weight": torch.full((4, 4), number)} for name, number in (("a", 1.0), ("b", 2.0), ("out", 1.5))}
+    for name, state in states.items():
+        (tmp_path / name).mkdir()
+        save_file(state, tmp_path / name / "model.safetensors", {"format": "pt"})
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"models: {{a: {tmp_path / 'a'}, b: {tmp_path / 'b'}}}\nmerge: {{method: linear}}\n")
+    assert mergery("verify", tmp_path / "out", "--recipe", recipe).code == 0
+
+    def broken(tensors):
+        tensors["x.weight"][1, 2] = value
+
+    done = mergery("verify", changed(tmp_path / "out", tmp_path / "broken", broken), "--recipe", recipe)
+    assert (done.code, "x.weight: 1 elements are off by more than rounding, at most inf at 6" in done.out) == (1, True)
+
+
 def test_a_change_below_rounding_is_inconclusive(home, tmp_path, mergery):
     shutil.copytree(home / "lora", tmp_path / "faint")
     tensors = load_file(tmp_path / "faint" / "adapter_model.safetensors")

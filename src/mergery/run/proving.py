@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -93,22 +94,24 @@ class Proof:
 
 def prove_adapter(folder: str | Path, base: str, adapters: Sequence[str], options: Options, notify: Notify) -> Proof:
     """Compare a folder with what adapters make of a base, as Mergery and as peft rounds. Raises MergeryError."""
-    merged = open_checkpoint(folder, label="merged")
-    below = open_checkpoint(base, label="base")
-    opened = [open_checkpoint(each) for each in adapters]
-    dtype = most_common(merged)
-    plans: dict[str, Plan] = {}
-    for way in ("once", *WAYS):
-        model = AdaptedCheckpoint(below, opened, way, dtype)
-        plans[WAYS.get(way, HERE)] = make_plan({"models": {"base": model}, "merge": {"method": "passthrough"}})
-    return _prove(str(folder), merged, plans, options, notify)
+    with ExitStack() as stack:
+        merged = stack.enter_context(open_checkpoint(folder, label="merged"))
+        below = stack.enter_context(open_checkpoint(base, label="base"))
+        opened = [stack.enter_context(open_checkpoint(each)) for each in adapters]
+        dtype = most_common(merged)
+        plans: dict[str, Plan] = {}
+        for way in ("once", *WAYS):
+            model = AdaptedCheckpoint(below, opened, way, dtype)
+            plans[WAYS.get(way, HERE)] = make_plan({"models": {"base": model}, "merge": {"method": "passthrough"}})
+        return _prove(str(folder), merged, plans, options, notify)
 
 
 def prove_recipe(folder: str | Path, recipe: Any, options: Options, notify: Notify) -> Proof:
     """Compare a folder with what a recipe makes. Raises MergeryError."""
     plan = make_plan(recipe)
     try:
-        return _prove(str(folder), open_checkpoint(folder, label="merged"), {HERE: plan}, options, notify)
+        with open_checkpoint(folder, label="merged") as merged:
+            return _prove(str(folder), merged, {HERE: plan}, options, notify)
     finally:
         plan.close()
 
@@ -198,7 +201,7 @@ def compare(name: str, theirs: Node, ways: Mapping[str, Node], written: DType, s
         if whole:
             continue
         values, largest, below = seeing.window(start, stop)
-        difference = np.abs(_floats(other, start, stop) - values)
+        difference = _difference(reading(other)(start, stop), values)
         unit = ROUNDINGS_AT * EPSILONS[dtype.torch] * largest
         result = _noted(result, start, difference, unit)
         square += float(np.square(difference, dtype=np.float64).sum())
@@ -208,7 +211,7 @@ def compare(name: str, theirs: Node, ways: Mapping[str, Node], written: DType, s
             result = replace(result, seen=result.seen or bool((moved > unit).any()))
     if whole and not right[next(iter(right))]:
         return replace(result, fault="its integers are others")
-    off = (square / change) ** 0.5 if change else float("inf")
+    off = (square / change) ** 0.5 if change and np.isfinite(square) else float("inf")
     return replace(result, ways=tuple(way for way in ways if right[same[way]]), off=off)
 
 
@@ -229,8 +232,15 @@ def _alike(one: np.ndarray, other: np.ndarray, dtype: DType) -> bool:
     return bool(np.array_equal(one.view(kind), other.view(kind)))
 
 
-def _floats(other: Any, start: int, stop: int) -> np.ndarray:
-    return reading(other)(start, stop)
+def _difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """How far numbers are from each other: not at all where both are the same, be it infinity or NaN; infinitely, where one
+    is that and the other is not.
+    """
+    with np.errstate(invalid="ignore"):
+        apart = np.abs(one - other)
+    apart[np.isnan(apart)] = np.inf
+    apart[(one == other) | (np.isnan(one) & np.isnan(other))] = 0.0
+    return apart
 
 
 def _noted(found: Found, start: int, difference: np.ndarray, unit: np.ndarray) -> Found:

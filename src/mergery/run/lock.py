@@ -13,6 +13,8 @@ from mergery.planning.plan import Plan
 
 NAME = "mergery.lock.json"
 FORMAT = 1
+KINDS = {"plan": str, "recipe": dict, "folder": str, "inputs": dict, "weights": list, "tensors": dict, "files": dict}
+"""What a lock has whatever was merged, and as what."""
 
 
 def make_lock(plan: Plan, tensors: Mapping[str, str], texts: Mapping[str, str], device: str = "cpu") -> dict[str, Any]:
@@ -76,4 +78,25 @@ def read_lock(folder: Path) -> dict[str, Any]:
             why=f"this version reads format {FORMAT}",
             hint="use the version that wrote it",
         )
+    if fault := fault_of(lock):
+        raise CheckpointError(f"{str(path)!r} is damaged", why=fault, hint="restore it, or merge again")
     return lock
+
+
+def fault_of(lock: Mapping[str, Any]) -> str:
+    """What of a lock is not as `make_lock` makes it; nothing where it is sound."""
+    for key, kind in KINDS.items():
+        if not isinstance(lock.get(key), kind):
+            return f"{key!r} is {'of another kind' if key in lock else 'missing'}"
+    for key, kind in (("tensors", str), ("files", str), ("inputs", dict)):
+        for name, mark in lock[key].items():
+            if not isinstance(mark, kind):
+                return f"{name!r} of {key!r} is of another kind"
+    for weight in lock["weights"]:
+        known = weight if isinstance(weight, dict) else {}
+        if not isinstance(known.get("file"), str) or not isinstance(known.get("bytes"), int):
+            return "an entry of 'weights' is no file with its bytes"
+    refined = lock.get("refined", {"plan": "", "tensors": []})
+    if not isinstance(refined, dict) or not isinstance(refined.get("tensors"), list) or "plan" not in refined:
+        return "'refined' is of another kind"
+    return ""

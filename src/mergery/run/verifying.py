@@ -101,7 +101,7 @@ def make_again(record: dict[str, Any], sample: int) -> list[str]:
     plan = make_plan(recipe, only=record.get("only", ()))
     try:
         marks = {name: content_mark(checkpoint.fingerprint()) for name, checkpoint in plan.checkpoints.items()}
-        changed = [name for name, mark in record["inputs"].items() if marks[name] != content_mark(mark)]
+        changed = [name for name, mark in record["inputs"].items() if marks.get(name) != content_mark(mark)]
         if changed:
             return [f"the input {name!r} has changed since the merge" for name in changed]
         refined = record.get("refined") or {"plan": record["plan"], "tensors": []}
@@ -113,8 +113,8 @@ def make_again(record: dict[str, Any], sample: int) -> list[str]:
             )
         names = [step.name for step in plan.steps]
         free = [name for name in names if name not in refined["tensors"]]
-        chosen = set(random.Random(plan.digest).sample(free, min(sample, len(free))))
-        sink = DigestSink(set(names) - chosen)
+        chosen = random.Random(plan.digest).sample(free, min(sample, len(free)))
+        sink = DigestSink(set(names) - set(chosen))
         for checkpoint in plan.checkpoints.values():
             checkpoint.prepare()
         Run(plan, sink, Options(device=record.get("device", CPU.kind))).execute()

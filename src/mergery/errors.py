@@ -42,6 +42,14 @@ class MergeryError(Exception):
         """The same error with a place, where it has none of its own."""
         return self if self.where else type(self)(self.what, where=where, why=self.why, hint=self.hint)
 
+    def named_in(self, where: Where | None) -> MergeryError:
+        """The same error at the place where a recipe names the model or file; one inside the file, with its line, as it is."""
+        if self.where is None:
+            return self.at(where)
+        if where is None or where.line is None or self.where.line is not None:
+            return self
+        return type(self)(f"{self.where}: {self.what}", where=where, why=self.why, hint=self.hint)
+
     def reworded(self, say: Callable[[str], str]) -> MergeryError:
         """The same error with its hint as `say` puts it, in the language of the file at hand."""
         return type(self)(self.what, where=self.where, why=self.why, hint=say(self.hint))
@@ -93,6 +101,9 @@ class Problems(MergeryError):
 
     def at(self, where: Where | None) -> MergeryError:
         return Problems(error.at(where) for error in self.errors)
+
+    def named_in(self, where: Where | None) -> MergeryError:
+        return Problems(error.named_in(where) for error in self.errors)
 
     def reworded(self, say: Callable[[str], str]) -> MergeryError:
         return Problems(error.reworded(say) for error in self.errors)

@@ -55,7 +55,8 @@ def test_a_misspelt_path_gets_a_suggestion(llama_folder: Path) -> None:
     assert message(wrong) == f"{wrong}: there is no such file or folder\n  try: did you mean '{llama_folder}'?"
     assert message(f"{wrong}/model.safetensors").endswith(f"did you mean '{llama_folder}'?")
     assert message("nothing-at-all", relative_to=llama_folder) == (
-        "nothing-at-all: there is no such file or folder\n  try: check the path; a model on the hub is named org/name"
+        f"nothing-at-all: there is no such file or folder\n  why: it is looked up from '{llama_folder}'\n"
+        "  try: check the path; a model on the hub is named org/name"
     )
     assert message(Path("org/name")).startswith("org/name: there is no such file or folder")
     assert message("org/x.safetensors").startswith("org/x.safetensors: there is no such file or folder")

@@ -84,6 +84,18 @@ def test_several_adapters_are_one_message(tmp_path):
     assert refused(models) == f"'a', 'b' are adapters, not models\n  why: a is {facts}; {FACTORS}\n  try: {hint}"
 
 
+def test_a_hint_has_the_paths_of_the_recipe_and_the_model_first(tmp_path):
+    model(tmp_path / "a", 1)
+    adapter(tmp_path / "lora")
+    (tmp_path / "recipes").mkdir()
+    for path, said in (("../lora", "MODEL+../lora"), ("../lora+../a", "../a+../lora")):
+        recipe = tmp_path / "recipes/r.yaml"
+        recipe.write_text(f"models: {{a: ../a, b: {path}}}\nmerge: {{method: linear}}\n")
+        with pytest.raises(MergeryError) as caught:
+            api.plan(recipe)
+        assert str(caught.value).endswith(f"b: {said}"), path
+
+
 def test_an_adapter_of_image_tools_and_one_beside_its_model(tmp_path):
     kohya = {"lora_unet_q.lora_down.weight": torch.ones(4, 8), "lora_unet_q.lora_up.weight": torch.ones(8, 4)}
     for name in "ab":

@@ -77,3 +77,32 @@ def test_a_key_to_which_nothing_refers_is_unknown(holder, hint):
     with pytest.raises(RecipeError) as caught:
         load_recipe(RECIPE.format(holder=holder))
     assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (
+            b"models: {}\n# caf\xe9\n",
+            "{file}:2:6: not text in UTF-8\n  why: the byte 0xe9 in this place is of no character",
+        ),
+        ("models: {}\n".encode("utf-16"), "{file}: not text in UTF-8\n  why: it is UTF-16\n  try: save it as UTF-8"),
+        (b"\x08\0\0\0\0\0\0\0\xff", "{file}: not a recipe\n  why: it is no text"),
+        (b"models: {}\n# \x07\n", "{file}:2:3: the character U+0007 cannot stand in YAML"),
+    ],
+)
+def test_what_is_no_text_is_told_with_its_place(content, says, tmp_path):
+    file = tmp_path / "recipe.yaml"
+    file.write_bytes(content)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(file)
+    assert str(caught.value).startswith(says.format(file=file))
+
+
+def test_a_recipe_that_is_not_there_names_its_neighbour(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").touch()
+    with pytest.raises(RecipeError, match=r"try: did you mean 'recipe\.yaml'"):
+        load_recipe("recipe.yml")
+    with pytest.raises(RecipeError, match="try: check the path"):
+        load_recipe("other/zzz")

@@ -65,6 +65,25 @@ MISTAKES = {
     "a word for a recipe": ("models\n", "models: {a: ./a, b: ./b} and merge"),
     "an unused model": (TWO + "merge: {method: passthrough, models: [a]}\n", "add it to merge.models"),
     "a seed": (TWO + "merge: {method: linear}\nseed: lucky\n", "seed: 0"),
+    "models in dashes": (
+        "models:\n  - math: ./math\n  - code: ./code\nmerge: {method: linear}\n",
+        "leave out the dashes: models: {math: ./math, code: ./code}",
+    ),
+    "models as mergekit has them": (
+        "models:\n  - {model: ./math, parameters: {weight: 1}}\n  - model: ./code\nmerge: {method: linear}\n",
+        "models: [./math, ./code], and settings under merge, such as weight: {math: 0.5}",
+    ),
+    "no space behind a colon": (
+        "models:\n  a:./a\n  b:./b\nmerge: {method: linear}\n", "put a space behind each colon: a: ./a"
+    ),
+    "a path for models": ("models: ./math\nmerge: {method: linear}\n", "models: {math: ./math}"),
+    "a model's config": (
+        "architectures: [A]\nhidden_size: 1\nvocab_size: 1\nrms_norm_eps: 1\ndtype: bfloat16\n",
+        "name that model's folder in a recipe",
+    ),
+    "another file": (
+        "version: 1\nnormalizer: 1\ndecoder: 1\nmodel: {type: BPE}\nadded_tokens: []\n", "models: {a: ./a, b: ./b} and merge"
+    ),
     "a mergekit file without its method": ("models: [{model: ./a, parameters: {weight: 1}}]\n", "merge_method: linear"),
 }  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from mergery.checkpoints.adapted import ROUNDINGS, AdaptedCheckpoint
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.file_kinds import WEIGHT_SUFFIXES, other_form
 from mergery.checkpoints.hub.addresses import Address, cached_snapshot, read_address
+from mergery.checkpoints.nearby import near_path
 from mergery.checkpoints.quantised.checkpoint import decoded
 from mergery.checkpoints.renamed import unwrapped
 from mergery.checkpoints.without_weights import unread_form
@@ -104,8 +104,8 @@ def _open(
     if isinstance(source, str) and not text.endswith((*WEIGHT_SUFFIXES, ".gguf")):
         address = read_address(text, revision)
         if address is not None:
-            return _open_on_hub(address, label, path)
-    raise _nothing_there(text, path)
+            return _open_on_hub(address, label, text, path)
+    raise _nothing_there(text, path, relative_to)
 
 
 def _look_up(text: str, relative_to: Path | None) -> tuple[Path, bool]:
@@ -119,18 +119,6 @@ def _is_path(text: str, relative_to: Path | None) -> bool:
         return _look_up(text, relative_to)[1]
     except (OSError, ValueError, RuntimeError):
         return True  # it is said what is wrong with it where it is opened
-
-
-def _near_paths(path: Path) -> list[str]:
-    """Paths that exist and are spelled nearly like `path`, the nearest first."""
-    missing = path
-    while not missing.parent.is_dir():
-        missing = missing.parent
-    try:
-        names = [entry.name for entry in missing.parent.iterdir()]
-    except OSError:
-        return []
-    return [str(missing.parent / name) for name in difflib.get_close_matches(missing.name, names, n=3, cutoff=0.6)]
 
 
 def _not_packed(task: str, text: str) -> CheckpointError:
@@ -161,15 +149,18 @@ def _open_path(path: Path, task: str | None, label: str, headers: dict[str, Any]
     if form := other_form(path.name):
         raise unread_form(form, str(path))
     beside = (path.parent / "config.json").exists()
+    hint = f"name the model's folder: {path.parent}" if beside else "name a weight file, or the folder of a model"
+    if path.suffix in (".yaml", ".yml"):
+        hint = f"`mergery plan {path}` says what a recipe does; a model is a folder or a weight file"
     raise CheckpointError(
         "this is not a weight file",
         where=Where(str(path)),
         why=f"its name ends in {path.suffix or 'nothing'!r}; weight files end in {', '.join((*WEIGHT_SUFFIXES, '.gguf'))}",
-        hint=f"name the model's folder: {path.parent}" if beside else "name a weight file, or the folder of a model",
+        hint=hint,
     )
 
 
-def _open_on_hub(address: Address, label: str | None, path: Path) -> Checkpoint:
+def _open_on_hub(address: Address, label: str | None, text: str, path: Path) -> Checkpoint:
     from mergery.checkpoints.hub.checkpoint import HubCheckpoint
     from mergery.checkpoints.hub.remote import ModelNotFoundError
 
@@ -177,10 +168,10 @@ def _open_on_hub(address: Address, label: str | None, path: Path) -> Checkpoint:
     try:
         return HubCheckpoint(address.repo, revision=address.revision, label=label, endpoint=endpoint)
     except ModelNotFoundError as error:
-        near = _near_paths(path)
+        near = near_path(text, path)
         if not near:
             raise
-        hint = f"did you mean the folder {near[0]!r}? If not, {error.hint}"
+        hint = f"did you mean the folder {near!r}? If not, {error.hint}"
         raise CheckpointError(error.what, where=error.where, why=error.why, hint=hint) from None
 
 
@@ -196,11 +187,17 @@ def _open_in_memory(source: Any, label: str | None) -> Checkpoint:
     raise CheckpointError(what, hint=hint)
 
 
-def _nothing_there(text: str, path: Path) -> CheckpointError:
-    near = _near_paths(path)
+def _nothing_there(text: str, path: Path, relative_to: Path | None) -> CheckpointError:
+    near = near_path(text, path)
+    why = ""
     if near:
-        hint = f"did you mean {near[0]!r}?"
+        hint = f"did you mean {near!r}?"
         hint += " A model on the hub is named org/name" if _WORD.fullmatch(text) else ""
+    elif "$" in text:
+        hint = "variables of the shell are not looked up: write the path out, or ~ for your home"
+    elif "\\" in text:
+        hint = "put / between folders"
     else:
+        why = f"it is looked up from {str(relative_to.resolve())!r}" if relative_to and text[:1] not in "/~" else ""
         hint = "check the path; a model on the hub is named org/name"
-    return CheckpointError("there is no such file or folder", where=Where(text), hint=hint)
+    return CheckpointError("there is no such file or folder", where=Where(text), why=why, hint=hint)

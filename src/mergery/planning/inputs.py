@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from mergery.checkpoints.adapted import AdaptedCheckpoint
 from mergery.checkpoints.adapters import Adapter, read_adapter
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.config import SCHEME
 from mergery.checkpoints.quantised.codes import Codes, find_codes
 from mergery.errors import Where, listed
 from mergery.graph.findings import Findings
+from mergery.recipe import Source
+
+TURNED = "the model comes first, and its adapters behind it: {}"
 
 
-def refuse_adapters(checkpoints: Mapping[str, tuple[Checkpoint, Where | None]], findings: Findings) -> set[str]:
+def refuse_adapters(sources: Mapping[str, tuple[Source, Checkpoint]], findings: Findings) -> set[str]:
     """Name the adapters among the models, in one problem for each thing to do. Returns their names."""
     adapters: dict[str, Adapter] = {}
     models: list[Checkpoint] = []
-    for name, (checkpoint, _) in checkpoints.items():
+    for name, (_, checkpoint) in sources.items():
         if like_one_of(checkpoint, models):
             continue
         adapter = read_adapter(checkpoint)
@@ -26,7 +30,8 @@ def refuse_adapters(checkpoints: Mapping[str, tuple[Checkpoint, Where | None]], 
             adapters[name] = adapter
     alike: dict[str, dict[str, Adapter]] = {}
     for name, adapter in adapters.items():
-        alike.setdefault(_way_out(adapter), {})[name] = adapter
+        way_out = TURNED if _model_behind(sources[name][1]) else _way_out(adapter)
+        alike.setdefault(way_out, {})[name] = adapter
     for way_out, group in alike.items():
         first = next(iter(group))
         names = listed(list(group))
@@ -40,10 +45,28 @@ def refuse_adapters(checkpoints: Mapping[str, tuple[Checkpoint, Where | None]], 
             for name, each in group.items()
         ]
         why = "; ".join(facts) + "; factors that are averaged one by one give another product"
-        model = group[first].base or "MODEL"
-        hint = way_out.format(f"{first}: {model}+{checkpoints[first][0].location}")
-        findings.fail(what, where=checkpoints[first][1], why=why, hint=hint)
+        source, checkpoint = sources[first]
+        parts = _written(source, checkpoint)
+        put_right = [group[first].base or "MODEL", *parts]
+        if way_out == TURNED and isinstance(checkpoint, AdaptedCheckpoint):
+            opened = zip(parts, (checkpoint.base, *checkpoint.adapters), strict=True)
+            put_right = [each for each, _ in sorted(opened, key=lambda part: read_adapter(part[1]) is not None)]
+        findings.fail(what, where=source.place, why=why, hint=way_out.format(f"{first}: {'+'.join(put_right)}"))
     return set(adapters)
+
+
+def _model_behind(checkpoint: Checkpoint) -> bool:
+    """Whether a model stands where adapters belong, behind one."""
+    behind = checkpoint.adapters if isinstance(checkpoint, AdaptedCheckpoint) else ()
+    return any(read_adapter(each) is None for each in behind)
+
+
+def _written(source: Source, checkpoint: Checkpoint) -> list[str]:
+    """A model and the adapters on it as the recipe has them, which is from its own folder; else where they lie."""
+    opened = (checkpoint.base, *checkpoint.adapters) if isinstance(checkpoint, AdaptedCheckpoint) else (checkpoint,)
+    told = [source.path, *source.adapters]
+    paths = [part for path in told for part in path.split("+")] if all(isinstance(path, str) for path in told) else []
+    return paths if len(paths) == len(opened) else [each.location for each in opened]
 
 
 def _way_out(adapter: Adapter) -> str:

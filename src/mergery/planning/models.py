@@ -53,7 +53,7 @@ def stored_views(recipe: Recipe, checkpoints: Mapping[str, Checkpoint], findings
     if bare:
         views |= bare_views(bare, findings)
         sources = {name: each for name, each in sources.items() if name not in bare}
-    adapters = refuse_adapters({name: (stored, source.place) for name, (source, stored) in sources.items()}, findings)
+    adapters = refuse_adapters(sources, findings)
     for name, (source, checkpoint) in sources.items():
         if name in adapters or not check_quantised(name, checkpoint, source.place, plain, findings):
             continue

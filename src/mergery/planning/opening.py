@@ -61,13 +61,13 @@ def open_all(recipe: Recipe) -> dict[str, Checkpoint]:
                 label = transform_of(name)
                 opened[label] = open_checkpoint(model.transform, label=label, relative_to=recipe.folder)
         except MergeryError as error:
-            problems.append(error.at(model.place))
+            problems.append(error.named_in(model.place))
     if recipe.protect is not None and recipe.protect.statistics:
         try:
             folder = recipe.protect.statistics
             opened[PROTECTED] = open_checkpoint(folder, label=PROTECTED, relative_to=recipe.folder)
         except MergeryError as error:
-            problems.append(error.at(recipe.protect.place))
+            problems.append(error.named_in(recipe.protect.place))
     if problems:
         for checkpoint in opened.values():
             checkpoint.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any, BinaryIO
 
 import yaml
 
+from mergery.checkpoints.nearby import near_path
 from mergery.errors import RecipeError, Where
 
 KeyPath = tuple[Any, ...]
@@ -72,6 +74,8 @@ def read_documents(text: str, file: str) -> list[Document]:
             root = loader.get_node()
             assert isinstance(root, yaml.Node)
             documents.append(_build(root, file))
+    except yaml.reader.ReaderError as error:
+        raise _no_character(text, file, error.reason) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = Where(file, mark.line + 1, mark.column + 1) if mark else Where(file)
@@ -85,6 +89,15 @@ def read_documents(text: str, file: str) -> list[Document]:
         if loader is not None:
             loader.dispose()
     return documents
+
+
+def _no_character(text: str, file: str, reason: str) -> RecipeError:
+    """What is wrong with a text in which a character stands that YAML does not know."""
+    found = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    before = text[: found.start()] if found else ""
+    where = Where(file, before.count("\n") + 1, len(before) - before.rfind("\n")) if found else Where(file)
+    what = f"the character U+{ord(found[0]):04X} cannot stand in YAML" if found else "not valid YAML"
+    return RecipeError(what, where=where, why=reason, hint="delete it; it may be invisible in an editor")
 
 
 def _check_depth(events: Iterable[yaml.Event], file: str) -> None:
@@ -110,7 +123,9 @@ def read_file(path: Path) -> list[Document]:
             return read_stream(file, str(path))
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         why = getattr(error, "strerror", None) or str(error)
-        raise RecipeError(f"cannot read recipe {str(path)!r}", why=why, hint="check the path") from None
+        near = near_path(str(path)) if isinstance(error, FileNotFoundError) else ""
+        hint = f"did you mean {near!r}?" if near else "check the path"
+        raise RecipeError(f"cannot read recipe {str(path)!r}", why=why, hint=hint) from None
 
 
 def read_stream(stream: BinaryIO, name: str) -> list[Document]:
@@ -121,12 +136,23 @@ def read_stream(stream: BinaryIO, name: str) -> list[Document]:
     try:
         documents = read_documents(data.decode("utf-8-sig"), name)
     except UnicodeDecodeError as error:
-        hint = "save it as UTF-8"
-        raise RecipeError("not text in UTF-8", where=Where(name), why=str(error), hint=hint) from None
+        raise _not_utf8(data, name, error.start) from None
     if not documents or all(document.data is None for document in documents):
         hint = "begin with models: {base: ./base, math: ./math} and merge: {method: linear}"
         raise RecipeError("the recipe is empty", where=Where(name), hint=hint)
     return documents
+
+
+def _not_utf8(data: bytes, name: str, place: int) -> RecipeError:
+    """What is wrong with a file whose byte at a place is of no character in UTF-8."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return RecipeError("not text in UTF-8", where=Where(name), why="it is UTF-16", hint="save it as UTF-8")
+    if b"\0" in data:
+        hint = "a recipe is a YAML file that names models; `mergery inspect` says what a weight file holds"
+        return RecipeError("not a recipe", where=Where(name), why="it is no text", hint=hint)
+    line, column = data.count(b"\n", 0, place) + 1, place - data.rfind(b"\n", 0, place)
+    why = f"the byte 0x{data[place]:02x} in this place is of no character"
+    return RecipeError("not text in UTF-8", where=Where(name, line, column), why=why, hint="save it as UTF-8")
 
 
 def _build(root: yaml.Node, file: str) -> Document:

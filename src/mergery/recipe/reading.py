@@ -28,9 +28,10 @@ from mergery.recipe.paths import name_paths
 from mergery.recipe.protecting import read_protect
 from mergery.recipe.reader import RecipeReader
 from mergery.recipe.recipe import DEFAULT_SHARD, TENSORS, Merge, Output, Recipe
-from mergery.recipe.repairing import KEYS, repaired
+from mergery.recipe.repairing import KEYS, is_other_file, repaired
 from mergery.recipe.runs import unfold
 from mergery.recipe.shapes import read_conversions, read_rename
+from mergery.recipe.slips import models_hint, other_file
 from mergery.recipe.source import Source
 from mergery.recipe.stages import check_references
 from mergery.recipe.vocabulary import check_source, read_section
@@ -82,6 +83,9 @@ def read_recipe(reader: RecipeReader, folder: Path) -> Recipe:
     if not isinstance(data, dict):
         hint = "models: {a: ./a, b: ./b} and merge: {method: linear}"
         raise RecipeError("a recipe is a mapping with 'models' and 'merge'", where=reader.document.where(), hint=hint)
+    if is_other_file(data):
+        why, hint = other_file(data)
+        raise RecipeError("this is no recipe", where=reader.document.where(), why=why, hint=hint)
     data = name_paths(repaired(reader, data), reader.document)
     named, reader.runs, problems = unfold(data.get("models"), folder)
     for name, error in problems.items():
@@ -153,7 +157,7 @@ def read_sources(reader: RecipeReader, data: Any) -> dict[str, Source | Merge]:
     path = ("models",)
     if not isinstance(data, dict) or not data:
         why = "it maps names to paths" if data is not None else ""
-        reader.fail("the recipe names no models", path, why=why, hint="models: {base: ./base, math: ./math}")
+        reader.fail("the recipe names no models", path, why=why, hint=models_hint(data))
         return {}
     models: dict[str, Source | Merge] = {}
     for name, item in data.items():

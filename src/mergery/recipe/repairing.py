@@ -54,6 +54,17 @@ SAID = {
 """Keys of other tools at the top of a recipe, and what it says instead."""
 
 
+MANY = 4
+"""So many keys that are no recipe's, beside one at most that is or could be meant as one, are those of another file."""
+
+
+def is_other_file(data: Mapping[Any, Any]) -> bool:
+    """Whether a mapping is another file, and no recipe with mistakes."""
+    known = (*KEYS, *PLACES, *OTHERS, *SAID)
+    understood = sum(key in known or meant(str(key), KEYS) is not None for key in data)
+    return understood < 2 and len(data) - understood >= MANY
+
+
 def repaired(reader: RecipeReader, data: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe with every key that can be understood under its own name; each that is not right is told."""
     result = _sections(reader, data)

@@ -30,7 +30,7 @@ def test_a_model_that_is_not_there(hub: HubServer, tmp_path: Path, monkeypatch: 
     assert message("models/tiny-lama", relative_to=tmp_path) == (
         "models/tiny-lama: there is no such folder here, and no such model on the hub\n"
         "  why: a private model looks the same to those who may not see it\n"
-        f"  try: did you mean the folder '{tmp_path}/models/tiny-llama'? If not, check the spelling; for a private "
+        "  try: did you mean the folder 'models/tiny-llama'? If not, check the spelling; for a private "
         "model, log in with `hf auth login`, or set HF_TOKEN"
     )
 

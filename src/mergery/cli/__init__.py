@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
@@ -92,10 +94,21 @@ def _stop(number: int, frame: object) -> NoReturn:
 def run() -> None:
     """The program: `main`, without looking for garbage while all is loaded, and once more at the end."""
     gc.set_threshold(300_000)
+    open_streams()
     try:
         main()
     finally:
         gc.freeze()
+
+
+def open_streams() -> None:
+    """See to it that anything can be printed: to a stream that is closed, and text that the terminal's encoding has not."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as the program
+        elif stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -66,7 +66,8 @@ def fuse_pairwise(
         student.parent.mkdir(exist_ok=True)
         fuse(target, [teacher], data, student, options=options, notify=notify, store=kept)
     recipe = place / RECIPE
-    recipe.write_text(recipe_of(Path(target).expanduser(), names, merging.name, place, base=merging.base != "unused"))
+    text = recipe_of(Path(target).expanduser(), names, merging.name, place, base=merging.base != "unused")
+    recipe.write_text(text, encoding="utf-8")
     plan = make_plan(recipe)
     try:
         result = merge_to_folder(plan, place / MERGED, side_files, Options(options.threads), notify)

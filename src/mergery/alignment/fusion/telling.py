@@ -43,7 +43,7 @@ def write_model(module: Any, target: Member, folder: Path, said: Mapping[str, An
             if path.is_file() and is_side_file(name) and name not in NOT_COPIED:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).write_bytes(path.read_bytes())
-    (folder / "README.md").write_text(text)
+    (folder / "README.md").write_text(text, encoding="utf-8")
     (folder / MARK).write_text(json.dumps(said, indent=1) + "\n")
 
 

@@ -267,7 +267,7 @@ def _finish(
         "warnings": list(found),
         "recipe": recipe,
     }
-    (partial / RECIPE).write_text(write_yaml(recipe))
+    (partial / RECIPE).write_text(write_yaml(recipe), encoding="utf-8")
     for name in ("target", "source", "plans"):
         shutil.rmtree(partial / name, ignore_errors=True)
     (partial / FILE).write_text(json.dumps(facts, indent=1) + "\n")

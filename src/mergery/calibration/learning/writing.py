@@ -24,7 +24,7 @@ def write(recipe: Recipe, out: Path, said: Mapping[str, Any]) -> None:
     at = next(place for place, line in enumerate(lines) if line.startswith("merge:"))
     end = next((place for place in range(at + 1, len(lines)) if not lines[place].startswith((" ", "-"))), len(lines))
     unfinished = out.with_name(out.name + ".part")
-    unfinished.write_text("\n".join([*lines[:end], *_weights(weight), *lines[end:]]) + "\n")
+    unfinished.write_text("\n".join([*lines[:end], *_weights(weight), *lines[end:]]) + "\n", encoding="utf-8")
     unfinished.replace(out)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import mergery as package
 from mergery.errors import MergeryError
@@ -164,8 +165,26 @@ def test_converted_models_and_models_of_other_shapes_are_refused(models):
     with pytest.raises(MergeryError, match="a model that is converted cannot be aligned"):
         package.plan({"models": {"base": models / "base", "wider": wider}, **recipe})
     make_llama(models / "other", 1, hidden_size=64)
-    with pytest.raises(MergeryError, match="cannot be aligned"):
+    with pytest.raises(MergeryError, match="residual has 64 in model and 32 in reference"):
         package.align(models / "other", models / "base", models / "out")
+    make_llama(models / "deeper", 1, num_hidden_layers=5)
+    with pytest.raises(MergeryError, match="'reference' has 4 layers with attention, and 'model' 5"):
+        package.align(models / "deeper", models / "base", models / "out")
+
+
+@pytest.mark.parametrize("method", ["weights", "activations", "learned", "transport"])
+def test_a_model_with_a_number_that_is_none_is_refused_by_the_name_of_its_tensor(models, mergery, llamas, method):
+    damaged = tensors(models / "moved")
+    damaged["model.layers.1.mlp.up_proj.weight"][0, 0] = torch.nan
+    save_file(damaged, models / "moved" / "model.safetensors", {"format": "pt"})
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(llamas / "base" / name, models / "moved" / name)
+    (models / "texts.jsonl").write_text("".join(f'{{"text": "w{n} w{n + 1} w3"}}\n' for n in range(8)))
+    data = () if method == "weights" else ("--data", models / "texts.jsonl")
+    outcome = mergery("align", models / "moved", models / "out", "--to", models / "base", "--method", method, *data)
+    assert outcome.code == 2
+    assert "holds NaN or infinity" in outcome.err
+    assert not (models / "out").exists()
 
 
 def test_the_plan_is_the_same_wherever_the_transform_lies(models):

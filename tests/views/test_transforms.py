@@ -96,6 +96,23 @@ def test_a_family_computes_what_it_did(family, tmp_path):
     assert all(np.abs(values(back.nodes[name]) - values(node)).max() < 1e-7 for name, node in view.nodes.items())
 
 
+LABELLED = [
+    ("bert", "SequenceClassification"), ("bert", "NextSentencePrediction"), ("bert", "TokenClassification"),
+    ("roberta", "SequenceClassification"), ("roberta", "TokenClassification"), ("llama", "SequenceClassification"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "task"), LABELLED)
+def test_a_head_of_labels_reads_the_pooler_where_there_is_one_and_else_the_stream(kind, task, tmp_path):
+    config = next(family.config for family in FAMILIES if family.kind == kind)
+    family = Family(kind, "", kind, {**config, "num_labels": 3}, f"AutoModelFor{task}")
+    folder = make(family, tmp_path / "model")
+    view, spaces = opened(folder)
+    changed = transformed(view, random_transform(spaces, seed=1), spaces)
+    assert "residual" in random_transform(spaces).units
+    assert moved(family, folder, written(changed, folder, tmp_path / "changed")) < 5e-6
+
+
 def test_orders_and_signs_are_taken_back_to_the_bit(tmp_path):
     view, spaces = opened(make_llama(tmp_path / "model", 1, dtype="bfloat16"))
     transform = random_transform(spaces, 2, ("residual", "mlp", "heads"))

@@ -35,7 +35,7 @@ from mergery.views.transforms import MemoryTransform, Transform
 from mergery.views.transforms.transform import FILE
 
 WHOLE = 1 << 62  # bytes of a file: what it is given stands in it
-MADE = 1  # raised when the same models would be aligned in another way
+MADE = 2  # raised when the same models would be aligned in another way
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,8 @@ def without_gains(models: Models) -> tuple[Models, dict[str, np.ndarray]]:
     for view in (models.reference, models.model):
         for name in norms:
             if shift_of(name) in view.nodes:
-                check_gains(view.name, name, values_of(places[name], view.nodes[name]), models.spaces.offset)
-    return Models(*views), {name: values_of(places[name], models.reference.nodes[name]) for name in norms}
+                check_gains(view.name, name, values_of(places[name], view), models.spaces.offset)
+    return Models(*views), {name: values_of(places[name], models.reference) for name in norms}
 
 
 def find_centre(recipe: Recipe, names: Sequence[str], align: Align, notify: Notify) -> dict[str, Transform]:

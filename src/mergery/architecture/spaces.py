@@ -116,6 +116,7 @@ class _Reading:
         self.sizes: dict[str, Space] = {RESIDUAL: Space(self.hidden, free.norm == "rms")}
         self.attention: dict[int, Attention] = {}
         self.unknown: dict[str, str] = {}
+        self.pooled = any(_POOLER.search(info.name) for info in infos)
         self.gated = {
             (self.names[info.name].layer, _expert(info.name))
             for info in infos
@@ -232,7 +233,8 @@ class _Reading:
         if role == "embed" and not vector:
             return (self.tokens(shape[0]), Axis(RESIDUAL))
         if role == "head":
-            return (self.tokens(shape[0]),) if vector else (self.tokens(shape[0]), residual)
+            read = None if self.pooled and _BEHIND_POOLER.search(name) else residual
+            return (self.tokens(shape[0]),) if vector else (self.tokens(shape[0]), read)
         if role == "attention.norm":
             return self.head_norm(name, layer, shape)
         if role == "norm" and vector and shape[0] == self.hidden:
@@ -292,7 +294,8 @@ def _reads_residual(piece: Piece) -> bool:
 
 
 _BEFORE_HEAD = re.compile(r"(^|\.)(cls\.predictions\.transform|lm_head)\.dense\.(weight|bias)$")
-_POOLER = re.compile(r"(^|\.)pooler\.dense\.(weight|bias)$")
+_POOLER = re.compile(r"(^|\.)(pooler|classifier)\.dense\.(weight|bias)$")  # what it writes is no channel of the stream,
+_BEHIND_POOLER = re.compile(r"(^|\.)(classifier(\.out_proj)?|cls\.seq_relationship)\.weight$")  # and these read that
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _WEIGHT = re.compile(r"(^|\.)weight$")
 

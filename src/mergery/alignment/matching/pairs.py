@@ -10,9 +10,8 @@ import numpy as np
 from mergery.architecture.spaces import Axis, Piece, Spaces
 from mergery.engine import Shared, Workspace, evaluator
 from mergery.engine.computing import reading
-from mergery.errors import PlanError, listed
+from mergery.errors import DataError, PlanError, listed
 from mergery.graph.fused import take_part
-from mergery.graph.nodes import Node
 from mergery.graph.view import View
 from mergery.planning.coordinates import spaces_of
 from mergery.views.transforms import Transform
@@ -40,14 +39,16 @@ class Models:
         self.reference, self.model = reference, model
         self.spaces: Spaces = spaces_of(model)
         other = spaces_of(reference)
-        words = [f"{reference.name!r} and {model.name!r} cannot be aligned"]
-        if other.attention != self.spaces.attention or other.norm != self.spaces.norm:
-            hint = "merge models of one shape, or transport what one knows into the other"
-            raise PlanError(words[0], why="their heads or norms are of other kinds", hint=hint)
+        what = f"{reference.name!r} and {model.name!r} cannot be aligned"
+        hint = "merge models of one shape, or transport what one knows into the other"
+        depths = len(other.attention), len(self.spaces.attention)
+        if depths[0] != depths[1]:
+            why = f"{reference.name!r} has {depths[0]} layers with attention, and {model.name!r} {depths[1]}"
+            raise PlanError(what, why=why, hint=hint)
         lacking = sorted(set(model.nodes) ^ set(reference.nodes))
         if lacking:
             raise PlanError(
-                words[0], why=f"only one of them has {listed(lacking)}", hint="align models of one architecture"
+                what, why=f"only one of them has {listed(lacking)}", hint="align models of one architecture"
             )
         sizes = {name: space.size for name, space in other.sizes.items()}
         unlike = [
@@ -56,8 +57,10 @@ class Models:
             if name != "vocabulary" and sizes.get(name) != space.size
         ]
         if unlike:
-            hint = "models of other widths are aligned by transport: mergery transport"
-            raise PlanError(words[0], why=listed(unlike), hint=hint)
+            wider = "models of other widths are aligned by transport: mergery transport"
+            raise PlanError(what, why=listed(unlike), hint=wider)
+        if other.attention != self.spaces.attention or other.norm != self.spaces.norm:
+            raise PlanError(what, why="their heads or norms are of other kinds", hint=hint)
 
     @property
     def layers(self) -> list[int]:
@@ -76,17 +79,22 @@ class Models:
     def _read(self, pieces: Iterable[Piece]) -> Iterator[Pair]:
         for piece in pieces:
             if any(piece.axes) and self.model.nodes[piece.tensor].shape == self.reference.nodes[piece.tensor].shape:
-                one, other = (values_of(piece, view.nodes[piece.tensor]) for view in (self.reference, self.model))
+                one, other = (values_of(piece, view) for view in (self.reference, self.model))
                 yield Pair(piece, one, other)
 
 
-def values_of(piece: Piece, node: Node) -> np.ndarray:
-    """A piece's numbers, float32 of its shape."""
+def values_of(piece: Piece, view: View) -> np.ndarray:
+    """A piece's numbers in a model, float32 of its shape. Raises DataError where one is NaN or infinity."""
+    node = view.nodes[piece.tensor]
     if piece.part is not None:
         node = take_part(f"{piece.tensor} [{piece.part.key}]", node, piece.part)
     made = evaluator(node, Shared(), Workspace())
     made.prepare()
-    return reading(made)(0, node.elements).reshape(node.shape)
+    values = reading(made)(0, node.elements).reshape(node.shape)
+    if not np.isfinite(values).all():
+        what = f"tensor {piece.tensor!r} of model {view.name!r} holds NaN or infinity"
+        raise DataError(what, hint="that checkpoint is damaged; use another one")
+    return values
 
 
 def changed(values: np.ndarray, axes: Sequence[Axis | None], transform: Transform, spaces: Spaces) -> np.ndarray:

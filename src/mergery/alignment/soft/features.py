@@ -134,7 +134,7 @@ def _says(view: View, rows: Tensor) -> list[Tensor]:
     for number in range(sum(len(piece.axes) == 2 for piece in pieces) - 1):
         own = [piece for piece in pieces if piece.axes[0] is not None and piece.axes[0].space == f"hidden.{number}"]
         for piece in sorted(own, key=lambda piece: -len(piece.axes)):
-            values = torch.from_numpy(values_of(piece, view.nodes[piece.tensor]))
+            values = torch.from_numpy(values_of(piece, view))
             if values.dim() == 2 and values.shape[1] != rows.shape[1]:
                 why = f"rows have {rows.shape[1]} numbers, and {piece.tensor!r} reads {values.shape[1]}"
                 raise DataError(f"{view.name!r} cannot read the data", why=why, hint="data that it was trained on")

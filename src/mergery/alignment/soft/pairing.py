@@ -77,7 +77,7 @@ class SoftModels(Models):
         """The pieces of a layer, or of what stands outside all, whatever their shapes."""
         pieces = zip(self.other.pieces, self.spaces.pieces, strict=True)
         return [
-            Pair(theirs, values_of(mine, self.reference.nodes[mine.tensor]), values_of(theirs, self.model.nodes[theirs.tensor]))
+            Pair(theirs, values_of(mine, self.reference), values_of(theirs, self.model))
             for mine, theirs in pieces
             if theirs.layer == layer and any(theirs.axes)
         ]  # fmt: skip

@@ -33,7 +33,7 @@ class Held(Models):
         for name, node in nodes.items():
             if name not in moved and node.dtype.floating:
                 piece = Piece(name, None, "", None, "", (None,) * len(node.shape))
-                pairs.append(Pair(piece, values_of(piece, others[name]), values_of(piece, node)))
+                pairs.append(Pair(piece, values_of(piece, models.reference), values_of(piece, models.model)))
         return cls(models.spaces, pairs)
 
     @property

@@ -146,12 +146,14 @@ class ClusterRun(Run):
 
     def drive(self, ray: Any) -> None:
         """Hand out batches until the queue is empty and the last answer is back."""
-        began = time.monotonic()
+        seen = time.monotonic()  # when there was a worker last, or the run began
         while self.queue.homes or self.busy:
             ready, _ = ray.wait([*self.starting, *self.busy], num_returns=1, timeout=1.0)
             for answer in ready:
                 self.receive(ray, answer)
-            if not self.workers and time.monotonic() - began > PATIENCE:
+            if self.workers:
+                seen = time.monotonic()
+            elif time.monotonic() - seen > PATIENCE:
                 raise PlanError(
                     f"no worker of the cluster has started within {PATIENCE:.0f} s",
                     hint="look at `ray status`: other work may hold its cores",
@@ -191,7 +193,7 @@ class ClusterRun(Run):
 
     def lost(self, ray: Any, worker: WorkerHandle, batch: Batch | None, error: Exception) -> None:
         """Put a lost worker's batch back and start another worker, unless that has happened too often."""
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         hint = "see Ray's logs; where memory was short, --threads 1 and fewer workers on a machine take less"
         if batch is None:
             self.failed_starts += 1
@@ -211,6 +213,11 @@ class ClusterRun(Run):
             self.workers.remove(worker)
         for other in self.workers:
             self.occupy(other)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def import_ray() -> Any:
@@ -244,10 +251,9 @@ def connected(ray: Any, address: str) -> Iterator[None]:
     try:
         ray.init(address=address, **settings)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        why = str(error).strip().splitlines()[0]
         raise PlanError(
             f"cannot join the Ray cluster {address!r}",
-            why=why,
+            why=first_line(error),
             hint="start one with `ray start --head`, or --ray local",
         ) from None
     if threading.current_thread() is threading.main_thread():

@@ -54,14 +54,14 @@ class Worker:
         self.files = SharedFiles(plan, job.folder)
         self.run = Run(plan, self.files, job.options)
         self.run.shared.statistics.update(job.statistics)
-        ExitStack().enter_context(quiet_torch(load=needs_torch(list(plan.steps))))
+        self.quiet = ExitStack()  # as long as the process: calls of `make` overlap
+        self.quiet.enter_context(quiet_torch(load=needs_torch(list(plan.steps))))
         return os.uname().nodename, os.getpid()
 
     def make(self, numbers: list[int]) -> dict[str, str]:
         """Make some of the plan's steps. Returns the digests of their bytes, which are on the disk."""
         steps = [self.plan.steps[number] for number in numbers]
-        with quiet_torch(load=False):
-            digests = {step.name: self.run.make(step) for step in steps}
+        digests = {step.name: self.run.make(step) for step in steps}
         self.files.finished(steps, digests)
         return digests
 

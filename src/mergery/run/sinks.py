@@ -139,9 +139,9 @@ class FolderSink:
                 for shard in sorted({shard for step, _ in batch for shard in self.shards_of(step)}):
                     os.fdatasync(self.files[shard])
                 self.journal.finished({step.name: digest for step, digest in batch})
-            except OSError as error:
+            except BaseException as error:  # the thread ends here, and whoever waits for it has to know why
                 with self._wake:
-                    self._failure = write_problem(error, self.partial)
+                    self._failure = write_problem(error, self.partial) if isinstance(error, OSError) else error
                 return
 
     def drain(self) -> None:

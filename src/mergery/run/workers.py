@@ -218,7 +218,11 @@ class Run:
                     number = queue.popleft()
                 except IndexError:
                     break
-                results[number] = visit(Merging(nodes[number], self.shared, self.workspace), *own)
+                try:
+                    results[number] = visit(Merging(nodes[number], self.shared, self.workspace), *own)
+                except BaseException:
+                    self.stop.set()
+                    raise
             return own
 
         try:

@@ -83,4 +83,4 @@ def test_other_threads_run_meanwhile():
     counted, milliseconds = ticks[0] - before, 1000 * (time.monotonic() - began)
     done.set()
     thread.join()
-    assert counted > 0.1 * milliseconds
+    assert counted > 0.03 * milliseconds  # with the lock held 0.01, on a machine with three times its load 0.2

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import mergery
-from mergery.errors import CheckpointError, Problems, TaskError
+from mergery.errors import CheckpointError, DataError, Problems, TaskError
 from mergery.evaluation import EvaluationOptions
 from tests.evaluation.conftest import texts, train_tokenizer
 
@@ -92,6 +94,15 @@ def test_a_head_that_would_be_random_is_refused(classifiers, zoo, write):
     module = AutoModelForSequenceClassification.from_pretrained(classifiers / "encoder")
     with pytest.raises(CheckpointError, match="has no language head"):
         mergery.evaluate(module, write(texts(1)), tokenizer=module_tokenizer)
+
+
+def test_a_classifier_that_answers_with_nan_has_no_score(classifiers, write, tmp_path):
+    shutil.copytree(classifiers / "encoder", tmp_path / "encoder")
+    weights = load_file(tmp_path / "encoder" / "model.safetensors")
+    weights["classifier.bias"][1] = float("nan")
+    save_file(weights, tmp_path / "encoder" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(DataError, match="the model answers with NaN"):
+        mergery.evaluate(tmp_path / "encoder", write([{**each, "label": 0} for each in texts(3)]))
 
 
 def test_labels_stand_in_the_results(classifiers, write, tmp_path):

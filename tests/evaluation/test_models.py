@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import mergery
 from mergery.errors import CheckpointError, PlanError, RecipeError
@@ -185,3 +186,15 @@ def test_without_transformers_a_user_is_told_what_to_install(zoo, write, mergery
         assert "evaluation needs transformers" in outcome.err
         assert "try: pip install 'mergery[models]', or pip install transformers" in outcome.err
     assert not (task.parent / "kept").exists()
+
+
+@pytest.mark.parametrize("kind", ["choice", "generation", "perplexity"])
+def test_a_model_that_answers_with_nan_has_no_score(kind, zoo, write, tmp_path, mergery):
+    """Else the first choice would be the likeliest, and half of the answers right."""
+    shutil.copytree(zoo / "a", tmp_path / "a")
+    weights = load_file(tmp_path / "a" / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, tmp_path / "a" / "model.safetensors", {"format": "pt"})
+    items = {"choice": choices, "generation": prompts, "perplexity": texts}[kind](3)
+    done = mergery("evaluate", tmp_path / "a", "--tasks", write(items))
+    assert (done.code, "the model answers with NaN" in done.err) == (2, True)

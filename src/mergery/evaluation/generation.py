@@ -9,7 +9,7 @@ from typing import Any
 
 from mergery.errors import TaskError, Where
 from mergery.evaluation.likelihood import NO_TOKEN, encode, first_token
-from mergery.evaluation.loading import Loaded, quiet
+from mergery.evaluation.loading import Loaded, check_numbers, quiet
 from mergery.evaluation.prompts import prompt_of
 from mergery.evaluation.task import Item, Task
 
@@ -29,10 +29,10 @@ class Generator:
     ) -> list[tuple[str, int]]:
         """A text for each prompt, and its tokens: at most `most`, cut before the first stop text and the end-of-text token.
 
-        Special tokens are left out, unless they are wanted.
+        Special tokens are left out, unless they are wanted. Raises DataError for logits of NaN.
         """
         import torch
-        from transformers import GenerationConfig, StoppingCriteriaList
+        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
         module, tokenizer = self.loaded.module, self.loaded.tokenizer
         width = max(map(len, prompts))
@@ -49,6 +49,7 @@ class Generator:
                 made = module.generate(
                     input_ids=ids, attention_mask=mask, generation_config=plain,
                     stopping_criteria=StoppingCriteriaList([_stop_at(tokenizer, stop, width)]),
+                    logits_processor=LogitsProcessorList([_only_numbers()]),
                 )  # fmt: skip
         finally:
             module.generation_config = before
@@ -88,6 +89,18 @@ def _stop_at(tokenizer: Any, stop: Sequence[str], width: int) -> Any:
             return torch.tensor(found, dtype=torch.bool, device=input_ids.device)
 
     return HoldsStop()
+
+
+def _only_numbers() -> Any:
+    """Refuses logits of NaN, of which the largest would be a token like any other."""
+    from transformers import LogitsProcessor
+
+    class OnlyNumbers(LogitsProcessor):
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            check_numbers(scores)
+            return scores
+
+    return OnlyNumbers()
 
 
 def prompt_tokens(item: Item, task: Task, loaded: Loaded, longest: int, *, chat: bool) -> tuple[list[int], int]:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from mergery.errors import CheckpointError, RecipeError, Where
+from mergery.errors import CheckpointError, DataError, RecipeError, Where
 
 Head = Literal["language", "labels"]
 
@@ -165,6 +165,19 @@ def model_of(state: Mapping[str, Any], files: Mapping[str, bytes], dtype: str) -
         if "generation_config.json" in files and hasattr(module, "generation_config"):
             module.generation_config = transformers.GenerationConfig.from_pretrained(folder)
     return module
+
+
+def check_numbers(given: Any) -> None:
+    """Refuse a tensor of logits, or of what comes of them, in which NaN stands: no answer can be read off it.
+
+    Raises DataError.
+    """
+    if bool(given.isnan().any()):
+        raise DataError(
+            "the model answers with NaN",
+            why="what it computes is too large for its dtype, or its weights are damaged",
+            hint="evaluate it in float32; where that is so already, see mergery inspect",
+        )
 
 
 def dtype_of(name: str) -> Any:

@@ -96,14 +96,19 @@ def finished(out: Path, mark: str) -> bool:
     """Whether a folder holds this fusion already. Raises PlanError where it holds something else."""
     if not out.exists() or not any(out.iterdir()):
         return False
-    try:
-        known = json.loads((out / MARK).read_text()).get("digest")
-    except (OSError, ValueError, AttributeError):
-        known = None
+    known = _digest_in(out)
     if known != mark:
         why = "it holds another fusion" if known else "nothing that exists is overwritten"
         raise PlanError(f"the output folder {str(out)!r} is not empty", why=why, hint="choose another folder")
     return True
+
+
+def _digest_in(folder: Path) -> str | None:
+    """What a folder's fusion is made of, as far as it says so."""
+    try:
+        return json.loads((folder / MARK).read_text()).get("digest")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def take_up(partial: Path, mark: str, *, restart: bool) -> None:
@@ -112,7 +117,10 @@ def take_up(partial: Path, mark: str, *, restart: bool) -> None:
     if partial.exists() and any(partial.iterdir()):
         if not kept.exists():
             raise PlanError(f"{str(partial)!r} stands in the way", hint="rename it, or choose another output folder")
-        if not restart and json.loads(kept.read_text()).get("digest") != mark:
+        if not restart and (known := _digest_in(partial)) != mark:
+            if known is None:
+                what = f"{str(kept)!r} is damaged"
+                raise PlanError(what, why="it does not say of what this fusion is", hint="say --restart to begin anew")
             what = f"{str(partial)!r} holds an unfinished fusion of other models, data or options"
             raise PlanError(what, hint="say --restart to begin anew, or finish that one as it was begun")
         if restart:

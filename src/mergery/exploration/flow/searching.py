@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -252,15 +253,31 @@ class _Journal:
     def __init__(self, file: FilePath, question: str) -> None:
         """Opens the file, or begins it. Raises RecipeError where it is of another question."""
         self.file = file
-        lines = file.read_bytes().split(b"\n") if file.exists() else []
-        rows = [json.loads(line) for line in lines[:-1]]  # a torn last line never happened
+        data = file.read_bytes() if file.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]  # a torn last line never happened
+        rows = self._parse(whole)
         if rows and rows[0] != {"question": question}:
             why, hint = "its models, tasks or options were others", "name another folder, or remove this one"
             raise RecipeError("this folder holds another search", where=Where(str(file.parent)), why=why, hint=hint)
         self.known = [(row["score"], row["stopped"], row["items"]) for row in rows[1:]]
-        file.write_bytes(b"".join(line + b"\n" for line in lines[:-1]))
+        if len(whole) < len(data):
+            os.truncate(file, len(whole))
         if not rows:
             self._append({"question": question})
+
+    def _parse(self, data: bytes) -> list[dict[str, Any]]:
+        """The file's lines. Raises RecipeError for one that is damaged."""
+        rows: list[dict[str, Any]] = []
+        for number, line in enumerate(data.splitlines(), start=1):
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = None
+            if not isinstance(row, dict) or (number > 1 and not row.keys() >= {"score", "stopped", "items"}):
+                hint = "remove it and what stands behind it, or begin in another folder"
+                raise RecipeError("this line of the search is damaged", where=Where(str(self.file), number), hint=hint)
+            rows.append(row)
+        return rows
 
     def get(self, number: int) -> tuple[float, bool, dict[str, list[float]]] | None:
         """What is known of a path."""

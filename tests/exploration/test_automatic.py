@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mergery.errors import RecipeError
+from mergery.errors import DataError, RecipeError
 from mergery.evaluation.results import Evaluation, Outcome, TaskResult
 from mergery.evaluation.task import METRICS
 from mergery.exploration.automatic.contest import Clock, Entry, judge
 from mergery.exploration.automatic.diagnosis import recommend
-from mergery.exploration.automatic.options import parse_budget
+from mergery.exploration.automatic.options import AutoOptions, parse_budget
+from mergery.exploration.automatic.running import _Contest
+from mergery.exploration.parallel.asking import Office
 from mergery.report.advised import SAFE
 from tests.exploration.test_soups import texts
 
@@ -75,6 +78,22 @@ def test_a_clock_counts_down() -> None:
     clock = Clock(100.0, lambda: next(times))
     assert clock.left == 70
     assert clock.left == -20
+
+
+def test_a_model_or_a_merge_that_answers_with_nan_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answers(self: _Contest, name: str, recipe: Any, *, merged: bool) -> Entry:
+        if name in ("a", "ties"):
+            raise DataError("the model answers with NaN")
+        return entry(name, merged=merged)
+
+    contest: Any = object.__new__(_Contest)
+    contest.sources, contest.skipped = {"base": "base", "a": "a", "b": "b"}, {}
+    contest.office, contest.options, contest.splits = Office(), AutoOptions(), SimpleNamespace(search=())
+    monkeypatch.setattr(_Contest, "entry", answers)
+    monkeypatch.setattr(_Contest, "in_time", lambda self, merge: merge[0] in ("linear", "ties"))
+    assert contest.alone("a") is None and contest.alone("b") is not None
+    assert [each.name for each in contest.merges()] == ["linear"]
+    assert contest.skipped == dict.fromkeys(("a", "ties"), "the model answers with NaN")
 
 
 def test_all_of_it_from_the_command_line(mergery: Any, zoo: Path, texts: Path, tmp_path: Path) -> None:

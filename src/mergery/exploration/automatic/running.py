@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mergery.errors import CheckpointError, PlanError, RecipeError
+from mergery.errors import CheckpointError, DataError, PlanError, RecipeError
 from mergery.evaluation import split
 from mergery.evaluation.comparison import compare
 from mergery.evaluation.findings import Comparison
@@ -217,7 +217,7 @@ class _Contest:
         """A model by itself; None where it cannot be scored."""
         try:
             return self.entry(name, self.by_itself(name), merged=False)
-        except CheckpointError as error:
+        except (CheckpointError, DataError) as error:
             self.skipped[name] = error.what
             return None
 
@@ -229,7 +229,7 @@ class _Contest:
             for name, data in batch:
                 try:
                     yield self.entry(name, data, merged=True)
-                except (PlanError, RecipeError) as error:
+                except (PlanError, RecipeError, DataError) as error:
                     self.skipped[name] = error.what
 
     def in_time(self, merge: tuple[str, Mapping[str, Any]]) -> bool:

@@ -78,6 +78,17 @@ def test_the_version(mergery, flag):
         (["vocabulary", "transplant", "a", "b"], ["mergery vocabulary transplant needs --from, the model whose"]),
         (["vocabulary", "transplnt"], ["mergery vocabulary has no command 'transplnt'", "did you mean 'transplant'?"]),
         (["completion", "tcsh"], ["SHELL is 'tcsh'", "must be one of bash, zsh, fish"]),
+        (
+            ["evaluate", "--tasks", "q.jsonl", "llama"],
+            ["needs MODEL", "--tasks takes all words behind it", "put MODEL before --tasks"],
+        ),
+        (["evaluate", "llama", "q.jsonl"], ["'q.jsonl' is more than mergery evaluate takes", "try: --tasks q.jsonl"]),
+        (["merge", "a", "-o", "b"], ["no option '-o'", "OUT stands without an option: mergery merge RECIPE OUT"]),
+        (["merge", "a", "--out=b"], ["OUT stands without an option: mergery merge RECIPE OUT"]),
+        (["adapter", "merge", "a", "b", "-o", "c"], ["did you mean '--out'?"]),
+        (["plan", "a", "--density", "0.3"], ["no option '--density'", "--set merge.density=VALUE"]),
+        (["version"], ["mergery --version"]),
+        (["-v", "merge"], ["mergery has no option '-v' before a command"]),
         (["methods", "tise"], ["unknown method 'tise'", "did you mean 'ties'?"]),
     ],
 )

@@ -180,7 +180,7 @@ def test_options_that_cannot_be(settings, says):
 def test_without_transformers_a_user_is_told_what_to_install(zoo, write, mergery, monkeypatch):
     monkeypatch.setattr("mergery.evaluation.loading.find_spec", lambda name: None)
     task = write(texts(3), "facts.jsonl")
-    for command in (("evaluate",), ("compare",)):
+    for command in (("evaluate",), ("compare", zoo / "b")):
         outcome = mergery(*command, zoo / "a", "--tasks", task, "--results", task.parent / "kept")
         assert outcome.code == 2
         assert "evaluation needs transformers" in outcome.err

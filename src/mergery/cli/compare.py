@@ -66,20 +66,29 @@ def compare(
     from mergery import api
     from mergery.errors import TaskError
     from mergery.evaluation import EvaluationOptions
+    from mergery.evaluation.models import check_there, on_hub
     from mergery.evaluation.picture import check_plot, draw
     from mergery.evaluation.results import SUFFIX, read_results
     from mergery.run.events import Compared
 
     if plot is not None:
         check_plot(plot)
+    # Parents that are no models of the list are added to it; a parent may also be told by its name alone.
+    added = [parent for parent in parents if parent not in models and (parent.exists() or on_hub(parent))]
+    compared = list(dict.fromkeys([*added, *models]))
+    if len(compared) < 2:
+        hint = "put the models before --tasks, which takes all words behind it" if tasks and not models else ""
+        raise TaskError("there is nothing to compare with", hint=hint or "give two models or more")
     listed = read_tasks(tasks, split, seed)
     options = EvaluationOptions(batch, chat, threads=threads)
-    # Parents that are no models of the list are added to it; a parent may also be told by its name alone.
-    added = [parent for parent in parents if parent not in models and parent.exists()]
+    kept = {model for model in compared if model.name.endswith(SUFFIX) or any(model.glob(f"*{SUFFIX}"))}
+    for model in compared:  # all of them, before the first is run
+        if model not in kept:
+            check_there(model)
     found: dict[Path, Evaluation] = {}
     with telling.reporter() as report:
-        for model in dict.fromkeys([*added, *models]):
-            if model.name.endswith(SUFFIX) or (model.is_dir() and any(model.glob(f"*{SUFFIX}"))):
+        for model in compared:
+            if model in kept:
                 found[model] = read_results(model)
             elif not listed:
                 raise TaskError(f"{str(model)!r} holds no results", hint="give --tasks, to evaluate it first")

@@ -42,13 +42,13 @@ def evaluate(
 ) -> None:
     """Score MODEL on tasks, item by item.
 
-    MODEL is a model folder, a GGUF file, a PEFT adapter's folder, or a recipe, which is merged in memory alone. What has
-    been scored before is not computed again; run the same command after an interruption and it goes on.
+    MODEL is a model folder, a GGUF file, a hub id, a PEFT adapter's folder, or a recipe, which is merged in memory alone. What
+    has been scored before is not computed again; run the same command after an interruption and it goes on.
 
     Parameters
     ----------
     model
-        A model folder, an adapter's folder, or a recipe.
+        A model folder, a hub id, an adapter's folder, or a recipe.
     tasks
         Task files: JSON objects, one a line (see docs/evaluation.md).
     harness

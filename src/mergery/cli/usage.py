@@ -30,20 +30,29 @@ def usage_error(error: CycloptsError, app: App) -> UsageError:
     manual = f"{command} --help"
     argument = error.argument.name if error.argument else ""
     if unknown := unknown_option(app, error):
-        hint = nearest(unknown, options_of(arguments_of(app, error)), manual)
-        return UsageError(f"{command} has no option {unknown!r}", hint=hint)
+        return UsageError(f"{command} has no option {unknown!r}", hint=option_hint(app, error, unknown, manual))
     match error:
+        case UnknownCommandError(unused_tokens=[word, *_]) if word.startswith("-"):
+            return UsageError(f"{command} has no option {word!r} before a command", hint=manual)
+        case UnknownCommandError(unused_tokens=["version", *_]):
+            return UsageError(f"{command} has no command 'version'", hint="mergery --version")
         case UnknownCommandError(unused_tokens=[word, *_]):
             known = names_of(app, error.command_chain or ())
             return UsageError(f"{command} has no command {word!r}", hint=nearest(word, known, manual))
         case UnknownOptionError():
             word = error.token.keyword or error.token.value
-            known = options_of(error.argument_collection)
-            return UsageError(f"{command} has no option {word!r}", hint=nearest(word, known, manual))
+            return UsageError(f"{command} has no option {word!r}", hint=option_hint(app, error, word, manual))
         case UnusedCliTokensError(unused_tokens=[*words]):
-            return UsageError(f"{listed(words)} is more than {command} takes", hint=manual)
+            reading = next((name for name in ("--tasks", "--data") if name in options_of(arguments_of(app, error))), "")
+            files = [word for word in words if word.endswith(".jsonl")]
+            hint = f"{reading} {' '.join(files)}" if files and reading else manual
+            return UsageError(f"{listed(words)} is more than {command} takes", hint=hint)
         case MissingArgumentError():
             missing = f"{command} needs {argument}{meaning(app, error)}"
+            if greedy := greedy_option(app, error):
+                return UsageError(
+                    missing, why=f"{greedy} takes all words behind it", hint=f"put {argument} before {greedy}"
+                )
             what = f"{error.keyword} needs a value" if error.keyword else missing
             return UsageError(what, hint=f"{usage(app, error)}, as {manual} says")
         case RepeatArgumentError():
@@ -63,6 +72,39 @@ def unknown_option(app: App, error: CycloptsError) -> str:
     known = {name for argument in arguments_of(app, error) for name in argument.names}
     words = (word.partition("=")[0] for word in error.root_input_tokens or ())
     return next((word for word in words if word.startswith("--") and word not in known), "")
+
+
+def option_hint(app: App, error: CycloptsError, word: str, manual: str) -> str:
+    """What to say instead of an option that a command has not."""
+    arguments = arguments_of(app, error)
+    named = {name for argument in arguments for name in argument.names}
+    word = word.partition("=")[0]
+    setting = word.lstrip("-").replace("-", "_")
+    if word in ("-o", "--out", "--output") and "OUT" in named:
+        return f"OUT stands without an option: {usage(app, error)}"
+    if word in ("-o", "--output") and "--out" in named:
+        return "did you mean '--out'?"
+    if "--set" in named and setting in settings():
+        return f"a setting stands in the recipe, or --set merge.{setting}=VALUE"
+    return nearest(word, options_of(arguments), manual)
+
+
+def settings() -> set[str]:
+    """The names of all methods' settings."""
+    from mergery.method import methods
+
+    return {name for method in methods().values() for name in method.settings}
+
+
+def greedy_option(app: App, error: CycloptsError) -> str:
+    """The last option of those that take all words behind them, where it has taken the one that is missing."""
+    if error.argument is None or any(name.startswith("-") for name in error.argument.names):
+        return ""
+    greedy = {name for each in arguments_of(app, error) if each.parameter.consume_multiple for name in each.names}
+    words = list(error.root_input_tokens or ())
+    used = [place for place, word in enumerate(words) if word in greedy]
+    behind = [word for word in words[used[-1] + 1 : used[-1] + 3] if not word.startswith("-")] if used else []
+    return words[used[-1]] if len(behind) == 2 else ""
 
 
 def nearest(word: str, known: Iterable[str], manual: str) -> str:

@@ -21,13 +21,13 @@ def content_of(checkpoint: Checkpoint) -> Any:
     """What tells a model apart from any other: hashes of weights, config and the files beside them."""
     if isinstance(checkpoint, AdaptedCheckpoint):
         return [checkpoint.rounding, *map(content_of, (checkpoint.base, *checkpoint.adapters))]
+    fingerprint = checkpoint.fingerprint()
+    if "commit" in fingerprint:  # of the hub, whose weights may not be here yet
+        return fingerprint
     hashed = getattr(checkpoint, "hash_contents", None)
     if hashed is not None:
         files = [name for name in checkpoint.files if name != "README.md"]
         return [hashed(), digest(checkpoint.config.plain()), [[name, checkpoint.file(name).hex()] for name in files]]
-    fingerprint = checkpoint.fingerprint()
-    if "commit" in fingerprint:
-        return fingerprint
     whole = hashlib.sha256()
     for name, info in checkpoint.tensors.items():
         whole.update(f"{name!r}{info.shape}{info.dtype.name}".encode())

@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mergery.checkpoints import open_checkpoint
+from mergery.checkpoints.file_kinds import WEIGHT_SUFFIXES
+from mergery.checkpoints.hub.addresses import read_address
 from mergery.checkpoints.json_files import parse_object
+from mergery.checkpoints.nearby import near_path
 from mergery.errors import CheckpointError, PlanError, RecipeError, Where
 from mergery.evaluation.content import content_of, file_hash, state_hash, tokenizer_mark
 from mergery.evaluation.loading import FITTING, Head, Loaded, assembled, pretrained, quiet, tokenizer_of
@@ -53,8 +56,8 @@ def open_subject(
 ) -> Subject:
     """Say what `source` is, from headers and small files; weights are read for their hash alone.
 
-    source:    a model folder, a GGUF file, either with adapters on it (`model+adapter`), a PEFT adapter's folder, a recipe
-               (a YAML file, a mapping or a `Recipe`), a transformers module, or a `Subject`, which is returned as it is.
+    source:    a model folder, a GGUF file, a hub id, any with adapters on it (`model+adapter`), a PEFT adapter's folder, a
+               recipe (a YAML file, a mapping or a `Recipe`), a transformers module, or a `Subject`, which is returned as it is.
     tokenizer: a tokenizer, or the folder of one, where the model brings none; a module needs it.
     base:      the folder of an adapter's base, where the adapter does not name it.
 
@@ -69,15 +72,46 @@ def open_subject(
     path = Path(source).expanduser()
     if path.suffix in RECIPES:
         return _from_recipe(path, name or path.stem, tokenizer)
-    if (path.suffix == ".gguf" and path.is_file()) or ("+" in str(source) and not path.exists()):
-        copy = {"models": {"model": str(path)}, "merge": {"method": "passthrough", "models": ["model"]}}
-        return _from_recipe(copy, name or path.stem, tokenizer)
-    if not path.is_dir():
-        hint = "give a model folder, MODEL+ADAPTER, an adapter's folder, a GGUF file, or a recipe (.yaml)"
-        raise CheckpointError("there is no such model folder", where=Where(str(source)), hint=hint)
+    if (path.suffix == ".gguf" and path.is_file()) or (not path.exists() and ("+" in str(source) or on_hub(source))):
+        copy = {"models": {"model": str(source)}, "merge": {"method": "passthrough", "models": ["model"]}}
+        return _from_recipe(copy, name or "+".join(map(_last, str(source).split("+"))), tokenizer)
+    check_there(source)
     if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
         return _from_adapter(path, name or path.name, tokenizer, base)
     return _from_folder(path, name or path.resolve().name, tokenizer)
+
+
+def on_hub(source: Any) -> bool:
+    """Whether a text names a model of the hub, and nothing here."""
+    return not Path(source).expanduser().exists() and read_address(str(source)) is not None
+
+
+def check_there(source: str | Path) -> None:
+    """Refuse what leads to no model and no recipe, by its path or, of models on the hub and with adapters, their headers.
+
+    Raises CheckpointError.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir() or (path.suffix in (*RECIPES, ".gguf") and path.is_file()):
+        return
+    if not path.exists() and ("+" in str(source) or on_hub(source)):
+        open_checkpoint(str(source)).close()
+        return
+    hint = "give a model folder, MODEL+ADAPTER, an adapter's folder, a GGUF file, a hub id, or a recipe (.yaml)"
+    if path.exists():
+        hint = f"name the folder that it lies in: {path.parent}" if path.suffix in WEIGHT_SUFFIXES else hint
+        hint = f"a task file stands behind --tasks: --tasks {source}" if path.suffix == ".jsonl" else hint
+        raise CheckpointError("this is no model folder", where=Where(str(source)), hint=hint)
+    near = near_path(str(source), path)
+    raise CheckpointError(
+        "there is no such model folder", where=Where(str(source)), hint=f"did you mean {near!r}?" if near else hint
+    )
+
+
+def _last(path: str) -> str:
+    """What a model is called by its path."""
+    last = Path(path)
+    return last.stem if last.suffix in (".gguf", *WEIGHT_SUFFIXES) else last.name
 
 
 # --- folders and adapters ---------------------------------------------------------------------------------------------

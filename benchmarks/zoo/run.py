@@ -23,7 +23,7 @@ REAL = "real"  # trained and measured by `make zoo-real` alone
 EFFECTS = "effects"  # wider models, and analogy
 WIDTHS = (48, 96, 192)
 WIDENED = ("linear", "task_arithmetic", "ties", "pcb", "svc", "tsv_merge", "iso_c", "swudi_a")
-REAL_ROWS = (  # first what takes seconds to merge, then what takes minutes, each in the order of use
+REAL_ROWS = (  # methods on entries and averages first, each in the order of use
     "linear", "task_arithmetic", "ties", "dare_linear", "dare_ties", "della_linear", "emr", "pcb", "breadcrumbs", "iso_c",
     "dc_merge", "tsv_merge", "swudi_a", "svc", "cart", "dop", "ace", "knots", "opcm", "iso_cts", "swudi", "subspace_boosting",
 )  # fmt: skip

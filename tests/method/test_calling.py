@@ -76,6 +76,15 @@ def test_a_tensor_is_a_value_of_a_setting():
     assert torch.equal(mergery.methods.linear([a, b], weight=torch.tensor([3.0, 1.0])), torch.tensor([0.75, 0.25]))
 
 
+def test_numbers_of_eight_bits_are_merged_as_others_are():
+    a, b = torch.tensor([1.0, 3.0]), torch.tensor([2.0, 5.0])
+    eight = [each.to(torch.float8_e4m3fn) for each in (a, b)]
+    made = mergery.methods.linear(eight)
+    assert made.dtype == torch.float8_e4m3fn
+    assert made.float().tolist() == [1.5, 4.0]
+    assert mergery.merge_tensors(mergery.methods.linear, eight).tolist() == [1.5, 4.0]  # decoded to float32
+
+
 T = torch.ones(2, 2)
 
 
@@ -93,6 +102,10 @@ T = torch.ones(2, 2)
         (lambda: mergery.methods.linear([np.array(["x"])]), ["model 0 is an array of <U1"]),
         (lambda: mergery.merge_tensors(mergery.methods.linear, [1.0, 2.0]), ["model 0 is a float, not a tensor"]),
         (lambda: mergery.methods.linear([]), ["linear is given no models"]),
+        (lambda: mergery.methods.linear([np.array([1, 2]), np.array([3, 4])]), ["model 0 is of int64", "as float32"]),
+        (lambda: mergery.methods.ties([T], base=T > 0), ["the base is of bool"]),
+        (lambda: mergery.merge_tensors(mergery.methods.linear, [T, T.int()]), ["model 1 is of int32"]),
+        (lambda: mergery.methods.linear([T.to(torch.complex64)]), ["model 0 is of complex64"]),
     ],
 )
 def test_what_is_no_tensor_is_told(call, says):

@@ -30,14 +30,17 @@ def merge_tensors(
 ) -> Tensor:
     """Merge plain tensors, or numpy arrays, of one shape, byte for byte as one tensor of a checkpoint would be merged.
 
-    For its arguments and errors see `Method.__call__`. The one tensor is the whole model, where a statistic is of that.
+    For its arguments and errors see `Method.__call__`. The one tensor is the whole model, where a statistic is of that. Numbers
+    of eight bits are decoded, as those of files are: they give float32.
     """
     import torch
 
     models, base, give = as_tensors(method, models, base)
     resolved = method.resolve(len(models), settings)
     method.refuse(models, base, statistics)
-    given = [*models, *([base] if base is not None else [])]
+    given = [
+        each.float() if each.element_size() == 1 else each for each in (*models, *([] if base is None else [base]))
+    ]
     leaves = [_stored(str(index), tensor) for index, tensor in enumerate(given)]
     measured = [
         Measured(
@@ -55,7 +58,7 @@ def merge_tensors(
     node = Merged(
         method, "tensor", names, tuple(leaves[: len(models)]), origin, resolved, dtype, 0, matrices, tuple(measured)
     )
-    if not node.elements or not dtype.floating:
+    if not node.elements:
         return give(given[0 if origin is None else -1].clone())
     out = np.empty(node.elements * dtype.itemsize, dtype=np.uint8)
     merging = Merging(node, Shared(seed, alone=True), Workspace())

@@ -52,7 +52,7 @@ class Evaluation:
 
     def result(self) -> Tensor:
         """The merged tensor. Raises DataError where it is not finite in its dtype."""
-        if not self.like.numel() or not self.dtype.is_floating_point:
+        if not self.like.numel():
             return self.like.detach().clone()
         for name, ask in self.method.asks:
             if isinstance(ask, Statistic):
@@ -188,7 +188,7 @@ def as_tensors(
 ) -> tuple[list[Tensor], Tensor | None, Callable[[Tensor], Any]]:
     """Models and base as tensors, and what makes of a merged tensor what the caller gave: an array where all are arrays.
 
-    Raises RecipeError for what is neither tensors nor arrays.
+    Raises RecipeError for what is neither tensors nor arrays, or holds no floating point numbers.
     """
     import numpy as np
     import torch
@@ -222,6 +222,13 @@ def as_tensors(
             raise RecipeError(
                 f"{name} is an array of {value.dtype}", hint="an array of floating point numbers"
             ) from None
+    for name, tensor in zip(names, tensors, strict=False):
+        if not tensor.is_floating_point():
+            raise RecipeError(
+                f"{name} is of {str(tensor.dtype).removeprefix('torch.')}",
+                why="only floating point numbers are merged",
+                hint="give it as float32; a merge of whole models copies integers, and says so",
+            )
     arrays = bool(given) and all(isinstance(value, np.ndarray) for value in given)
     origin = tensors.pop() if base is not None else None
     return tensors, origin, (lambda merged: merged.numpy()) if arrays else (lambda merged: merged)
@@ -234,6 +241,7 @@ def stream_keys(seed: int, k: int) -> list[int]:
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether a tensor holds neither NaN nor infinity, which its least and its largest entry tell."""
+    tensor = tensor.float() if tensor.element_size() == 1 else tensor  # of which torch knows no least
     return not tensor.numel() or all(bool(each.isfinite()) for each in tensor.aminmax())
 
 

@@ -11,6 +11,7 @@ from mergery.dtypes import F32
 from mergery.engine import Merging, Shared, Workspace
 from mergery.engine.calling import sum_of_rows
 from mergery.graph.nodes import Merged, Stored
+from mergery.kernels.devices import find_devices
 from mergery.method import Method
 from mergery.methods.cosine_add import cosine_add
 from mergery.methods.nuslerp import nuslerp
@@ -29,9 +30,10 @@ def stored(model: str, tensor: torch.Tensor) -> Stored:
     return Stored(model, checkpoint, checkpoint.tensors["tensor"])
 
 
-def merged(node: Merged, chunk: int) -> bytes:
+def merged(node: Merged, chunk: int, device: str = "cpu") -> bytes:
     """Its bytes, made in windows of about so many elements."""
-    merging, size = Merging(node, Shared(chunk=chunk, alone=True), Workspace()), node.dtype.itemsize
+    workspace = Workspace(*find_devices(device))
+    merging, size = Merging(node, Shared(chunk=chunk, alone=True), workspace), node.dtype.itemsize
     out = np.empty(node.elements * size, dtype=np.uint8)
     for start, stop in merging.outputs():
         merging.compute(start, stop, out[start * size : stop * size], node.dtype)
@@ -42,7 +44,7 @@ def merged(node: Merged, chunk: int) -> bytes:
 def test_bytes_do_not_depend_on_windows(shape):
     base, *models = normal(3, *shape)
     whole = node(nuslerp, models, base)
-    assert merged(whole, 1 << 30) == merged(whole, 1 << 16) == merged(whole, 1)
+    assert merged(whole, 1 << 30) == merged(whole, 1 << 16) == merged(whole, 1) == merged(whole, 1, "torch")
 
 
 def test_each_column_has_its_own_cosine():

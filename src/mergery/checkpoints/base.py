@@ -37,9 +37,7 @@ class Contents(NamedTuple):
     """
 
     side: tuple[str, ...] = ()  # files that go with the model: see `Checkpoint.files`
-    unread: tuple[
-        str, ...
-    ] = ()  # weight files, or entries of a file, that are left aside: copies in another form, counters
+    unread: tuple[str, ...] = ()  # weight files, or entries of one, left aside: copies in another form, counters
     training: tuple[str, ...] = ()  # state of its training
     unknown: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()  # folders whose weights are the checkpoint's tensors, under the folder's name

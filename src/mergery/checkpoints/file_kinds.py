@@ -52,9 +52,7 @@ TRAINING = (
     "logs", "lightning_logs", "all_results.json", "train_results.json", "eval_results.json", "trainer_log.jsonl",
 )  # fmt: skip
 OURS = ("mergery.lock.json",)  # written anew for every merge
-TRANSPORTED = (
-    "transport.json"  # what `mergery transport` keeps: some tensors of a model, with the recipe that merges them
-)
+TRANSPORTED = "transport.json"  # of `mergery transport`: some tensors of a model, with the recipe that merges them
 _BESIDE = {TRANSPORTED: (TRANSPORTED, "recipe.yaml"), "transform/transform.json": ("transform",)}
 """What Mergery keeps beside weights, for itself: by a file that says so, the files and folders."""
 

@@ -170,7 +170,8 @@ def column_gram(reader: Reader) -> np.ndarray:
     """
     import torch
 
-    total = torch.zeros(reader.k, reader.k, reader.columns, dtype=torch.float64)
+    place = reader.workspace.device.place or torch.device("cpu")
+    total = torch.zeros(reader.k, reader.k, reader.columns, dtype=torch.float64, device=place)
     for window, end in reader.windows():
         reader.load(window, end)
         for start, stop in reader.slices(window, end):
@@ -178,10 +179,10 @@ def column_gram(reader: Reader) -> np.ndarray:
             for block in vectors.split(reader.block // reader.columns, dim=1):
                 wide = block.to(torch.float64)
                 for model in range(reader.k):
-                    total[model, model:] += sum_of_rows(wide[model] * wide[model:]).to(total.device)
+                    total[model, model:] += sum_of_rows(wide[model] * wide[model:])
     for model in range(reader.k):
         total[model + 1 :, model] = total[model, model + 1 :]
-    return total.permute(2, 0, 1).numpy()
+    return total.permute(2, 0, 1).cpu().numpy()
 
 
 def sum_of_rows(values: Tensor) -> Tensor:

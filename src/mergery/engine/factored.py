@@ -42,9 +42,7 @@ class Factoring(Evaluator[Merged]):
         self.keys = np.array([keyed.key(shared.seed, node.name, model) for model in node.models], dtype=np.uint64)
         self.values: dict[int, Tensor] = {}  # factors and scalars, by the node's id
         self.merged: tuple[int, Tensor | Factored] | None = None  # of one matrix, as it is stored
-        self.block: tuple[int, Tensor] | None = (
-            None  # of that matrix, the last one that was multiplied out, by its first row
-        )
+        self.block: tuple[int, Tensor] | None = None  # of that matrix, the last one multiplied out, by its first row
 
     @property
     def sources(self) -> tuple[Node, ...]:

@@ -27,10 +27,8 @@ class Held:
         self.room = room  # bytes
         self.used = 0
         self.key_of: Callable[[Node], bytes] | None = None  # equal keys are rows of equal bytes
-        self._asked: tuple[set[bytes], set[bytes]] = (
-            set(),
-            set(),
-        )  # keys of what is itself merged: of earlier runs, of this one
+        # keys of what is itself merged: of earlier runs, of this one
+        self._asked: tuple[set[bytes], set[bytes]] = (set(), set())
         self._windows: dict[Window, np.ndarray] = {}
         self._facts: dict[Any, np.ndarray] = {}
         self._lock = threading.Lock()

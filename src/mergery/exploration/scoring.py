@@ -31,9 +31,7 @@ class Objective:
     tasks: tuple[Task, ...]
     options: EvaluationOptions
     portions: tuple[tuple[Task, ...], ...]
-    anchors: tuple[
-        Task, ...
-    ] = ()  # the first items of every task, by which candidates are told where not all are asked
+    anchors: tuple[Task, ...] = ()  # the first items of every task, which tell candidates where not all are asked
 
     @property
     def head(self) -> Head:

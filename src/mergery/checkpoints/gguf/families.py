@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-ROTARY = (
-    "rotary"  # rows of a head that rotate together stand side by side, where transformers has them half a head apart
-)
+ROTARY = "rotary"  # rows of a head that rotate together are neighbours, where transformers has them half a head apart
 ONE = "one"  # a norm's weight with the one that transformers adds when it computes
 DECAY = "decay"  # -exp(A_log)
 FLAT = "flat"  # without a dimension of one element

@@ -53,9 +53,7 @@ METHODS: tuple[Mapping[str, Any], ...] = (
 """What is tried, in this order: from cheap to dear, of every family that is best in some world (docs/which-method.md)."""
 FINALISTS = 3  # merges at their defaults that are judged
 SHARE = 0.5  # of the time that is left: no single merge may be expected to take more
-TOGETHER = (
-    4  # candidates that are drawn before any of them is scored, whatever the workers: at most a generation of CMA-ES
-)
+TOGETHER = 4  # candidates drawn before any of them is scored, whatever the workers: at most a generation of CMA-ES
 REFINED = 2  # merges whose weights are searched
 RECORD = "auto.json"
 LATE = "there was not the time"

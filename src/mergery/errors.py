@@ -118,13 +118,17 @@ def raise_all(errors: Sequence[MergeryError]) -> None:
         raise errors[0] if len(errors) == 1 else Problems(errors)
 
 
+MOST = 80  # names listed in a hint where none is near
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint that names the nearest known word, or lists what is known where nothing is near."""
     known = list(known)
     near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
     if near:
         return f"did you mean {near[0]!r}?"
-    return f"known here: {', '.join(sorted(known))}" if known else ""
+    more = f" and {len(known) - MOST} more" if len(known) > MOST else ""
+    return f"known here: {', '.join(sorted(known)[:MOST])}{more}" if known else ""
 
 
 SHOWN = 5  # names listed in a message before "and N more"

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mergery as package
+from mergery.alignment import demand
 from mergery.errors import MergeryError
 from mergery.testing.symmetries import random_transform
 from mergery.views.transforms import transformed
@@ -170,6 +171,18 @@ def test_converted_models_and_models_of_other_shapes_are_refused(models):
     make_llama(models / "deeper", 1, num_hidden_layers=5)
     with pytest.raises(MergeryError, match="'reference' has 4 layers with attention, and 'model' 5"):
         package.align(models / "deeper", models / "base", models / "out")
+
+
+def test_what_can_be_refused_is_refused_before_a_transform_is_looked_for(models, mergery, monkeypatch):
+    monkeypatch.setattr(demand, "find_transform", lambda *given: pytest.fail("it was looked for"))
+    (models / "full").mkdir()
+    (models / "full" / "notes.txt").write_text("mine")
+    for out, said in (("full", "is not empty"), ("base", "is, or lies in, the model 'reference'")):
+        outcome = mergery("align", models / "moved", models / out, "--to", models / "base")
+        assert outcome.code == 2 and said in outcome.err
+    make_llama(models / "deeper", 1, num_hidden_layers=5)
+    outcome = mergery("align", models / "moved", models / "out", "--to", models / "deeper", "--dry-run")
+    assert outcome.code == 2 and "cannot be aligned" in outcome.err
 
 
 @pytest.mark.parametrize("method", ["weights", "activations", "learned", "transport"])

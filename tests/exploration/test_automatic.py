@@ -107,6 +107,9 @@ def test_all_of_it_from_the_command_line(mergery: Any, zoo: Path, texts: Path, t
     assert record["verdict"] in done.out
     assert {"a", "b"} <= {each["name"] for each in record["judged"]}
     assert mergery("merge", out / "recipe.yaml", tmp_path / "merged").code == 0
+    (out / ".lock").write_text("choice")  # one that was scored is not overwritten by one that was not
+    again = mergery("auto", zoo / "base", zoo / "a", zoo / "b", "--no-tasks", "--out", out)
+    assert again.code == 2 and "it holds a choice" in again.err
 
 
 def test_models_that_do_not_belong_together_are_refused_first(

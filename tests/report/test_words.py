@@ -60,6 +60,16 @@ def test_a_resumed_run_is_timed_from_where_it_went_on(capsys, monkeypatch):
     assert capsys.readouterr().err == "merging: 600.0 MB of 1.0 GB (60 %), 10.0 MB/s, 40 s left\n"
 
 
+def test_what_begins_anew_is_timed_anew(capsys, monkeypatch):
+    """Steps of the same name follow bytes, or another sweep the first: less than before is no negative rate."""
+    clock = iter([0.0, 0.0, 10.0, 20.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    reporter = PlainReporter()
+    for done in (500_000_000, 1_000, 100_001_000):
+        reporter.event(Progress("merging", done, 1_000_000_000))
+    assert capsys.readouterr().err.splitlines()[-1] == "merging: 100.0 MB of 1.0 GB (10 %), 10.0 MB/s, 90 s left"
+
+
 # --- what does not suit the machine -------------------------------------------------------------------------------------
 
 

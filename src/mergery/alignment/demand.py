@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mergery.alignment.finding import find_centre, find_transform
+from mergery.alignment.finding import check_matching, find_centre, find_transform
 from mergery.alignment.soft.finding import find_transport, find_zip
 from mergery.calibration.opening import stored_view
 from mergery.calibration.sources import mark_of
@@ -115,6 +115,7 @@ def plan_aligning(recipe: Recipe, only: Any = ()) -> tuple[Recipe, Plan | None]:
     known = _with_transforms(recipe, [need for need in needs if need.there])
     if all(need.there for need in needs):
         return known, None
+    check_matching(recipe, [need.model for need in needs if not need.there])
     plan = make_plan(_as_wide(known, needs), only=only)
     return known, replace(plan, recipe=known, notes=(*(need.words() for need in needs), *plan.notes))
 

@@ -12,6 +12,7 @@ import numpy as np
 from mergery.alignment.matching.centre import match_to_centre
 from mergery.alignment.matching.pairs import Models, values_of
 from mergery.alignment.matching.weights import WeightMatching
+from mergery.alignment.soft.pairing import SoftModels
 from mergery.architecture.norms import shift_of
 from mergery.checkpoints.statistics import model_mark
 from mergery.errors import PlanError, raise_all
@@ -23,6 +24,7 @@ from mergery.planning.models import stored_views
 from mergery.planning.opening import open_all
 from mergery.recipe import Merge, Recipe
 from mergery.recipe.aligning import ROTATION, Align
+from mergery.recipe.soft import SOFT
 from mergery.run.events import Notify
 from mergery.views.respelling import respelled
 from mergery.views.transforms import Transform
@@ -61,6 +63,17 @@ def find_transform(recipe: Recipe, name: str, align: Align, notify: Notify) -> T
             **(learnt.facts if learnt else {}),
         }
         return replace(found, facts=facts, gains=gains if found.rotation is not None else {})
+
+
+def check_matching(recipe: Recipe, names: Sequence[str]) -> None:
+    """Raise MergeryError where models of a recipe cannot be matched as its `align` says, from headers alone."""
+    align = recipe.align
+    assert align is not None
+    for name in names:
+        if (anchor := anchor_of(recipe)) == name:  # of a zip each model gets a map
+            continue
+        with opened(recipe, (anchor, name)) as (reference, model):
+            (SoftModels if align.method in SOFT else Models)(reference, model)
 
 
 def without_gains(models: Models) -> tuple[Models, dict[str, np.ndarray]]:

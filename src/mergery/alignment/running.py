@@ -16,6 +16,7 @@ from mergery.recipe.soft import TRANSPORT, ZIP
 from mergery.report.files import side_files
 from mergery.run.events import Notify
 from mergery.run.merging import Result, merge_to_folder
+from mergery.run.output import check_beforehand, place_of
 from mergery.run.workers import Options
 from mergery.views.transforms import read_transform
 
@@ -70,6 +71,10 @@ def align(
     recipe: Recipe, out: Path, options: Options, notify: Notify, *, replace: bool = False, restart: bool = False
 ) -> Result:
     """Find the transform, unless it is kept from an earlier run, and write the model in its new coordinates."""
+    _, still = plan_aligning(recipe)
+    if still is not None:
+        check_beforehand(still, place_of(out), replace=replace)
+        still.close()
     known = aligned_recipe(recipe, notify)
     source = known.models["model"]
     assert isinstance(source, Source)

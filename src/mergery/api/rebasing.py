@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergery.api.measuring import evaluate
+from mergery.evaluation.options import EvaluationOptions
+from mergery.evaluation.running import read_tasks
 from mergery.report.files import side_files
 from mergery.report.notebook import listening
 from mergery.run.events import Notify
@@ -58,6 +60,8 @@ def rebase(
     from mergery.alignment.rebasing.options import RebaseOptions
     from mergery.alignment.rebasing.running import rebased_plan
 
+    if tasks:
+        read_tasks(tasks, EvaluationOptions())
     wanted, places = options or RebaseOptions(), (str(finetune), str(old), str(new))
     with listening(on_event) as notify:
         with rebased_plan(

@@ -52,6 +52,9 @@ def open_model(source: Any) -> Iterator[Opened]:
             yield opened
         return
     with on_recorded_base(open_checkpoint(source), Path()) as checkpoint, opened_checkpoint(checkpoint) as opened:
+        if opened.view.config.plain() == {} and "adapter_config.json" in checkpoint.files:
+            hint = f"name the model that it was made for before it, with a +: MODEL+{source}"
+            raise CheckpointError("this is an adapter, not a model", where=Where(checkpoint.location), hint=hint)
         yield opened
 
 

@@ -53,7 +53,11 @@ TRAINING = (
 )  # fmt: skip
 OURS = ("mergery.lock.json",)  # written anew for every merge
 TRANSPORTED = "transport.json"  # of `mergery transport`: some tensors of a model, with the recipe that merges them
-_BESIDE = {TRANSPORTED: (TRANSPORTED, "recipe.yaml"), "transform/transform.json": ("transform",)}
+_BESIDE = {
+    TRANSPORTED: (TRANSPORTED, "recipe.yaml"),
+    "transform/transform.json": ("transform",),
+    "fusion.json": ("fusion.json",),  # what `mergery fuse` was told, and what came of it
+}
 """What Mergery keeps beside weights, for itself: by a file that says so, the files and folders."""
 
 

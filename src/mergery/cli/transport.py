@@ -149,7 +149,7 @@ def transport(
         _say(foresee(source, into, data, options, since), json=writing.telling.json)
         return
     told: dict[str, Any] = {"alpha": alpha, "since": since, "weights": weights, "replace": replace}
-    if adapt is not None:
+    if adapt is not None or (epochs, rate, batch) != (1, 1e-5, 8):
         told |= {"adapt": adapt, "adapting": AdaptOptions(epochs, rate, batch=batch, longest=longest, seed=seed)}
     told |= {"options": options, "run": run, "restart": writing.restart}
     with writing.reporter() as report:

@@ -61,7 +61,7 @@ class Study:
         usual = "nsga" if goals > 1 else "cma" if len(self.numbers) > 1 else "tpe"
         self.sampler = usual if name == "auto" else name
         if self.sampler == "cma" and len(self.numbers) < 2:
-            why = f"the recipe has {len(self.numbers)} open numbers, and CMA-ES needs two"
+            why = f"the recipe has {len(self.numbers) or 'no'} open number, and CMA-ES needs two"
             raise RecipeError("cma cannot search this", why=why, hint="--sampler tpe")
         if self.sampler == "quadratic" and len(self.numbers) < len(space.dimensions):
             why = "the recipe has open choices, and a function is of numbers"

@@ -135,7 +135,7 @@ def _under_maps(view: View, transform: Transform, spaces: Spaces, findings: Find
     words = f"taken into the coordinates of {facts.get('to')} by optimal transport: {how}"
     if facts.get("method") == ZIP:
         words = f"zipped with {facts.get('to')}, to be averaged with it: {how}"
-    loss = "it computes something else: merge it, and train it further"
+    loss = "what it computes: it is there to be merged, and trained further"
     findings.changes.append(Change(view.name, words, loss))
     shape: dict[str, Any] = dict(facts.get("shape", {}))
     section = {

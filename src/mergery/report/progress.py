@@ -54,6 +54,7 @@ class PlainReporter(Reporter):
         self.last = time.monotonic()
         self.compiling = False
         self.began: dict[str, tuple[float, int]] = {}  # by what goes on: when it was first heard of, and how far it was
+        self.shown: dict[str, int] = {}  # and how far it was last
 
     def event(self, event: Event) -> None:
         for text in sentences(event):
@@ -71,6 +72,9 @@ class PlainReporter(Reporter):
     def advance(self, share: Share) -> None:
         """Say how far something is."""
         now = time.monotonic()
+        if share.done < self.shown.get(share.what, 0):  # it has begun anew, such as another sweep
+            del self.began[share.what]
+        self.shown[share.what] = share.done
         began, first = self.began.setdefault(share.what, (now, share.done))
         if now - self.last >= INTERVAL:
             self.last = now

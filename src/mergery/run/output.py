@@ -16,6 +16,7 @@ from mergery.run import journal, lock
 
 ROOM = 64 << 20  # bytes wanted free beyond the output
 ELSEWHERE = "choose another folder"
+EXCHANGED = "choose another folder, or say --replace to exchange it once the new one is complete"
 
 
 def place_of(out: str | Path) -> Path:
@@ -53,17 +54,25 @@ def check_output(plan: Plan, out: Path, *, replace: bool = False) -> bool:
 
     `out` comes from `place_of`. Raises PlanError.
     """
+    check_beforehand(plan, out, replace=replace)
+    if replace or not (out.exists() and any(out.iterdir())):
+        return False
+    check_finished(plan, out)
+    return True
+
+
+def check_beforehand(plan: Plan, out: Path, *, replace: bool = False) -> None:
+    """The same before the plan is known to the last: another plan's result is not refused. Raises PlanError."""
     check_inputs(plan, out, replace=replace)
     there = out.exists() and any(out.iterdir())
     if there and not replace:
-        check_finished(plan, out)
-        return True
+        check_ours(out)
+        return
     if there:
         check_replaceable(out)
     check_writable(out)
     check_unfinished(partial_folder(out))
     check_space(partial_folder(out), plan.layout)
-    return False
 
 
 def outlook(plan: Plan, out: Path, *, replace: bool = False, restart: bool = False) -> str:
@@ -98,12 +107,16 @@ def check_inputs(plan: Plan, out: Path, *, replace: bool = False) -> None:
 
 def check_finished(plan: Plan, out: Path) -> None:
     """Refuse a folder that is not what the plan gives."""
-    hint = "choose another folder, or say --replace to exchange it once the new one is complete"
+    check_ours(out)
+    if lock.read_lock(out).get("plan") != plan.digest:
+        raise PlanError(f"the output {str(out)!r} holds the result of another plan", hint=EXCHANGED)
+
+
+def check_ours(out: Path) -> None:
+    """Refuse a folder that no plan has given."""
     if not (out / lock.NAME).exists():
         what, why = f"the output folder {str(out)!r} is not empty", "nothing that exists is overwritten"
-        raise PlanError(what, why=why, hint=hint if is_model(out) else ELSEWHERE)
-    if lock.read_lock(out).get("plan") != plan.digest:
-        raise PlanError(f"the output {str(out)!r} holds the result of another plan", hint=hint)
+        raise PlanError(what, why=why, hint=EXCHANGED if is_model(out) else ELSEWHERE)
 
 
 def check_replaceable(out: Path) -> None:

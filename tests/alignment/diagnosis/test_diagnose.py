@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 import mergery as library
@@ -163,7 +164,7 @@ def test_experts_in_another_order(save: Any) -> None:
     assert (router.plain.found, router.plain.moved) == (1.0, 1.0)
 
 
-def test_from_the_command_line(mergery: Any, save: Any) -> None:
+def test_from_the_command_line(mergery: Any, save: Any, tmp_path: Path) -> None:
     state = llama().state_dict()
     base, other = save("base", llama(state)), save("other", llama(permuted(state, neurons=True)))
     done = mergery("diagnose", base, other)
@@ -176,6 +177,12 @@ def test_from_the_command_line(mergery: Any, save: Any) -> None:
     assert {door["name"] for door in told["doors"]} == {"merge", "align", "rebase", "transport", "distil"}
     missing = mergery("diagnose", base, f"{base}-none")
     assert missing.code == 2
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    save_file({"base_model.model.lm_head.lora_A.weight": torch.ones(1, 8)}, adapter / "adapter_model.safetensors")
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1}')
+    alone = mergery("diagnose", base, adapter)
+    assert alone.code == 2 and "this is an adapter, not a model" in alone.err
 
 
 @pytest.mark.parametrize("how", ["permuted", "transformed"])

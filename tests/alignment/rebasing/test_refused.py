@@ -91,6 +91,32 @@ def test_settings_are_checked() -> None:
         library.RebaseOptions("thesus")  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match=r"whiten is 0\.7"):
         library.RebaseOptions("theseus", whiten=0.7)
+    for way, option in (("shift", {"ridge": 0.1}), ("gradfix", {"heads": "whole"}), ("theseus", {"vote": "majority"})):
+        with pytest.raises(RecipeError, match=f"{next(iter(option))} is of "):
+            library.RebaseOptions(way, **option)  # type: ignore[arg-type]
+
+
+def test_bad_tasks_are_told_before_anything_is_moved(mergery: Any, save: Any, tmp_path: Any) -> None:
+    state = llama().state_dict()
+    old, own, new = save("old", state), save("own", tuned(state, 1)), save("new", tuned(state, 2))
+    (tmp_path / "bad.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
+    done = rebase(mergery, own, tmp_path / "out", old, new, "--tasks", tmp_path / "bad.jsonl")
+    assert done.code == 2 and "bad.jsonl:2:10" in done.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_without_rows_of_tokens(mergery: Any, tmp_path: Any) -> None:
+    from transformers import ViTConfig, ViTForImageClassification
+
+    for name in ("old", "own", "new"):
+        ViTForImageClassification(
+            ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4)
+        ).save_pretrained(tmp_path / name)
+    done = rebase(mergery, tmp_path / "own", tmp_path / "out", tmp_path / "old", tmp_path / "new")
+    assert done.code == 2 and "Theseus carries models of text" in done.err
+    found = library.diagnose(str(tmp_path / "old"), str(tmp_path / "new"))
+    assert {door.name: door.state for door in found.doors}["align"] == "closed"
+    assert not any(door.command for door in found.doors)
 
 
 def test_data_that_no_one_reads(mergery: Any, llamas: Any, texts: Any, tmp_path: Any) -> None:

@@ -91,6 +91,13 @@ def test_a_transport_that_is_adapted_is_a_model_like_any(
     assert not (tmp_path / "out.adapted").exists()
     again = mergery("transport", source, tmp_path / "out", *command, "--adapt", texts, "--rate", 1e-3)
     assert again.code == 0 and "already there" in again.err
+    for rate, said in ((1e-3, "already there"), (1e-2, "holds the result of another plan")):  # seen before it trains
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(adapting, "adapt", lambda *given, **more: pytest.fail("it was trained for nothing"))
+            again = mergery("transport", source, tmp_path / "out", *command, "--adapt", texts, "--rate", rate)
+        assert said in again.err
+    alone = mergery("transport", source, tmp_path / "other", *command, "--rate", 1e-3)
+    assert alone.code == 2 and "there is nothing to adapt" in alone.err
 
 
 def test_a_fine_tuning_that_was_killed_goes_on_with_the_same_bytes(

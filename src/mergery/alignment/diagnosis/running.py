@@ -13,6 +13,7 @@ from mergery.alignment.diagnosis.reading import Pair, Side
 from mergery.alignment.diagnosis.signatures import Tokens, related, tokens
 from mergery.alignment.diagnosis.verdict import Diagnosis, Seen, doors, judge
 from mergery.alignment.rebasing.models import READERS, WRITERS, same_tokenizer, shared_tokens
+from mergery.architecture.symmetries import symmetries_of
 from mergery.calibration.opening import open_model
 from mergery.errors import PlanError, Where
 from mergery.planning.compatibility import config_differences
@@ -64,7 +65,8 @@ def _facts(pair: Pair) -> dict[str, Any]:
         "families": [side.family for side in both], "depths": [side.depth for side in both], "widths": widths,
         "dtypes": dtypes, "tokenizer": same_tokenizer(pair.mine.view.donor, pair.theirs.view.donor),
         "differences": differences, "decoders": all("CausalLM" in each or "LMHead" in each for each in classes),
-        "why_not": [], **pair.sizes,
+        "symmetries": all(symmetries_of(config) is not None for config in configs),
+        "rows": [side.shape(table)[0] if table else None for side in both], "why_not": [], **pair.sizes,
     }  # fmt: skip
 
 

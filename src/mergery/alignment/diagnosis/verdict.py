@@ -183,11 +183,16 @@ def doors(
         "seed": "neurons can be matched, and a barrier is left that narrows with width: measure the result",
         "architecture": "neurons of different shapes are transported, not matched",
     }.get(verdict, "they stand in one order already")
+    if aligns != "closed" and not facts["symmetries"]:
+        aligns, said = "closed", "what leaves a model of this family as it is has not been worked out"
     yield Door("align", aligns, said, f"mergery align {mine} OUT --to {theirs}{spaces}" if aligns != "closed" else "")
     depth = facts["families"][0] == facts["families"][1] and facts["depths"][0] == facts["depths"][1]
     if verdict == "lineage":
-        command = f"mergery rebase FINETUNE OUT --from {mine} --to {theirs}"
+        kept = "" if facts["rows"][0] == facts["rows"][1] else " --tokenizer base"
+        command = f"mergery rebase FINETUNE OUT --from {mine} --to {theirs}{kept}"
         yield Door("rebase", "open", "a fine-tune of one can be moved to the other as it is", command)
+    elif depth and verdict != "same" and facts["widths"][0] is None:
+        yield Door("rebase", "closed", "maps between bases begin with rows of tokens, and it has none")
     elif depth and verdict != "same":
         command = f"mergery rebase FINETUNE OUT --from {mine} --to {theirs} --way theseus"
         state: Open = "open" if verdict in ("permuted", "transformed") else "perhaps"

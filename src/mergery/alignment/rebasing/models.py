@@ -118,6 +118,12 @@ class Trio:
                 why=f"the old one is {kinds[0]}, the new one {kinds[1]}: their blocks have other parts",
                 hint="`mergery diagnose OLD NEW` says what else can be done with them",
             )
+        for model in (self.old, self.new):
+            rows = getattr(model.module.get_input_embeddings(), "weight", None)
+            if rows is None or rows.dim() != 2:
+                why = f"{model.view.name} has no rows of tokens, from which the map of its residual stream begins"
+                hint = "--way shift or transplant, where the bases have one shape"
+                raise PlanError("Theseus carries models of text", where=where, why=why, hint=hint)
         mine, theirs = ([unit.name for unit in model.units if unit.layer] for model in (self.old, self.new))
         if mine != theirs:
             raise PlanError(

@@ -19,6 +19,14 @@ WAYS: dict[str, str] = {
 """Every way, and what it is called in a sentence."""
 
 
+OF: dict[str, tuple[Way, ...]] = {
+    **dict.fromkeys(("ridge", "whiten", "heads", "sizes"), ("theseus",)),
+    **dict.fromkeys(("mask", "vote"), ("gradfix",)),
+    **dict.fromkeys(("samples", "length"), ("theseus", "gradfix")),
+}
+"""The ways that look at an option; those that are not named are of all."""
+
+
 @dataclass(frozen=True)
 class RebaseOptions:
     """How a fine-tune is moved to another base.
@@ -69,6 +77,10 @@ class RebaseOptions:
             if value < least or (most is not None and value > most):
                 limits = f"from {least:g} to {most:g}" if most is not None else f"{least:g} or more"
                 raise RecipeError(f"{name} is {value:g}", why=f"it must be {limits}", hint=f"{name}: {least:g}")
+        for name, ways in OF.items():
+            if self.way not in ways and getattr(self, name) != type(self).__dataclass_fields__[name].default:
+                what, why = f"{name} is of {' and '.join(ways)}", f"{WAYS[self.way]} does not look at it"
+                raise RecipeError(what, why=why, hint=f"leave it out, or --way {ways[0]}")
         if not math.isfinite(self.scale):
             raise RecipeError(f"scale is {self.scale}", why="it must be a number", hint="scale: 1")
 

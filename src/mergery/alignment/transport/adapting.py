@@ -22,7 +22,7 @@ from mergery.calibration.data import Row, Texts, read_texts
 from mergery.calibration.replacing import with_replaced, write_arrays
 from mergery.checkpoints import open_checkpoint
 from mergery.errors import CheckpointError, DataError, RecipeError, Where
-from mergery.evaluation.loading import pretrained, tokenizer_of
+from mergery.evaluation.loading import pretrained, quiet, tokenizer_of
 from mergery.kernels.random import key
 from mergery.planning.plan import Plan
 
@@ -195,12 +195,17 @@ def adapted_plan(
 
     work: the folder where these lie, once they are found, and the state of a training that is not at its end.
     """
-    mark = [texts.sha256, marked(options)]
+    mark = mark_of(texts, options)
     note = f"fine-tuned on {len(texts.rows)} texts beside fixed offsets: {{count}} tensors"
     file = work / "adapted.safetensors"
     if not file.exists():
         _adapt_into(file, plan, weights, into, alpha, texts, options, device=device, told=told)
     return with_replaced(stack, plan, [file], mark, note)
+
+
+def mark_of(texts: Texts, options: AdaptOptions) -> list[Any]:
+    """What determines the adapted tensors beside the plan, as plain data."""
+    return [texts.sha256, marked(options)]
 
 
 def marked(options: AdaptOptions) -> dict[str, Any]:
@@ -224,7 +229,8 @@ def _adapt_into(
     import torch
 
     torch.manual_seed(options.seed)
-    model = pretrained(str(Path(into).expanduser()), "language", "float32").to(device)
+    with quiet():
+        model = pretrained(str(Path(into).expanduser()), "language", "float32").to(device)
     known = dict(model.named_parameters())
     offsets: dict[str, Any] = {}
     with open_checkpoint(weights) as checkpoint:

@@ -6,6 +6,7 @@ with a recipe that merges it into the target. So another share of it takes a mer
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,14 +14,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from mergery.alignment.transport.adapting import AdaptOptions, adapted_plan, marked, read_rows
+from mergery.alignment.transport.adapting import AdaptOptions, adapted_plan, mark_of, marked, read_rows
 from mergery.alignment.transport.capture import Activations, capture, sizes_of
 from mergery.alignment.transport.estimate import Estimate, estimate
 from mergery.alignment.transport.moving import Mover, Side
 from mergery.alignment.transport.opening import Models, opened
 from mergery.alignment.transport.options import TransportOptions
 from mergery.alignment.transport.texts import Paired
-from mergery.calibration.replacing import begin_work
+from mergery.calibration.replacing import begin_work, digest_with
 from mergery.checkpoints import open_checkpoint
 from mergery.errors import PlanError, RecipeError
 from mergery.evaluation.running import torch_threads
@@ -58,6 +59,9 @@ def transport(
 ) -> Result:
     """Transport a source into a target, and write the model. See `mergery.api.transport`."""
     place, folder = places(out, weights, alpha, replace=replace)
+    if adapt is None and adapting != AdaptOptions():
+        why = "nothing is fine-tuned without texts"
+        raise RecipeError("there is nothing to adapt", why=why, hint="--adapt texts.jsonl, or leave out how")
     texts = None if adapt is None else read_rows(into, adapt, adapting)
     with opened(source, into, str(data), options, since) as models:
         move(models, folder, into, options, restart=restart, notify=on_event)
@@ -66,9 +70,9 @@ def transport(
     try:
         with ExitStack() as stack:
             made = plan
-            if texts is None:
-                check_output(plan, place, replace=replace)
-            else:
+            if texts is not None:
+                made = dataclasses.replace(plan, digest=digest_with(plan, mark_of(texts, adapting)))
+            if not check_output(made, place, replace=replace) and texts is not None:
                 begin_work(work, "adapt.json", [_mark_in(folder), alpha, texts.sha256, marked(adapting)])
                 with torch_threads(options.threads):
                     made = adapted_plan(

@@ -50,7 +50,7 @@ def recommend(
 ) -> Recommendation:
     """Recommend a method from how the models meet; see `mergery.api.recommend`. Raises MergeryError."""
     sources = sources_of(base, models)
-    with locked(out, "choice"):
+    with locked(out, "recommendation"):
         interference, why = _measured(sources)
         foretold = None if interference is None else foretell(interference.facts())
         method, skipped = _first(sources, list(foretold.behind) if foretold is not None else list(SAFE))

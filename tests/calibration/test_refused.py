@@ -101,3 +101,15 @@ def test_statistics_of_another_model_are_not_added(run, mergery, model, write, t
     assert mergery("calibrate", model("llama", 1), "--data", write(2), tmp_path / "other").code == 0
     outcome = run("--add", tmp_path / "other")
     assert outcome.code == 2 and "of another model" in outcome.err
+
+
+def test_labels_are_drawn_of_no_model_that_answers_nan(run, model, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = model("llama")
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][0, 0] = float("nan")
+    shutil.copytree(folder, tmp_path / "damaged")
+    save_file(weights, tmp_path / "damaged" / "model.safetensors", {"format": "pt"})
+    outcome = run(folder=tmp_path / "damaged", stats="fisher")
+    assert outcome.code == 2 and "the model answers NaN" in outcome.err

@@ -101,7 +101,7 @@ def test_a_classifier_that_answers_with_nan_has_no_score(classifiers, write, tmp
     weights = load_file(tmp_path / "encoder" / "model.safetensors")
     weights["classifier.bias"][1] = float("nan")
     save_file(weights, tmp_path / "encoder" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(DataError, match="the model answers with NaN"):
+    with pytest.raises(DataError, match="the model answers NaN"):
         mergery.evaluate(tmp_path / "encoder", write([{**each, "label": 0} for each in texts(3)]))
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mergery
-from mergery.errors import CheckpointError, PlanError, RecipeError
+from mergery.errors import CheckpointError, DataError, PlanError, RecipeError
 from mergery.evaluation import EvaluationOptions, open_subject
 from tests.evaluation.conftest import choices, prompts, texts
 
@@ -188,13 +188,24 @@ def test_without_transformers_a_user_is_told_what_to_install(zoo, write, mergery
     assert not (task.parent / "kept").exists()
 
 
-@pytest.mark.parametrize("kind", ["choice", "generation", "perplexity"])
-def test_a_model_that_answers_with_nan_has_no_score(kind, zoo, write, tmp_path, mergery):
-    """Else the first choice would be the likeliest, and half of the answers right."""
+@pytest.mark.parametrize("items", [choices, texts, prompts])
+def test_a_model_that_answers_nan_has_no_score(zoo, tmp_path, write, items):
+    """NaN is neither more nor less than anything: the first choice would seem the likeliest, and token 0 the next."""
     shutil.copytree(zoo / "a", tmp_path / "a")
     weights = load_file(tmp_path / "a" / "model.safetensors")
-    weights["model.norm.weight"][0] = float("nan")
+    weights["model.layers.1.mlp.up_proj.weight"][0, 0] = torch.nan
     save_file(weights, tmp_path / "a" / "model.safetensors", {"format": "pt"})
-    items = {"choice": choices, "generation": prompts, "perplexity": texts}[kind](3)
-    done = mergery("evaluate", tmp_path / "a", "--tasks", write(items))
-    assert (done.code, "the model answers with NaN" in done.err) == (2, True)
+    with pytest.raises(DataError, match=r"task\.jsonl:\d: the model answers NaN"):
+        mergery.evaluate(tmp_path / "a", write(items(3)))
+
+
+def test_a_model_of_images_and_a_base_that_nothing_is_put_on_are_refused(zoo, tmp_path, write):
+    from transformers import ViTConfig, ViTForImageClassification
+
+    ViTForImageClassification(
+        ViTConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, image_size=8, patch_size=4)
+    ).save_pretrained(tmp_path / "vit")
+    with pytest.raises(CheckpointError, match="ViTConfig models have no language head in transformers"):
+        mergery.evaluate(tmp_path / "vit", write(texts(2)), tokenizer=zoo / "a")
+    with pytest.raises(RecipeError, match="is put on no base"):
+        mergery.evaluate(zoo / "a", write(texts(2)), base=zoo / "base")

@@ -147,6 +147,8 @@ def likelihoods(logits: Any, row: Row, labels: Labels, seed: int) -> Iterator[tu
 
     Logits are (classes,), or (tokens, vocabulary) of which the last are those of the answer, and the token behind it.
     """
+    if bool(logits.isnan().any()):
+        raise DataError("the model answers NaN", hint="its weights hold NaN, or it overflows on this data")
     logs = torch.log_softmax(logits.float(), dim=-1)
     generator = torch.Generator().manual_seed(seed)
     if logs.dim() == 1:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mergery.errors import DataError, Where
 from mergery.evaluation.generation import Generator, after_block, matches, prompt_tokens
 from mergery.evaluation.labels import label_logs, label_numbers, label_tokens
 from mergery.evaluation.likelihood import Scorer, Span, choice_spans, text_spans
@@ -84,21 +85,38 @@ def batches(pieces: Sequence[Piece], size: int) -> Iterator[list[Piece]]:
 def answer(
     task: Task, batch: Sequence[Piece], loaded: Loaded, options: EvaluationOptions, longest: int
 ) -> list[Outcome]:
-    """What a batch of items gave."""
+    """What a batch of items gave. Raises DataError where the model answers with NaN, of which any score could be made."""
     if task.kind == "generation":
         generator = Generator(loaded, longest)
         prompts = [list(piece.tokens) for piece in batch]
         settings = task.settings
         made = generator.generate(prompts, settings.stop, settings.max_tokens, special=bool(settings.block))
-        return [_generated(piece, text, tokens, task) for piece, (text, tokens) in zip(batch, made, strict=True)]
+        _check(task, batch, [math.nan if each is None else 0.0 for each in made])
+        return [_generated(piece, *each, task) for piece, each in zip(batch, made, strict=True) if each is not None]
     if task.kind == "classification":
         logs = label_logs([piece.inputs for piece in batch if piece.inputs is not None], loaded)
+        _check(task, batch, logs.sum(1))
         return [_labelled(piece, row) for piece, row in zip(batch, logs, strict=True)]
     flat = [span for piece in batch for span in piece.spans]
     scores = iter(Scorer(loaded, options.batch, longest).score(flat).tolist())
     results = [[next(scores) for _ in piece.spans] for piece in batch]
+    _check(task, batch, [sum(each) for each in results])
     make = _chosen if task.kind == "choice" else _read
     return [make(piece, logs, task) for piece, logs in zip(batch, results, strict=True)]
+
+
+def _check(task: Task, batch: Sequence[Piece], sums: Sequence[float]) -> None:
+    """Raise DataError at the first item of which the model says NaN."""
+    for piece, total in zip(batch, sums, strict=True):
+        if math.isnan(total):
+            why = "its weights hold NaN, or what it computes overflows in the type that it is loaded in"
+            where = Where(task.file, piece.item.line)
+            raise DataError(
+                "the model answers NaN",
+                where=where,
+                why=why,
+                hint="--dtype float32 where it was another, else another checkpoint",
+            )
 
 
 def _outcome(

@@ -9,7 +9,7 @@ from typing import Any
 
 from mergery.errors import TaskError, Where
 from mergery.evaluation.likelihood import NO_TOKEN, encode, first_token
-from mergery.evaluation.loading import Loaded, check_numbers, quiet
+from mergery.evaluation.loading import Loaded, quiet
 from mergery.evaluation.prompts import prompt_of
 from mergery.evaluation.task import Item, Task
 
@@ -26,10 +26,10 @@ class Generator:
 
     def generate(
         self, prompts: Sequence[list[int]], stop: Sequence[str], most: int, *, special: bool = False
-    ) -> list[tuple[str, int]]:
+    ) -> list[tuple[str, int] | None]:
         """A text for each prompt, and its tokens: at most `most`, cut before the first stop text and the end-of-text token.
 
-        Special tokens are left out, unless they are wanted. Raises DataError for logits of NaN.
+        Special tokens are left out, unless they are wanted. None where a logit was NaN, of which none is the likeliest.
         """
         import torch
         from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
@@ -42,6 +42,7 @@ class Generator:
         mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
         ends = _ends(self.loaded) or None
         plain = GenerationConfig(max_new_tokens=most, do_sample=False, pad_token_id=pad, eos_token_id=ends)
+        undefined: set[int] = set()
         before = module.generation_config
         module.generation_config = GenerationConfig()
         try:
@@ -49,11 +50,14 @@ class Generator:
                 made = module.generate(
                     input_ids=ids, attention_mask=mask, generation_config=plain,
                     stopping_criteria=StoppingCriteriaList([_stop_at(tokenizer, stop, width)]),
-                    logits_processor=LogitsProcessorList([_only_numbers()]),
+                    logits_processor=LogitsProcessorList([_noting_nan(undefined)]),
                 )  # fmt: skip
         finally:
             module.generation_config = before
-        return [self._text(row, stop, special=special) for row in made[:, width:].tolist()]
+        return [
+            None if number in undefined else self._text(row, stop, special=special)
+            for number, row in enumerate(made[:, width:].tolist())
+        ]
 
     def _text(self, tokens: list[int], stop: Sequence[str], *, special: bool) -> tuple[str, int]:
         ends = [tokens.index(end) for end in _ends(self.loaded) if end in tokens]
@@ -91,16 +95,16 @@ def _stop_at(tokenizer: Any, stop: Sequence[str], width: int) -> Any:
     return HoldsStop()
 
 
-def _only_numbers() -> Any:
-    """Refuses logits of NaN, of which the largest would be a token like any other."""
+def _noting_nan(rows: set[int]) -> Any:
+    """Adds to `rows` those whose logits hold NaN, and leaves the logits as they are."""
     from transformers import LogitsProcessor
 
-    class OnlyNumbers(LogitsProcessor):
+    class Noting(LogitsProcessor):
         def __call__(self, input_ids: Any, scores: Any) -> Any:
-            check_numbers(scores)
+            rows.update(scores.isnan().any(dim=-1).nonzero()[:, 0].tolist())
             return scores
 
-    return OnlyNumbers()
+    return Noting()
 
 
 def prompt_tokens(item: Item, task: Task, loaded: Loaded, longest: int, *, chat: bool) -> tuple[list[int], int]:

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from mergery.errors import CheckpointError, DataError, RecipeError, Where
+from mergery.errors import CheckpointError, RecipeError, Where
 
 Head = Literal["language", "labels"]
 
@@ -52,6 +52,9 @@ def window(config: Any) -> int:
 
 def pretrained(path: str, head: Head, dtype: str, *, whole: bool = True) -> Any:
     """A model folder's module; not `whole` where weights may be missing, because an adapter brings them."""
+    from transformers import AutoConfig
+
+    class_for(read_with(AutoConfig, path, path), head)
     module, report = read_with(family_of(head), path, path, dtype=dtype_of(dtype), output_loading_info=True)
     return complete(module, report, path) if whole else module
 
@@ -94,6 +97,15 @@ def family_of(head: Head) -> Any:
     return AutoModelForSequenceClassification if head == "labels" else AutoModelForCausalLM
 
 
+def class_for(config: Any, head: Head) -> Any:
+    """The class of transformers for models of a config with a head. Raises CheckpointError where it knows none."""
+    known = family_of(head)._model_mapping
+    if type(config) not in known:
+        raise CheckpointError(f"{type(config).__name__} models have no {head} head in transformers", hint=FITTING[head])
+    found = known[type(config)]
+    return found[0] if isinstance(found, (list, tuple)) else found
+
+
 def tokenizer_of(given: Any, folder: Path) -> Any:
     """The tokenizer that was given, as it is or as a folder; else that of the model's folder."""
     from transformers import AutoTokenizer
@@ -127,12 +139,7 @@ def assembled(state: Mapping[str, Any], folder: Path, head: Head, dtype: str, na
     from transformers import AutoConfig
 
     config = read_with(AutoConfig, str(folder), name)
-    known = family_of(head)._model_mapping
-    if type(config) not in known:
-        raise CheckpointError(f"{type(config).__name__} models have no {head} head in transformers", hint=FITTING[head])
-    found = known[type(config)]
-    found = found[0] if isinstance(found, (list, tuple)) else found
-    module, report = found.from_pretrained(
+    module, report = class_for(config, head).from_pretrained(
         None, config=config, state_dict=dict(state), dtype=dtype_of(dtype), output_loading_info=True
     )
     return complete(module, report, name)
@@ -165,19 +172,6 @@ def model_of(state: Mapping[str, Any], files: Mapping[str, bytes], dtype: str) -
         if "generation_config.json" in files and hasattr(module, "generation_config"):
             module.generation_config = transformers.GenerationConfig.from_pretrained(folder)
     return module
-
-
-def check_numbers(given: Any) -> None:
-    """Refuse a tensor of logits, or of what comes of them, in which NaN stands: no answer can be read off it.
-
-    Raises DataError.
-    """
-    if bool(given.isnan().any()):
-        raise DataError(
-            "the model answers with NaN",
-            why="what it computes is too large for its dtype, or its weights are damaged",
-            hint="evaluate it in float32; where that is so already, see mergery inspect",
-        )
 
 
 def dtype_of(name: str) -> Any:

@@ -70,13 +70,20 @@ def open_subject(
     if callable(getattr(source, "state_dict", None)):
         return _from_module(source, tokenizer, name)
     path = Path(source).expanduser()
+    adapter = (path / "adapter_config.json").exists() and not (path / "config.json").exists()
+    if base is not None and not adapter:
+        check_there(source)
+        what = f"{str(source)!r} is put on no base"
+        raise RecipeError(
+            what, why="only an adapter's folder is", hint="leave out --base, or name the adapter's folder"
+        )
     if path.suffix in RECIPES:
         return _from_recipe(path, name or path.stem, tokenizer)
     if (path.suffix == ".gguf" and path.is_file()) or (not path.exists() and ("+" in str(source) or on_hub(source))):
         copy = {"models": {"model": str(source)}, "merge": {"method": "passthrough", "models": ["model"]}}
         return _from_recipe(copy, name or "+".join(map(_last, str(source).split("+"))), tokenizer)
     check_there(source)
-    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+    if adapter:
         return _from_adapter(path, name or path.name, tokenizer, base)
     return _from_folder(path, name or path.resolve().name, tokenizer)
 

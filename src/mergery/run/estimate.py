@@ -34,7 +34,7 @@ GPUS = Path("/proc/driver/nvidia/gpus")  # one entry for each
 INTERPRETER = 45 << 20  # bytes, with numpy and Mergery loaded
 KERNELS = 96 << 20  # bytes, with the compiled kernels loaded as well
 TORCH = 230 << 20  # bytes that torch adds
-TORCH_GPU = 640 << 20  # bytes that its build for GPUs adds, which loads their libraries whatever it computes on
+TORCH_GPU = 700 << 20  # bytes that its build for GPUs adds, which loads their libraries whatever it computes on
 GPU = 90 << 20  # bytes that a GPU in use adds
 HEADER = 600  # bytes that a plan holds for each tensor of each model
 

@@ -19,6 +19,7 @@ from mergery.errors import PlanError
 from mergery.graph.nodes import Stored
 from mergery.planning.plan import Plan, Searched
 from mergery.planning.steps import kinds_of
+from mergery.run.output import write_at_once
 
 
 def begin_work(work: Path, name: str, told: Any) -> None:
@@ -35,7 +36,7 @@ def begin_work(work: Path, name: str, told: Any) -> None:
             return
         shutil.rmtree(work)
     work.mkdir(parents=True)
-    mark.write_text(text)
+    write_at_once(mark, text)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:

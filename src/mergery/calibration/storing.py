@@ -15,7 +15,7 @@ from mergery.checkpoints.statistics import FILE, Statistics
 from mergery.dtypes import F32
 from mergery.errors import PlanError
 from mergery.planning.layout import lay_out
-from mergery.run.output import check_writable, partial_folder, place_of
+from mergery.run.output import check_writable, partial_folder, place_of, write_at_once
 
 JOURNAL = "progress.json"
 WHOLE = 1 << 62  # bytes of a file: what it is given stands in it
@@ -81,9 +81,7 @@ class Store:
             {"unit": unit, "tensors": {name: list(array.shape) for name, array in arrays.items()}, "note": note}
         )
         if self.resumable:
-            unfinished = self.partial / f"{JOURNAL}.part"
-            unfinished.write_text(json.dumps({"told": self.told, "steps": self.steps}))
-            unfinished.rename(self.partial / JOURNAL)
+            write_at_once(self.partial / JOURNAL, json.dumps({"told": self.told, "steps": self.steps}))
 
     def add(self, unit: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Write float32 arrays, or add them to what the unit's file holds."""

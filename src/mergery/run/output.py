@@ -49,6 +49,13 @@ def partial_folder(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
+def write_at_once(path: Path, text: str) -> None:
+    """Write a small file, whole or not at all: a run that is killed while it writes leaves no half for a later one to read."""
+    unfinished = path.with_name(f"{path.name}.part")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
 def check_output(plan: Plan, out: Path, *, replace: bool = False) -> bool:
     """Refuse an output that would overwrite anything or that cannot be written. True where it is there already.
 

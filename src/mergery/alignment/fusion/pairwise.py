@@ -28,7 +28,7 @@ from mergery.recipe.document import write_yaml
 from mergery.report.files import side_files
 from mergery.run.events import Notify
 from mergery.run.merging import merge_to_folder
-from mergery.run.output import check_writable, place_of
+from mergery.run.output import check_writable, place_of, write_at_once
 from mergery.run.workers import Options
 
 STUDENTS, RECIPE, MERGED, STORE = "students", "recipe.yaml", "merged", "distributions"
@@ -104,4 +104,4 @@ def _take_up(place: Path, mark: str, *, restart: bool) -> None:
         if restart:
             shutil.rmtree(place)
     place.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps({"pairwise": mark}) + "\n")
+    write_at_once(kept, json.dumps({"pairwise": mark}) + "\n")

@@ -24,7 +24,7 @@ from mergery.errors import PlanError, TaskError, Where
 from mergery.evaluation.running import torch_threads
 from mergery.evaluation.task import digest
 from mergery.run.events import Finished, Learned, Learning, Loading, Noticed, Notify
-from mergery.run.output import check_writable, partial_folder, place_of
+from mergery.run.output import check_writable, partial_folder, place_of, write_at_once
 
 TEXTS, TRAINING, MODEL = "texts", "training", "model"
 
@@ -128,7 +128,7 @@ def take_up(partial: Path, mark: str, *, restart: bool) -> None:
                 shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
     if not kept.exists():  # else it is what another run may hold
-        kept.write_text(json.dumps({"digest": mark}) + "\n")
+        write_at_once(kept, json.dumps({"digest": mark}) + "\n")
 
 
 def _folder(kept: Path, name: str, told: Mapping[str, Any]) -> Path:

@@ -24,6 +24,7 @@ from mergery.alignment.fusion.passages import Passage, Passages
 from mergery.alignment.fusion.pieces import Cutter, Piece, Tokens, pieces_of
 from mergery.alignment.fusion.warping import NONE, match_spans, match_warped
 from mergery.errors import DataError, PlanError
+from mergery.run.output import write_at_once
 
 TOLD = "told.json"
 AT_ONCE = 4096  # tokens of a batch
@@ -129,7 +130,7 @@ def begin(folder: Path, told: Mapping[str, Any]) -> None:
     if mark.exists() and mark.read_text() != text:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(text)
+    write_at_once(mark, text)
 
 
 def path_of(folder: Path, number: int, what: str) -> Path:

@@ -18,6 +18,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from mergery.alignment.fusion.distributions import fused, losses_of
 from mergery.alignment.fusion.options import FuseOptions, steps_of
 from mergery.alignment.fusion.teaching import path_of
+from mergery.run.output import write_at_once
 
 IGNORED = -100
 LOOKED_AT = 32  # sequences whose loss is told before and after
@@ -161,7 +162,7 @@ def train(
     beginning = folder / "before.json"
     if not beginning.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        beginning.write_text(json.dumps(mean_loss(module, lessons, options)))
+        write_at_once(beginning, json.dumps(mean_loss(module, lessons, options)))
     given = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=at_once, gradient_accumulation_steps=options.batch // at_once,
         max_steps=steps, learning_rate=options.rate, weight_decay=options.decay, adam_beta1=0.9, adam_beta2=0.95,

@@ -25,6 +25,7 @@ from mergery.calibration.products import Products
 from mergery.checkpoints.base import TensorInfo
 from mergery.dtypes import F32
 from mergery.errors import CheckpointError, DataError, Where
+from mergery.run.output import write_at_once
 
 JOURNAL = "done.json"
 Place = tuple[int, str]  # a layer, and a space or a module
@@ -219,9 +220,7 @@ class _Capture:
             file.flush()  # pyright: ignore[reportAttributeAccessIssue] - a memmap
         self.files.clear()
         done.append(unit.name)
-        unfinished = self.kept.folder / f"{JOURNAL}.part"
-        unfinished.write_text(json.dumps(done))
-        unfinished.rename(self.kept.folder / JOURNAL)
+        write_at_once(self.kept.folder / JOURNAL, json.dumps(done))
 
     def _done(self) -> list[str]:
         """The units that an interrupted run has finished."""

@@ -32,7 +32,7 @@ from mergery.recipe.reading import load_recipe
 from mergery.report.files import side_files
 from mergery.run.events import Learning, Noticed, Notify, ignore
 from mergery.run.merging import Result, merge_to_folder
-from mergery.run.output import check_output, check_writable, partial_folder, place_of
+from mergery.run.output import check_output, check_writable, partial_folder, place_of, write_at_once
 from mergery.run.workers import Options
 
 FILE, RECIPE = "transport.json", "recipe.yaml"
@@ -139,7 +139,7 @@ def move(
         if restart or left != mark:
             shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
-    (partial / FILE).write_text(json.dumps({"format": FORMAT, "mark": mark}) + "\n")
+    write_at_once(partial / FILE, json.dumps({"format": FORMAT, "mark": mark}) + "\n")
     mover, files = _carry(models, partial, options, notify)
     found = tuple(remarks(mover, models.texts))
     if found:

@@ -17,6 +17,7 @@ from mergery.calibration.opening import merged_statistics
 from mergery.dtypes import F32
 from mergery.engine import Workspace, evaluator
 from mergery.planning.plan import Plan
+from mergery.run.output import write_at_once
 
 WINDOW = 1 << 20  # elements that are in hand at once
 
@@ -87,7 +88,7 @@ def gather(host: Host, folder: Path, told: Callable[[int, int], None]) -> Additi
                     moved |= {name} if number else set()
             row.flush()
             told(number + 1, len(plans))
-        done.write_text("".join(f"{name}\n" for name in sorted(moved)))
+        write_at_once(done, "".join(f"{name}\n" for name in sorted(moved)))
     rows = [np.memmap(folder / f"{number}.f32", np.float32, "r", shape=(total,)) for number in range(len(plans))]
     shapes = {name: tuple(node.shape) for name, node in nodes.items()}
     return Additions(tuple(nodes), starts, shapes, rows, frozenset(done.read_text().splitlines()))

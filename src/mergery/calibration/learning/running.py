@@ -31,7 +31,7 @@ from mergery.evaluation.loading import check_transformers, quiet
 from mergery.evaluation.running import torch_threads
 from mergery.run.estimate import machine_memory
 from mergery.run.events import Learned, Learning, Notify, Sized, ignore
-from mergery.run.output import ROOM, check_writable
+from mergery.run.output import ROOM, check_writable, write_at_once
 
 STATE = "state.json"
 
@@ -152,7 +152,7 @@ def _begin(work: Path, mark: str) -> None:
             return
         shutil.rmtree(work)
     work.mkdir(parents=True)
-    kept.write_text(mark)
+    write_at_once(kept, mark)
 
 
 def _check_memory(model: StreamedModel) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mergery.recipe import Merge, Recipe, Source
 from mergery.recipe.document import write_yaml
+from mergery.run.output import write_at_once
 
 KEY = "x-learned"
 
@@ -23,9 +24,7 @@ def write(recipe: Recipe, out: Path, said: Mapping[str, Any]) -> None:
     lines = head.splitlines()
     at = next(place for place, line in enumerate(lines) if line.startswith("merge:"))
     end = next((place for place in range(at + 1, len(lines)) if not lines[place].startswith((" ", "-"))), len(lines))
-    unfinished = out.with_name(out.name + ".part")
-    unfinished.write_text("\n".join([*lines[:end], *_weights(weight), *lines[end:]]) + "\n", encoding="utf-8")
-    unfinished.replace(out)
+    write_at_once(out, "\n".join([*lines[:end], *_weights(weight), *lines[end:]]) + "\n")
 
 
 def _weights(weight: Mapping[str, Any]) -> list[str]:

@@ -94,4 +94,4 @@ bench: setup .parity/.installed
 	$(RUN) -m benchmarks.speed --mergekit-python .parity/bin/python
 
 clean:
-	rm -rf .venv .parity .llama .real build dist site demo/models demo/merged
+	rm -rf .venv .parity .llama .real .bench build dist site demo/models demo/merged demo/recipes demo/quick demo/merged.png

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -55,6 +57,19 @@ def test_it_is_said_beforehand(mergery, recipe, tmp_path):
     outcome = mergery("pack", path, tmp_path / "packed", "--dry-run")
     assert outcome.code == 2
     assert "is already there" in outcome.err
+
+
+@pytest.mark.parametrize("call", ["pwrite", "posix_fallocate", "fsync"])
+def test_a_disk_that_fills_is_told_and_nothing_stays(recipe, tmp_path, mergery, monkeypatch, call):
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    path = recipe(f"{MODELS}merge: {{method: emr, base: base}}\n")
+    monkeypatch.setattr(os, call, full)
+    outcome = mergery("pack", path, tmp_path / "packed")
+    assert outcome.code == 2
+    assert "the disk is full" in outcome.err and "run the same command again\n" in outcome.err
+    assert not list(tmp_path.glob("packed*"))
 
 
 def test_less_space_than_apart(recipe, tmp_path):

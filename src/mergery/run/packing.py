@@ -140,7 +140,7 @@ def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: N
     _check_room(partial, layout)
     partial.mkdir(parents=True)
     try:
-        with open(lay_file(partial / WEIGHTS, layout.shards[0]), "wb") as file:
+        with open(lay_file(partial / WEIGHTS, layout.shards[0], kept=False), "wb") as file:
             writer = Writer(file.fileno(), {slot.info.name: slot for slot in layout.slots}, tasks, notify)
             run = Run(plan, writer, options, notify)
             with quiet_torch(load=True), ThreadPoolExecutor(options.workers, thread_name_prefix="mergery") as pool:
@@ -152,7 +152,7 @@ def _write(plan: Plan, method: Method, folder: Path, options: Options, notify: N
         os.rename(partial, folder)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise write_problem(error, partial) from None
+        raise write_problem(error, partial, kept=False) from None
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

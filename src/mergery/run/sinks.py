@@ -251,14 +251,14 @@ def write_whole(file: int, data: bytes | memoryview, offset: int) -> None:
         view, offset = view[count:], offset + count
 
 
-def write_problem(error: OSError, folder: Path) -> PlanError:
-    """An error of the file system in the user's words."""
+def write_problem(error: OSError, folder: Path, *, kept: bool = True) -> PlanError:
+    """An error of the file system in the user's words. `kept` says that what is finished is kept for the next run."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     first = "free some space" if full else "see to it that it can be written"
     return PlanError(
         "the disk is full" if full else f"cannot write in {str(folder)!r}",
         why=error.strerror or str(error),
-        hint=f"{first} and run the same command again; what is finished is kept",
+        hint=f"{first} and run the same command again{'; what is finished is kept' if kept else ''}",
     )
 
 
@@ -287,8 +287,11 @@ def numbered(path: Path, number: int) -> Path:
     return path.with_name(f"{path.name}-{number}") if number else path
 
 
-def lay_file(path: Path, shard: Shard) -> int:
-    """Open a file of weights that has its header and its full size; an earlier run's bytes are kept. Returns its number."""
+def lay_file(path: Path, shard: Shard, *, kept: bool = True) -> int:
+    """Open a file of weights that has its header and its full size; an earlier run's bytes are kept. Returns its number.
+
+    For `kept` see `write_problem`.
+    """
     try:
         path.parent.mkdir(exist_ok=True)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -307,7 +310,7 @@ def lay_file(path: Path, shard: Shard) -> int:
             raise
         return fd
     except OSError as error:
-        raise write_problem(error, path.parent) from None
+        raise write_problem(error, path.parent, kept=kept) from None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -161,7 +161,12 @@ def test_no_epochs_are_the_merge(recipe, mergery, tmp_path):
 
 def test_a_search_that_was_stopped_goes_on(recipe, mergery, tmp_path, monkeypatch):
     path = recipe("llama")
-    assert mergery("anchors", path, tmp_path / "whole", *SMALL).code == 0
+    done = mergery("anchors", path, tmp_path / "whole", *SMALL)
+    assert done.code == 0 and f"wrote {tmp_path / 'whole'}" in done.err
+    again = mergery("anchors", path, tmp_path / "whole", *SMALL)
+    assert again.code == 0 and "already there" in again.err
+    other = mergery("anchors", path, tmp_path / "whole", *SMALL, "--seed", 1)
+    assert other.code == 2 and "no anchors of these models and options" in other.err
     searched = []
 
     def stop(block, base, model, options, who):
@@ -180,6 +185,8 @@ def test_a_search_that_was_stopped_goes_on(recipe, mergery, tmp_path, monkeypatc
     one, other = tensors(tmp_path / "whole"), tensors(tmp_path / "anchors")
     assert one.keys() == other.keys()
     assert all(np.array_equal(one[name], other[name]) for name in one)
+    files = sorted(file.name for file in (tmp_path / "whole").iterdir())
+    assert all((tmp_path / "whole" / name).read_bytes() == (tmp_path / "anchors" / name).read_bytes() for name in files)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,7 @@ def test_the_version(mergery, flag):
         (["merge", "--quite", "a", "b"], ["mergery merge has no option '--quite'", "did you mean '--quiet'?"]),
         (["plan", "--jsn"], ["mergery plan has no option '--jsn'", "did you mean '--json'?"]),
         (["evaluate", "a", "--split", "serch"], ["--split is 'serch'", "did you mean 'search'?"]),
+        (["fuse", "a", "b", "--teachers", "c"], ["needs --data, a task file of `mergery evaluate`\n"]),
         (["vocabulary", "transplant", "a", "b"], ["mergery vocabulary transplant needs --from, the model whose"]),
         (["vocabulary", "transplnt"], ["mergery vocabulary has no command 'transplnt'", "did you mean 'transplant'?"]),
         (["completion", "tcsh"], ["SHELL is 'tcsh'", "must be one of bash, zsh, fish"]),

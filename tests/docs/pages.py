@@ -1,8 +1,8 @@
 """Pages that are run: their blocks of code, one after the other, in a folder of tiny models.
 
-A block of YAML, JSON or JSON lines with a `title` is written to the file of that name. A recipe that no command of the page
-names is planned. What a shell block says to `mergery` is done; of other programs, it is checked that they are known. Blocks of
-Python share their names, as in a notebook. Blocks of other languages, and those without one, are shown and not run.
+A block of YAML, JSON, JSON lines or CSV with a `title` is written to the file of that name. A recipe that no command of the
+page names is planned. What a shell block says to `mergery` is done; of other programs, it is checked that they are known.
+Blocks of Python share their names, as in a notebook. Blocks of other languages, and those without one, are shown and not run.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def run(found: Sequence[Block], home: Path, mergery: Run, names: dict[str, Any] 
     names = {} if names is None else names
     for block in found:
         where = f"the block in line {block.line}"
-        if block.language in ("yaml", "json", "jsonl"):
+        if block.language in ("yaml", "json", "jsonl", "csv"):
             if block.title:
                 (home / block.title).parent.mkdir(parents=True, exist_ok=True)
                 (home / block.title).write_text(block.text)

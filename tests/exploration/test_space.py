@@ -29,6 +29,14 @@ def test_values_for_each_model_role_and_point_have_names(tmp_path: Path) -> None
     assert all(each.kind == Range(0, 1.5) for each in space.dimensions[:12])
 
 
+def test_a_misspelt_range_is_named_where_it_stands_and_once(tmp_path: Path) -> None:
+    with pytest.raises(MergeryError, match="serch"):
+        read_space(written(tmp_path, density={"serch": [0.1, 1]}))
+    with pytest.raises(MergeryError) as caught:
+        read_space(written(tmp_path, weight={"search": [1.5, 0], "per": "model"}))
+    assert str(caught.value).count("search is [1.5, 0]") == 1
+
+
 def test_with_values_it_is_an_ordinary_recipe(tmp_path: Path) -> None:
     weight = {"search": [0, 1.5], "per": "model"}
     space = read_space(written(tmp_path, weight=weight, density={"search": [0.1, 1]}))

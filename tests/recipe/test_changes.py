@@ -82,6 +82,13 @@ def test_what_is_allowed_and_dropped_besides():
         assert found["drop"] == ["*.inv_freq"]
 
 
+def test_a_key_is_put_beside_a_word_that_stands_alone():
+    data = {"models": {"a": "./a", "b": "./b"}, "merge": {"method": "linear"}, "align": "a"}
+    made = load_recipe(data, changes=Changes(["align.spaces=[mlp]", "models.b.revision=main"]))
+    assert made.align is not None and (made.align.to, tuple(made.align.spaces)) == ("a", ("mlp",))
+    assert made.plain()["models"]["b"] == {"path": "./b", "revision": "main"}
+
+
 def test_a_mapping_that_is_given_is_not_changed():
     data = {"models": {"a": "./a", "b": "./b"}, "merge": {"method": "slerp", "t": 0.5}}
     assert load_recipe(data, changes=Changes(["merge.t=0.1"])).plain()["merge"]["t"] == 0.1

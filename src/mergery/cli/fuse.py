@@ -69,7 +69,7 @@ def fuse(
     out
         The folder to write. It must not exist, or be empty.
     teachers
-        The same, of any size and vocabulary.
+        Models of any kind, size and vocabulary that write text, named as the target is.
     data
         A task file of `mergery evaluate` (.jsonl: texts, or prompts with their answers, which alone are learnt), or plain text.
     preset

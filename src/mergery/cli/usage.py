@@ -125,7 +125,7 @@ def meaning(app: App, error: CycloptsError) -> str:
     """What a missing argument is, in the first words of its help, behind a comma."""
     wanted = error.argument.name if error.argument else ""
     told = next((each.parameter.help for each in arguments_of(app, error) if each.name == wanted), "")
-    first = re.split(r"[.:;](?:\s|$)", " ".join((told or "").split()))[0]
+    first = re.sub(r" \([^)]*$", "", re.split(r"[.:;](?:\s|$)", " ".join((told or "").split()))[0])
     return f", {first[0].lower()}{first[1:]}" if first else ""
 
 

@@ -13,6 +13,8 @@ from mergery.errors import RecipeError, Where, did_you_mean
 from mergery.recipe.document import Document, KeyPath, read_documents
 from mergery.recipe.recipe import Recipe
 
+SHORT = {(("refine",), 1): "method", (("align",), 1): "to", (("models",), 2): "path"}
+"""What a word alone stands for, where a recipe may have one instead of keys: by the first key, and how deep it stands."""
 _PIECE = re.compile(r'"([^"]*)"|([^."]+)')  # of a path: a key in quotes may hold dots
 
 
@@ -117,6 +119,8 @@ def _put(data: Any, path: KeyPath, value: Any, option: str, done: KeyPath = ()) 
             where, hint = ".".join(map(str, done)), f"{', '.join(map(str, range(len(data))))}, or the whole list"
             raise RecipeError(f"{where} is a list, and has no place {key!r}", where=Where(option), hint=hint)
         return [*data[:key], _put(data[key], tuple(rest), value, option, (*done, key)), *data[key + 1 :]]
+    if isinstance(data, str) and (done[:1], len(done)) in SHORT:
+        data = {SHORT[done[:1], len(done)]: data}
     if data is not None and not isinstance(data, Mapping):
         where = ".".join(map(str, done))
         hint = f"--set '{where}={{{key}: …}}'"

@@ -136,8 +136,9 @@ def read_space(source: str | Path | Mapping[str, Any], *, folder: Path | None = 
             reader.fail(
                 f"{dimension.name!r} cannot be searched", dimension.path, why=why, hint="weight: {search: [0, 1.5]}"
             )
-    raise_all(reader.errors)
+    raise_all(list({str(error): error for error in reader.errors}.values()))  # what is wrong is wrong for each model
     if not found:
+        read_recipe(RecipeReader(document), folder or home)  # which says where a value is misspelt
         why, hint = "it has no {search: [low, high]} and no {choose: [...]}", "weight: {search: [0, 1.5], per: model}"
         raise RecipeError("nothing is to be searched in this recipe", where=document.where(), why=why, hint=hint)
     if len(found) > MOST:

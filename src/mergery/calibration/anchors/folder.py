@@ -77,6 +77,15 @@ def open_anchors(path: str | Path) -> Iterator[Anchors]:
         yield Anchors(folder, said, checkpoint)
 
 
+def is_there(place: Path, card: Mapping[str, Any]) -> bool:
+    """Whether a folder holds the anchors of a card already."""
+    file = place / CARD
+    if not file.is_file():
+        return False
+    said = parse_object(file.read_bytes(), str(file))
+    return {name: value for name, value in said.items() if name != "losses"} == json.loads(json.dumps(card))
+
+
 # --- folders under way --------------------------------------------------------------------------------------------------
 
 
@@ -104,7 +113,7 @@ def write(path: Path, arrays: Mapping[str, np.ndarray], losses: list[float]) -> 
     from safetensors.numpy import save_file
 
     unfinished = path.with_suffix(".part")
-    metadata = {"format": "pt", "loss": json.dumps(losses)}
+    metadata = {"loss": json.dumps(losses)}  # one key: of several, safetensors writes another first each time
     save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, unfinished, metadata)
     unfinished.rename(path)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from mergery.calibration.anchors.folder import (
     begin,
     finish,
     is_empty,
+    is_there,
     losses_of,
     open_anchors,
     resumed,
@@ -38,7 +40,7 @@ from mergery.kernels.devices import find_devices
 from mergery.planning.plan import Plan
 from mergery.recipe.reading import load_recipe
 from mergery.report.files import side_files
-from mergery.run.events import Notify, Refined, ignore
+from mergery.run.events import Finished, Notify, Refined, ignore
 from mergery.run.merging import Result, merge_to_folder
 from mergery.run.output import check_writable, place_of
 from mergery.run.workers import Options
@@ -121,9 +123,8 @@ def find_all(
     A run that was interrupted goes on with the blocks and models that it lacks. `options` are given, or told of whether blocks
     are whole; the cheap ones where None. Raises MergeryError.
     """
-    place, on = place_of(out), _place(device)
-    if place.exists() and any(place.iterdir()):
-        raise PlanError(f"the output folder {str(place)!r} is not empty", hint="choose another folder")
+    place, on, began = place_of(out), _place(device), time.monotonic()
+    there = place.exists() and any(place.iterdir())
     check_writable(place)
     with open_models(recipe) as opened, torch_threads(threads):
         is_whole = takes_whole(opened.base, whole)
@@ -136,6 +137,15 @@ def find_all(
             "models": opened.marks,
             "blocks": [block.name for block in blocks],
         }
+        if there and is_there(place, card):
+            on_event(Finished(place, 0.0, already=True))
+            return place
+        if there:
+            what, why = (
+                f"the output folder {str(place)!r} is not empty",
+                "it holds no anchors of these models and options",
+            )
+            raise PlanError(what, why=why, hint="choose another folder")
         partial = begin(place, card)
         losses: dict[str, list[float]] = {}
         done, total = 0, len(blocks) * len(opened.models)
@@ -151,6 +161,7 @@ def find_all(
                 losses[f"{block.name}.{name}"] = losses_of(path)
                 on_event(Refined(block.name, name, losses[f"{block.name}.{name}"], done, total))
         finish(partial, place, {**card, "losses": losses})
+        on_event(Finished(place, time.monotonic() - began))
     return place
 
 

@@ -22,7 +22,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ ROOT = HERE.parent
 CACHE = HERE / ".cache"
 SHAPES = ("2048x2048", "7168x2048", "2048x7168")
 EXPERTS, LENGTH, BASE = 3, 5e-4, 0.02  # the models merged, and the root mean square of task vectors and base
+CORNER = 520  # rows and columns that are merged before, large enough for what large matrices need
 PUBLISHED = "published"
 
 
@@ -62,19 +62,28 @@ def matrices(out: int, into: int) -> Path:
 
 
 def child(package: str, name: str, path: str) -> None:
-    """Merge once, and print seconds and MB; in a process of its own, with the package that is on its path."""
+    """Merge once, and print seconds and MB; in a process of its own, with the package that is on its path. A corner of the
+    matrices is merged first, so that what is loaded once for all matrices is loaded.
+    """
     import torch
     from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(1)
     base, *models = [each.float() for each in torch.load(path)]
-    merge: Any = partial(METHODS[name], [model - base for model in models])
-    if package != PUBLISHED:
-        merge = partial(getattr(importlib.import_module(f"{package}.methods"), name), models, base)
-    with threadpool_limits(1):
+    method: Any = (
+        METHODS[name] if package == PUBLISHED else getattr(importlib.import_module(f"{package}.methods"), name)
+    )
+
+    def merge(rows: int, columns: int) -> float:
+        parts = [each[:rows, :columns].contiguous() for each in (base, *models)]
+        given = [[part - parts[0] for part in parts[1:]]] if package == PUBLISHED else [parts[1:], parts[0]]
         started = time.process_time()
-        merge()
-        seconds = time.process_time() - started
+        method(*given)
+        return time.process_time() - started
+
+    with threadpool_limits(1):
+        merge(CORNER, CORNER)
+        seconds = merge(*base.shape)
     print(json.dumps([round(seconds, 2), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024]))
 
 

@@ -6,6 +6,8 @@ the same input; see `mergery.kernels.threads`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -55,15 +57,16 @@ def largest_eigenvalue(matrix: Tensor) -> Tensor:
     return (vector * (matrix @ vector)).sum(-2)
 
 
-def eigh(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (..., n), largest first, and eigenvectors (..., n, n), float64, of a symmetric matrix.
+def eigh(matrix: Tensor, wanted: Callable[[Tensor], int] | None = None) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (..., n), largest first, and eigenvectors (..., n, n), float64, of a symmetric matrix: all of them, or at
+    least the first that are wanted once the eigenvalues are known.
 
     On the processor it is numpy's function for small matrices and stacks of them, and for large ones `tridiagonal`.
     """
     if matrix.is_cuda:
         values, vectors = torch.linalg.eigh(matrix.double())
     elif matrix.ndim == 2 and matrix.shape[-1] >= LARGE:
-        return eigenvectors(matrix.double(), matrix.shape[-1])
+        return eigenvectors(matrix.double(), wanted or matrix.shape[-1])
     else:
         values, vectors = (torch.from_numpy(each) for each in np.linalg.eigh(matrix.double().numpy()))
     return values.flip(-1), vectors.flip(-1)

@@ -22,10 +22,11 @@ LETTERS = {torch.float32: "s", torch.float64: "d"}  # with which the names of LA
 PANEL = 64  # columns, at least as many as LAPACK reflects at once
 
 
-def eigenvectors(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def eigenvectors(matrix: Tensor, count: int | Callable[[Tensor], int]) -> tuple[Tensor, Tensor]:
     """All eigenvalues (n,), largest first, and the first eigenvectors (n, count) of a symmetric matrix (n, n), in its dtype.
 
-    The matrix is float32 or float64 and on the processor. Raises torch.linalg.LinAlgError where divide and conquer fails.
+    How many are wanted may also be told from the eigenvalues. The matrix is float32 or float64 and on the processor. Raises
+    torch.linalg.LinAlgError where divide and conquer fails.
     """
     n, letter = matrix.shape[-1], LETTERS[matrix.dtype]
     size = scale(matrix)
@@ -37,11 +38,14 @@ def eigenvectors(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
         f"{letter}stedc", "I", n, values, beside, vectors, n,
         matrix.new_empty(room), room, torch.empty(places, dtype=torch.int32), places,
     )  # fmt: skip
+    values = values.flip(0) * size
+    count = count if isinstance(count, int) else count(values)
     # the columns of LAPACK's matrices are the rows of torch's
     wanted = vectors[n - count :].flip(0).mT
     del vectors
-    wanted[1:] = torch.ormqr(reflections.mT[1:, :-1], factors[:-1], wanted[1:])
-    return values.flip(0) * size, wanted
+    if count:
+        wanted[1:] = torch.ormqr(reflections.mT[1:, :-1], factors[:-1], wanted[1:])
+    return values, wanted
 
 
 def scale(matrix: Tensor) -> float:

@@ -19,7 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mergery.methods._portions import averaged, inverted, sturdy, suited
 from mergery.methods._routes import LARGE, fewer_rows
+from mergery.methods._taken import gain_of, leading, there, told
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +30,7 @@ if TYPE_CHECKING:
 FAINT = 1e-5  # of the largest eigenvalue: what float32 may have made
 STEEP = 1e4  # times the first direction's gain: what float32 may not enlarge
 GENTLE = 1e3  # the same in the tasks' rows, where no more than a hundred-thousandth of the result may be lost
-HAIR = 2.0**-23  # of the largest eigenvalue: the rounding of others in float32
 MARGIN = 1.1  # of an estimate of the largest eigenvalue, which is never above it
-STURDY = 0.3  # of the largest entry of a root's diagonal: below it, R in float32 is not exact enough to be divided
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,18 @@ class OwnRows:
         """D* (..., out, in) where the matrix has a root."""
         raise NotImplementedError
 
-    def spectrum(self) -> tuple[Tensor, Tensor]:
-        """Eigenvalues of C (..., r), largest first and zero where nothing is, and eigenvectors of `matrix` (..., r, r)."""
-        from mergery.kernels.spectral import RANK
+    def spectrum(self, share: Callable[[Tensor], Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Eigenvalues of C (..., r), largest first and zero where nothing is, and eigenvectors of `matrix` (..., r, r): with a
+        share at least those that take part (..., r, c).
+        """
         from mergery.kernels.symmetric import eigh
 
-        values, vectors = eigh(self.matrix)
-        return values * (values > RANK**2 * values[..., :1]), vectors.to(self.matrix.dtype)
+        def wanted(values: Tensor) -> int:
+            values = there(values)
+            return values.shape[-1] if share is None else leading(share(values) * (values > 0.0)).shape[-1]
+
+        values, vectors = eigh(self.matrix, wanted)
+        return there(values), vectors.to(self.matrix.dtype)
 
     def coarsely(self, share: Callable[[Tensor], Tensor], *, smooth: bool) -> tuple[Tensor, Tensor] | None:
         """`spectrum` by a decomposition in float32, where that takes less time and those that take part can be told.
@@ -76,7 +81,6 @@ class OwnRows:
 
         from mergery.kernels.leading import settled
         from mergery.kernels.rates import slow_in_float64
-        from mergery.kernels.spectral import RANK
         from mergery.kernels.symmetric import coarse
 
         matrix, slow = self.matrix, slow_in_float64(self.matrix)
@@ -97,7 +101,7 @@ class OwnRows:
         made = settled(matrix, values, vectors, count)
         if made is None or (slow and not told(share, made[0])):
             return None
-        return made[0] * (made[0] > RANK**2 * made[0][..., :1]), made[1]
+        return there(made[0]), made[1]
 
     def flow(self, share: Callable[[Tensor], Tensor], *, smooth: bool = False) -> Tensor | None:
         """The start, moved along each eigenvector of C by a share (..., r) of the way to the minimum: (..., out, in).
@@ -108,7 +112,7 @@ class OwnRows:
         from mergery.kernels.rates import slow_in_float64
 
         coarse = self.coarsely(share, smooth=smooth) if smooth or slow_in_float64(self.matrix) else None
-        values, vectors = coarse or self.spectrum()
+        values, vectors = coarse or self.spectrum(share)
         part = leading(share(values) * (values > 0.0))
         values, first = values[..., : part.shape[-1]], vectors[..., : part.shape[-1]]
         if not self.sound(values, part):
@@ -135,10 +139,14 @@ class OwnRows:
         def share(values: Tensor) -> Tensor:
             return (values > cut * values[..., :1]).to(values.dtype)
 
-        values, vectors = self.coarsely(share, smooth=False) or self.spectrum()
+        values, vectors = self.coarsely(share, smooth=False) or self.spectrum(None if single else share)
         part = leading(share(values))
-        values, first = values[..., : part.shape[-1]], vectors[..., : part.shape[-1]]
-        return self.of_inputs(self.divided(vectors, values, part) @ first.mT) if self.sound(values, part) else None
+        return self.least(vectors, values, part) if self.sound(values[..., : part.shape[-1]], part) else None
+
+    def least(self, vectors: Tensor, values: Tensor, part: Tensor) -> Tensor:
+        """D* (..., out, in) from all eigenvectors and eigenvalues, of which parts (..., c) are taken."""
+        count = part.shape[-1]
+        return self.of_inputs(self.divided(vectors, values[..., :count], part) @ vectors[..., :count].mT)
 
     def sound(self, values: Tensor, part: Tensor) -> bool:
         """Whether the matrix's dtype holds what counts: in float32 no direction is enlarged far more than the first, and none
@@ -150,10 +158,10 @@ class OwnRows:
             return True
         from mergery.kernels.rates import slow_in_float64
 
-        first, there = values[..., :1], part > 0.0
-        faint = isinstance(self, InInputs) and bool((there & (values < FAINT * first)).any())
+        first, taken = values[..., :1], part > 0.0
+        faint = isinstance(self, InInputs) and bool((taken & (values < FAINT * first)).any())
         steep = GENTLE if isinstance(self, InRows) and slow_in_float64(values) else STEEP
-        return not faint and bool((part * first <= steep * values.where(there, 1.0)).all())
+        return not faint and bool((part * first <= steep * values.where(taken, 1.0)).all())
 
     def corrected(self, step: Tensor, first: Tensor, values: Tensor, gain: Tensor) -> Tensor:
         """A quotient (..., out, c) in nearly right eigenvectors (..., r, c), right to first order about them."""
@@ -202,6 +210,20 @@ class InInputs(OwnRows):
     def of_inputs(self, step: Tensor) -> Tensor:
         return step
 
+    def least(self, vectors: Tensor, values: Tensor, part: Tensor) -> Tensor:
+        count = part.shape[-1]
+        found = self.averaged(vectors[..., count:], values[..., count:])
+        return super().least(vectors, values, part) if found is None else found
+
+    def averaged(self, rest: Tensor, values: Tensor) -> Tensor | None:
+        """D* (out, in) without some eigenvectors (in, b), by each task's portion; None where that is less sound, or longer."""
+        if not suited(self.matrix, self.matrix.shape[-1] - rest.shape[-1]):
+            return None
+        inverse = inverted(self.matrix, rest, values)
+        if inverse is None:
+            return None
+        return averaged(self.start, self.deltas, self.squares, inverse, rest, centred=self.centred)
+
     def divided(self, vectors: Tensor, values: Tensor, part: Tensor) -> Tensor:
         import torch
 
@@ -223,6 +245,9 @@ class InInputs(OwnRows):
     def solved(self) -> Tensor:
         import torch
 
+        found = self.averaged(self.matrix[..., :0], self.matrix[..., 0, :0])
+        if found is not None:
+            return found
         root = torch.linalg.cholesky(self.matrix.double())
         pull = self.residual(None if sturdy(root) else root.dtype)
         return torch.cholesky_solve(pull.double().mT, root).mT.add_(self.start)
@@ -256,30 +281,6 @@ class InRows(OwnRows):
         return self.of_inputs(torch.cholesky_solve(self.aim.double().mT, root).mT.to(self.rows.dtype))
 
 
-def gain_of(values: Tensor, part: Tensor, like: Tensor) -> Tensor:
-    """What directions that take part (..., c) are enlarged by: (..., 1, c), of another's dtype."""
-    return (part / values.where(part > 0.0, 1.0)).to(like.dtype).unsqueeze(-2)
-
-
-def sturdy(root: Tensor, least: float = STURDY) -> bool:
-    """Whether what has this root may divide what was made in float32."""
-    steps = root.diagonal(dim1=-2, dim2=-1)
-    return bool((steps.amin(-1) >= least * steps.amax(-1)).all())
-
-
-def told(share: Callable[[Tensor], Tensor], values: Tensor) -> bool:
-    """Whether the rounding of eigenvalues (r,) in float32 has no say in which take part."""
-    error = HAIR * values[:1]
-    counts = [int((share((values + sign * error).clamp(min=0.0)) > 0.0).sum()) for sign in (-1.0, 0.0, 1.0)]
-    return counts[0] == counts[1] == counts[2]
-
-
-def leading(part: Tensor) -> Tensor:
-    """Parts up to the last that is taken in any matrix."""
-    there = (part > 0.0).nonzero()[:, -1]
-    return part[..., : int(there.max()) + 1 if len(there) else 0]
-
-
 def own_rows(deltas: Sequence[Tensor], weight: Any, start: str, *, equal: bool, single: bool = False) -> OwnRows:
     """The problem of task vectors (..., out, in) with c_i their weights, over |d_i|^2 with `equal`, about their mean or sum.
 
@@ -303,9 +304,9 @@ def about(deltas: Sequence[Tensor], shares: Sequence[Tensor], weight: Any, share
     start = deltas[0] * share
     for delta in deltas[1:]:
         start.add_(delta, alpha=share)
-    there = [index for index, factor in enumerate(weight) if float(factor) > 0.0]
-    own, shared, every = [deltas[i] for i in there], [shares[i] for i in there], len(there) == len(deltas)
-    if fewer_rows(len(there), *start.shape[-2:]):
+    heard = [index for index, factor in enumerate(weight) if float(factor) > 0.0]
+    own, shared, every = [deltas[i] for i in heard], [shares[i] for i in heard], len(heard) == len(deltas)
+    if fewer_rows(len(heard), *start.shape[-2:]):
         return in_rows(start, own, shared, share * every)
     return in_inputs(start, own, shared, every and share * len(deltas) == 1.0)
 

@@ -96,8 +96,8 @@ def fewer_rows(k: int, out: int, into: int) -> bool:
 
 def by_own_rows(k: int, out: int, into: int, *, single: bool, what: str, again: bool = False) -> Route:
     """The eigenvectors of the interference of task vectors with themselves, about their mean, in the smaller of inputs and
-    rows; with `single` the products are in float32, at twice the rate. `again` says that the problem is written once more in
-    these vectors.
+    rows; with `single` the products are in float32, at twice the rate. `again` says that the inputs' portions of each task are
+    found instead, or where that is not sound the problem written once more in these vectors, which takes the memory.
     """
     rows = k * out
     if rows < into:
@@ -106,7 +106,7 @@ def by_own_rows(k: int, out: int, into: int, *, single: bool, what: str, again: 
         held = 2 * rows * into + 3 * out * into + 3 * out * rows
     else:
         small = into
-        products = (k * HALF + 2.0 * (k - 1) + 4.0 + again * (k * (2.0 + HALF) + 2.0)) * out * into**2
+        products = (k * HALF + 2.0 * (k - 1) + (1.0 if again else 4.0)) * out * into**2 + again * 2.0 * k * into**3
         held = (5 + again * (k + 1)) * out * into + (k + 2 + again * (k + 1)) * into * into
     held = held if single else 2 * (held + k * out * into)
     return Route(

@@ -64,7 +64,8 @@ def alike(centred: Sequence[Tensor], weight: Any, ridge: Tensor, across: Tensor,
     """
     import torch
 
-    from mergery.methods._own_rows import InRows, own_rows, sturdy
+    from mergery.methods._own_rows import InRows, own_rows
+    from mergery.methods._portions import sturdy
 
     centred = [core for core, factor in zip(centred, weight, strict=True) if factor > 0.0]
     factors = [float(factor) for factor in weight if factor > 0.0]
@@ -105,7 +106,7 @@ def rooted(matrix: Tensor, load: Tensor) -> Tensor:
     import torch
 
     from mergery.kernels.rates import slow_in_float64
-    from mergery.methods._own_rows import sturdy
+    from mergery.methods._portions import sturdy
 
     def loaded(dtype: torch.dtype) -> Tensor:
         whole = matrix.to(dtype, copy=True)
@@ -192,8 +193,9 @@ def ace(
             centred.append(core.to(dtype, copy=True).sub_((mean if frame.left is None else up @ mean).to(dtype)))
         raw = torch.stack([norm(core).square() for core in centred])
         there = raw > RANK**2 * l1_norms[..., None, None]
-        for i, core in enumerate(centred):
-            core *= there[i]
+        if not bool(there.all()):
+            for i, core in enumerate(centred):
+                core *= there[i]
         part = torch.ones_like(raw[0]) if ridge_of == "one" else (raw * there).mean(0) / width
         return centred, raw, there, ridge * part
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mergery.kernels import spectral
-from mergery.kernels.leading import leading, settled
+from mergery.kernels.leading import few, leading, settled
 
 
 def turned(values: torch.Tensor, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,3 +66,24 @@ def test_a_cut_in_float32_is_settled(count):
 
     assert outside(found[1]) < 0.3 * outside(coarse)
     assert settled(torch.eye(600), torch.ones(600), torch.eye(600), 300) is None
+
+
+def test_few_of_float32_are_raised_above_the_others():
+    matrix = turned(2.0 - torch.arange(600, dtype=torch.float64) / 300)[0]
+    found = few(matrix.float(), 40, 1e-4)
+    assert found is not None
+    values, head = found
+    exact = torch.linalg.eigh(matrix.float().double())
+    outside = head - exact[1][:, -40:] @ (exact[1][:, -40:].mT @ head)
+    assert float(torch.linalg.vector_norm(outside)) < 1e-5
+    assert torch.allclose(values[:40], exact[0].flip(-1)[:40], rtol=1e-9, atol=0.0)
+    assert len(values) == 600
+    assert few(matrix.float(), 40, 1e-9) is None  # residuals say that it is not so exact
+
+
+def test_there_are_not_few_where_most_are_wanted_or_the_first_drown_the_others():
+    assert few(turned(FALLING)[0].float(), 40, 1.0) is None  # 1 beside 1/136
+    flat = turned(2.0 - torch.arange(600, dtype=torch.float64) / 300)[0].float()
+    assert few(flat, 300, 1.0) is None
+    assert few(flat, 0, 1.0) is None
+    assert few(torch.zeros(600, 600), 40, 1.0) is None

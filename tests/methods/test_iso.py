@@ -119,6 +119,17 @@ def test_what_a_task_has_left_is_found_alike_on_either_side(shape):
     assert equals(merge(iso_cts, deltas, zero, **own), wanted, 1e-5)
 
 
+@pytest.mark.parametrize("weight", [[1.0, 1.0, 1.0], [1.0, 0.5, -0.7]])
+def test_on_tall_matrices_float32_changes_little(weight):
+    """Of matrices of a language model's kind, half of which is common, and whose singular values fall like a root."""
+    fall = torch.arange(1, 521) ** -0.5
+    make = [normal(900, 520, seed=2 * task) * fall @ normal(520, 520, seed=2 * task + 1) for task in range(4)]
+    deltas, zero = [make[0] + own for own in make[1:]], torch.zeros(900, 520)
+    fast, exact = (merge(iso_cts, deltas, zero, weight=weight, precision=precision) for precision in ("fast", "exact"))
+    assert not torch.equal(fast, exact)
+    assert equals(fast, exact, 1e-5)
+
+
 def test_low_ranks_stay_low():
     deltas = [of_rank(1, 20, 20, seed).dense() for seed in (0, 10)]
     for common in (0.0, 0.5, 0.8, 1.0):

@@ -16,6 +16,9 @@ from mergery.kernels.tridiagonal import eigenvectors
 NEAR = 96  # vectors on either side of the cut, at least, that are found anew,
 SHARE = 16  # or this part of all
 SMALL = 1e-2  # length of what is taken from the vectors of the other side, for its square to be nothing
+FALL = (
+    15.0  # times the first that is left out: larger eigenvalues would drown the others when they are raised in float32
+)
 
 
 def leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
@@ -28,6 +31,38 @@ def leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
         return None
     values, vectors = eigenvectors(matrix, count)
     return values[:count], vectors
+
+
+def few(matrix: Tensor, count: int, most: float) -> tuple[Tensor, Tensor] | None:
+    """Eigenvalues (n,), largest first, and the first eigenvectors (n, count), float64, of a matrix (n, n) in float32.
+
+    Some more are found in float32, and raised above all others by a polynomial of Chebyshev, small where those lie; among what
+    they then span the problem is solved in float64. Residuals bound how far the vectors, together, are turned into the others:
+    None where that may be more than `most`, or where it would take no less time.
+    """
+    n = matrix.shape[-1]
+    width = count + max(NEAR, n // SHARE)
+    if count < 1 or 2 * width > n:
+        return None
+    values, first = eigenvectors(matrix, width)
+    bound, low = float(values[width - 1]), min(0.0, float(values[-1]))
+    if not 0.0 < float(values[0]) <= FALL * bound:
+        return None
+    middle, half = 0.5 * (bound + low), 0.5 * (bound - low)
+
+    def stretched(vectors: Tensor) -> Tensor:
+        return (matrix @ vectors).sub_(vectors, alpha=middle).div_(half)
+
+    once = stretched(first)
+    twice = stretched(once).mul_(2.0).sub_(first)
+    raised = stretched(twice).mul_(2.0).sub_(once)
+    near, found, image = rotated(matrix.double(), torch.linalg.qr(raised.double()).Q)
+    near, image = near[:, :count], image[:, :count]
+    left = torch.linalg.vector_norm(image - near * found[:count], dim=-2)
+    apart = (found[:count] - bound).clamp(min=torch.finfo(found.dtype).tiny)
+    if not float((left / apart).square().sum()) ** 0.5 <= most:
+        return None
+    return torch.cat([found, values[width:].double()]), near
 
 
 def settled(matrix: Tensor, values: Tensor, vectors: Tensor, count: int) -> tuple[Tensor, Tensor] | None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from mergery.kernels import spectral
 from mergery.kernels.products import gain, polar
 from mergery.kernels.rates import slow_in_float64, whole_float32
+from mergery.kernels.remainders import remainder, shared_left
 from mergery.kernels.single import Unsound, singular
 from mergery.kernels.symmetric import LARGE, gram
 
@@ -41,6 +42,10 @@ class Way(Protocol):
 
     def opened(self, matrix: Tensor, top: int, *, noise: Tensor | float = 0.0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The same, and the other vectors of the smaller side."""
+        ...
+
+    def common(self, matrix: Tensor, top: int, *, noise: Tensor | float = 0.0) -> Triplets:
+        """`svd` of m >= n, for `beyond`: the first singular vectors that several matrices share."""
         ...
 
     def beyond(self, shared: Tensor, matrix: Tensor, top: int, *, of: Tensor, noise: Tensor) -> Triplets:
@@ -93,7 +98,22 @@ class InFloat64:
         size, vectors = spectral.basis(matrix)
         return *spectral.triplets(matrix, size, vectors, top, noise=noise), vectors[..., top:]
 
+    def common(self, matrix: Tensor, top: int, *, noise: Tensor | float = 0.0) -> Triplets:
+        size, vectors = spectral.spectrum(spectral.smaller(matrix), top)
+        if self.single and bool(spectral.spanned(size, noise=noise)[..., :top].all()):
+            right, s = vectors[..., :top], size[..., :top]
+            left = shared_left(matrix, right, s)
+            if left is not None:
+                return left, s, right.mT
+        return spectral.triplets(matrix, size, vectors, top, noise=noise)
+
     def beyond(self, shared: Tensor, matrix: Tensor, top: int, *, of: Tensor, noise: Tensor) -> Triplets:
+        if self.single:
+            least = max(float(noise.max()), spectral.RANK * float(of.max()))
+            found = remainder(shared, matrix, top, least)
+            if found is not None:
+                return found
+        shared, matrix = shared.double(), matrix.double()
         if matrix.shape[-2] < matrix.shape[-1]:
             return spectral.svd(matrix - shared @ (shared.mT @ matrix), top, of=of, noise=noise)
         seen = shared.mT @ matrix  # x^T x - (U^T x)^T (U^T x) is the Gram matrix of what is left, which is never formed
@@ -164,6 +184,9 @@ class InFloat32:
             others = found.v[:, top:]
         self.tilts.append(tilt)
         return (v, s, u.mT, others) if wide else (u, s, v.mT, others)
+
+    def common(self, matrix: Tensor, top: int, *, noise: Tensor | float = 0.0) -> Triplets:
+        return self.svd(matrix, top, noise=noise)
 
     def beyond(self, shared: Tensor, matrix: Tensor, top: int, *, of: Tensor, noise: Tensor) -> Triplets:
         return self.svd(matrix - shared @ (shared.mT @ matrix), top, of=of, noise=noise, products=2)

@@ -26,7 +26,9 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     elif k * out < into:
         rows = k * out
         space = int(WIDE * ((2.5 * k + 5) * out * into + 4 * rows * rows))
-        work = (k - 1 + HALF) * rows * out * into + rows**3 / 3.0 + 2.0 * out * rows**2 + 2.0 * out * rows * into
+        single = settings["precision"] == "fast" and min(out, into) >= LARGE
+        work = (k - 1 + HALF) * rows * out * into + rows**3 / 3.0
+        work += (0.5 if single else 1.0) * (2.0 * out * rows**2 + 2.0 * out * rows * into)
     else:
         single = settings["precision"] == "fast" and into >= LARGE
         work = (k * HALF / (1 + single) + 2.0 * (k - 1) / (1 + single) + 2.0) * out * into * into + into**3 / 3.0
@@ -56,14 +58,18 @@ def unequal(l1_norms: Tensor, mode: str) -> Tensor:
     return (count > 1) & (spread > UNEQUAL * mean.square())
 
 
-def alike(centred: Sequence[Tensor], weight: Any, ridge: Tensor, across: Tensor, width: int) -> Tensor | None:
+def alike(
+    centred: Sequence[Tensor], weight: Any, ridge: Tensor, across: Tensor, width: int, *, fast: bool
+) -> Tensor | None:
     """D of equal tasks (..., out, in), solved about their mean. A task of weight zero has no part in it.
 
     Of tasks in float32 covariances are made in it, and the rest where none of their rounding would be seen; None where it would
-    be, beside what a direction has.
+    be, beside what a direction has. Where there are fewer rows than inputs, tasks are in float64, and with `fast` they are
+    solved in float32, if that would not be seen.
     """
     import torch
 
+    from mergery.kernels.quotients import quotient
     from mergery.methods._own_rows import InRows, own_rows
     from mergery.methods._portions import sturdy
 
@@ -86,13 +92,18 @@ def alike(centred: Sequence[Tensor], weight: Any, ridge: Tensor, across: Tensor,
         else:
             own = residual[..., place * residual.shape[-2] : (place + 1) * residual.shape[-2]]
             own.diagonal(dim1=-2, dim2=-1).add_(pull[..., 0] / factor**0.5)
-    aim = torch.cat([residual, row.to(root.dtype)], dim=-2)
-    solved = torch.cholesky_solve(aim.mT, root).mT
-    if root.dtype == torch.float32 and not sturdy(root, FIRM):  # once more for what rounding has left
-        rest = aim - solved @ problem.matrix - solved * load.to(root.dtype)
-        solved = solved + torch.cholesky_solve(rest.mT, root).mT
-    solved = problem.of_inputs(solved)
-    merged, row = solved[..., :-1, :], solved[..., -1:, :]
+    row = row.to(root.dtype)
+    if fast and rows is not None:
+        merged = quotient(residual, root, rows)
+        row = problem.of_inputs(torch.cholesky_solve(row.mT, root).mT)
+    else:
+        aim = torch.cat([residual, row], dim=-2)
+        solved = torch.cholesky_solve(aim.mT, root).mT
+        if root.dtype == torch.float32 and not sturdy(root, FIRM):  # once more for what rounding has left
+            rest = aim - solved @ problem.matrix - solved * load.to(root.dtype)
+            solved = solved + torch.cholesky_solve(rest.mT, root).mT
+        solved = problem.of_inputs(solved)
+        merged, row = solved[..., :-1, :], solved[..., -1:, :]
     merged += problem.start
     ones = across.to(merged.dtype)
     merged -= (merged @ ones) @ (row / (1.0 + row @ ones))
@@ -201,11 +212,11 @@ def ace(
 
     if not bool(flag.any()):
         fast = precision == "fast" and width >= LARGE and all(core.dtype == torch.float32 for core in cores)
-        fast = fast and not fewer_rows(int((weight > 0.0).sum()), height, width)
-        for dtype in (torch.float32, torch.float64) if fast else (torch.float64,):
+        single = fast and not fewer_rows(int((weight > 0.0).sum()), height, width)
+        for dtype in (torch.float32, torch.float64) if single else (torch.float64,):
             centred, _, _, share = centre(dtype)
             with whole_float32():
-                merged = alike(centred, weight, share, across, width)
+                merged = alike(centred, weight, share, across, width, fast=fast)
             if merged is not None:
                 return frame.restore(settled(merged, scale, cores, weight, frame, noise_of(deltas, noise)))
     centred, raw, there, share = centre(torch.float64)

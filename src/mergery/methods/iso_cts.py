@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from mergery.method import Auto, Deltas, Fraction, MergedDelta, Noise, PerModel, Preset, Tensor, each, method
 from mergery.method.roles import LINEAR, MATRICES
 from mergery.method.routing import Route
-from mergery.methods._routes import HALF, by_svd, decomposition, leading_triplets, polar_work, then_scaled
+from mergery.methods._routes import HALF, LEADING, SINGLE, by_svd, decomposition, polar_work, then_scaled
 from mergery.methods._scale import scaled
 from mergery.methods.tsv_merge import fast_products, product_dtype
 
@@ -19,14 +19,15 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
     kept, own = split(small, k, settings["common"])
     rest = k * own
     single = fast_products(settings, out, into)
-    work = decomposition(out, into) + polar_work(into, small, single=single) + (2.0 - single) * out * into * small
+    rate = 0.5 if single else 1.0  # of products in float32
+    work = polar_work(into, small, single=single) + 2.0 * rate * out * into * small
     if out <= into:  # what tasks have left is a small problem
-        work += (
-            k * (2.0 * rest * out * into + decomposition(rest, into)) + decomposition(rest, rest) + 2.0 * out * rest**2
-        )
+        work += decomposition(out, into) + k * (2.0 * rest * out * into + decomposition(rest, into))
+        work += decomposition(rest, rest) + 2.0 * out * rest**2
     else:
-        work += k * (2.0 * out * into * kept + HALF * kept * into**2 + leading_triplets(out, into, own)[0])
-        work += polar_work(out, rest)
+        work += HALF * out * into**2 + LEADING * into**3 + 2.0 * rate * out * into * kept
+        products = 2.0 * out * into * (kept + own) + HALF * (out + kept) * into**2
+        work += k * (rate * products + (SINGLE if single else LEADING) * into**3) + polar_work(out, rest)
     route = by_svd(k, out, into, 1, polars=1, held=3.0, what=f"{k + 1} thin SVDs and 2 polar factors")
     return then_scaled(replace(route, operations=work), k, out, into, held=6.5)
 
@@ -72,8 +73,9 @@ def iso_cts(
     Settings:
         weight: factor of each task vector.
         common: fraction of the directions that is taken from the sum; 0.8 in the paper.
-        precision: `fast` makes the last product of large matrices in float32, and the polar factors, which changes the
-            merged task vector by a few millionths; `exact` makes all in float64.
+        precision: `fast` makes the last product of large matrices in float32, the polar factors, and what is left of tasks
+            with more outputs than inputs, which changes the merged task vector by a few millionths; `exact` makes all in
+            float64.
         scale: factor of the merged task vector. `auto` finds one for each matrix, between that of unit response, at
             which it answers to each task's own vector as that does itself, k / sum_i (<D, d_i> / |d_i|^2), and that of
             least interference, at which it disturbs the tasks least; for adapters the latter. Nothing is tuned; the
@@ -97,19 +99,25 @@ def iso_cts(
     kept, own = split(frame.smaller, len(cores), common)
     whole = total(cores, weight)
     wide = whole.shape[-2] <= whole.shape[-1]
-    side = whole.mT if wide else whole
+    bound_of_sum = noise_of_sum(bounds, weight)
 
     def made(way: Way) -> Tensor:
-        shared, levels, right, others = way.opened(side, kept, noise=noise_of_sum(bounds, weight))
-        shared, right = (right.mT, shared.mT) if wide else (shared, right)
-        # where outputs are the smaller side, what a task has left lies in the span of the other vectors: a small problem
-        apart = others if wide and bool((levels > 0.0).all()) else None
+        apart = None
+        if (
+            wide
+        ):  # outputs are the smaller side: what a task has left lies in the span of the other vectors, a small problem
+            right, levels, left, others = way.opened(whole.mT, kept, noise=bound_of_sum)
+            shared, right = left.mT, right.mT
+            apart = others if bool((levels > 0.0).all()) else None
+        else:
+            shared, levels, right = way.common(whole, kept, noise=bound_of_sum)
         lefts, sizes, rights = [], [levels], [right]
         for delta, core, factor, bound in zip(deltas, cores, weight, bounds, strict=True) if own else ():
-            task, count = core.to(levels.dtype) * float(factor), at_most(own, delta)
+            count = at_most(own, delta)
+            task = (core if single else core.to(levels.dtype)) * float(factor)
             of, noisy = norm(task)[..., 0, 0], bound * abs(float(factor))
             if apart is not None:
-                u, s, vh = way.svd(apart.mT @ task, count, of=of, noise=noisy, products=1)
+                u, s, vh = way.svd(apart.mT @ task.to(apart.dtype), count, of=of, noise=noisy, products=1)
             else:
                 u, s, vh = way.beyond(shared, task, count, of=of, noise=noisy)
             lefts.append(u)
@@ -118,9 +126,11 @@ def iso_cts(
         left = shared
         if lefts:  # the tasks' own directions are at right angles to the common ones
             own_left = way.polar(torch.cat(lefts, dim=-1))
-            left = torch.cat([shared, own_left if apart is None else apart.to(own_left.dtype) @ own_left], dim=-1)
+            own_left = own_left if apart is None else apart.to(own_left.dtype) @ own_left
+            left = torch.cat([shared.to(own_left.dtype), own_left], dim=-1)
         level = flat_level(torch.cat(sizes, dim=-1))
-        left, right = left * level.unsqueeze(-2), way.polar(torch.cat(rights, dim=-2))
+        left *= level.unsqueeze(-2)
+        right = way.polar(torch.cat(rights, dim=-2))
         dtype = product_dtype(left, single=single)
         return left.to(dtype) @ right.to(dtype)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mergery.kernels import spectral
-from mergery.kernels.remainders import remainder, shared_left, turned
+from mergery.kernels.remainders import ahead, remainder, shared_left, turned
 from mergery.kernels.ways import InFloat64
 
 ROWS, COLUMNS, SHARED, TOP = 900, 520, 400, 40
@@ -37,6 +37,18 @@ def test_they_are_those_of_float64():
     assert lost(u, a) < 1e-4
     assert lost(vh.mT, ch.mT) < 1e-4
     assert float(torch.linalg.vector_norm(shared.mT @ u)) < 1e-3
+
+
+def test_of_the_last_term_of_a_sum_it_follows_from_the_others():
+    terms = [falling(seed) for seed in range(3)]
+    u, s, vh = spectral.svd(terms[0] + terms[1] + terms[2], SHARED)
+    still = ahead(s, vh)
+    for place, term in enumerate(terms):
+        alone = remainder(u, term, TOP, 0.0)
+        found = remainder(u, term, TOP, 0.0, still=still, last=place == 2)
+        assert alone is not None and found is not None
+        assert lost(found[0], alone[0]) < 1e-4
+        assert torch.allclose(found[1], alone[1], rtol=1e-5, atol=0.0)
 
 
 def test_values_that_are_not_above_the_bound_are_left_to_float64():

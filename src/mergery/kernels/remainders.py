@@ -23,10 +23,19 @@ STEEP = 16.0  # times the root mean square of singular values over one: more wou
 Triplets = tuple[Tensor, Tensor, Tensor]
 
 
-def remainder(shared: Tensor, matrix: Tensor, top: int, least: float) -> Triplets | None:
+def ahead(levels: Tensor, right: Tensor) -> Tensor:
+    """What U^T comes to of all terms of U diag(s) V^T, s (c,) and V^T (c, n), but for the first columns of U; float32."""
+    first = right.shape[-1] // FIRST
+    return (right[first:] * levels[first:].unsqueeze(-1)).float()
+
+
+def remainder(
+    shared: Tensor, matrix: Tensor, top: int, least: float, *, still: Tensor | None = None, last: bool = False
+) -> Triplets | None:
     """u (m, r), s (r,) and vh (r, n), float64, the first r = `top` of (I - U U^T) x, with U (m, c) and x (m, n), m >= n.
 
-    None where it would take no less time, where it would not be so exact, or where one of the values is not above `least`.
+    Of the terms of a sum `still` is what is `ahead`: each is taken out of it in place, so that of the last it is known. None
+    where it would take no less time, where it would not be so exact, or where one of the values is not above `least`.
     """
     m, n = matrix.shape[-2:]
     if matrix.ndim > 2 or matrix.is_cuda or m < n or n < LARGE or not 0 < top < n:
@@ -34,7 +43,9 @@ def remainder(shared: Tensor, matrix: Tensor, top: int, least: float) -> Triplet
     columns, whole = shared.float(), matrix.float()
     head, tail = columns[:, : n // FIRST], columns[:, n // FIRST :]
     rest = torch.addmm(whole, head, head.mT @ whole, alpha=-1)
-    seen = tail.mT @ rest
+    seen = still if last and still is not None else tail.mT @ rest
+    if still is not None and not last:
+        still -= seen
     squares, held = gram(rest), gram(seen)
     error = HALF_STEP * (length(squares) + length(held)) / n
     squares -= held

@@ -17,7 +17,7 @@ from torch import Tensor
 from mergery.kernels import spectral
 from mergery.kernels.products import gain, polar
 from mergery.kernels.rates import slow_in_float64, whole_float32
-from mergery.kernels.remainders import remainder, shared_left
+from mergery.kernels.remainders import ahead, remainder, shared_left
 from mergery.kernels.single import Unsound, singular
 from mergery.kernels.symmetric import LARGE, gram
 
@@ -48,8 +48,24 @@ class Way(Protocol):
         """`svd` of m >= n, for `beyond`: the first singular vectors that several matrices share."""
         ...
 
-    def beyond(self, shared: Tensor, matrix: Tensor, top: int, *, of: Tensor, noise: Tensor) -> Triplets:
-        """`svd` of what orthonormal columns U (..., m, c) leave of a matrix, (I - U U^T) x."""
+    def ahead(self, levels: Tensor, right: Tensor) -> Tensor | None:
+        """What `beyond` may make use of where matrices add up to one that has these (..., c) and (..., c, n) of `common`."""
+        ...
+
+    def beyond(
+        self,
+        shared: Tensor,
+        matrix: Tensor,
+        top: int,
+        *,
+        of: Tensor,
+        noise: Tensor,
+        still: Tensor | None = None,
+        last: bool = False,
+    ) -> Triplets:
+        """`svd` of what orthonormal columns U (..., m, c) leave of a matrix, (I - U U^T) x. `still` is what is `ahead` of this
+        one of several, and changed in place; `last` says that none follows.
+        """
         ...
 
     def recast(self, matrix: Tensor, levels: Callable[[Tensor, Tensor, Tensor], Tensor], *, noise: Tensor) -> Tensor:
@@ -107,10 +123,23 @@ class InFloat64:
                 return left, s, right.mT
         return spectral.triplets(matrix, size, vectors, top, noise=noise)
 
-    def beyond(self, shared: Tensor, matrix: Tensor, top: int, *, of: Tensor, noise: Tensor) -> Triplets:
+    def ahead(self, levels: Tensor, right: Tensor) -> Tensor | None:
+        return ahead(levels, right) if self.single and right.ndim == 2 else None
+
+    def beyond(
+        self,
+        shared: Tensor,
+        matrix: Tensor,
+        top: int,
+        *,
+        of: Tensor,
+        noise: Tensor,
+        still: Tensor | None = None,
+        last: bool = False,
+    ) -> Triplets:
         if self.single:
             least = max(float(noise.max()), spectral.RANK * float(of.max()))
-            found = remainder(shared, matrix, top, least)
+            found = remainder(shared, matrix, top, least, still=still, last=last)
             if found is not None:
                 return found
         shared, matrix = shared.double(), matrix.double()
@@ -188,7 +217,20 @@ class InFloat32:
     def common(self, matrix: Tensor, top: int, *, noise: Tensor | float = 0.0) -> Triplets:
         return self.svd(matrix, top, noise=noise)
 
-    def beyond(self, shared: Tensor, matrix: Tensor, top: int, *, of: Tensor, noise: Tensor) -> Triplets:
+    def ahead(self, levels: Tensor, right: Tensor) -> Tensor | None:
+        return None
+
+    def beyond(
+        self,
+        shared: Tensor,
+        matrix: Tensor,
+        top: int,
+        *,
+        of: Tensor,
+        noise: Tensor,
+        still: Tensor | None = None,
+        last: bool = False,
+    ) -> Triplets:
         return self.svd(matrix - shared @ (shared.mT @ matrix), top, of=of, noise=noise, products=2)
 
     def recast(self, matrix: Tensor, levels: Callable[[Tensor, Tensor, Tensor], Tensor], *, noise: Tensor) -> Tensor:

@@ -26,8 +26,9 @@ def routing(k: int, out: int, into: int, settings: Mapping[str, Any]) -> Route:
         work += decomposition(rest, rest) + 2.0 * out * rest**2
     else:
         work += HALF * out * into**2 + LEADING * into**3 + 2.0 * rate * out * into * kept
-        products = 2.0 * out * into * (kept + own) + HALF * (out + kept) * into**2
-        work += k * (rate * products + (SINGLE if single else LEADING) * into**3) + polar_work(out, rest)
+        seen = (k - 1 if single else k) * kept + k * own  # in float32 that of the last task follows
+        work += rate * (2.0 * out * into * seen + k * HALF * (out + kept) * into**2)
+        work += k * (SINGLE if single else LEADING) * into**3 + polar_work(out, rest)
     route = by_svd(k, out, into, 1, polars=1, held=3.0, what=f"{k + 1} thin SVDs and 2 polar factors")
     return then_scaled(replace(route, operations=work), k, out, into, held=6.5)
 
@@ -112,14 +113,15 @@ def iso_cts(
         else:
             shared, levels, right = way.common(whole, kept, noise=bound_of_sum)
         lefts, sizes, rights = [], [levels], [right]
+        still = way.ahead(levels, right) if own and not wide else None
         for delta, core, factor, bound in zip(deltas, cores, weight, bounds, strict=True) if own else ():
-            count = at_most(own, delta)
+            count, last = at_most(own, delta), len(lefts) == len(cores) - 1
             task = (core if single else core.to(levels.dtype)) * float(factor)
             of, noisy = norm(task)[..., 0, 0], bound * abs(float(factor))
             if apart is not None:
                 u, s, vh = way.svd(apart.mT @ task.to(apart.dtype), count, of=of, noise=noisy, products=1)
             else:
-                u, s, vh = way.beyond(shared, task, count, of=of, noise=noisy)
+                u, s, vh = way.beyond(shared, task, count, of=of, noise=noisy, still=still, last=last)
             lefts.append(u)
             sizes.append(s)
             rights.append(vh)

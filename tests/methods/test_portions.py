@@ -57,12 +57,13 @@ def test_where_rounding_would_be_seen_there_is_none():
         assert (inverted(matrix, matrix[:, :0], matrix[0, :0]) is not None) == there, least
 
 
-def test_they_are_for_one_matrix_in_float32_most_of_whose_directions_count():
+def test_they_are_for_one_tall_matrix_in_float32_most_of_whose_directions_count():
     matrix = torch.eye(8)
-    assert suited(matrix, 4)
-    assert not suited(matrix, 3)
-    assert not suited(matrix.double(), 8)
-    assert not suited(torch.stack([matrix] * 2), 8)
+    assert suited(matrix, 4, 12)
+    assert not suited(matrix, 4, 11)
+    assert not suited(matrix, 3, 12)
+    assert not suited(matrix.double(), 8, 12)
+    assert not suited(torch.stack([matrix] * 2), 8, 12)
 
 
 def test_a_root_is_sturdy_where_its_steps_are_of_one_size():
@@ -74,12 +75,12 @@ def test_a_root_is_sturdy_where_its_steps_are_of_one_size():
 def test_with_many_or_few_directions_float32_is_as_good(count):
     """Many are averaged by portions, few are written anew in their own coordinates."""
     fall = torch.arange(1, 513) ** (-0.5 if count == 300 else -1.0)
-    make = [normal(600, 512, seed=2 * task) * fall @ normal(512, 512, seed=2 * task + 1) for task in range(4)]
-    deltas, zero = [make[0] + own for own in make[1:]], torch.zeros(600, 512)
+    make = [normal(800, 512, seed=2 * task) * fall @ normal(512, 512, seed=2 * task + 1) for task in range(4)]
+    deltas, zero = [make[0] + own for own in make[1:]], torch.zeros(800, 512)
     shares = [torch.ones(1, 1)] * 3
     problem = in_inputs(sum(deltas[1:], deltas[0]) / 3, deltas, shares, centred=True)
     values = eigh(problem.matrix)[0]
     cut = float(values[count - 1] * values[count]) ** 0.5 / float(values[0])
-    assert suited(problem.matrix, count) == (count == 300)
+    assert suited(problem.matrix, count, 800) == (count == 300)
     fast, exact = (merge(actmat, deltas, zero, cut=cut, precision=precision) for precision in ("fast", "exact"))
     assert equals(fast, exact, 1e-5)

@@ -217,7 +217,8 @@ class InInputs(OwnRows):
 
     def averaged(self, rest: Tensor, values: Tensor) -> Tensor | None:
         """D* (out, in) without some eigenvectors (in, b), by each task's portion; None where that is less sound, or longer."""
-        if not suited(self.matrix, self.matrix.shape[-1] - rest.shape[-1]):
+        outputs, inputs = self.start.shape[-2:]
+        if not suited(self.matrix, inputs - rest.shape[-1], outputs):
             return None
         inverse = inverted(self.matrix, rest, values)
         if inverse is None:

@@ -118,6 +118,8 @@ def test_files_of_other_programs_get_one_message(
     assert outcome.code == 2
     assert outcome.err.count("config.yml:") == 1
     assert f"config.yml:1:1: this is a file of {program}\n" in outcome.err
+    if program == "mergekit-evolve":
+        assert "say `mergery search RECIPE OUT --tasks FILE`" in outcome.err
 
 
 ANCHORS = """\

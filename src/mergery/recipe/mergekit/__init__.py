@@ -40,9 +40,9 @@ def other_program(data: Any) -> RecipeError | None:
     if "genome" in keys:
         return RecipeError(
             "this is a file of mergekit-evolve",
-            why="Mergery does not search for settings",
-            hint="write the merge_method and the models of its 'genome' into a file of their own, and try single settings "
-            "with --set",
+            why="Mergery searches by a recipe that leaves settings open",
+            hint="write the merge_method and the models of its 'genome' as a recipe, with what is to be found as in weight: "
+            "{search: [0, 1.5], per: model}, and say `mergery search RECIPE OUT --tasks FILE`",
         )
     return None
 

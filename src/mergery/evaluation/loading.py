@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -183,14 +184,33 @@ def dtype_of(name: str) -> Any:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep transformers' own bars and reports off the terminal; what they tell is checked here."""
-    from transformers.utils import logging
+    from transformers.utils import logging as shown
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    level, bars = shown.get_verbosity(), shown.is_progress_bar_enabled()
+    shown.set_verbosity_error()
+    shown.disable_progress_bar()
+    try:
+        with without_kernels():
+            yield
+    finally:
+        shown.set_verbosity(level)
+        if bars:
+            shown.enable_progress_bar()
+
+
+@contextmanager
+def without_kernels() -> Iterator[None]:
+    """Leave unsaid that bitsandbytes has no kernels for products of four-bit matrices, which nothing here computes.
+
+    It says so when it is loaded, as peft and accelerate do where it is installed. All else that it says is said.
+    """
+    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
+    logger.addFilter(_of_other_matters)
     try:
         yield
     finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+        logger.removeFilter(_of_other_matters)
+
+
+def _of_other_matters(record: logging.LogRecord) -> bool:
+    return "gemm_4bit_forward from kernels-community" not in record.getMessage()

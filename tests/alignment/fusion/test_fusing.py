@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BertConfig, BertFo
 
 import mergery as library
 from mergery.alignment.fusion import training
+from mergery.evaluation.loading import quiet
 from tests.conftest import Killed, Outcome
 
 Run = Callable[..., Outcome]
@@ -273,7 +274,7 @@ def test_a_target_that_the_machine_cannot_hold_is_refused(
 def test_what_bitsandbytes_lacks_is_not_said_and_what_it_warns_of_is(caplog):
     logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
     lacking = "Failed to load CPU gemm_4bit_forward from kernels-community: No module named 'kernels'."
-    with training.without_kernels():
+    with quiet():
         logger.warning(lacking)
         logger.warning("no library was found")
     logger.warning(lacking)

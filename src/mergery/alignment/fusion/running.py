@@ -179,8 +179,10 @@ def teach(fusion: Fusion, member: Member, kept: Path, notify: Notify) -> Path:
 
 
 def _train(fusion: Fusion, texts: Path, folders: Sequence[Path], partial: Path, notify: Notify) -> dict[str, Any]:
-    from mergery.alignment.fusion.training import LOOKED_AT, Lessons, train
     from mergery.evaluation.loading import quiet
+
+    with quiet():
+        from mergery.alignment.fusion.training import LOOKED_AT, Lessons, train
 
     own, options = fusion.target, fusion.options
     device = device_of(options.device)

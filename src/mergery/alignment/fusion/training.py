@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, TrainerCall
 from mergery.alignment.fusion.distributions import fused, losses_of
 from mergery.alignment.fusion.options import FuseOptions, steps_of
 from mergery.alignment.fusion.teaching import path_of
+from mergery.evaluation.loading import without_kernels
 from mergery.run.output import write_at_once
 
 IGNORED = -100
@@ -120,24 +119,6 @@ class Telling(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:
         if logs and "loss" in logs:
             self.tell(state.global_step, state.max_steps, float(logs["loss"]))
-
-
-@contextmanager
-def without_kernels() -> Iterator[None]:
-    """Leave unsaid that bitsandbytes has no kernels for products of four-bit matrices, which nothing here computes.
-
-    It says so when it is loaded, as peft and accelerate do where it is installed. All else that it says is said.
-    """
-    logger = logging.getLogger("bitsandbytes.backends.cpu.ops")
-    logger.addFilter(_of_other_matters)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_of_other_matters)
-
-
-def _of_other_matters(record: logging.LogRecord) -> bool:
-    return "gemm_4bit_forward from kernels-community" not in record.getMessage()
 
 
 @without_kernels()

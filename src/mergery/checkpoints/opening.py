@@ -162,12 +162,12 @@ def _open_path(path: Path, task: str | None, label: str, headers: dict[str, Any]
 
 def _open_on_hub(address: Address, label: str | None, text: str, path: Path) -> Checkpoint:
     from mergery.checkpoints.hub.checkpoint import HubCheckpoint
-    from mergery.checkpoints.hub.remote import ModelNotFoundError
+    from mergery.checkpoints.hub.remote import ModelNotFoundError, UnreachableError
 
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
     try:
         return HubCheckpoint(address.repo, revision=address.revision, label=label, endpoint=endpoint)
-    except ModelNotFoundError as error:
+    except (ModelNotFoundError, UnreachableError) as error:
         near = near_path(text, path)
         if not near:
             raise

@@ -112,6 +112,10 @@ def test_no_network_and_no_copy(hub: HubServer, monkeypatch: pytest.MonkeyPatch,
         "org/model: the local cache has no copy, and HF_HUB_OFFLINE is set\n"
         "  try: unset HF_HUB_OFFLINE, or name a local folder"
     )
+    (tmp_path / "org/models").mkdir()  # whose name was perhaps meant
+    assert message().endswith(
+        "try: did you mean the folder 'org/models'? If not, unset HF_HUB_OFFLINE, or name a local folder"
+    )
 
 
 def test_a_network_that_fails_later(hub: HubServer, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

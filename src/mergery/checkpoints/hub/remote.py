@@ -88,6 +88,10 @@ class ModelNotFoundError(CheckpointError):
     """The hub has no model of that id, or hides it from those who may not see it."""
 
 
+class UnreachableError(CheckpointError):
+    """The hub was not asked, or did not answer, and the cache has no copy."""
+
+
 def is_network_failure(error: Exception) -> bool:
     """Whether the hub could not be asked at all, or is down: then a copy in the cache may serve."""
     from huggingface_hub.errors import HfHubHTTPError
@@ -128,7 +132,7 @@ def explain(error: Exception, repo: str, revision: str | None) -> Exception:
         return CheckpointError(f"the hub answered with status {status}", where=where, why=why, hint=hint)
     if isinstance(error, hub.OfflineModeIsEnabled):
         hint = "unset HF_HUB_OFFLINE, or name a local folder"
-        return CheckpointError("the local cache has no copy, and HF_HUB_OFFLINE is set", where=where, hint=hint)
+        return UnreachableError("the local cache has no copy, and HF_HUB_OFFLINE is set", where=where, hint=hint)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         hint = "make room, or set HF_HOME to a larger disk"
         return CheckpointError("the disk that holds the hub's cache is full", where=where, hint=hint)
@@ -137,7 +141,7 @@ def explain(error: Exception, repo: str, revision: str | None) -> Exception:
         if Path(repo).parent.is_dir() and Path(repo).parent != Path():  # such as models/typo
             hint = f"{repo!r} is no folder here: check its name, or the connection"
         why = f"{type(error).__name__}: {_first_line(error)}"
-        return CheckpointError(
+        return UnreachableError(
             "the hub cannot be reached, and the local cache has no copy", where=where, why=why, hint=hint
         )
     return error

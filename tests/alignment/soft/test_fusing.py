@@ -190,6 +190,16 @@ def test_what_has_no_soft_map_is_refused(tmp_path):
         Fusing(SoftModels(views["Llama"], wide), 0.05, ("mlp",)).run()
 
 
+def test_a_pooler_of_another_width_is_refused(tmp_path):
+    """What it writes is read by the classifier alone, and would keep its width: transformers would not load the output."""
+    small = replace(BY_NAME["BERT"], auto="AutoModelForSequenceClassification")
+    wide = replace(small, config={**small.config, "hidden_size": 64, "num_attention_heads": 8})
+    base, other = (opened(make(each, tmp_path / name))[0] for each, name in ((small, "base"), (wide, "other")))
+    with pytest.raises(MergeryError, match=r"what 'bert\.pooler\.dense\.weight' writes is as wide as the stream"):
+        SoftModels(base, other)
+    assert SoftModels(base, base).other.sizes
+
+
 def test_a_tied_head_keeps_its_width(tmp_path):
     """Embeddings are averaged over channels that a head sums over: of another width one tensor cannot be both."""
     family = BY_NAME["Qwen 2 tied"]

@@ -53,9 +53,26 @@ class SoftModels(Models):
             if theirs.part is not None and mine.part != theirs.part:
                 return f"{theirs.tensor!r} is fused of parts, whose sizes differ"
         if RESIDUAL in other.sizes and self.resized(RESIDUAL):
+            if pooling := self._pooling():
+                return f"what {pooling!r} writes is as wide as the stream, and no space that is matched"
             tied = not any(piece.role == "head" for piece in other.pieces)
             why = "a head is tied to embeddings: one sums over channels that the other averages, where their number changes"
             return other.fixed or (why if tied else "")
+        return ""
+
+    def _pooling(self) -> str:
+        """A matrix that writes what is no space and as wide as the residual stream of each model, such as a pooler's."""
+        widths = self.spaces.sizes[RESIDUAL].size, self.other.sizes[RESIDUAL].size
+        for piece in self.spaces.pieces:
+            shapes = self.model.nodes[piece.tensor].shape, self.reference.nodes[piece.tensor].shape
+            if (
+                piece.role != "embed"
+                and len(piece.axes) == 2
+                and any(
+                    axis is None and tuple(sizes) == widths for axis, *sizes in zip(piece.axes, *shapes, strict=True)
+                )
+            ):
+                return piece.tensor
         return ""
 
     def resized(self, space: str) -> bool:

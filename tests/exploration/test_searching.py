@@ -86,6 +86,26 @@ def test_a_killed_search_goes_on_to_the_same_end_though_its_models_were_moved(
     assert found(tmp_path / "parts")["chosen"] == found(tmp_path / "whole")["chosen"]
 
 
+@pytest.mark.parametrize("options", [(), ("--workers", 2)])
+def test_a_candidate_that_is_not_finite_counts_as_the_worst(
+    options: tuple[Any, ...], mergery: Any, planted: Path, tmp_path: Path
+) -> None:
+    """One such in a night does not end the search; where the first is one, there is nothing to go by."""
+    text = (planted / "recipe.yaml").read_text().replace("scale: 1\n", "scale: {choose: [1.0, 3.0e38]}\n")
+    (tmp_path / "recipe.yaml").write_text(text)
+    command = ("--tasks", planted / "texts.jsonl", "--sampler", "random", "--trials", "8", "--no-early", *options)
+    done = mergery("search", tmp_path / "recipe.yaml", tmp_path / "out", *command)
+    assert done.code == 0, done.err
+    assert "counts as the worst so far: " in done.err
+    assert found(tmp_path / "out")["chosen"]["values"]["scale"] == 1.0
+    tried = found(tmp_path / "out")["candidates"]
+    lost = [each for each in tried if each["values"]["scale"] > 1.0]
+    assert lost and all(each["stopped"] and each["score"] == min(one["score"] for one in tried) for each in lost[-1:])
+    (tmp_path / "recipe.yaml").write_text(text.replace("[1.0, 3.0e38]", "[3.0e38, 1.0]"))
+    first = mergery("search", tmp_path / "recipe.yaml", tmp_path / "other", *command)
+    assert first.code == 2 and "Traceback" not in first.err
+
+
 @pytest.mark.parametrize(("sampler", "trials"), [("quadratic", 7), ("niches", 19)])
 def test_samplers_of_our_own_find_the_planted_model_as_well(
     mergery: Any, planted: Path, tmp_path: Path, sampler: str, trials: int

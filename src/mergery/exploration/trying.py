@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from mergery.errors import DataError
 from mergery.exploration.candidates import Candidate
 from mergery.exploration.estimating import WHOLE, Estimator
 from mergery.exploration.live import LiveModel
@@ -19,7 +20,7 @@ from mergery.exploration.parallel.work import Answer, Ask, Job, Setup, alone
 from mergery.exploration.scoring import Found, Objective
 from mergery.exploration.study import Study
 from mergery.recipe.space import Space
-from mergery.run.events import Notify, Tried
+from mergery.run.events import Noticed, Notify, Tried
 
 
 def try_candidates(
@@ -28,6 +29,8 @@ def try_candidates(
     """Draw candidates, some at a time, score them, and keep what came of them in the study, in the order they were drawn.
 
     Whether one is given up depends on those that were scored before it was drawn, not on which of its own draw is done first.
+    One whose weights or answers are not finite counts as the worst so far. Raises DataError where that is the first.
+
     models: the answers of each model by itself, where candidates are asked anchors; returns what estimated their scores.
     """
     options = study.options
@@ -44,12 +47,16 @@ def try_candidates(
         ]
         for job, answer, (trial, values) in zip(jobs, ask(jobs), drawn, strict=True):
             estimator = estimator or _estimator(study, objective, models)
-            if job.anchors and estimator is not None:
+            found = answer.found
+            if answer.fault is not None:
+                scores, found = _worst(study, answer.fault)
+                notify(Noticed([f"candidate {job.number + 1} counts as the worst so far: {answer.fault.what}"]))
+            elif job.anchors and estimator is not None:
                 scores = [estimator.score(answer.found)]
             else:
                 scores = _scores(answer, best, objective, options)
             stopped = answer.stopped or job.anchors
-            made = study.tell(trial, values, scores, answer.found, stopped=stopped)
+            made = study.tell(trial, values, scores, found, stopped=stopped)
             told = [made, study.best or made, *(study.candidates if options.anchors else ())]
             top = max(each.score for each in told)
             notify(Tried(made.number + 1, study.most, made.score, top, stopped, answer.made, answer.seconds))
@@ -69,6 +76,15 @@ def _scores(answer: Answer, best: Candidate | None, objective: Objective, option
     if answer.stopped and best is not None:
         return [objective.estimate(answer.found, best.items)]
     return [objective.score(answer.found)]
+
+
+def _worst(study: Study, fault: DataError) -> tuple[list[float], Found]:
+    """The least score of each goal among candidates that were asked all items, and what the worst of them gave."""
+    whole = [each for each in study.candidates if not each.stopped]
+    if not whole:
+        raise fault
+    goals = zip(*(each.goals or (each.score,) for each in whole), strict=True)
+    return [min(goal) for goal in goals], min(whole, key=lambda each: each.score).items
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
-from mergery.errors import PlanError
+from mergery.errors import DataError, PlanError
 from mergery.exploration.live import LiveModel
 from mergery.exploration.scoring import Found, Objective, ask
 from mergery.recipe.space import Space
@@ -30,13 +30,17 @@ class Job:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the items gave of a candidate, or the first of them where it was given up."""
+    """What the items gave of a candidate, or the first of them where it was given up.
+
+    fault: why there is nothing, of a candidate whose weights or answers are not finite.
+    """
 
     number: int
     found: Found
     stopped: bool
     made: int  # tensors
     seconds: float
+    fault: DataError | None = None
 
 
 Ask = Callable[[Sequence[Job]], Iterator[Answer]]
@@ -91,8 +95,12 @@ class Worker:
         started = time.perf_counter()
         subject = self.live.subject(self.space.recipe(job.values), f"candidate {job.number + 1}")
         objective = replace(self.objective, portions=(self.objective.anchors,)) if job.anchors else self.objective
-        found, stopped = ask(subject, objective, partial(_hopeful, self.objective, job.rival))
-        return Answer(job.number, found, stopped, self.live.made, round(time.perf_counter() - started, 3))
+        fault = None
+        try:
+            found, stopped = ask(subject, objective, partial(_hopeful, self.objective, job.rival))
+        except DataError as error:
+            found, stopped, fault = {}, True, error
+        return Answer(job.number, found, stopped, self.live.made, round(time.perf_counter() - started, 3), fault)
 
 
 def _hopeful(objective: Objective, rival: Mapping[str, Sequence[float]] | None, found: Found) -> bool:

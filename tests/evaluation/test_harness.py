@@ -137,3 +137,6 @@ def test_what_is_not_on_this_machine(zoo, tmp_path, lm_task, write):
     )
     with pytest.raises(TaskError, match=r"lm-eval cannot load(.|\n)*nothing is downloaded"):
         library.evaluate(zoo / "a", harness=[far])
+    with pytest.raises(TaskError) as caught:
+        library.evaluate(zoo / "a", harness=["lm_far"], include=tmp_path)
+    assert f"`lm_eval --model dummy --tasks lm_far --limit 1 --include_path {tmp_path}`" in str(caught.value)

@@ -84,6 +84,7 @@ MISTAKES = {
     "another file": (
         "version: 1\nnormalizer: 1\ndecoder: 1\nmodel: {type: BPE}\nadded_tokens: []\n", "models: {a: ./a, b: ./b} and merge"
     ),
+    "a base that is there": (THREE + "merge: {method: ties}\n", "base: base"),
     "a mergekit file without its method": ("models: [{model: ./a, parameters: {weight: 1}}]\n", "merge_method: linear"),
 }  # fmt: skip
 

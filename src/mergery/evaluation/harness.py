@@ -104,6 +104,9 @@ def find_tasks(names: Sequence[str | Path], include: str | Path | None = None) -
         except Exception as error:  # lm-eval and datasets raise whatever they like
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             hint = "nothing is downloaded: bring the task's data to this machine first"
+            if own := [str(name) for name in names if Path(name) not in files]:
+                place = f" --include_path {include}" if include else ""
+                hint += f", as with `lm_eval --model dummy --tasks {','.join(own)} --limit 1{place}`"
             raise TaskError(f"lm-eval cannot load {', '.join(map(str, names))}", why=why, hint=hint) from None
         return [_described(name, task) for name, task in loaded.items()]
 

@@ -32,9 +32,8 @@ def read_merge(
     if base is not None:
         base = base if reader.name(base, (*path, "base"), models) else None
     elif method is not None and method.base == "required" and "stack" not in data:
-        reader.fail(
-            f"{method.name} needs a base", path, why="it merges differences from it", hint="base: <a model's name>"
-        )
+        named = next((name for name in models if "base" in str(name).lower()), "<a model's name>")
+        reader.fail(f"{method.name} needs a base", path, why="it merges differences from it", hint=f"base: {named}")
     merged = read_models(reader, data, path, models, base, inside)
     known = (
         bool(models) and len(reader.errors) == before

@@ -221,3 +221,8 @@ def test_a_listed_base_keeps_its_weight(read: Read) -> None:
 )
 def test_refusals(refuse: Refuse, text: str, message: str) -> None:
     assert refuse(text) == [message]
+
+
+def test_no_method(refuse: Refuse) -> None:
+    (said,) = refuse(file(""))
+    assert said.startswith("1:14: no merge_method is named\n  try: known here: arcee_fusion, ")

@@ -54,7 +54,8 @@ class MergekitReader(ReferenceReader):
             hint = (
                 f"{found} is a method of recipes, not of mergekit files: merge: {{method: {found}}}" if found else near
             )
-            self.fail(f"unknown merge_method {word!r}", ("merge_method",), hint=hint)
+            what = f"unknown merge_method {word!r}" if word is not None else "no merge_method is named"
+            self.fail(what, ("merge_method",), hint=hint)
             return None
         word = self.word = found
         self.rule = RULES[word]

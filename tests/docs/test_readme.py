@@ -34,6 +34,10 @@ def test_what_it_counts_is_there():
     assert f"[{len(methods())} of them](docs/methods.md)" in text
     assert f"[{len(FAMILIES)} families](docs/families.md)" in text
     assert f"[{len(sections(read('docs/cookbook.md')))} complete recipes](docs/cookbook.md)" in text
+    korean = read("README.ko.md")
+    assert f"[{len(methods())}가지](docs/methods.md)" in korean
+    assert f"[{len(FAMILIES)}개 계열](docs/families.md)" in korean
+    assert f"[완성된 레시피 {len(sections(read('docs/cookbook.md')))}개](docs/cookbook.md)" in korean
     assert set(re.findall(r"`(\w+)`", sections(text)["Which method"].split("\n\n")[2])) <= {*methods()} | {"scale"}
 
 

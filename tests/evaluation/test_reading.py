@@ -119,6 +119,17 @@ def test_all_problems_are_told_at_once_but_not_thousands(write):
     assert len(caught.value.errors) == 20
 
 
+def test_an_array_of_items_is_told_with_what_makes_lines_of_it(tmp_path):
+    path = tmp_path / "quiz.json"
+    path.write_text(f"\n[{GOOD}]\n")
+    with pytest.raises(TaskError) as caught:
+        load_task(path)
+    assert str(caught.value) == (
+        f"{path}:1:1: this is no task file\n  why: it is one array of JSON\n"
+        "  try: one object a line: jq -c '.[]' quiz.json > quiz.jsonl"
+    )
+
+
 def test_a_file_that_is_not_text(tmp_path):
     path = tmp_path / "task.jsonl"
     path.write_bytes(b'{"text": "t"}\n{"text": "\xff"}\n')

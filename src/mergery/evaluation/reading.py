@@ -13,6 +13,7 @@ Any item may have an `id` and a `category`. The first line may be `{"task": {...
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,11 @@ class _TaskReader:
         self.errors: list[MergeryError] = []
 
     def read(self, data: bytes, stem: str) -> Task:
+        if re.match(rb"\s*\[\s*\{", data):
+            lines = f"{stem}-lines.jsonl" if self.file.endswith(".jsonl") else f"{stem}.jsonl"
+            hint = f"one object a line: jq -c '.[]' {Path(self.file).name} > {lines}"
+            where, why = Where(self.file, 1, 1), "it is one array of JSON"
+            raise TaskError("this is no task file", where=where, why=why, hint=hint)
         lines = [line for line in map(self.parse, self.texts(data)) if line is not None]
         header: dict[str, Any] = {}
         if lines and "task" in lines[0].values:

@@ -109,7 +109,8 @@ class Merging(Evaluator[Merged]):
             first = self._gram() if self.method.takes == "gram" else self.reader.k
             result = self.method.function(first, **self.asked, **self.settings)
             if self.method.gives == "coefficients":
-                self.result = np.ascontiguousarray(result, dtype=np.float32)[None]
+                with np.errstate(over="ignore"):  # what does not fit is told when it is checked
+                    self.result = np.ascontiguousarray(result, dtype=np.float32)[None]
             else:
                 self.result = self._rule(result)
         elif self.reader.scope == "column":

@@ -157,15 +157,38 @@ def choices(results: Mapping[str, Mapping[str, Any]], seed: Seed) -> list[tuple[
     return [*found, (AT_RANDOM, "", float(np.mean(gaps)), 0.0)]
 
 
+def groups(results: Mapping[str, Mapping[str, Any]], seed: Seed) -> list[Mapping[str, Any]]:
+    """The groups of the real model's experts on which every method was run that the choosers choose among."""
+    names = known(results, seed).methods
+    return [case for case in seed.get("cases", ()) if all(name in case["scores"] for name in names)]
+
+
+def named(case: Mapping[str, Any], seed: Seed) -> str:
+    """A group of its experts in words."""
+    skills = case["skills"]
+    return f"all {len(skills)}" if len(skills) == len(seed["skills"]) else ", ".join(skills)
+
+
+def fewer(results: Mapping[str, Mapping[str, Any]], seed: Seed) -> list[str]:
+    """What the methods make of fewer of its experts, best on the mean first; nothing where only all were merged."""
+    measured = groups(results, seed)
+    if len(measured) < 2:
+        return []
+    methods = sorted(
+        known(results, seed).methods, key=lambda name: -float(np.mean([case["scores"][name] for case in measured]))
+    )
+    rows = [[f"`{name}`", *(f"{case['scores'][name]:.3f}" for case in measured)] for name in methods]
+    return fold("Fewer experts", as_table(["method", *(named(case, seed) for case in measured)], rows))
+
+
 def foreseen(results: Mapping[str, Mapping[str, Any]], seed: Seed) -> dict[str, np.ndarray]:
     """How far what each way to choose takes is behind the best (cases,), in each group of the real model's experts."""
-    cases = known(results, seed)
-    groups = [case for case in seed.get("cases", ()) if all(name in case["scores"] for name in cases.methods)]
-    if not groups:
+    cases, measured = known(results, seed), groups(results, seed)
+    if not measured:
         return {}
-    scores = np.array([[case["scores"][name] for name in cases.methods] for case in groups])
+    scores = np.array([[case["scores"][name] for name in cases.methods] for case in measured])
     gaps = scores.max(axis=1, keepdims=True) - scores
-    met = [np.array([float(case["measures"][name]) for name in MEASURES]) for case in groups]
+    met = [np.array([float(case["measures"][name]) for name in MEASURES]) for case in measured]
     found = {
         words: np.array([gap[choose(each)] for gap, each in zip(gaps, met, strict=True)])
         for _, words, choose in choosers(cases)
@@ -187,14 +210,15 @@ def advice(results: Mapping[str, Mapping[str, Any]], seed: Seed) -> list[str]:
     """What advice from the small worlds would have been worth on the real model."""
     if len(merged(seed)) < FEW:
         return []
-    over = foreseen(results, seed)
-    count = len(next(iter(over.values()), ()))
+    over, measured = foreseen(results, seed), groups(results, seed)
+    count = len(measured)
     rows = [
         [words, f"`{name}`" if name else "", f"{gap:.3f}" + (f" ± {half:.3f}" if half else "")]
         + [f"{statistic(over[words]):.3f}" for statistic in (np.mean, np.max) if count > 1]
         for words, name, gap, half in choices(results, seed)
     ]
-    told = f" So they are before {count} groups of them, of two, four and all five." if count > 1 else ""
+    each = "; ".join(named(case, seed) for case in measured)
+    told = f" So they are before {count} groups of them: {each}." if count > 1 else ""
     return [
         "### Held out: the real model",
         "",
@@ -208,4 +232,5 @@ def advice(results: Mapping[str, Mapping[str, Any]], seed: Seed) -> list[str]:
             left=["takes"],
         ),
         "",
+        *fewer(results, seed),
     ]

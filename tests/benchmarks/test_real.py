@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks.pages import figures
 from benchmarks.scores import Notes
 from benchmarks.zoo.measure import Bench, Unmeasured
-from benchmarks.zoo.real_page import behind, earlier, succeed, tied
+from benchmarks.zoo.real_page import advice, behind, earlier, groups, named, succeed, tied
 from benchmarks.zoo.skills import ITEMS, SKILLS, filled, held_out
 from benchmarks.zoo.world import World, Zoo
 
@@ -116,3 +117,15 @@ def test_two_trainings_stand_side_by_side() -> None:
     assert "rank correlation of 1.00 [1.00, 1.00]" in earlier(both)[0]
     assert succeed(new, both)["before"] == both["before"]  # the same experts, measured again
     assert "before" not in succeed(new, None) and earlier(new) == []
+
+
+def test_groups_on_which_some_methods_were_not_run_are_not_counted() -> None:
+    results = figures("zoo")
+    kept = results["real"]["0"]
+    whole = next(case for case in kept["cases"] if len(case["skills"]) == 5)
+    two = {**whole, "skills": ["record", "date"]}
+    stopped = {**whole, "skills": ["reverse", "mail"], "scores": {"base": 0.0, "linear": 1.0}}
+    seed = {**kept, "cases": [whole, stopped, two]}
+    assert [named(case, seed) for case in groups(results, seed)] == ["all 5", "record, date"]
+    assert "before 2 groups of them: all 5; record, date." in "".join(advice(results, seed))
+    assert "groups of them" not in "".join(advice(results, {**kept, "cases": [whole, stopped]}))

@@ -105,6 +105,8 @@ def test_hub_ids_are_called_by_their_last_part():
         (lambda here: mergery.merge(models=[here / "a", here / "b"], method="linear", wieght=2), "did you mean 'weight'"),
         (lambda here: mergery.merge([here / "a", here / "b"]), r"a list is no recipe\n.*merge\(models="),
         (lambda here: mergery.merge("r.yaml", replase=True), "a recipe is given, and keywords beside it\n  why: replase"),
+        (lambda here: mergery.merge("r.yaml", "out", threads=2), r"try: options=mergery.Options\(threads=2\)"),
+        (lambda here: mergery.merge_tensors("tise", [torch.ones(2)]), "did you mean 'ties'"),
         (lambda here: mergery.plan("r.yaml", method="ties"), "keywords beside it\n  why: method"),
         (lambda here: mergery.merge(models={"base": here / "a"}, method="ties", base=here / "base"), "is called 'base'"),
         (lambda here: mergery.merge("r.yaml", "out", as_model=True), "as_model is for a merge that stays in memory"),
@@ -113,6 +115,12 @@ def test_hub_ids_are_called_by_their_last_part():
 def test_mistakes_are_told(llamas, call, says):
     with pytest.raises((RecipeError, PlanError), match=says):
         call(llamas)
+
+
+def test_tensors_are_merged_by_a_method_or_by_its_name():
+    a, b, base = torch.tensor([1.0, 3.0]), torch.tensor([3.0, -1.0]), torch.zeros(2)
+    by_name = mergery.merge_tensors("ties", [a, b], base, density=1.0)
+    assert by_name.equal(mergery.merge_tensors(mergery.methods.ties, [a, b], base, density=1.0))
 
 
 # --- models in memory -----------------------------------------------------------------------------------------------------

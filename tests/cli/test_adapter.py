@@ -193,3 +193,17 @@ def test_what_is_said_of_an_adapter(home, tmp_path, mergery):
     inspected = mergery("inspect", tmp_path / "out")
     assert "LoRA of rank 2 to 6, alpha 6, on down_proj, q_proj, up_proj" in inspected.out
     assert f"namethatbeforeit:MODEL+{tmp_path / 'out'}" in "".join(inspected.out.split())  # a long path is broken
+
+
+def test_an_adapter_alone_is_not_measured(home, tmp_path, mergery):
+    lora = Path(shutil.copytree(home / "a", tmp_path / "lora"))
+    said = json.loads((lora / "adapter_config.json").read_text())
+    (lora / "adapter_config.json").write_text(json.dumps({**said, "base_model_name_or_path": None}))
+    for words in (
+        ["diagnose", home / "base", lora],
+        ["calibrate", lora, tmp_path / "out", "--data", "x"],
+    ):
+        outcome = mergery(*words)
+        assert outcome.code == 2
+        assert f"{lora}: this is an adapter, not a model\n  why: LoRA of rank 4" in outcome.err
+        assert f"MODEL+{lora}" in outcome.err

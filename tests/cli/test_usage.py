@@ -56,6 +56,14 @@ def test_the_list_of_commands_says_what_each_does(mergery):
             assert len(row.strip("│ ").split()) > 3, row
 
 
+@pytest.mark.parametrize("command", ["adapter", "anchors", "export", "vocabulary"])
+def test_commands_of_a_command_are_called_so(mergery, command):
+    text = mergery(command, "--help").out
+    assert "─ Commands ─" in text
+    assert "─ Help ─" not in text
+    assert "`mergery` alone" not in text
+
+
 @pytest.mark.parametrize("flag", ["-V", "--version"])
 def test_the_version(mergery, flag):
     assert mergery(flag).out.strip() == f"mergery {__version__}"
@@ -90,6 +98,7 @@ def test_the_version(mergery, flag):
         (["plan", "a", "--density", "0.3"], ["no option '--density'", "--set merge.density=VALUE"]),
         (["version"], ["mergery --version"]),
         (["-v", "merge"], ["mergery has no option '-v' before a command"]),
+        (["verify", "zzz"], ["there is no folder 'zzz'", "name one that `mergery merge` wrote"]),
         (["methods", "tise"], ["unknown method 'tise'", "did you mean 'ties'?"]),
     ],
 )

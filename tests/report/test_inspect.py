@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import mergery as library
 from mergery.checkpoints.memory import MemoryCheckpoint
+from mergery.cli.common import console
 from mergery.testing.families import FAMILIES, make
 from tests.conftest import make_llama
 
@@ -59,12 +60,21 @@ def test_what_merges_with_it_and_why_not(mergery, llamas, tmp_path):
     assert f"{llamas / 'a'} merges with this model" in outcome.out.replace("\n", "")
     text = " ".join(outcome.out.split())
     assert "wide does not merge with this model" in text
-    assert "hidden_size differs: this has 32, wide has 64" in text
+    assert "hidden_size differs: base has 32, wide has 64" in text
+    assert "try: merge models of one size" in text
     config["rope_parameters"]["rope_theta"] = 5e5
     other = MemoryCheckpoint({"model.norm.weight": torch.ones(2)}, "other", config)
     verdict = library.inspect(llamas / "base", [other])["merging"][0]
     assert not verdict["merges"]
-    assert any("rope_theta differs: this has 10000.0, memory has 500000.0" in why for why in verdict["why_not"])
+    assert any("rope_theta differs: base has 10000.0, memory has 500000.0" in why for why in verdict["why_not"])
+
+
+def test_on_a_narrow_terminal_the_columns_that_matter_are_whole(mergery, llamas, monkeypatch):
+    assert "model.embed_tokens.weight" in mergery("inspect", llamas / "base").out
+    monkeypatch.setattr("mergery.cli.inspect.console", lambda: console(40))
+    shown = mergery("inspect", llamas / "base").out
+    assert "attention.q  4        4.1 k" in shown
+    assert "…" not in shown
 
 
 def test_quantised_files_are_named(tmp_path):

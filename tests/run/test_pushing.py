@@ -123,6 +123,14 @@ def test_a_dry_run_sends_nothing(server, environment, merged):
     assert {request.method for request in server.requests} == {"GET"}
 
 
+@pytest.mark.parametrize("changes", [{"HF_TOKEN": ""}, {"HF_HUB_OFFLINE": "1"}])
+def test_a_dry_run_needs_no_hub(environment, merged, changes):
+    done = push({**environment, **changes}, merged, "makers/merge", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("makers/merge gets ")
+    assert "note: what the hub holds under this name is not known: " in done.stdout
+
+
 def test_programs_are_told_of_the_commit(server, environment, merged):
     done = push(environment, merged, "makers/merge", "--json")
     begun, event = map(json.loads, done.stdout.splitlines())

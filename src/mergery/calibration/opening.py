@@ -13,6 +13,7 @@ from typing import Any
 from mergery.architecture import read_architecture
 from mergery.checkpoints import open_checkpoint
 from mergery.checkpoints.adapted import AdaptedCheckpoint, without_adapters
+from mergery.checkpoints.adapters import read_adapter
 from mergery.checkpoints.base import Checkpoint
 from mergery.checkpoints.statistics import model_mark
 from mergery.engine import Shared
@@ -61,6 +62,12 @@ def open_model(source: Any) -> Iterator[Opened]:
 @contextmanager
 def opened_checkpoint(checkpoint: Checkpoint) -> Iterator[Opened]:
     """A stored model, to be run. Raises CheckpointError where it is quantised in a way that is not read."""
+    if adapter := read_adapter(checkpoint):
+        hint = (
+            f"name the model that it was made for before it, with a +: {adapter.base or 'MODEL'}+{checkpoint.location}"
+        )
+        what = "this is an adapter, not a model"
+        raise CheckpointError(what, where=Where(checkpoint.location), why=adapter.words, hint=hint)
     checkpoint.prepare()
     codes = quantisation(checkpoint)
     if codes is not None:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from mergery.cli.common import MERGING, OPTIONS, DryRun, MethodName, Writing, flowing
-from mergery.cli.examples import epilogue
+from mergery.cli.common import COMMANDS, MERGING, OPTIONS, DryRun, MethodName, Writing, flowing
+from mergery.cli.examples import epilogue, members
 from mergery.cli.merge import write
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ app = App(
     group=MERGING,
     sort_key=10,
     group_parameters=OPTIONS,
+    group_commands=COMMANDS,
+    help_epilogue=members("adapter"),
 )
 
 

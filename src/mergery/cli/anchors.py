@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Parameter
 
 from mergery.cli.common import (
+    COMMANDS,
     MEASURING,
     OPTIONS,
     DeviceName,
@@ -33,6 +34,8 @@ app = App(
     group=MEASURING,
     sort_key=3,
     group_parameters=OPTIONS,
+    group_commands=COMMANDS,
+    usage="Usage: mergery anchors [OPTIONS] RECIPE OUT",
 )
 
 

@@ -27,6 +27,7 @@ MERGING, FINDING, MEASURING, RECIPES, MACHINE = (
     for place, title in enumerate(("Merging", "Finding a merge", "Measuring", "Recipes", "This machine"))
 )
 OPTIONS, HELP = Group("Options"), Group("Help", sort_key=9)
+COMMANDS = Group("Commands")  # of a command that has some
 
 Threads = Annotated[int, Parameter(help="Worker threads; 0 takes one for each core.")]
 DeviceName = Annotated[

@@ -170,6 +170,11 @@ OPTIONAL = {
 """What stands before the options of commands that can do without some of it."""
 
 
+def members(command: str) -> str:
+    """What stands at the end of the help of a command that is only a name for several."""
+    return f"`mergery {command} COMMAND --help` says what one takes, with examples.\nMore: {DOCS}/command-line.md"
+
+
 def epilogue(command: str) -> str:
     """What stands at the end of a command's help."""
     rows = EXAMPLES[command]

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from mergery.cli.common import MERGING, OPTIONS, Quiet, Writing, flowing, wait_without_spinning
-from mergery.cli.examples import epilogue
+from mergery.cli.common import COMMANDS, MERGING, OPTIONS, Quiet, Writing, flowing, wait_without_spinning
+from mergery.cli.examples import epilogue, members
 
 
 def schemes(context: Any) -> list[tuple[str, str]]:
@@ -26,6 +26,8 @@ app = App(
     group=MERGING,
     sort_key=8,
     group_parameters=OPTIONS,
+    group_commands=COMMANDS,
+    help_epilogue=members("export"),
 )
 
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from mergery.cli.common import Document, console, flowing, print_json, table
 
+WIDE = 60  # columns of a terminal in which shapes and names of tensors have room
+
 
 @flowing
 def inspect(
@@ -74,10 +76,14 @@ def show_facts(facts: dict[str, Any]) -> None:
         line("fused", f"{fused['tensors']} such as {fused['such_as']}: {made}")
     line("tokenizer", _tokenizer(facts["tokenizer"]))
     out.print()
-    roles = table("part", "role", "tensors", "parameters", "shapes", "such as")
+    wide = out.width >= WIDE
+    columns = {"part": "part"} if wide or len(facts["parts"]) > 1 else {}
+    columns |= {"role": "role", "tensors": "tensors", "parameters": "parameters"}
+    columns |= {"shapes": "shapes", "such as": "such_as"} if wide else {}
+    roles = table(*columns)
     for row in facts["roles"]:
-        numbers = (str(row["tensors"]), count(row["parameters"]))
-        roles.add_row(row["part"], row["role"], *numbers, ", ".join(row["shapes"]), row["such_as"])
+        told = {**row, "tensors": str(row["tensors"]), "parameters": count(row["parameters"])}
+        roles.add_row(*({**told, "shapes": ", ".join(row["shapes"])}[key] for key in columns.values()))
     out.print(roles)
     if "memory" in facts:
         show_memory(facts["memory"])
@@ -89,7 +95,8 @@ def show_facts(facts: dict[str, Any]) -> None:
         out.print()
         verdict = "merges with this model" if other["merges"] else "does not merge with this model"
         out.print(f"{other['location']} {verdict}", style="bold")
-        for text in (*other["why_not"], *other["remarks"]):
+        hints = (f"try: {hint}" for hint in dict.fromkeys(other["hints"]))
+        for text in (*other["why_not"], *hints, *other["remarks"]):
             out.print(f"  {text}")
 
 

@@ -43,19 +43,18 @@ def push(
     from mergery.run.pushing import wrap
 
     if dry_run:
-        parcel = wrap(folder.expanduser(), repo, replace=replace)
+        parcel = wrap(folder.expanduser(), repo, replace=replace, only_told=True)
         files = {
             name: len(each) if isinstance(each, bytes) else each.stat().st_size for name, each in parcel.files.items()
         }
-        facts = {"repo": repo, "new": parcel.there is None, "files": files}
+        facts = {"repo": repo, "new": parcel.there is None if parcel.asked else None, "files": files}
         facts |= {"delete": list(parcel.delete), "notes": list(parcel.notes)}
         if telling.json:
             from mergery.cli.common import print_json
 
             return print_json(facts)
-        print(
-            f"{repo} {'is made' if parcel.there is None else 'gets a commit'} with {len(files)} files, {size(parcel.nbytes)}:"
-        )
+        what = "is made with" if parcel.there is None else "gets a commit with"
+        print(f"{repo} {what if parcel.asked else 'gets'} {len(files)} files, {size(parcel.nbytes)}:")
         print("\n".join(f"  {name}  {size(nbytes)}" for name, nbytes in files.items()))
         print("".join(f"  {name}  is deleted\n" for name in parcel.delete), end="")
         print("".join(f"note: {note}\n" for note in parcel.notes), end="")

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from mergery.cli.common import MERGING, OPTIONS, DryRun, Writing, flowing
-from mergery.cli.examples import epilogue
+from mergery.cli.common import COMMANDS, MERGING, OPTIONS, DryRun, Writing, flowing
+from mergery.cli.examples import epilogue, members
 from mergery.cli.merge import write
 
 app = App(
@@ -18,6 +18,8 @@ app = App(
     group=MERGING,
     sort_key=9,
     group_parameters=OPTIONS,
+    group_commands=COMMANDS,
+    help_epilogue=members("vocabulary"),
 )
 
 

@@ -12,7 +12,7 @@ from mergery.engine.merging import Merging
 from mergery.engine.workspace import Shared, Workspace
 from mergery.graph.nodes import Measured, Merged, Stored, read_matrices
 from mergery.kernels.threads import quiet_torch
-from mergery.method import Method
+from mergery.method import Method, find
 from mergery.method.evaluating import as_tensors
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def merge_tensors(
-    method: Method,
+    method: Method | str,
     models: Sequence[Tensor],
     base: Tensor | None = None,
     *,
@@ -30,11 +30,12 @@ def merge_tensors(
 ) -> Tensor:
     """Merge plain tensors, or numpy arrays, of one shape, byte for byte as one tensor of a checkpoint would be merged.
 
-    For its arguments and errors see `Method.__call__`. The one tensor is the whole model, where a statistic is of that. Numbers
-    of eight bits are decoded, as those of files are: they give float32.
+    `method` is one of `mergery.methods`, or its name. For its arguments and errors see `Method.__call__`. The one tensor is the
+    whole model, where a statistic is of that. Numbers of eight bits are decoded, as those of files are: they give float32.
     """
     import torch
 
+    method = find(method) if isinstance(method, str) else method
     models, base, give = as_tensors(method, models, base)
     resolved = method.resolve(len(models), settings)
     method.refuse(models, base, statistics)

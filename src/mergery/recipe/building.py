@@ -48,6 +48,10 @@ def build_recipe(
     return {"models": sources, "merge": merge, **{name: value for name, value in sections.items() if value is not None}}
 
 
+OF_A_RUN = ("threads", "chunk", "device")
+"""What `mergery.Options` takes, which is no setting of a method."""
+
+
 def stated_recipe(
     recipe: Any,
     models: Mapping[str, Any] | Sequence[Any] | None,
@@ -63,7 +67,10 @@ def stated_recipe(
         return build_recipe(models, method, base, settings=settings, **sections)
     if said:
         why = f"{', '.join(said)} would say something twice, or is no argument"
-        raise RecipeError("a recipe is given, and keywords beside it", why=why, hint="put it into the recipe")
+        hint = "put it into the recipe"
+        run = [name for name in said if name in OF_A_RUN]
+        hint = f"options=mergery.Options({run[0]}={settings[run[0]]!r})" if run == said else hint
+        raise RecipeError("a recipe is given, and keywords beside it", why=why, hint=hint)
     if not isinstance(recipe, (Recipe, str, os.PathLike, Mapping)):
         hint = "merge(models=[...], method='linear') takes models in a list"
         raise RecipeError(f"a {type(recipe).__name__} is no recipe", hint=hint)

@@ -93,23 +93,32 @@ def _remarks(checkpoint: Checkpoint, architecture: Architecture) -> Iterator[str
 def meeting(checkpoint: Checkpoint, other: Any) -> dict[str, Any]:
     """Whether a model can be merged with a checkpoint, and what stands in the way or changes on it."""
     with open_checkpoint(other) as second:
-        names = ("this", _short(second))
+        names = (_short(checkpoint), _short(second))
+        names = names if names[0] != names[1] else (names[0], "the other")
         models = dict(zip(names, (checkpoint, second), strict=True))
-        result: dict[str, Any] = {"location": str(second.location), "merges": True, "why_not": [], "remarks": []}
+        result: dict[str, Any] = {
+            "location": str(second.location),
+            "merges": True,
+            "why_not": [],
+            "hints": [],
+            "remarks": [],
+        }
         try:
             plan = make_plan({"models": models, "merge": {"method": "linear"}})
         except Problems as error:
-            result |= {"merges": False, "why_not": [_plainly(each) for each in error.errors]}
+            hints = [each.hint for each in error.errors if each.hint]
+            result |= {"merges": False, "why_not": [_plainly(each) for each in error.errors], "hints": hints}
         except MergeryError as error:
-            result |= {"merges": False, "why_not": [_plainly(error)]}
+            hints = [error.hint] if error.hint else []
+            result |= {"merges": False, "why_not": [_plainly(error)], "hints": hints}
         else:
             result["remarks"] = [*plan.warnings, *_dropped(plan.dropped)]
         return result
 
 
 def _short(checkpoint: Checkpoint) -> str:
-    name = str(checkpoint.location).rstrip("/").rpartition("/")[2]
-    return name if name and name != "this" else "the other"
+    """The last part of where a checkpoint lies."""
+    return str(checkpoint.location).rstrip("/").rpartition("/")[2] or "this"
 
 
 def _plainly(error: MergeryError) -> str:

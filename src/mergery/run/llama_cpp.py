@@ -28,8 +28,9 @@ def require_llama_cpp(kind: str, *, imatrix: bool) -> Any:
     """The package. Raises PlanError for a type that nothing makes, or only with an importance matrix; where it is not here."""
     if kind not in (*FINER, *BY_IMPORTANCE):
         known = [each.lower() for each in (*TYPES, *FINER, *BY_IMPORTANCE)]
-        near = did_you_mean(kind.lower(), known)
-        raise PlanError(f"--type is {kind.lower()!r}", why=f"these can be written: {', '.join(known)}", hint=near)
+        raise PlanError(
+            f"--type is {kind.lower()!r}", why="no such type is written", hint=did_you_mean(kind.lower(), known)
+        )
     if kind in BY_IMPORTANCE and not imatrix:
         why = "with so few bits llama.cpp must know which columns count"
         raise PlanError(

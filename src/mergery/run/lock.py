@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mergery.checkpoints.nearby import near_path
 from mergery.errors import CheckpointError
 from mergery.planning.plan import Plan
 
@@ -67,6 +68,10 @@ def read_lock(folder: Path) -> dict[str, Any]:
     try:
         lock = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if not folder.is_dir():
+            near = near_path(str(folder))
+            hint = f"did you mean {near!r}?" if near else "name one that `mergery merge` wrote"
+            raise CheckpointError(f"there is no folder {str(folder)!r}", hint=hint) from None
         raise CheckpointError(
             f"{str(folder)!r} has no {NAME}", hint="only folders that Mergery wrote can be verified"
         ) from None

@@ -12,7 +12,7 @@ from typing import Any
 
 from mergery.checkpoints.file_kinds import CARD, is_weight_file, other_form
 from mergery.checkpoints.hub.uploading import Repository, commit_files, look
-from mergery.errors import PlanError, listed
+from mergery.errors import CheckpointError, PlanError, listed
 from mergery.run import journal, lock
 from mergery.run.events import Notify, Pushed, Pushing
 from mergery.run.output import is_model
@@ -27,6 +27,7 @@ class Parcel:
     delete: tuple[str, ...]  # weight files on the hub that would stand beside the new ones
     there: Repository | None
     notes: tuple[str, ...]
+    asked: bool = True  # whether the hub has said what it holds
 
     @property
     def nbytes(self) -> int:
@@ -46,8 +47,10 @@ def push(folder: Path, repo: str, notify: Notify, *, private: bool, replace: boo
     return pushed
 
 
-def wrap(folder: Path, repo: str, *, replace: bool = False) -> Parcel:
-    """All files of a folder that are to be pushed, once it is sure that they may be. Raises MergeryError."""
+def wrap(folder: Path, repo: str, *, replace: bool = False, only_told: bool = False) -> Parcel:
+    """All files of a folder that are to be pushed, once it is sure that they may be; where this is `only_told`, a hub that
+    cannot be asked is a note. Raises MergeryError.
+    """
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise PlanError(f"{repo!r} is no name of a model on the hub", hint="ORG/NAME, such as my-name/my-merge")
     files = files_of(folder)
@@ -56,7 +59,14 @@ def wrap(folder: Path, repo: str, *, replace: bool = False) -> Parcel:
         record = lock.read_lock(folder)
         check_whole(folder, record)
         files[lock.NAME] = (json.dumps(lock.without_places(record), indent=1) + "\n").encode()
-    there = look(repo)
+    there, asked = None, True
+    try:
+        there = look(repo)
+    except CheckpointError as error:
+        if not only_told:
+            raise
+        asked = False
+        notes.append(f"what the hub holds under this name is not known: {error.what}; to push, {error.hint}")
     held = sorted(name for name in (there.files if there else ()) if is_of_weights(name))
     if held and not replace:
         raise PlanError(
@@ -70,7 +80,7 @@ def wrap(folder: Path, repo: str, *, replace: bool = False) -> Parcel:
         notes.append(f"the folder has no {CARD}: the hub shows no card")
     elif places:
         notes.append(f"the card names folders of this machine: {', '.join(places)}")
-    return Parcel(repo, files, tuple(name for name in held if name not in files), there, tuple(notes))
+    return Parcel(repo, files, tuple(name for name in held if name not in files), there, tuple(notes), asked)
 
 
 def files_of(folder: Path) -> dict[str, Path | bytes]:

@@ -43,6 +43,16 @@ def test_models_of_the_hub_are_compared_also_as_parents(hub, zoo, write, mergery
     assert "parent (parent)" in outcome.out
 
 
+def test_fine_tunes_of_the_hub_are_looked_at_and_fused_from_there(hub, zoo, mergery, write):
+    for name in ("base", "a", "b"):
+        hub.add(f"org/{name}", zoo / name)
+    outcome = mergery("inspect", "org/base", "org/a", "org/b", "--interference")
+    assert outcome.code == 0, outcome.err
+    assert "2 task vectors" in outcome.out
+    outcome = mergery("fuse", "org/base", "out", "--teachers", "org/a", "--data", write(texts(8)), "--dry-run")
+    assert outcome.code == 0, outcome.err
+
+
 def test_adapters_on_a_model_with_dots_in_its_name_are_told_apart(llamas, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(llamas / "base", tmp_path / "llama-3.2-1B")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -84,7 +85,10 @@ def _files_of(checkpoint: Checkpoint) -> Iterator[Path]:
     if own.is_dir():
         yield own
         return
-    with folder_with({name: checkpoint.file(name) for name in checkpoint.files}) as folder:
+    files = {name: checkpoint.file(name) for name in checkpoint.files}
+    if config := checkpoint.config.plain():  # of a GGUF file it is made, and of the hub it stands apart
+        files["config.json"] = json.dumps(config).encode()
+    with folder_with(files) as folder:
         yield folder
 
 

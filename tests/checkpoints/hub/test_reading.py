@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,6 @@ from safetensors.torch import save_file
 
 from mergery.checkpoints.equality import BLOCK, same_bytes
 from mergery.checkpoints.hub.remote import AHEAD
-from mergery.errors import CheckpointError
 from mergery.testing.hub_server import HubServer
 from tests.checkpoints.hub.opening import SHARDS, message, open_hub
 from tests.checkpoints.reading import read_bytes, tensor_bytes
@@ -41,12 +41,6 @@ def test_preparing_downloads_what_is_needed_and_no_more(hub: HubServer, model: P
     hub.add("org/model", model)
     checkpoint = open_hub()
     before = dict(checkpoint.tensors)
-    with pytest.raises(CheckpointError) as caught:
-        read_bytes(checkpoint, "layers.1.weight")
-    assert str(caught.value) == (
-        f"{checkpoint.location}: the weights of this model are not on this machine yet\n"
-        "  try: call prepare() before reading"
-    )
     seen: list[tuple[int, int]] = []
     checkpoint.prepare(lambda done, total: seen.append((done, total)))
     assert dict(checkpoint.tensors) == before
@@ -230,5 +224,18 @@ def test_whether_a_head_is_its_embeddings_is_seen_before_it_is_downloaded(hub: H
     assert not same_bytes(checkpoint, "a", "c")
     seen = sum(request.sent for request in hub.asked("model.safetensors")) - before
     assert seen < 3 * 4 * BLOCK, "one block of each, of the three that they have"
-    with pytest.raises(CheckpointError, match="not on this machine yet"):
-        read_bytes(checkpoint, "a")
+    assert read_bytes(checkpoint, "a") == tensor_bytes(rows)
+
+
+def test_reading_brings_the_weights_whoever_has_not_prepared_and_once(hub: HubServer, model: Path) -> None:
+    hub.add("org/model", model)
+    checkpoint = open_hub()
+    with ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(lambda place: read_bytes(checkpoint, f"layers.{place}.weight"), (1, 2, 1, 2)))
+    assert read == [tensor_bytes(torch.full((400, 300), float(place))) for place in (1, 2, 1, 2)]
+    for shard in SHARDS:
+        whole = [request for request in hub.asked(shard) if request.sent >= (model / shard).stat().st_size]
+        assert len(whole) == 1
+    assert open_hub().hash_contents() == {
+        shard: hashlib.sha256((model / shard).read_bytes()).hexdigest() for shard in SHARDS
+    }

@@ -34,7 +34,8 @@ class HubCheckpoint(StoredCheckpoint):
 
     Opening fetches the file list, `config.json`, the shards' index, and of the weight files only the headers,
     by range requests; this holds for `.bin` files as well. `prepare` downloads the weights and the side files
-    into the hub's cache. Where the hub cannot be reached, a copy in the cache serves.
+    into the hub's cache; reading a weight does so too, where nobody has. Where the hub cannot be reached, a copy in the
+    cache serves.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class HubCheckpoint(StoredCheckpoint):
     ) -> None:
         self.label, self.repo, self.revision = label or repo, repo, revision
         self._endpoint, self._cache = endpoint, cache
+        self._preparing = threading.RLock()
         with self._explained():
             self.commit, self._sizes = self._list_files()
             self.location = f"{repo}@{self.commit}"
@@ -64,7 +66,7 @@ class HubCheckpoint(StoredCheckpoint):
             return super().file(name)
 
     def read(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
-        self._require_local()
+        self._fetch_once()
         super().read(name, start, stop, into)
 
     def glance(self, name: str, start: int, stop: int, into: np.ndarray) -> None:
@@ -90,13 +92,15 @@ class HubCheckpoint(StoredCheckpoint):
         return {}  # a commit does not change
 
     def hash_contents(self, progress: Callable[[int, int], None] | None = None) -> dict[str, str]:
-        self._require_local()
+        self._fetch_once()
         return super().hash_contents(progress)
 
-    def _require_local(self) -> None:
+    def _fetch_once(self) -> None:
+        """Have the weights on this machine. Threads that read at the same time wait for one download."""
         if not self._here:
-            what = "the weights of this model are not on this machine yet"
-            raise CheckpointError(what, where=Where(self.location), hint="call prepare() before reading")
+            with self._preparing:
+                if not self._here:
+                    self.prepare()
 
     def _list_files(self) -> tuple[str, dict[str, int]]:
         """The commit, and sizes by file name: as the hub tells, or else as the cache holds them."""

@@ -86,6 +86,16 @@ def test_rows_between_tokens() -> None:
     torch.testing.assert_close(interpolated(rows, 4)[:, 0], torch.tensor([0.0, 0.5, 1.5, 2.0]))
 
 
+def test_other_widths_ask_for_theseus(mergery: Any, save: Any, tmp_path: Any) -> None:
+    state = llama().state_dict()
+    old, own = save("old", state), save("own", tuned(state, 1))
+    wide = tmp_path / "wide"
+    llama(hidden_size=64).save_pretrained(wide)
+    done = mergery("rebase", own, tmp_path / "out", "--from", old, "--to", wide)
+    assert done.code == 2
+    assert "Orthogonal shift moves between bases of one shape" in done.err and "--way theseus" in done.err
+
+
 def test_settings_are_checked() -> None:
     with pytest.raises(RecipeError, match="unknown way 'thesus'"):
         library.RebaseOptions("thesus")  # type: ignore[arg-type]

@@ -227,6 +227,12 @@ def edit(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "said"),
     [
@@ -234,6 +240,9 @@ def edit(folder: Path, **changes: Any) -> Path:
         ("Qwen 3 MoE", {"norm_topk_prob": False}, "its norm_topk_prob is False, and llama.cpp takes True for granted"),
         ("Llama", {"hidden_act": "gelu"}, "its hidden_act is 'gelu'"),
         ("Llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "in the way 'dynamic'"),
+        ("Llama", {"rope_parameters": {**LLAMA3, "low_freq_factor": None}}, "stretched as Llama 3.1's, by {'factor': 8.0"),
+        ("Llama", {"rope_parameters": {**LLAMA3, "high_freq_factor": 1.0}}, "stretched as Llama 3.1's"),
+        ("Llama", {"rope_parameters": {**LLAMA3, "factor": 0}}, "stretched as Llama 3.1's"),
         ("Llama", {"num_hidden_layers": 1}, "its config speaks of 1 layers"),
         ("Llama", {"rms_norm_eps": None}, "its config.json has no number for 'rms_norm_eps'"),
         ("Llama", {"partial_rotary_factor": 0.5}, "it rotates 4 of the 8 dimensions of a head"),

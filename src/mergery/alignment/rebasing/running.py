@@ -46,6 +46,8 @@ def base_plan(finetune: str, old: str, new: str, options: RebaseOptions, tokeniz
     """The plan from which a rebase starts, from headers alone: of the way itself where that is a method, of a plain transplant
     where the bases have one shape, and of the new base alone where they have not. Raises MergeryError.
     """
+    if options.way in METHODS:
+        check_widths(old, new, options)
     if options.way in METHODS or _one_shape(old, new):
         return make_plan(_recipe(finetune, old, new, options, tokenizer))
     if tokenizer is not None:
@@ -86,6 +88,18 @@ def matched_plan(plan: Plan, notify: Notify) -> Plan:
         assert isinstance(source, Source)
         models[name] = replace(source, transform=str(shared))
     return make_plan(replace(recipe, models=models))
+
+
+def check_widths(old: str, new: str, options: RebaseOptions) -> None:
+    """Raise PlanError where a way that adds tensors as they are is asked to go from one width to another."""
+    with open_checkpoint(old) as first, open_checkpoint(new) as second:
+        shapes = {name: info.shape for name, info in first.tensors.items()}
+        unlike = [name for name, info in second.tensors.items() if info.shape[1:] != shapes.get(name, info.shape)[1:]]
+        if unlike:
+            one, other = list(shapes[unlike[0]]), list(second.tensors[unlike[0]].shape)
+            why = f"{unlike[0]!r} is {one} in the old base and {other} in the new one"
+            what = f"{WAYS[options.way]} moves between bases of one shape"
+            raise PlanError(what, where=Where(new), why=why, hint="--way theseus, which carries to other widths")
 
 
 def _one_shape(old: str, new: str) -> bool:

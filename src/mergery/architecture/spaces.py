@@ -13,7 +13,7 @@ layers of a plain chain of matrices are `hidden.0`, `hidden.1` and so on.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -116,7 +116,7 @@ class _Reading:
         self.sizes: dict[str, Space] = {RESIDUAL: Space(self.hidden, free.norm == "rms")}
         self.attention: dict[int, Attention] = {}
         self.unknown: dict[str, str] = {}
-        self.pooled = any(_POOLER.search(info.name) for info in infos)
+        self.pooled = behind_pooler([info.name for info in infos])
         self.gated = {
             (self.names[info.name].layer, _expert(info.name))
             for info in infos
@@ -233,7 +233,7 @@ class _Reading:
         if role == "embed" and not vector:
             return (self.tokens(shape[0]), Axis(RESIDUAL))
         if role == "head":
-            read = None if self.pooled and _BEHIND_POOLER.search(name) else residual
+            read = None if name in self.pooled else residual
             return (self.tokens(shape[0]),) if vector else (self.tokens(shape[0]), read)
         if role == "attention.norm":
             return self.head_norm(name, layer, shape)
@@ -287,6 +287,12 @@ class _Reading:
             return (None,)
         word = "keys" if re.search(r"(^|\.)k_?(layer)?_?norm|key_?(layer)?_?norm", name) else "queries"
         return (Axis(f"layers.{layer}.{word}", signed=False),)
+
+
+def behind_pooler(names: Collection[str]) -> set[str]:
+    """The heads among a model's tensors that read what a pooler writes, and not the residual stream."""
+    pooled = any(_POOLER.search(name) for name in names)
+    return {name for name in names if pooled and _BEHIND_POOLER.search(name)}
 
 
 def _reads_residual(piece: Piece) -> bool:

@@ -77,3 +77,25 @@ def test_the_fine_tune_comes_back_and_goes_to_other_widths(
         still = [name for name in before if torch.equal(before[name], after[name])]
         assert not still, still
         AutoModelForCausalLM.from_pretrained(made)
+
+
+def test_a_head_behind_a_pooler_is_not_carried_through_the_residual_stream(tmp_path: Path) -> None:
+    """Without texts nothing is known of what a pooler writes: a change of the head is added as it is."""
+    from transformers import BertConfig, BertForSequenceClassification
+
+    config = BertConfig(
+        vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64,
+    )  # fmt: skip
+    for seed, name in enumerate(("old", "new")):
+        torch.manual_seed(seed)
+        model = BertForSequenceClassification(config)
+        model.save_pretrained(tmp_path / name)
+        if name == "old":
+            with torch.no_grad():
+                model.classifier.weight.add_(torch.randn(2, 32) * 0.1)
+            model.save_pretrained(tmp_path / "own")
+    options = library.RebaseOptions("theseus", threads=1)
+    library.rebase(tmp_path / "own", tmp_path / "out", old=tmp_path / "old", new=tmp_path / "new", options=options)
+    old, own, new, out = (read(tmp_path / name)["classifier.weight"] for name in ("old", "own", "new", "out"))
+    torch.testing.assert_close(out - new, own - old, atol=1e-6, rtol=0)

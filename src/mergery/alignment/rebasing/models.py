@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mergery.architecture.fused import fused_parts, transposed
+from mergery.architecture.spaces import behind_pooler
 from mergery.architecture.spelling import language_family
 from mergery.calibration.model import StreamedModel, Unit
 from mergery.checkpoints.base import Checkpoint
@@ -93,12 +94,14 @@ class Trio:
     def tables(self) -> dict[str, str]:
         """The parameters outside blocks that have a row for each token, or each position: which of these."""
         found: dict[str, str] = {}
-        rows = self._rows(self.new)
+        rows, pooled = self._rows(self.new), behind_pooler(self.new.view.nodes)
         for unit in self.new.units:
             for _, _, name in [] if unit.layer else unit.parameters:
                 shape = self.new.nodes[name].shape
                 pieces = self.new.stored(name)
                 roles = self.new.roles(pieces[0][0]) if pieces else ()
+                if pieces and pieces[0][0] in pooled:
+                    continue
                 if len(shape) == 2 and ("embed" in roles or "head" in roles) and shape[1] == self.width:
                     found[name] = "tokens" if shape[0] == rows else "positions"
         return found

@@ -44,3 +44,9 @@ def test_as_many_as_the_shares_say(domain):
     for index in least - most:
         wanted[index] = models[1].double().reshape(-1)[index]
     assert torch.equal(out.double().reshape(-1), wanted)
+
+
+def test_no_tensor_is_held_as_a_whole():
+    assert reasonany.unit == "element"
+    names = [name for name, _ in reasonany.streamed({"domain": 0.05, "reasoning": 0.05})]
+    assert names == ["most", "least"]

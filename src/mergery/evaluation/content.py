@@ -11,10 +11,13 @@ import numpy as np
 
 from mergery.checkpoints.adapted import AdaptedCheckpoint
 from mergery.checkpoints.memory import MemoryCheckpoint
+from mergery.engine.workspace import windows
 from mergery.evaluation.task import digest
 
 if TYPE_CHECKING:
     from mergery.checkpoints import Checkpoint
+
+READ = 1 << 22  # elements at once
 
 
 def content_of(checkpoint: Checkpoint) -> Any:
@@ -31,9 +34,10 @@ def content_of(checkpoint: Checkpoint) -> Any:
     whole = hashlib.sha256()
     for name, info in checkpoint.tensors.items():
         whole.update(f"{name!r}{info.shape}{info.dtype.name}".encode())
-        data = np.empty(info.nbytes, np.uint8)
-        checkpoint.read(name, 0, info.elements, data)
-        whole.update(data.data)
+        for start, stop in windows(info.elements, READ):
+            data = np.empty((stop - start) * info.dtype.bits // 8, np.uint8)
+            checkpoint.read(name, start, stop, data)
+            whole.update(data.data)
     return whole.hexdigest()
 
 

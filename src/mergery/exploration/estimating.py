@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from mergery.errors import CheckpointError, RecipeError
+from mergery.errors import CheckpointError, DataError, RecipeError
 from mergery.exploration.candidates import Candidate
 from mergery.exploration.live import LiveModel
 from mergery.exploration.responses import Items, able, by_ability, estimate, fit_items, mean_of
@@ -111,7 +111,7 @@ def ask_models(live: LiveModel, recipe: Recipe, objective: Objective) -> list[Fo
             alone = Recipe({name: source}, Merge("passthrough", (name,)), folder=recipe.folder)
             try:
                 found.append(ask(live.subject(alone, name), objective, lambda _: True)[0])
-            except CheckpointError as error:
+            except (CheckpointError, DataError) as error:
                 wrong.append(f"{name}: {error.what}")
     if not found:
         why = "; ".join(wrong)

@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
 
-from mergery.method import Deltas, Fisher, Fraction, Tensor, method
+from mergery.method import Deltas, Fisher, Fraction, Largest, Tensor, method
 
 
-@method(paper="2601.05560", unit="tensor", models=(2, 2), symmetric=False)
+def rank_of_domain(n: int, settings: Mapping[str, Any]) -> int:
+    """The rank of the last number of the domain's share, from the largest; 0 for none."""
+    return int(settings["domain"] * n + 0.5)
+
+
+def rank_of_reasoning(n: int, settings: Mapping[str, Any]) -> int:
+    """The rank, from the largest as well, of the last number of the share with the least information; 0 for none."""
+    count = int(settings["reasoning"] * n + 0.5)
+    return n + 1 - count if count else 0
+
+
+def of_domain(information: list[Tensor]) -> Tensor:
+    """The information that the first model's numbers have."""
+    return information[0]
+
+
+def of_reasoning(information: list[Tensor]) -> Tensor:
+    """The information that the second model's numbers have."""
+    return information[1]
+
+
+@method(paper="2601.05560", models=(2, 2), symmetric=False)
 def reasonany(
     deltas: Deltas,
     information: Annotated[list[Tensor], Fisher()],
+    most: Annotated[float, Largest(rank_of_domain, of_domain)],
+    least: Annotated[float, Largest(rank_of_reasoning, of_reasoning)],
     *,
     domain: Fraction = 0.05,
     reasoning: Fraction = 0.05,
@@ -35,16 +60,7 @@ def reasonany(
     import torch
 
     first, second = information
-    most = first >= _limit(first, domain, largest=True)
-    least = second <= _limit(second, reasoning, largest=False)
+    domains = first >= most
+    reasons = second <= (least if math.isfinite(least) else -math.inf)  # infinity stands for none
     zero = torch.zeros_like(deltas[0])
-    return deltas[0].where(most & ~least, zero) + deltas[1].where(least & ~most, zero)
-
-
-def _limit(scores: Tensor, share: float, *, largest: bool) -> float:
-    """The score of the last of a share of numbers, which begin at the largest or at the smallest; beyond all for none."""
-    count = min(scores.numel(), int(share * scores.numel() + 0.5))
-    if not count:
-        return float("inf") if largest else float("-inf")
-    flat = scores.reshape(-1)
-    return float(flat.kthvalue(scores.numel() - count + 1 if largest else count).values)
+    return deltas[0].where(domains & ~reasons, zero) + deltas[1].where(reasons & ~domains, zero)

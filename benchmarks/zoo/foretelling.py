@@ -1,4 +1,6 @@
-"""What `mergery auto --no-tasks` knows: how far behind each method will be, by straight lines, and what these are worth."""
+"""What `mergery auto --no-tasks` knows: how far behind each method will be, by straight lines, what is taken where these say
+nothing, and what that is worth.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Any
 import numpy as np
 from benchmarks.zoo import real_page
 from benchmarks.zoo.advice import NEAR, REAL
-from benchmarks.zoo.learnt import LEARNERS, MEASURES, fitted, gather, held_out, interval
+from benchmarks.zoo.learnt import LEARNERS, MEASURES, always, fitted, gather, held_out, interval
 
 PLACE = "src/mergery/report/foretold.py"
 
@@ -19,7 +21,7 @@ def source(results: Mapping[str, Mapping[str, Any]]) -> str:
     center, spread, lines = fitted(cases)
     small = [seed for world, seeds in results.items() if world != REAL for seed in seeds.values()]
     bases = np.array([case["scores"]["base"] for seed in small for case in seed.get("cases", ())])
-    regrets, choices = held_out(cases, LEARNERS["straight"][0])
+    regrets, choices = held_out(cases, LEARNERS["cautious"][0])
     chosen = cases.scores[np.arange(len(choices)), choices]
     single = {name: held_out(cases, LEARNERS[name][0])[0] for name in ("always", "never bad")}
     plain = min(single, key=lambda name: interval(cases, single[name])[0])
@@ -42,9 +44,11 @@ LINES = {{
 {rows}}}
 """Of each method, how far it is behind the best, in ten-thousandths: a number, and one for each measure minus its center
 over its spread."""
+ONE = "{cases.methods[always(cases)(cases.measures[0])]}"
+"""The one method that was least behind on average: what is taken where a measure lies beyond all that was seen."""
 CASES, WORLDS = {len(regrets)}, {_names(worlds)}
 BEHIND = {_numbers(interval(cases, regrets))}
-"""How far what the lines chose was behind the best in hindsight, in worlds they had not seen: mean and 95 % interval."""
+"""How far what was chosen so was behind the best in hindsight, in worlds not learnt from: mean and 95 % interval."""
 WORST = {max(float(regrets[cases.worlds == world].mean()) for world in worlds):.3f}
 """The same in the worst world."""
 NEAR = {NEAR}
@@ -57,7 +61,7 @@ ALWAYS = {_numbers(interval(cases, single[plain]))}
 CHANCE = {_numbers(interval(cases, cases.regrets.mean(axis=1)))}
 """How far a method at random was behind."""
 REAL: tuple[int, float, float, float] | None = {_on_the_real_model(results, plain)}
-"""Groups of a real model's adapters, of which nothing was learnt: how many, and how far what the lines chose, one method for
+"""Groups of a real model's adapters, of which nothing was learnt: how many, and how far what was chosen so, one method for
 all, and a method at random were behind there."""
 '''
 
@@ -66,7 +70,7 @@ def _on_the_real_model(results: Mapping[str, Mapping[str, Any]], plain: str) -> 
     over = [real_page.foreseen(results, seed) for seed in results.get(REAL, {}).values()]
     if not over or not over[0]:
         return "None"
-    words = (LEARNERS["straight"][1], LEARNERS[plain][1], real_page.AT_RANDOM)
+    words = (LEARNERS["cautious"][1], LEARNERS[plain][1], real_page.AT_RANDOM)
     count = len(over[0][words[0]])
     return f"({count}, {', '.join(f'{over[0][each].mean():.4g}' for each in words)})"
 

@@ -128,14 +128,17 @@ def known(results: Mapping[str, Mapping[str, Any]], seed: Seed) -> Cases:
 def choosers(cases: Cases) -> list[tuple[str, str, Choose]]:
     """Each way to choose, by its key and in words.
 
-    As for `mergery auto`, a measure beyond all that was seen is the nearest that was; the lines are also followed beyond.
+    A measure beyond all that was seen is the nearest that was, but for the cautious; the lines are also followed beyond.
     """
     low, high = cases.measures.min(axis=0), cases.measures.max(axis=0)
 
     def within(choose: Choose) -> Choose:
         return lambda measures: choose(np.clip(measures, low, high))
 
-    found = [(key, words, within(learn(cases))) for key, (learn, words) in LEARNERS.items()]
+    found = [
+        (key, words, learn(cases) if key == "cautious" else within(learn(cases)))
+        for key, (learn, words) in LEARNERS.items()
+    ]
     return [*found, ("beyond", "the same lines, followed beyond what was seen", LEARNERS["straight"][0](cases))]
 
 

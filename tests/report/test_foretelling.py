@@ -25,12 +25,13 @@ def test_one_spread_more_of_a_measure_adds_its_number() -> None:
     assert told.behind["linear"] == pytest.approx(1e-4 * (line[0] + line[1 + place]), abs=1e-4)
 
 
-def test_what_was_never_seen_counts_as_the_nearest_that_was_and_is_said() -> None:
+def test_where_a_measure_was_never_seen_no_line_is_followed_and_that_is_said() -> None:
     place = foretold.MEASURES.index("size")
     told, most = foretell(MIDDLE | {"size": 40.0}), foretell(MIDDLE | {"size": foretold.HIGH[place]})
     assert told.behind == most.behind
     assert told.outside == ("size",)
-    assert any("it is a guess" in line for line in told.words)
+    assert next(iter(told.behind)) == foretold.ONE
+    assert any(f"nothing is foretold, and {foretold.ONE} is the method" in line for line in told.words)
 
 
 def test_what_it_was_worth_on_a_real_model_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,8 @@
-"""Which method will be least behind, from measures alone, and how sure that is: straight lines learnt from the comparison."""
+"""Which method will be least behind, from measures alone, and how sure that is: straight lines learnt from the comparison.
+
+Where a measure lies beyond all that the comparison had, lines say nothing: there it is the method that was least behind in all
+of it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,9 @@ from mergery.report.interference import WORDS
 
 @dataclass(frozen=True)
 class Foretold:
-    """Methods by how far each is foretold to be behind the best one, in shares of an expert's score, the least first."""
+    """Methods by how far each is foretold to be behind the best one, in shares of an expert's score: the least first, or where
+    a measure is outside, the one that was least behind in all cases.
+    """
 
     behind: Mapping[str, float]
     outside: tuple[str, ...]  # measures that are larger or smaller than any in the comparison
@@ -36,7 +42,10 @@ class Foretold:
             )
         if self.outside:
             named = ", ".join(WORDS.get(name, f"number of {name}") for name in self.outside)
-            told.append(f"no case of the comparison is like these models in: {named}; there it is a guess")
+            told.append(
+                f"no case of the comparison is like these models in: {named}; so nothing is foretold, and {foretold.ONE} "
+                "is the method that was least behind in all cases"
+            )
         told.append("whether a merge beats the best of the models alone, only tasks can say: --tasks FILE")
         return tuple(told)
 
@@ -55,6 +64,6 @@ def foretell(facts: Mapping[str, float]) -> Foretold:
         name: 1e-4 * sum(number * each for number, each in zip(line, (1.0, *units), strict=True))
         for name, line in foretold.LINES.items()
     }
-    order = sorted(behind, key=lambda name: behind[name])
     outside = tuple(name for name, low, high in seen if not low <= float(facts[name]) <= high)
+    order = sorted(behind, key=lambda name: (bool(outside) and name != foretold.ONE, behind[name]))
     return Foretold({name: round(behind[name], 4) for name in order}, outside)

@@ -35,7 +35,7 @@ def auto(
 ) -> None:
     """Decide whether and how to merge MODELS, fine-tunes of BASE, and write the recipe that is recommended into the folder OUT.
 
-    Each model alone and ten methods are tried, cheap ones first, as far as the budget goes; in the time that is left the
+    Each model alone and eleven methods are tried, cheap ones first, as far as the budget goes; in the time that is left the
     weights of the best two are searched. Half of the items are tried on, a quarter decides, and a quarter is kept for the
     report. A merge is recommended only where it beats the best model alone by more than chance; otherwise the answer is not to
     merge. Run the same command after an interruption: what has been answered is not asked again.

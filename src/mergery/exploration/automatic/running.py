@@ -49,6 +49,7 @@ METHODS: tuple[Mapping[str, Any], ...] = (
     {"method": "tsv_merge"},
     {"method": "iso_c"},
     {"method": "swudi_a"},
+    {"method": "knots"},
 )
 """What is tried, in this order: from cheap to dear, of every family that is best in some world (docs/which-method.md)."""
 FINALISTS = 3  # merges at their defaults that are judged

@@ -84,7 +84,7 @@ def _worst(study: Study, fault: DataError) -> tuple[list[float], Found]:
     if not whole:
         raise fault
     goals = zip(*(each.goals or (each.score,) for each in whole), strict=True)
-    return [min(goal) for goal in goals], min(whole, key=lambda each: each.score).items
+    return [min(goal) for goal in goals], dict(min(whole, key=lambda each: each.score).items)
 
 
 @contextmanager

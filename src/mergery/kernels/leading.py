@@ -16,9 +16,7 @@ from mergery.kernels.tridiagonal import eigenvectors
 NEAR = 96  # vectors on either side of the cut, at least, that are found anew,
 SHARE = 16  # or this part of all
 SMALL = 1e-2  # length of what is taken from the vectors of the other side, for its square to be nothing
-FALL = (
-    15.0  # times the first that is left out: larger eigenvalues would drown the others when they are raised in float32
-)
+FALL = 15.0  # times the first that is left out: larger eigenvalues, raised in float32, would drown the others
 
 
 def leading(matrix: Tensor, count: int) -> tuple[Tensor, Tensor] | None:

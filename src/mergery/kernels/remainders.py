@@ -52,8 +52,8 @@ def remainder(
     most = MOST * n**0.5
     values, vectors = few(squares, top, most) or eigenvectors(squares.double(), top)
     error += 2.0 * HALF_STEP * float(values[0].clamp(min=0.0)) ** 0.5 * length(whole) / (m * n) ** 0.5
-    last = float(values[top - 1].clamp(min=0.0)) ** 0.5
-    if not last > (1.0 + CLOSE) * least or turned(values, top, error) > most:
+    smallest = float(values[top - 1].clamp(min=0.0)) ** 0.5
+    if not smallest > (1.0 + CLOSE) * least or turned(values, top, error) > most:
         return None
     right = vectors.float()
     images = torch.addmm(rest @ right, tail, seen @ right, alpha=-1).double()

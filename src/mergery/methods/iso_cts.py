@@ -104,9 +104,7 @@ def iso_cts(
 
     def made(way: Way) -> Tensor:
         apart = None
-        if (
-            wide
-        ):  # outputs are the smaller side: what a task has left lies in the span of the other vectors, a small problem
+        if wide:  # what a task has left lies in the span of the other vectors: a small problem
             right, levels, left, others = way.opened(whole.mT, kept, noise=bound_of_sum)
             shared, right = left.mT, right.mT
             apart = others if bool((levels > 0.0).all()) else None

@@ -72,7 +72,7 @@ class RecipeReader(DocumentReader):
         if models and (not isinstance(name, str) or name not in models):  # without any, that has been told
             self.fail(f"unknown model {name!r}", path, hint=model_hint(name, models))
             return False
-        return True
+        return isinstance(name, str)
 
     def method(self, word: Any, path: KeyPath, given: bool) -> Method | None:
         """The method of a name."""

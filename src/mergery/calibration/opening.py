@@ -54,9 +54,6 @@ def open_model(source: Any) -> Iterator[Opened]:
             yield opened
         return
     with on_recorded_base(open_checkpoint(source), Path()) as checkpoint, opened_checkpoint(checkpoint) as opened:
-        if opened.view.config.plain() == {} and "adapter_config.json" in checkpoint.files:
-            hint = f"name the model that it was made for before it, with a +: MODEL+{source}"
-            raise CheckpointError("this is an adapter, not a model", where=Where(checkpoint.location), hint=hint)
         yield opened
 
 
@@ -64,11 +61,10 @@ def open_model(source: Any) -> Iterator[Opened]:
 def opened_checkpoint(checkpoint: Checkpoint) -> Iterator[Opened]:
     """A stored model, to be run. Raises CheckpointError where it is quantised in a way that is not read."""
     if adapter := read_adapter(checkpoint):
-        hint = (
-            f"name the model that it was made for before it, with a +: {adapter.base or 'MODEL'}+{checkpoint.location}"
-        )
-        what = "this is an adapter, not a model"
-        raise CheckpointError(what, where=Where(checkpoint.location), why=adapter.words, hint=hint)
+        whole = f"{adapter.base or 'MODEL'}+{checkpoint.location}"
+        hint = f"name the model that it was made for before it, with a +: {whole}"
+        what, where = "this is an adapter, not a model", Where(checkpoint.location)
+        raise CheckpointError(what, where=where, why=adapter.words, hint=hint)
     checkpoint.prepare()
     codes = quantisation(checkpoint)
     if codes is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mergery.kernels.symmetric import LARGE
+from mergery.kernels.symmetric import LARGE, length
 
 HALF_STEP = 2.0**-24  # rounding of a number in float32
 UNSEEN = 8e-7  # of the result's length: rounding of what is summed up, of which up to ten times as much is left
@@ -27,8 +27,3 @@ def quotient(aim: Tensor, root: Tensor, rows: Tensor) -> Tensor:
         if HALF_STEP * terms <= UNSEEN * length(made):
             return made.double()
     return torch.cholesky_solve(aim.mT, root).mT @ rows
-
-
-def length(matrix: Tensor) -> float:
-    """The Frobenius norm."""
-    return float(torch.linalg.vector_norm(matrix))

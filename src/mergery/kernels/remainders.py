@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mergery.kernels.leading import few
-from mergery.kernels.symmetric import LARGE, gram
+from mergery.kernels.symmetric import LARGE, gram, length
 from mergery.kernels.tridiagonal import eigenvectors
 
 FIRST = 16  # part of the columns that are taken out of the matrix itself
@@ -72,11 +72,6 @@ def shared_left(matrix: Tensor, right: Tensor, s: Tensor) -> Tensor | None:
     if not length(matrix) <= STEEP * n**0.5 * float(s[-1]):
         return None
     return (matrix.float() @ right.float()).div_(s.float())
-
-
-def length(matrix: Tensor) -> float:
-    """The Frobenius norm."""
-    return float(torch.linalg.vector_norm(matrix))
 
 
 def turned(values: Tensor, top: int, error: float) -> float:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mergery.kernels.products import apart, towards_polar
 from mergery.kernels.spectral import RANK
-from mergery.kernels.symmetric import eigh, gram
+from mergery.kernels.symmetric import eigh, gram, length
 
 MOST = 1e-5  # of the length of what is made: error that is let pass
 TOLD = 5e-2  # of a vector's length: what it lacks of another up to here is known well enough to be given back
@@ -168,7 +168,3 @@ def check_straight(u: Tensor) -> None:
     """Raise Unsound where columns (m, r) are not orthonormal."""
     if not apart(gram(u)) <= STRAIGHT * max(1, u.shape[-1]) ** 0.5:
         raise Unsound
-
-
-def length(tensor: Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor))

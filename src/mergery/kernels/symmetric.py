@@ -25,6 +25,11 @@ def gram(a: Tensor) -> Tensor:
     return mirrored(a.mT, a)
 
 
+def length(tensor: Tensor) -> float:
+    """The Frobenius norm."""
+    return float(torch.linalg.vector_norm(tensor))
+
+
 def spread(vectors: Tensor, values: Tensor) -> Tensor:
     """V diag(values) V^T, of V (..., n, r) and values (..., r)."""
     return mirrored(vectors * values.unsqueeze(-2), vectors.mT)
@@ -52,8 +57,8 @@ def largest_eigenvalue(matrix: Tensor) -> Tensor:
     vector = torch.randn(matrix.shape[-1], 1, generator=generator, dtype=torch.float64).to(matrix)
     for _ in range(ROUNDS):
         vector = matrix @ vector
-        length = torch.linalg.vector_norm(vector, dim=-2, keepdim=True)
-        vector = vector / length.where(length > 0.0, 1.0)
+        own = torch.linalg.vector_norm(vector, dim=-2, keepdim=True)
+        vector = vector / own.where(own > 0.0, 1.0)
     return (vector * (matrix @ vector)).sum(-2)
 
 

@@ -58,7 +58,7 @@ class Planned(Event):
 
 @dataclass(frozen=True)
 class Noticed(Event):
-    """What the weights themselves tell, before any is made: task vectors no larger than rounding."""
+    """What only the work itself tells: task vectors no larger than rounding, a candidate that is not finite."""
 
     warnings: Sequence[str]
 

@@ -141,10 +141,8 @@ def find_all(
             on_event(Finished(place, 0.0, already=True))
             return place
         if there:
-            what, why = (
-                f"the output folder {str(place)!r} is not empty",
-                "it holds no anchors of these models and options",
-            )
+            what = f"the output folder {str(place)!r} is not empty"
+            why = "it holds no anchors of these models and options"
             raise PlanError(what, why=why, hint="choose another folder")
         partial = begin(place, card)
         losses: dict[str, list[float]] = {}
